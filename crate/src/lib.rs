@@ -1,0 +1,11 @@
+//! Llama3-Med (arXiv 2406.09454) in plain Rust: a picture and a question in, an answer out.
+pub mod attention;
+pub mod error;
+pub mod gguf;
+pub mod manifest;
+pub mod matrix;
+pub mod ops;
+pub mod quant;
+pub mod ranks;
+
+pub use error::{Error, Result};

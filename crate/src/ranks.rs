@@ -1,0 +1,238 @@
+//! Ranks: N copies of one program, each holding 1/N of every large matrix, that meet in sums.
+//!
+//! Tensor parallelism as in Megatron-LM (arXiv 1909.08053): the partial results of column-split matrices are summed over the ranks, everything else
+//! is computed where its weights are. The collectives are written once, on the small [`Peers`] trait; who carries the bytes (threads here, message
+//! ports in the browser) does not matter to them. Every rank must call the same collectives in the same order.
+
+use crate::error::{Error, Result};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// A way to exchange bytes with the other ranks, in order and without loss.
+#[allow(async_fn_in_trait)] // single-threaded wasm and one thread per rank: nobody needs Send futures
+pub trait Peers {
+    /// This rank, `0..n_ranks`. Rank 0 leads: it owns the tokenizer, the history and the sampler.
+    fn rank(&self) -> usize;
+    /// How many ranks there are.
+    fn n_ranks(&self) -> usize;
+    /// Sends one message to rank `to`.
+    fn send(&self, to: usize, bytes: &[u8]) -> Result<()>;
+    /// Waits for the next message from rank `from`.
+    async fn recv(&self, from: usize) -> Result<Vec<u8>>;
+}
+
+/// Replaces `x` on every rank by the sum of all ranks' `x`, bit-identical on all of them.
+///
+/// Recursive doubling: log2(N) exchanges; ranks beyond the largest power of two fold into a partner first. Addition of two numbers commutes, so both
+/// partners of an exchange get the same bits.
+pub async fn sum<P: Peers>(peers: &P, x: &mut [f32]) -> Result<()> {
+    let (rank, n_ranks) = (peers.rank(), peers.n_ranks());
+    let n_paired = prev_power_of_two(n_ranks);
+    if rank >= n_paired {
+        peers.send(rank - n_paired, bytemuck::cast_slice(x))?;
+        return copy_into(x, &peers.recv(rank - n_paired).await?);
+    }
+    let folded = rank + n_paired;
+    if folded < n_ranks {
+        add_into(x, &peers.recv(folded).await?)?;
+    }
+    let mut distance = 1;
+    while distance < n_paired {
+        let partner = rank ^ distance;
+        peers.send(partner, bytemuck::cast_slice(x))?;
+        add_into(x, &peers.recv(partner).await?)?;
+        distance *= 2;
+    }
+    if folded < n_ranks {
+        peers.send(folded, bytemuck::cast_slice(x))?;
+    }
+    Ok(())
+}
+
+/// Appends every rank's `x` to `all` on rank 0, in rank order; the other ranks' `all` is left alone.
+pub async fn gather<P: Peers>(peers: &P, x: &[f32], all: &mut Vec<f32>) -> Result<()> {
+    if peers.rank() > 0 {
+        return peers.send(0, bytemuck::cast_slice(x));
+    }
+    all.extend_from_slice(x);
+    for from in 1..peers.n_ranks() {
+        let bytes = peers.recv(from).await?;
+        if bytes.len() % 4 != 0 {
+            return Err(Error::RankLost(format!("rank {from} sent {} bytes, not a whole number of f32", bytes.len())));
+        }
+        all.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+    }
+    Ok(())
+}
+
+/// Gives every rank rank 0's `message`, along a binary tree.
+pub async fn broadcast<P: Peers>(peers: &P, message: &mut Vec<u8>) -> Result<()> {
+    let (rank, n_ranks) = (peers.rank(), peers.n_ranks());
+    let mut distance = n_ranks.next_power_of_two() / 2;
+    if rank > 0 {
+        let lowest_bit = 1 << rank.trailing_zeros();
+        *message = peers.recv(rank - lowest_bit).await?;
+        distance = lowest_bit / 2;
+    }
+    while distance > 0 {
+        if rank + distance < n_ranks {
+            peers.send(rank + distance, message)?;
+        }
+        distance /= 2;
+    }
+    Ok(())
+}
+
+/// The only rank there is.
+pub struct Alone;
+
+impl Peers for Alone {
+    fn rank(&self) -> usize {
+        0
+    }
+    fn n_ranks(&self) -> usize {
+        1
+    }
+    fn send(&self, to: usize, _: &[u8]) -> Result<()> {
+        Err(Error::RankLost(format!("no rank {to}: there is only one")))
+    }
+    async fn recv(&self, from: usize) -> Result<Vec<u8>> {
+        Err(Error::RankLost(format!("no rank {from}: there is only one")))
+    }
+}
+
+/// Ranks as native threads: one channel per ordered pair, for the tool and the tests.
+pub struct Threads {
+    rank: usize,
+    senders: Vec<Option<Sender<Vec<u8>>>>,
+    receivers: Vec<Option<Receiver<Vec<u8>>>>,
+}
+
+impl Threads {
+    /// The connected ends of `n_ranks` ranks, to be moved into their threads.
+    pub fn connect(n_ranks: usize) -> Vec<Self> {
+        let mut ranks: Vec<Self> = (0..n_ranks)
+            .map(|rank| Self {
+                rank,
+                senders: (0..n_ranks).map(|_| None).collect(),
+                receivers: (0..n_ranks).map(|_| None).collect(),
+            })
+            .collect();
+        for from in 0..n_ranks {
+            for to in (0..n_ranks).filter(|&to| to != from) {
+                let (sender, receiver) = channel();
+                ranks[from].senders[to] = Some(sender);
+                ranks[to].receivers[from] = Some(receiver);
+            }
+        }
+        ranks
+    }
+}
+
+impl Peers for Threads {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+    fn n_ranks(&self) -> usize {
+        self.senders.len()
+    }
+    fn send(&self, to: usize, bytes: &[u8]) -> Result<()> {
+        let sender = self.senders.get(to).and_then(Option::as_ref);
+        let sent = sender.and_then(|sender| sender.send(bytes.to_vec()).ok());
+        sent.ok_or_else(|| Error::RankLost(format!("rank {to} is gone")))
+    }
+    async fn recv(&self, from: usize) -> Result<Vec<u8>> {
+        let receiver = self.receivers.get(from).and_then(Option::as_ref);
+        let received = receiver.and_then(|receiver| receiver.recv().ok());
+        received.ok_or_else(|| Error::RankLost(format!("rank {from} is gone")))
+    }
+}
+
+/// Runs a future that never waits for anything but [`Threads`] or [`Alone`], whose `recv` blocks the thread instead of yielding.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn prev_power_of_two(n: usize) -> usize {
+    1 << n.ilog2()
+}
+
+fn check_len(x: &[f32], bytes: &[u8]) -> Result<()> {
+    if bytes.len() == size_of_val(x) {
+        return Ok(());
+    }
+    Err(Error::RankLost(format!("ranks are out of step: expected {} bytes, got {}", size_of_val(x), bytes.len())))
+}
+
+fn copy_into(x: &mut [f32], bytes: &[u8]) -> Result<()> {
+    check_len(x, bytes)?;
+    bytemuck::cast_slice_mut::<f32, u8>(x).copy_from_slice(bytes);
+    Ok(())
+}
+
+fn add_into(x: &mut [f32], bytes: &[u8]) -> Result<()> {
+    check_len(x, bytes)?;
+    for (x, b) in x.iter_mut().zip(bytes.chunks_exact(4)) {
+        *x += f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on_ranks<T: Send>(n_ranks: usize, run: impl Fn(Threads) -> T + Sync) -> Vec<T> {
+        std::thread::scope(|scope| {
+            let handles: Vec<_> =
+                Threads::connect(n_ranks).into_iter().map(|peers| scope.spawn(|| run(peers))).collect();
+            handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn sums_are_right_and_the_same_on_every_rank() {
+        for n_ranks in 1..=16 {
+            let sums = on_ranks(n_ranks, |peers| {
+                let mut x = [0.1 + peers.rank() as f32, -1e-3 * peers.rank() as f32];
+                block_on(sum(&peers, &mut x)).unwrap();
+                x
+            });
+            let ranks: f32 = (0..n_ranks).map(|rank| rank as f32).sum();
+            assert!((sums[0][0] - 0.1 * n_ranks as f32 - ranks).abs() < 1e-3);
+            assert!(sums.iter().all(|x| x == &sums[0]), "{n_ranks} ranks: {sums:?}");
+        }
+    }
+
+    #[test]
+    fn gather_keeps_rank_order_and_broadcast_reaches_all() {
+        for n_ranks in 1..=16 {
+            let results = on_ranks(n_ranks, |peers| {
+                let mut all = Vec::new();
+                block_on(gather(&peers, &[peers.rank() as f32], &mut all)).unwrap();
+                let mut message = if peers.rank() == 0 { vec![7, 8, 9] } else { Vec::new() };
+                block_on(broadcast(&peers, &mut message)).unwrap();
+                (all, message)
+            });
+            assert_eq!(results[0].0, (0..n_ranks).map(|rank| rank as f32).collect::<Vec<_>>());
+            assert!(results.iter().all(|(_, message)| message == &[7, 8, 9]));
+        }
+    }
+
+    #[test]
+    fn a_lost_rank_is_an_error_and_nobody_waits_for_ever() {
+        let results = on_ranks(3, |peers| {
+            if peers.rank() == 1 {
+                return Err(Error::Cancelled);
+            }
+            block_on(sum(&peers, &mut [1.0]))
+        });
+        assert!(results.iter().all(|result| result.is_err()), "{results:?}");
+    }
+}
