@@ -162,9 +162,7 @@ impl Gguf {
 
     /// A tensor that must be there.
     pub fn tensor(&self, name: &str) -> Result<&TensorInfo> {
-        self.tensors
-            .get(name)
-            .ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })
+        self.tensors.get(name).ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })
     }
 
     /// A non-negative integer; `None` if the key is absent.

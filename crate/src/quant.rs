@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn decoding_agrees_with_candle() {
-        let values: Vec<f32> = (0..1024).map(|i| ((i * 7919 % 1000) as f32 / 500.0 - 1.0) * (1 + i / 256) as f32).collect();
+        let values: Vec<f32> =
+            (0..1024).map(|i| ((i * 7919 % 1000) as f32 / 500.0 - 1.0) * (1 + i / 256) as f32).collect();
         let tensor = Tensor::from_slice(&values, (4, 256), &Device::Cpu).unwrap();
         let pairs = [
             (Dtype::F32, GgmlDType::F32),
