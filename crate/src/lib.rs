@@ -7,5 +7,6 @@ pub mod matrix;
 pub mod ops;
 pub mod quant;
 pub mod ranks;
+pub mod shard;
 
 pub use error::{Error, Result};

@@ -94,6 +94,7 @@ pub struct MatrixBuilder {
     kept: Range<usize>,
     cols: Range<usize>,
     n_stored: usize,
+    n_pushed: u64,
     partial: Vec<u8>,
     data: Vec<u8>,
 }
@@ -116,6 +117,7 @@ impl MatrixBuilder {
             kept,
             cols: cols.start - first..cols.end - first,
             n_stored: last - first,
+            n_pushed: 0,
             partial: Vec::new(),
             data,
         })
@@ -123,12 +125,18 @@ impl MatrixBuilder {
 
     /// Takes the next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.n_pushed += bytes.len() as u64;
         self.partial.extend_from_slice(bytes);
         let whole = self.partial.len() / self.row_bytes * self.row_bytes;
         for row in self.partial[..whole].chunks_exact(self.row_bytes) {
             self.data.extend_from_slice(&row[self.kept.clone()]);
         }
         self.partial.drain(..whole);
+    }
+
+    /// Bytes taken so far.
+    pub fn n_pushed(&self) -> u64 {
+        self.n_pushed
     }
 
     /// The matrix; `name` is for the message when bytes are missing.

@@ -1,0 +1,273 @@
+//! Which part of which tensor a rank holds, and how a file's bytes find their way there.
+//!
+//! Each stage lists its tensors as [`Want`]s; a [`Loader`] checks them against a file's header, says which byte ranges it needs, takes those bytes in
+//! the order of the file, and hands out the finished [`Tensors`].
+
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::matrix::{Matrix, MatrixBuilder};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// One rank among several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// This rank.
+    pub rank: usize,
+    /// How many ranks there are.
+    pub n_ranks: usize,
+}
+
+impl Shard {
+    /// This rank's part of `n` rows or columns, cut only at multiples of `unit`. Parts differ by one unit at most and may be empty.
+    pub fn share(self, n: usize, unit: usize) -> Range<usize> {
+        let n_units = n.div_ceil(unit);
+        let cut = |rank: usize| (n_units * rank / self.n_ranks * unit).min(n);
+        cut(self.rank)..cut(self.rank + 1)
+    }
+}
+
+/// Heads of an attention as one rank holds them: whole query heads, and the key/value heads that those read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadShare {
+    /// This rank's query heads.
+    pub heads: Range<usize>,
+    /// The key/value heads that they read. Neighbouring ranks may hold the same one.
+    pub kv_heads: Range<usize>,
+}
+
+impl HeadShare {
+    /// Splits `n_heads` query heads, `n_heads / n_kv_heads` of which share a key/value head.
+    pub fn new(shard: Shard, n_heads: usize, n_kv_heads: usize) -> Self {
+        let heads = shard.share(n_heads, 1);
+        let group = n_heads / n_kv_heads;
+        let kv_heads = if heads.is_empty() { 0..0 } else { heads.start / group..heads.end.div_ceil(group) };
+        Self { heads, kv_heads }
+    }
+
+    /// For each of this rank's query heads the key/value head that it reads, counted from this rank's first.
+    pub fn kv_head_of_each(&self, n_heads: usize, n_kv_heads: usize) -> Vec<usize> {
+        let group = n_heads / n_kv_heads;
+        self.heads.clone().map(|head| head / group - self.kv_heads.start).collect()
+    }
+}
+
+/// A tensor, the shape that it must have, and the part that this rank holds. A vector is a matrix of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// Name in the file.
+    pub name: String,
+    /// Rows and columns of the whole tensor.
+    pub shape: (usize, usize),
+    /// Rows held.
+    pub rows: Range<usize>,
+    /// Columns held.
+    pub cols: Range<usize>,
+}
+
+impl Want {
+    /// The whole tensor, on every rank.
+    pub fn whole(name: impl Into<String>, n_rows: usize, n_cols: usize) -> Self {
+        Self { name: name.into(), shape: (n_rows, n_cols), rows: 0..n_rows, cols: 0..n_cols }
+    }
+
+    /// Some rows: a part of the products.
+    pub fn rows(name: impl Into<String>, n_rows: usize, n_cols: usize, rows: Range<usize>) -> Self {
+        Self { rows, ..Self::whole(name, n_rows, n_cols) }
+    }
+
+    /// Some columns: a part of every product's sum; or a part of a vector.
+    pub fn cols(name: impl Into<String>, n_rows: usize, n_cols: usize, cols: Range<usize>) -> Self {
+        Self { cols, ..Self::whole(name, n_rows, n_cols) }
+    }
+}
+
+/// Routes the bytes of one file to the tensors of one rank.
+pub struct Loader {
+    file: String,
+    entries: Vec<Entry>,
+    n_total: u64,
+    n_fed: u64,
+}
+
+struct Entry {
+    name: String,
+    range: Range<u64>,
+    builder: MatrixBuilder,
+}
+
+impl Loader {
+    /// Checks `wants` against the header and reserves the memory for them. A tensor that nobody wants is an error: it would change the answer.
+    pub fn new(gguf: &Gguf, wants: &[Want]) -> Result<Self> {
+        let surplus = gguf.tensors.keys().find(|name| !wants.iter().any(|want| &want.name == *name));
+        if let Some(name) = surplus {
+            return Err(Error::corrupt(
+                &gguf.file,
+                name,
+                "this tensor is not part of the model that the metadata describes",
+            ));
+        }
+        let mut entries = Vec::with_capacity(wants.len());
+        for want in wants {
+            let info = gguf.tensor(&want.name)?;
+            if (info.n_rows, info.n_cols) != want.shape {
+                return Err(Error::Shape {
+                    tensor: want.name.clone(),
+                    expected: format!("[{}, {}]", want.shape.0, want.shape.1),
+                    found: format!("{:?}", info.shape),
+                });
+            }
+            let range = info.rows(want.rows.clone());
+            let builder = MatrixBuilder::new(info.dtype, want.rows.len(), info.n_cols, want.cols.clone())?;
+            entries.push(Entry { name: want.name.clone(), range, builder });
+        }
+        entries.sort_by_key(|entry| entry.range.start);
+        let n_total = entries.iter().map(|entry| entry.range.end - entry.range.start).sum();
+        Ok(Self { file: gguf.file.clone(), entries, n_total, n_fed: 0 })
+    }
+
+    /// The byte ranges of the file that this rank needs: sorted, disjoint, neighbours joined.
+    pub fn ranges(&self) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for entry in self.entries.iter().filter(|entry| !entry.range.is_empty()) {
+            match ranges.last_mut() {
+                Some(last) if last.end >= entry.range.start => last.end = last.end.max(entry.range.end),
+                _ => ranges.push(entry.range.clone()),
+            }
+        }
+        ranges
+    }
+
+    /// Takes the bytes of the file that start at `offset`. Bytes that nobody needs may be left out; those of one tensor must come in order.
+    pub fn feed(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let end = offset + bytes.len() as u64;
+        let first = self.entries.partition_point(|entry| entry.range.end <= offset);
+        for entry in self.entries[first..].iter_mut().take_while(|entry| entry.range.start < end) {
+            let from = entry.range.start.max(offset);
+            let to = entry.range.end.min(end);
+            if from >= to {
+                continue;
+            }
+            let next = entry.range.start + entry.builder.n_pushed();
+            if from != next {
+                let problem = format!("expected the bytes at {next}, got those at {from}");
+                return Err(Error::corrupt(&self.file, &entry.name, problem));
+            }
+            entry.builder.push(&bytes[(from - offset) as usize..(to - offset) as usize]);
+            self.n_fed += to - from;
+        }
+        Ok(())
+    }
+
+    /// Bytes taken, and bytes needed in all.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.n_fed, self.n_total)
+    }
+
+    /// The tensors; fails with the name of the first that is not complete.
+    pub fn finish(self) -> Result<Tensors> {
+        let finish = |entry: Entry| Ok((entry.name.clone(), entry.builder.finish(&entry.name)?));
+        Ok(Tensors { tensors: self.entries.into_iter().map(finish).collect::<Result<_>>()?, file: self.file })
+    }
+}
+
+/// Loaded tensors, to be taken out by name, each once.
+pub struct Tensors {
+    file: String,
+    tensors: BTreeMap<String, Matrix>,
+}
+
+impl Tensors {
+    /// Takes a tensor as a matrix.
+    pub fn matrix(&mut self, name: &str) -> Result<Matrix> {
+        let missing = || Error::MissingTensor { file: self.file.clone(), tensor: name.into() };
+        self.tensors.remove(name).ok_or_else(missing)
+    }
+
+    /// Takes a tensor as f32 values, row after row.
+    pub fn vector(&mut self, name: &str) -> Result<Vec<f32>> {
+        let matrix = self.matrix(name)?;
+        let mut values = vec![0.0; matrix.n_rows() * matrix.n_cols()];
+        if matrix.n_cols() > 0 {
+            for (row, values) in values.chunks_exact_mut(matrix.n_cols()).enumerate() {
+                matrix.row(row, values);
+            }
+        }
+        Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Dtype, Header};
+
+    #[test]
+    fn shares_tile_the_whole_at_units() {
+        for (n, unit) in [(1, 1), (7, 1), (64, 32), (100, 32), (3, 1)] {
+            for n_ranks in 1..=9 {
+                let mut next = 0;
+                for rank in 0..n_ranks {
+                    let share = Shard { rank, n_ranks }.share(n, unit);
+                    assert_eq!(share.start, next);
+                    assert!(share.start % unit == 0 || share.start == n);
+                    next = share.end;
+                }
+                assert_eq!(next, n);
+            }
+        }
+    }
+
+    #[test]
+    fn query_heads_find_their_key_heads() {
+        let share = HeadShare::new(Shard { rank: 1, n_ranks: 3 }, 6, 2);
+        assert_eq!((share.heads.clone(), share.kv_heads.clone()), (2..4, 0..2));
+        assert_eq!(share.kv_head_of_each(6, 2), [0, 1]);
+        let share = HeadShare::new(Shard { rank: 3, n_ranks: 4 }, 8, 1);
+        assert_eq!(share.kv_head_of_each(8, 1), [0, 0]);
+    }
+
+    fn file() -> (Gguf, Vec<u8>) {
+        let mut header = Header::default();
+        header.tensor("norm", Dtype::F32, &[3]);
+        header.tensor("w", Dtype::F32, &[4, 5]);
+        let mut bytes = header.to_bytes();
+        let data = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        bytes.extend(data(&[1.0, 2.0, 3.0]));
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        bytes.extend(data(&(0..20).map(|i| i as f32).collect::<Vec<_>>()));
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        (Gguf::parse("x.gguf", &bytes, bytes.len() as u64).unwrap().unwrap(), bytes)
+    }
+
+    #[test]
+    fn bytes_in_pieces_of_any_size_become_slices() {
+        let (gguf, bytes) = file();
+        for piece in [1, 7, 40, 1000] {
+            let wants = [Want::whole("norm", 1, 3), Want { cols: 1..3, ..Want::rows("w", 4, 5, 2..4) }];
+            let mut loader = Loader::new(&gguf, &wants).unwrap();
+            assert_eq!(loader.ranges().len(), 2);
+            for (i, piece_bytes) in bytes.chunks(piece).enumerate() {
+                loader.feed((i * piece) as u64, piece_bytes).unwrap();
+            }
+            let mut tensors = loader.finish().unwrap();
+            assert_eq!(tensors.vector("norm").unwrap(), [1.0, 2.0, 3.0]);
+            assert_eq!(tensors.vector("w").unwrap(), [11.0, 12.0, 16.0, 17.0]);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let (gguf, bytes) = file();
+        let message = |wants: &[Want]| Loader::new(&gguf, wants).err().unwrap().to_string();
+        assert!(message(&[Want::whole("norm", 1, 3)]).starts_with("x.gguf: w: this tensor is not part"));
+        let (norm, w) = (Want::whole("norm", 1, 3), Want::whole("w", 4, 5));
+        assert_eq!(message(&[norm.clone(), w.clone(), Want::whole("gone", 1, 1)]), "x.gguf: tensor gone is missing");
+        assert_eq!(message(&[norm.clone(), Want::whole("w", 5, 4)]), "tensor w: expected shape [5, 4], found [4, 5]");
+        let mut loader = Loader::new(&gguf, &[norm, w]).unwrap();
+        let at = gguf.tensors["w"].offset;
+        let error = loader.feed(at + 4, &bytes[at as usize + 4..]).unwrap_err().to_string();
+        assert!(error.starts_with("x.gguf: w: expected the bytes at"), "{error}");
+        assert!(loader.finish().is_err());
+    }
+}
