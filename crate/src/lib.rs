@@ -1,12 +1,16 @@
 //! Llama3-Med (arXiv 2406.09454) in plain Rust: a picture and a question in, an answer out.
 pub mod attention;
+pub mod config;
+pub mod decoder;
 pub mod error;
 pub mod gguf;
+pub mod kv_cache;
 pub mod manifest;
 pub mod matrix;
 pub mod ops;
 pub mod quant;
 pub mod ranks;
+pub mod rope;
 pub mod shard;
 
 pub use error::{Error, Result};

@@ -82,6 +82,17 @@ impl Want {
     }
 }
 
+/// Bytes of `wants` in stored form, from the header alone: what a rank will hold, give or take the kernels' forms.
+pub fn stored_bytes(gguf: &Gguf, wants: &[Want]) -> Result<u64> {
+    let bytes_of = |want: &Want| {
+        let info = gguf.tensor(&want.name)?;
+        let block = info.dtype.block_len();
+        let n_cols = want.cols.end.next_multiple_of(block) - want.cols.start / block * block;
+        Ok(want.rows.len() as u64 * info.dtype.row_bytes(n_cols) as u64)
+    };
+    wants.iter().map(bytes_of).sum()
+}
+
 /// Routes the bytes of one file to the tensors of one rank.
 pub struct Loader {
     file: String,

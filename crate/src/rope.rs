@@ -1,0 +1,104 @@
+//! Rotary position embedding (arXiv 2104.09864).
+//!
+//! The convention, stated once: pairs are neighbours, (x[2i], x[2i + 1]), as in llama.cpp's `llama` architecture. Hugging Face pairs x[i] with
+//! x[i + head_dim / 2]; the converter permutes the rows of wq and wk so that both give the same products.
+
+/// Frequencies, and the sines and cosines of the positions at hand.
+pub struct Rope {
+    /// (head_dim / 2): angle per position of each pair.
+    freqs: Vec<f32>,
+    /// (n_positions, head_dim / 2): cosine and sine.
+    table: Vec<(f32, f32)>,
+}
+
+impl Rope {
+    /// `factors` (head_dim / 2) divide the frequencies: Llama-3.1's scaling, stored as `rope_freqs.weight`.
+    pub fn new(head_dim: usize, theta: f32, factors: Option<&[f32]>) -> Self {
+        let half = head_dim / 2;
+        let freq = |i: usize| {
+            let freq = (1.0 / (theta as f64).powf(2.0 * i as f64 / head_dim as f64)) as f32;
+            freq / factors.map_or(1.0, |factors| factors[i])
+        };
+        Self { freqs: (0..half).map(freq).collect(), table: Vec::new() }
+    }
+
+    /// Prepares the positions `first..first + n`.
+    pub fn set_positions(&mut self, first: usize, n: usize) {
+        self.table.clear();
+        for pos in first..first + n {
+            self.table.extend(self.freqs.iter().map(|freq| {
+                let angle = (pos as f32 * freq) as f64;
+                (angle.cos() as f32, angle.sin() as f32)
+            }));
+        }
+    }
+
+    /// Rotates `x` (n_positions, n_heads, head_dim) in place.
+    pub fn rotate(&self, x: &mut [f32], n_heads: usize) {
+        let half = self.freqs.len();
+        if n_heads == 0 {
+            return;
+        }
+        for (row, table) in x.chunks_exact_mut(n_heads * 2 * half).zip(self.table.chunks_exact(half)) {
+            for head in row.chunks_exact_mut(2 * half) {
+                for (pair, (cos, sin)) in head.chunks_exact_mut(2).zip(table) {
+                    let (a, b) = (pair[0], pair[1]);
+                    pair[0] = a * cos - b * sin;
+                    pair[1] = a * sin + b * cos;
+                }
+            }
+        }
+    }
+}
+
+/// Llama-3.1's factors for `rope_freqs.weight`: long wavelengths are stretched by `factor`, short ones kept, those between blended.
+///
+/// As `_compute_llama3_parameters` of transformers; `original` is the context length before scaling.
+pub fn llama3_factors(head_dim: usize, theta: f32, factor: f32, low: f32, high: f32, original: f32) -> Vec<f32> {
+    let blend = |i: usize| {
+        let freq = 1.0 / (theta as f64).powf(2.0 * i as f64 / head_dim as f64);
+        let wavelength = 2.0 * std::f64::consts::PI / freq;
+        let (factor, low, high, original) = (factor as f64, low as f64, high as f64, original as f64);
+        if wavelength < original / high {
+            return 1.0;
+        }
+        if wavelength > original / low {
+            return factor as f32;
+        }
+        let smooth = (original / wavelength - low) / (high - low);
+        (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
+    };
+    (0..head_dim / 2).map(blend).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotation_keeps_lengths_and_depends_on_distance_only() {
+        let mut rope = Rope::new(8, 10_000.0, None);
+        let q = [0.3, -1.0, 0.5, 2.0, -0.7, 0.1, 0.9, -0.4];
+        let k = [1.1, 0.2, -0.6, 0.8, 0.4, -1.5, 0.0, 0.7];
+        let mut at = |x: [f32; 8], pos| {
+            rope.set_positions(pos, 1);
+            let mut x = x;
+            rope.rotate(&mut x, 1);
+            x
+        };
+        let dot = |a: [f32; 8], b: [f32; 8]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        assert_eq!(at(q, 0), q);
+        let near = dot(at(q, 7), at(k, 4));
+        let far = dot(at(q, 107), at(k, 104));
+        assert!((near - far).abs() < 1e-4, "{near} {far}");
+        assert!((near - dot(at(q, 7), at(k, 5))).abs() > 1e-2);
+    }
+
+    #[test]
+    fn llama3_factors_keep_short_and_stretch_long_wavelengths() {
+        let factors = llama3_factors(128, 500_000.0, 8.0, 1.0, 4.0, 8192.0);
+        assert_eq!((factors[0], factors[63]), (1.0, 8.0));
+        assert!(factors.windows(2).all(|pair| pair[0] <= pair[1]));
+        assert!(factors.iter().any(|&factor| factor > 1.5 && factor < 7.5));
+    }
+}
