@@ -1,0 +1,334 @@
+//! One rank's whole model: encoder, connector and decoder, and the operations that all ranks run together.
+//!
+//! Rank 0 leads. It announces each operation to the others by a broadcast, then everybody runs the same code; [`Model::follow`] is the loop of the other
+//! ranks. Weights arrive through [`ModelLoader`], as byte ranges of the two model files.
+
+use crate::config::Config;
+use crate::connector::Connector;
+use crate::decoder::{Decoder, Input, MAX_TOKENS};
+use crate::encoder::{self, Encoder};
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::image::{Fit, Pixels, Preprocess};
+use crate::manifest::{DECODER, ENCODER};
+use crate::ranks::{self, Peers};
+use crate::shard::{Loader, Shard};
+use crate::tiles::{Merge, Scales};
+use std::ops::Range;
+
+/// Collects the bytes of both files for one rank.
+pub struct ModelLoader {
+    shard: Shard,
+    decoder: Option<(Gguf, Config, Loader)>,
+    encoder: Option<(Gguf, encoder::Config, Loader)>,
+}
+
+impl ModelLoader {
+    /// For rank `shard.rank` of `shard.n_ranks`.
+    pub fn new(shard: Shard) -> Self {
+        Self { shard, decoder: None, encoder: None }
+    }
+
+    /// Takes the first bytes of a file, its whole header among them, and returns the byte ranges that [`ModelLoader::feed`] is to be given.
+    pub fn header(&mut self, file: &str, prefix: &[u8], file_size: u64) -> Result<Vec<Range<u64>>> {
+        let gguf = Gguf::parse(file, prefix, file_size)?
+            .ok_or_else(|| Error::corrupt(file, "header", format!("it goes on beyond its first {} bytes", prefix.len())))?;
+        let shard = self.shard;
+        if file == DECODER {
+            let config = Config::from_gguf(&gguf)?;
+            let loader = Loader::new(&gguf, &Decoder::wants(&config, shard))?;
+            let ranges = loader.ranges();
+            self.decoder = Some((gguf, config, loader));
+            return Ok(ranges);
+        }
+        let config = encoder::Config::from_gguf(&gguf)?;
+        let mut wants = Encoder::wants(&config, shard);
+        wants.extend(Connector::wants(&gguf, shard)?);
+        let loader = Loader::new(&gguf, &wants)?;
+        let ranges = loader.ranges();
+        self.encoder = Some((gguf, config, loader));
+        Ok(ranges)
+    }
+
+    /// Takes bytes of a file from `offset` on.
+    pub fn feed(&mut self, file: &str, offset: u64, bytes: &[u8]) -> Result<()> {
+        let loader = match file {
+            DECODER => self.decoder.as_mut().map(|(_, _, loader)| loader),
+            _ => self.encoder.as_mut().map(|(_, _, loader)| loader),
+        };
+        loader.ok_or_else(|| missing(file))?.feed(offset, bytes)
+    }
+
+    /// The model, and the header of the decoder file for those who need its tokenizer.
+    pub fn finish<P: Peers>(self, peers: P) -> Result<(Model<P>, Gguf)> {
+        let (decoder_gguf, config, loader) = self.decoder.ok_or_else(|| missing(DECODER))?;
+        let decoder = Decoder::new(config, self.shard, &mut loader.finish()?)?;
+        let (gguf, encoder_config, loader) = self.encoder.ok_or_else(|| missing(ENCODER))?;
+        let mut tensors = loader.finish()?;
+        let scales = scales(&gguf, &encoder_config)?;
+        let preprocess = preprocess(&gguf, &scales)?;
+        let encoder = Encoder::new(encoder_config, self.shard, &mut tensors)?;
+        let connector = Connector::new(&gguf, self.shard, &mut tensors)?;
+        let (width, dim) = (encoder.dim() * scales.scales.len(), decoder.config().dim);
+        if connector.n_inputs() != width || connector.n_outputs() != dim {
+            return Err(Error::Shape {
+                tensor: "mm.0.weight".into(),
+                expected: format!("a connector from {width} ({} scales of {}) to {dim}", scales.scales.len(), encoder.dim()),
+                found: format!("one from {} to {}", connector.n_inputs(), connector.n_outputs()),
+            });
+        }
+        let model = Model { peers, encoder, connector, decoder, scales, preprocess, images: Vec::new() };
+        Ok((model, decoder_gguf))
+    }
+}
+
+fn missing(file: &str) -> Error {
+    Error::corrupt(file, "header", "it was not given")
+}
+
+/// The scales of an encoder file; without the key, the one size that the encoder was made for.
+pub fn scales(gguf: &Gguf, config: &encoder::Config) -> Result<Scales> {
+    let sizes = match gguf.get_ints("llama3med.scales")? {
+        None => vec![config.image_size],
+        Some(sizes) => sizes.into_iter().map(|size| usize::try_from(size).unwrap_or(0)).collect(),
+    };
+    Scales::new(config.image_size, sizes)
+}
+
+/// How a picture becomes the square of the largest scale.
+pub fn preprocess(gguf: &Gguf, scales: &Scales) -> Result<Preprocess> {
+    let channels = |key: &str| -> Result<[f32; 3]> {
+        let values = gguf.get_floats(key)?.ok_or_else(|| gguf.missing_key(key))?;
+        let finite = values.iter().all(|value| value.is_finite());
+        <[f32; 3]>::try_from(values).ok().filter(|_| finite).ok_or_else(|| Error::corrupt(&gguf.file, key, "expected three finite numbers"))
+    };
+    let std = channels("clip.vision.image_std")?;
+    if std.iter().any(|&std| std <= 0.0) {
+        return Err(Error::corrupt(&gguf.file, "clip.vision.image_std", "expected positive numbers"));
+    }
+    let fit = match gguf.get_str("llama3med.image.fit")? {
+        None | Some("crop") => Fit::Crop,
+        Some("pad") => Fit::Pad,
+        Some("stretch") => Fit::Stretch,
+        Some(other) => {
+            let problem = format!("expected crop, pad or stretch, found {other:?}");
+            return Err(Error::corrupt(&gguf.file, "llama3med.image.fit", problem));
+        }
+    };
+    Ok(Preprocess { size: scales.largest(), fit, mean: channels("clip.vision.image_mean")?, std })
+}
+
+/// One position of a conversation, comparable: what the cache holds is compared with what comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item {
+    /// A token of the vocabulary.
+    Token(u32),
+    /// Image token `row` of the image with this key.
+    Image {
+        /// Key of an encoded image.
+        key: u64,
+        /// Which of its tokens.
+        row: u32,
+    },
+}
+
+/// What the work between picture and answer consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Tiles of a picture through the encoder.
+    Encoding,
+    /// Tokens of a prompt through the decoder.
+    Reading,
+}
+
+/// Hears how the work goes, between its pieces, and may stop it.
+#[allow(async_fn_in_trait)] // single-threaded wasm and one thread per rank: nobody needs Send futures
+pub trait Listener {
+    /// `done` of `total` tiles or tokens are done; `false` stops.
+    async fn progress(&mut self, stage: Stage, done: usize, total: usize) -> bool;
+    /// The next token of the answer and the text that it completes (perhaps none yet); `false` stops.
+    async fn token(&mut self, id: u32, text: &str) -> bool;
+    /// Logits (vocab_size) that the next token is chosen from, before any masking.
+    fn logits(&mut self, _logits: &[f32]) {}
+    /// The oldest `n_turns` turns no longer fit into the context and were left out of the prompt.
+    fn dropped(&mut self, _n_turns: usize) {}
+}
+
+/// One rank's model.
+pub struct Model<P> {
+    peers: P,
+    encoder: Encoder,
+    connector: Connector,
+    decoder: Decoder,
+    scales: Scales,
+    preprocess: Preprocess,
+    /// Encoded images, the latest last: key and tokens (n_image_tokens, dim). The same on every rank.
+    images: Vec<(u64, Vec<f32>)>,
+}
+
+/// Encoded images that are kept: a second look at one of the last few costs nothing.
+const MAX_IMAGES: usize = 4;
+
+const CLOSE: u32 = 0;
+const ENCODE: u32 = 1;
+const FORWARD: u32 = 2;
+
+impl<P: Peers> Model<P> {
+    /// Shape of the decoder.
+    pub fn config(&self) -> &Config {
+        self.decoder.config()
+    }
+
+    /// The scales at which pictures are seen.
+    pub fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    /// How pictures are brought into shape.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// Tokens that an image becomes.
+    pub fn n_image_tokens(&self) -> usize {
+        self.encoder.n_tokens()
+    }
+
+    /// Bytes of this rank's keys and values.
+    pub fn kv_bytes(&self) -> usize {
+        self.decoder.kv_bytes()
+    }
+
+    /// The encoded image with this key (n_image_tokens, dim), if it is still kept.
+    pub fn image(&self, key: u64) -> Option<&[f32]> {
+        self.images.iter().find(|(kept, _)| *kept == key).map(|(_, tokens)| tokens.as_slice())
+    }
+
+    /// Encodes a picture under `key` (rank 0 only). Returns the merged features (n_tokens, channels), from before the connector.
+    pub async fn encode(&mut self, key: u64, pixels: &Pixels, listener: &mut impl Listener) -> Result<Vec<f32>> {
+        let mut message = words(&[ENCODE, key as u32, (key >> 32) as u32]);
+        message.extend_from_slice(bytemuck::cast_slice(&pixels.values));
+        ranks::broadcast(&self.peers, &mut message).await?;
+        drop(message);
+        self.run_encode(key, &pixels.values, Some(listener)).await
+    }
+
+    /// Runs `items` at the positions from `first_pos` on (rank 0 only) and returns the logits of the last `n_logits` of them (n_logits, vocab_size).
+    pub async fn forward(&mut self, items: &[Item], first_pos: usize, n_logits: usize) -> Result<Vec<f32>> {
+        assert!(!items.is_empty() && items.len() <= MAX_TOKENS && n_logits <= items.len());
+        let mut message = vec![FORWARD, first_pos as u32, n_logits as u32];
+        for item in items {
+            // Two words an item: 0 and the token, or one more than the image's place in the list and the row.
+            match *item {
+                Item::Token(id) => message.extend([0, id]),
+                Item::Image { key, row } => {
+                    let place = self.images.iter().position(|(kept, _)| *kept == key);
+                    let place = place.ok_or_else(|| Error::Image("the encoded image is no longer kept".into()))?;
+                    message.extend([place as u32 + 1, row]);
+                }
+            }
+        }
+        ranks::broadcast(&self.peers, &mut words(&message)).await?;
+        self.run_forward(&message[1..]).await
+    }
+
+    /// Ends the other ranks' [`Model::follow`] (rank 0 only).
+    pub async fn close(&mut self) -> Result<()> {
+        ranks::broadcast(&self.peers, &mut words(&[CLOSE])).await
+    }
+
+    /// Runs what rank 0 announces until it closes: the whole life of every other rank.
+    pub async fn follow(&mut self) -> Result<()> {
+        loop {
+            let mut message = Vec::new();
+            ranks::broadcast(&self.peers, &mut message).await?;
+            let n_words = if word(&message, 0) == Some(ENCODE) { 3 } else { message.len() / 4 };
+            let words: Vec<u32> = (0..n_words).map_while(|i| word(&message, i)).collect();
+            match words[..] {
+                [CLOSE] => return Ok(()),
+                [ENCODE, low, high] => {
+                    let key = low as u64 | (high as u64) << 32;
+                    let pixels = bytemuck::pod_collect_to_vec::<u8, f32>(&message[12..]);
+                    drop(message);
+                    match self.run_encode(key, &pixels, None::<&mut Nobody>).await {
+                        Ok(_) | Err(Error::Cancelled) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                [FORWARD, ..] if words.len() > 3 => drop(self.run_forward(&words[1..]).await?),
+                _ => return Err(Error::RankLost(format!("unknown operation {:?}", words.first()))),
+            }
+        }
+    }
+
+    /// Every rank: tile by tile through the encoder, then merge and connect. Rank 0 says before each tile whether to go on.
+    async fn run_encode(&mut self, key: u64, pixels: &[f32], mut listener: Option<&mut impl Listener>) -> Result<Vec<f32>> {
+        let n_tiles = self.scales.n_tiles();
+        let mut merge = Merge::new(&self.scales, self.encoder.grid(), self.encoder.dim());
+        for tile in 0..n_tiles {
+            let mut go_on = vec![1];
+            if let Some(listener) = &mut listener {
+                go_on[0] = listener.progress(Stage::Encoding, tile, n_tiles).await as u8;
+            }
+            ranks::broadcast(&self.peers, &mut go_on).await?;
+            if go_on != [1] {
+                return Err(Error::Cancelled);
+            }
+            let features = self.encoder.forward(&self.peers, &self.scales.tile(pixels, tile)).await?;
+            merge.push(&features);
+        }
+        let features = merge.finish();
+        let tokens = self.connector.forward(&self.peers, &features).await?;
+        if let Some(listener) = listener {
+            listener.progress(Stage::Encoding, n_tiles, n_tiles).await;
+        }
+        self.images.retain(|(kept, _)| *kept != key);
+        if self.images.len() == MAX_IMAGES {
+            self.images.remove(0);
+        }
+        self.images.push((key, tokens));
+        Ok(features)
+    }
+
+    /// Every rank: `words` is a [`FORWARD`] message without its first word.
+    async fn run_forward(&mut self, words: &[u32]) -> Result<Vec<f32>> {
+        let (first_pos, n_logits, dim) = (words[0] as usize, words[1] as usize, self.decoder.config().dim);
+        let mut inputs = Vec::with_capacity(words.len() / 2);
+        for item in words[2..].chunks_exact(2) {
+            inputs.push(match *item {
+                [0, id] => Input::Token(id),
+                [place, row] => {
+                    let image = self.images.get(place as usize - 1).map(|(_, tokens)| tokens);
+                    let tokens = image.and_then(|image| image.chunks_exact(dim).nth(row as usize));
+                    Input::Embedding(tokens.ok_or_else(|| Error::RankLost("ranks keep different images".into()))?)
+                }
+                _ => unreachable!("chunks of two"),
+            });
+        }
+        self.decoder.forward(&self.peers, &inputs, first_pos).await?;
+        let mut logits = Vec::new();
+        self.decoder.logits(&self.peers, n_logits, &mut logits).await?;
+        Ok(logits)
+    }
+}
+
+/// Nobody listens on the ranks that follow.
+struct Nobody;
+
+impl Listener for Nobody {
+    async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool {
+        true
+    }
+    async fn token(&mut self, _: u32, _: &str) -> bool {
+        true
+    }
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn word(message: &[u8], i: usize) -> Option<u32> {
+    let bytes = message.get(4 * i..4 * i + 4)?;
+    Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+}
