@@ -4,6 +4,7 @@ pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod gguf;
+pub mod image;
 pub mod kv_cache;
 pub mod manifest;
 pub mod matrix;
@@ -12,5 +13,6 @@ pub mod quant;
 pub mod ranks;
 pub mod rope;
 pub mod shard;
+pub mod tiles;
 
 pub use error::{Error, Result};

@@ -1,0 +1,123 @@
+//! A picture's bytes in, the square of normalised numbers that the encoder's tiles are cut from out.
+//!
+//! `decode` reads the file, `resample` is Pillow's bicubic filter, and `preprocess` follows CLIPImageProcessor of
+//! transformers on its Pillow path (the torchvision path gives slightly different pixels). The result goes to `tiles`.
+
+mod decode;
+mod resample;
+
+use resample::Source;
+
+/// A decoded picture, upright, 8 bits a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Red, green, blue of each pixel: (height, width, 3).
+    pub rgb: Vec<u8>,
+}
+
+/// How a picture that is not square becomes square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// The shorter edge is resized to the size and the middle of the longer edge is kept.
+    Crop,
+    /// The picture is set in the middle of a square of the mean colour, and nothing is lost.
+    Pad,
+    /// Both edges are resized to the size, whatever the picture's proportions.
+    Stretch,
+}
+
+/// What is done to a picture before it is cut into tiles.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocess {
+    /// Edge of the square: the largest scale.
+    pub size: usize,
+    /// How the picture becomes square.
+    pub fit: Fit,
+    /// Mean of each channel, of values from 0 to 1.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel, of values from 0 to 1.
+    pub std: [f32; 3],
+}
+
+/// The part of a picture that the model sees, in the picture's own pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Crop {
+    /// Left edge.
+    pub x: f32,
+    /// Upper edge.
+    pub y: f32,
+    /// Columns seen.
+    pub width: f32,
+    /// Rows seen.
+    pub height: f32,
+}
+
+/// A prepared picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pixels {
+    /// Edge of the square.
+    pub size: usize,
+    /// Normalised values: (3, size, size).
+    pub values: Vec<f32>,
+    /// What of the picture is in the square.
+    pub crop: Crop,
+}
+
+/// Makes a picture square as `options` say, resizes it and normalises it.
+///
+/// # Panics
+/// When the picture has no pixels or the size is zero; neither comes out of [`Picture::decode`] or a checked configuration.
+pub fn preprocess(picture: &Picture, options: &Preprocess) -> Pixels {
+    assert!(picture.width > 0 && picture.height > 0 && options.size > 0, "an empty picture has no pixels to prepare");
+    let (rgb, crop) = square(picture, options);
+    Pixels { size: options.size, values: normalize(&rgb, options), crop }
+}
+
+/// The picture as a square of 8-bit pixels, (size, size, 3), before it is normalised, and the part of it that is seen.
+pub fn square(picture: &Picture, options: &Preprocess) -> (Vec<u8>, Crop) {
+    let size = options.size;
+    let whole = Crop { x: 0.0, y: 0.0, width: picture.width as f32, height: picture.height as f32 };
+    match options.fit {
+        Fit::Stretch => (resample::resize(&Source::whole(picture), [size, size], [0, 0], size), whole),
+        Fit::Pad => {
+            // expand2square: `tuple(int(x * 255) for x in image_mean)`, in Python's f64.
+            let background = options.mean.map(|mean| (f64::from(mean) * 255.0) as u8);
+            (resample::resize(&Source::padded(picture, background), [size, size], [0, 0], size), whole)
+        }
+        Fit::Crop => {
+            let short = picture.width.min(picture.height);
+            // `int(size * long / short)`: the quotient is never close enough to the next whole number to round up to it.
+            let resized = [picture.width, picture.height].map(|edge| size * edge / short);
+            let offset = resized.map(|edge| (edge - size) / 2);
+            let rgb = resample::resize(&Source::whole(picture), resized, offset, size);
+            let step = [picture.width as f32 / resized[0] as f32, picture.height as f32 / resized[1] as f32];
+            let crop = Crop {
+                x: offset[0] as f32 * step[0],
+                y: offset[1] as f32 * step[1],
+                width: size as f32 * step[0],
+                height: size as f32 * step[1],
+            };
+            (rgb, crop)
+        }
+    }
+}
+
+/// `(x / 255 - mean) / std`, and from (size, size, 3) to (3, size, size).
+fn normalize(rgb: &[u8], options: &Preprocess) -> Vec<f32> {
+    let n_pixels = options.size * options.size;
+    let mut values = vec![0.0; 3 * n_pixels];
+    for (channel, plane) in values.chunks_exact_mut(n_pixels).enumerate() {
+        let table: [f32; 256] = std::array::from_fn(|level| {
+            let value = (level as f64 * (1.0 / 255.0)) as f32;
+            (value - options.mean[channel]) / options.std[channel]
+        });
+        for (value, pixel) in plane.iter_mut().zip(rgb.chunks_exact(3)) {
+            *value = table[usize::from(pixel[channel])];
+        }
+    }
+    values
+}

@@ -1,0 +1,247 @@
+//! Reads PNG, JPEG, WebP, GIF (first frame), BMP and TIFF files into 8-bit RGB, upright.
+//!
+//! The bytes come from a person's disk and may be anything: the format is told from the bytes, sizes are checked before
+//! memory is taken, and every failure is an error that names the format. Colours follow Pillow's `convert("RGB")`:
+//! alpha is dropped, not blended. Two things differ from it on purpose: the orientation that the file asks for is
+//! applied, and samples of more than 8 bits are mapped instead of saturated (see [`Picture::decode`]).
+
+use std::io::Cursor;
+
+use image::metadata::Orientation;
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+
+use super::Picture;
+use crate::{Error, Result};
+
+/// Longest edge that is read.
+const MAX_EDGE: u32 = 65535;
+/// Most pixels that are read: 402 MB as RGB.
+const MAX_PIXELS: u64 = 1 << 27;
+/// Pixels that a file of any length may have.
+const FREE_PIXELS: u64 = 1 << 24;
+/// Further pixels for each byte of the file; beyond it the header lies or the picture is blank.
+const MAX_PIXELS_PER_BYTE: u64 = 4096;
+/// A 16-bit picture whose values span less than this is stretched to the whole range.
+const NARROW_SPAN: usize = 0x4000;
+
+impl Picture {
+    /// Decodes a picture from a file's bytes.
+    ///
+    /// 16-bit samples keep their high byte, as Pillow keeps it for colour, when the values span at least a quarter of the
+    /// 16 bits; otherwise (12-bit data in a 16-bit file) the values from the 0.1st to the 99.9th percentile are
+    /// stretched to 0..255, all channels alike. 32-bit floats are taken as 0..1 or as 0..255 when all of them are
+    /// within, and are stretched in the same way when they are not.
+    ///
+    /// # Errors
+    /// [`Error::Image`] with the format and what is wrong with it; [`Error::OutOfMemory`].
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let format = sniff(bytes)?;
+        let problem = |error: ImageError| Error::Image(format!("{}: {}", name(format), describe(&error)));
+        if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
+            return Err(Error::Image("JPEG: the file is cut short: it has no end-of-image marker".to_owned()));
+        }
+        let plausible = (FREE_PIXELS + MAX_PIXELS_PER_BYTE.saturating_mul(bytes.len() as u64)).min(MAX_PIXELS);
+        let mut limits = Limits::no_limits();
+        limits.max_image_width = Some(MAX_EDGE);
+        limits.max_image_height = Some(MAX_EDGE);
+        // Four 16-bit channels for each pixel, and as much again for what a decoder keeps beside them.
+        limits.max_alloc = Some(plausible * 16);
+        let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+        reader.limits(limits);
+        let mut decoder = reader.into_decoder().map_err(problem)?;
+        let (width, height) = decoder.dimensions();
+        check_size(format, width, height, plausible)?;
+        let orientation = decoder.orientation().map_err(problem)?;
+        let color = decoder.color_type();
+        let mut samples = zeros(decoder.total_bytes())?;
+        decoder.read_image(&mut samples).map_err(problem)?;
+        let rgb = to_rgb(samples, color)?;
+        debug_assert_eq!(rgb.len() as u64, u64::from(width) * u64::from(height) * 3);
+        upright(width, height, rgb, orientation)
+    }
+}
+
+/// The format that the first bytes announce, of those that are read.
+fn sniff(bytes: &[u8]) -> Result<ImageFormat> {
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+    match image::guess_format(bytes) {
+        Ok(format @ (Png | Jpeg | WebP | Gif | Bmp | Tiff)) => Ok(format),
+        _ if bytes.is_empty() => Err(Error::Image("the file is empty".to_owned())),
+        Ok(format) => {
+            Err(Error::Image(format!("{} files cannot be read, only PNG, JPEG, WebP, GIF, BMP and TIFF", name(format))))
+        }
+        Err(_) => Err(Error::Image("the file is not a PNG, JPEG, WebP, GIF, BMP or TIFF".to_owned())),
+    }
+}
+
+/// The format's name as people write it.
+fn name(format: ImageFormat) -> String {
+    match format {
+        ImageFormat::WebP => "WebP".to_owned(),
+        format => format!("{format:?}").to_uppercase(),
+    }
+}
+
+/// The innermost reason, without the wrapper's mention of the format.
+fn describe(error: &ImageError) -> String {
+    match std::error::Error::source(error) {
+        Some(reason) => reason.to_string(),
+        None => error.to_string(),
+    }
+}
+
+/// Refuses sizes that no memory is to be taken for.
+fn check_size(format: ImageFormat, width: u32, height: u32, plausible: u64) -> Result<()> {
+    let format = name(format);
+    let n_pixels = u64::from(width) * u64::from(height);
+    if n_pixels == 0 {
+        return Err(Error::Image(format!("{format}: a picture of {width} x {height} has no pixels")));
+    }
+    if width > MAX_EDGE || height > MAX_EDGE || n_pixels > MAX_PIXELS {
+        return Err(Error::Image(format!(
+            "{format}: {width} x {height} is too large, the limit is {MAX_PIXELS} pixels and {MAX_EDGE} on an edge"
+        )));
+    }
+    if n_pixels > plausible {
+        return Err(Error::Image(format!("{format}: the file is too short to hold {width} x {height} pixels")));
+    }
+    Ok(())
+}
+
+/// Zeroed bytes, or an error where the memory is not to be had.
+fn zeros(n_bytes: u64) -> Result<Vec<u8>> {
+    let lost = || Error::OutOfMemory { what: "the picture".to_owned(), bytes: n_bytes as usize };
+    let n_bytes = usize::try_from(n_bytes).map_err(|_| lost())?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(n_bytes).map_err(|_| lost())?;
+    bytes.resize(n_bytes, 0);
+    Ok(bytes)
+}
+
+/// Walks the markers up to the end of the image: the decoder itself fills what is missing with grey and says nothing.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
+        match (first, marker) {
+            (0xff, 0xd9) => return true,
+            // Fill bytes, and markers without a length.
+            (0xff, 0xff) => at += 1,
+            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
+            (0xff, _) => match bytes.get(at + 2..at + 4) {
+                Some(&[high, low]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+                _ => return false,
+            },
+            // Compressed data up to the next 0xff.
+            _ => at += 1,
+        }
+    }
+    false
+}
+
+/// Drops alpha, narrows to 8 bits and repeats grey three times.
+fn to_rgb(mut samples: Vec<u8>, color: ColorType) -> Result<Vec<u8>> {
+    let n_channels = usize::from(color.channel_count());
+    let n_kept = if n_channels < 3 { 1 } else { 3 };
+    match color {
+        ColorType::Rgb8 => return Ok(samples),
+        ColorType::L8 => {}
+        ColorType::La8 | ColorType::Rgba8 => narrow(&mut samples, n_channels, n_kept, |[level]| level),
+        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
+            let table = levels_16_bit(&samples, n_channels, n_kept);
+            narrow(&mut samples, n_channels, n_kept, |bytes| table[usize::from(u16::from_ne_bytes(bytes))]);
+        }
+        ColorType::Rgb32F | ColorType::Rgba32F => {
+            let range = float_range(&samples, n_channels, n_kept);
+            narrow(&mut samples, n_channels, n_kept, |bytes| to_level(f32::from_ne_bytes(bytes), range));
+        }
+        other => return Err(Error::Image(format!("pixels of type {other:?} cannot be read"))),
+    }
+    if n_kept == 3 {
+        return Ok(samples);
+    }
+    let mut rgb = zeros(samples.len() as u64 * 3)?;
+    for (pixel, &level) in rgb.chunks_exact_mut(3).zip(&samples) {
+        pixel.fill(level);
+    }
+    Ok(rgb)
+}
+
+/// Turns the kept channels' samples of `N` bytes into single bytes at the front of the buffer.
+fn narrow<const N: usize>(samples: &mut Vec<u8>, n_channels: usize, n_kept: usize, to_byte: impl Fn([u8; N]) -> u8) {
+    let n_pixels = samples.len() / (n_channels * N);
+    for pixel in 0..n_pixels {
+        for channel in 0..n_kept {
+            let from = (pixel * n_channels + channel) * N;
+            let sample = std::array::from_fn(|idx| samples[from + idx]);
+            samples[pixel * n_kept + channel] = to_byte(sample);
+        }
+    }
+    samples.truncate(n_pixels * n_kept);
+}
+
+/// The kept channels' samples of `N` bytes.
+fn kept<const N: usize>(samples: &[u8], n_channels: usize, n_kept: usize) -> impl Iterator<Item = [u8; N]> {
+    let pixels = samples.chunks_exact(n_channels * N);
+    pixels.flat_map(move |pixel| pixel[..n_kept * N].chunks_exact(N).map(|sample| std::array::from_fn(|i| sample[i])))
+}
+
+/// The 8-bit level of each 16-bit value.
+fn levels_16_bit(samples: &[u8], n_channels: usize, n_kept: usize) -> Vec<u8> {
+    let mut counts = vec![0u64; 1 << 16];
+    for sample in kept(samples, n_channels, n_kept) {
+        counts[usize::from(u16::from_ne_bytes(sample))] += 1;
+    }
+    let low = counts.iter().position(|&n| n > 0).unwrap_or(0);
+    let high = counts.iter().rposition(|&n| n > 0).unwrap_or(0);
+    let (first, last) = percentiles(&counts);
+    if high - low >= NARROW_SPAN || first == last {
+        return (0..=u16::MAX).map(|value| (value >> 8) as u8).collect();
+    }
+    (0..=u16::MAX).map(|value| to_level(f32::from(value), (first as f32, last as f32))).collect()
+}
+
+/// First and last place of a histogram when a thousandth of the counts is left out at either end.
+fn percentiles(counts: &[u64]) -> (usize, usize) {
+    let left_out = counts.iter().sum::<u64>() / 1000;
+    let inner = |n: &mut u64, &count: &u64| {
+        *n += count;
+        Some(*n)
+    };
+    let first = counts.iter().scan(0, inner).position(|n| n > left_out);
+    let last = counts.iter().rev().scan(0, inner).position(|n| n > left_out);
+    (first.unwrap_or(0), counts.len() - 1 - last.unwrap_or(0))
+}
+
+/// The values that become 0 and 255.
+fn float_range(samples: &[u8], n_channels: usize, n_kept: usize) -> (f32, f32) {
+    let values = || kept(samples, n_channels, n_kept).map(f32::from_ne_bytes).filter(|value| value.is_finite());
+    let low = values().fold(f32::INFINITY, f32::min);
+    let high = values().fold(f32::NEG_INFINITY, f32::max);
+    if low >= 0.0 && high <= 1.0 {
+        return (0.0, 1.0);
+    }
+    if low >= 0.0 && high <= 255.0 {
+        return (0.0, 255.0);
+    }
+    let mut counts = vec![0u64; 1 << 16];
+    let step = (f64::from(high) - f64::from(low)) / 65535.0;
+    for value in values() {
+        counts[((f64::from(value) - f64::from(low)) / step) as u16 as usize] += 1;
+    }
+    let (first, last) = percentiles(&counts);
+    ((f64::from(low) + first as f64 * step) as f32, (f64::from(low) + last as f64 * step) as f32)
+}
+
+/// The level of a value in a range, at its ends where it lies outside; a value that is not a number is black.
+fn to_level(value: f32, (low, high): (f32, f32)) -> u8 {
+    let (value, low, high) = (f64::from(value), f64::from(low), f64::from(high));
+    ((value - low) / (high - low) * 255.0).round() as u8
+}
+
+/// Turns the picture as the file asks.
+fn upright(width: u32, height: u32, rgb: Vec<u8>, orientation: Orientation) -> Result<Picture> {
+    let lost = || Error::Image("the decoder gave fewer pixels than it announced".to_owned());
+    let mut image = DynamicImage::ImageRgb8(RgbImage::from_raw(width, height, rgb).ok_or_else(lost)?);
+    image.apply_orientation(orientation);
+    Ok(Picture { width: image.width() as usize, height: image.height() as usize, rgb: image.into_bytes() })
+}

@@ -1,0 +1,164 @@
+//! Pillow's antialiased bicubic resize of 8-bit pixels, equal to it bit for bit (`src/libImaging/Resample.c`).
+//!
+//! Two passes, first along the rows and then along the columns, each in integers with weights of 22 fractional bits and
+//! rounded to 8 bits in between. Only the rows and columns of the wanted square are computed: Pillow resizes the whole
+//! picture and crops afterwards, which for a strip of 1 x 60000 pixels would be gigabytes.
+
+use super::Picture;
+
+/// Fractional bits of a weight: 32 less 8 of the pixel and 2 for overshoot.
+const PRECISION_BITS: u32 = 22;
+
+/// What is resized: a picture, or a picture in the middle of a square of one colour.
+pub(super) struct Source<'a> {
+    picture: &'a Picture,
+    background: [u8; 3],
+    /// Where the picture starts in the source.
+    offset: [usize; 2],
+    /// Width and height of the source.
+    size: [usize; 2],
+}
+
+impl<'a> Source<'a> {
+    /// The picture as it is.
+    pub(super) fn whole(picture: &'a Picture) -> Self {
+        Self { picture, background: [0; 3], offset: [0, 0], size: [picture.width, picture.height] }
+    }
+
+    /// The picture in the middle of a square, as `expand2square` of LLaVA puts it.
+    pub(super) fn padded(picture: &'a Picture, background: [u8; 3]) -> Self {
+        let side = picture.width.max(picture.height);
+        let offset = [(side - picture.width) / 2, (side - picture.height) / 2];
+        Self { picture, background, offset, size: [side, side] }
+    }
+
+    /// Copies row `y` as pixels of four bytes (the fourth is not used), the form that the first pass computes on.
+    fn row(&self, y: usize, row: &mut [[u8; 4]]) {
+        let Picture { width, height, rgb } = self.picture;
+        let [red, green, blue] = self.background;
+        let inside = y.wrapping_sub(self.offset[1]);
+        if inside >= *height {
+            row.fill([red, green, blue, 0]);
+            return;
+        }
+        let (left, rest) = row.split_at_mut(self.offset[0]);
+        let (middle, right) = rest.split_at_mut(*width);
+        left.fill([red, green, blue, 0]);
+        right.fill([red, green, blue, 0]);
+        let pixels = rgb[inside * width * 3..][..width * 3].chunks_exact(3);
+        for (to, from) in middle.iter_mut().zip(pixels) {
+            *to = [from[0], from[1], from[2], 0];
+        }
+    }
+}
+
+/// Which source pixels each output pixel is made of, and with what weights.
+struct Taps {
+    /// First source pixel and number of source pixels of each output pixel.
+    spans: Vec<(usize, usize)>,
+    /// Weights, `n_taps` places an output pixel.
+    weights: Vec<i32>,
+    n_taps: usize,
+}
+
+impl Taps {
+    /// Taps of the output pixels `first..first + n` when `n_in` pixels become `n_out`.
+    fn new(n_in: usize, n_out: usize, first: usize, n: usize) -> Self {
+        let scale = n_in as f64 / n_out as f64;
+        let filter_scale = scale.max(1.0);
+        let support = 2.0 * filter_scale;
+        let n_taps = support.ceil() as usize * 2 + 1;
+        let mut taps = Self { spans: Vec::with_capacity(n), weights: vec![0; n * n_taps], n_taps };
+        let mut exact = vec![0.0; n_taps];
+        for (x, weights) in (first..first + n).zip(taps.weights.chunks_exact_mut(n_taps)) {
+            let center = (x as f64 + 0.5) * scale;
+            // Casts truncate and negative numbers become 0, as in the C code.
+            let start = (center - support + 0.5) as usize;
+            let end = ((center + support + 0.5) as usize).min(n_in);
+            let exact = &mut exact[..end - start];
+            for (idx, weight) in exact.iter_mut().enumerate() {
+                *weight = bicubic(((idx + start) as f64 - center + 0.5) * (1.0 / filter_scale));
+            }
+            let sum: f64 = exact.iter().sum();
+            for (weight, exact) in weights.iter_mut().zip(exact) {
+                let fixed = if sum == 0.0 { *exact } else { *exact / sum } * f64::from(1 << PRECISION_BITS);
+                *weight = (fixed + if fixed < 0.0 { -0.5 } else { 0.5 }) as i32;
+            }
+            taps.spans.push((start, end - start));
+        }
+        taps
+    }
+
+    /// First source pixel and weights of each output pixel.
+    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let weights = self.weights.chunks_exact(self.n_taps);
+        self.spans.iter().zip(weights).map(|(&(start, n), weights)| (start, &weights[..n]))
+    }
+
+    /// The source pixels that any output pixel needs.
+    fn range(&self) -> std::ops::Range<usize> {
+        let start = self.spans.iter().map(|span| span.0).min().unwrap_or(0);
+        let end = self.spans.iter().map(|span| span.0 + span.1).max().unwrap_or(0);
+        start..end
+    }
+}
+
+/// Keys' cubic with a = -0.5.
+fn bicubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+/// Takes the fractional bits off and clamps to a byte.
+fn to_byte(sum: i32) -> u8 {
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+}
+
+/// Resizes the source to `resized` (width, height) and gives the square of `size` pixels at `offset` of it: (size, size, 3).
+pub(super) fn resize(source: &Source, resized: [usize; 2], offset: [usize; 2], size: usize) -> Vec<u8> {
+    let columns = Taps::new(source.size[0], resized[0], offset[0], size);
+    let rows = Taps::new(source.size[1], resized[1], offset[1], size);
+    let needed = rows.range();
+    let stride = size * 3;
+    let mut narrow = vec![0u8; needed.len() * stride]; // (needed rows, size, 3)
+    let mut row = vec![[0u8; 4]; source.size[0]];
+    for (y, out) in needed.clone().zip(narrow.chunks_exact_mut(stride)) {
+        source.row(y, &mut row);
+        resize_row(&row, &columns, out);
+    }
+    let mut sums = vec![0i32; stride];
+    let mut square = vec![0u8; size * stride]; // (size, size, 3)
+    for ((start, weights), out) in rows.iter().zip(square.chunks_exact_mut(stride)) {
+        sums.fill(1 << (PRECISION_BITS - 1));
+        let from = narrow[(start - needed.start) * stride..].chunks_exact(stride);
+        for (&weight, row) in weights.iter().zip(from) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        for (out, &sum) in out.iter_mut().zip(&sums) {
+            *out = to_byte(sum);
+        }
+    }
+    square
+}
+
+/// The first pass for one row.
+fn resize_row(row: &[[u8; 4]], columns: &Taps, out: &mut [u8]) {
+    for ((start, weights), out) in columns.iter().zip(out.chunks_exact_mut(3)) {
+        let mut sums = [1i32 << (PRECISION_BITS - 1); 4];
+        for (&weight, pixel) in weights.iter().zip(&row[start..]) {
+            for (sum, &value) in sums.iter_mut().zip(pixel) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        out.copy_from_slice(&[to_byte(sums[0]), to_byte(sums[1]), to_byte(sums[2])]);
+    }
+}
