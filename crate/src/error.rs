@@ -38,6 +38,8 @@ pub enum Error {
     Image(String),
     /// A tokenizer or chat template that cannot be used.
     Tokenizer(String),
+    /// An option outside its range.
+    Invalid(String),
     /// The newest question alone does not fit into the context.
     ContextFull {
         /// Tokens that the question with its image needs.
@@ -76,6 +78,7 @@ impl fmt::Display for Error {
             Self::Unsupported(what) => write!(f, "unsupported: {what}"),
             Self::Image(what) => write!(f, "image: {what}"),
             Self::Tokenizer(what) => write!(f, "tokenizer: {what}"),
+            Self::Invalid(what) => write!(f, "{what}"),
             Self::ContextFull { needed, context } => {
                 write!(f, "the question needs {needed} tokens but the context holds {context}")
             }

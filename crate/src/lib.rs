@@ -12,10 +12,13 @@ pub mod linear;
 pub mod manifest;
 pub mod matrix;
 pub mod ops;
+pub mod prompt;
 pub mod quant;
 pub mod ranks;
 pub mod rope;
+pub mod sampler;
 pub mod shard;
 pub mod tiles;
+pub mod tokenizer;
 
 pub use error::{Error, Result};

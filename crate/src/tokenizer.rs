@@ -1,0 +1,570 @@
+//! Text to token ids and back.
+//!
+//! The ids come from the `tokenizers` crate, built from the tokenizer.json text that the converter stores in the decoder file; the way back is a table of
+//! bytes. Typed text never becomes a control token: those are not part of the vocabulary that text is encoded with.
+
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder,
+    TokenizerImpl,
+};
+
+/// Key of the tokenizer.json text in the decoder file.
+pub const GGUF_KEY: &str = "tokenizer.huggingface.json";
+
+/// Bytes of one text at most: keeps a pasted book from taking the memory of the rank that tokenizes it.
+pub const MAX_TEXT_BYTES: usize = 1 << 19;
+
+// Four times the largest vocabulary in use; keeps a lying id from costing memory.
+const MAX_IDS: usize = 1 << 20;
+
+type Encoder = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+/// A byte-level BPE tokenizer, as Llama-3 has it.
+pub struct Tokenizer {
+    encoder: Encoder,
+    // Text of the ids one after the other; id i has bytes[starts[i]..starts[i + 1]].
+    bytes: Vec<u8>,
+    starts: Vec<u32>,
+    kinds: Vec<Kind>,
+    added: BTreeMap<String, u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Unknown,
+    Text,
+    Special,
+}
+
+impl Tokenizer {
+    /// The tokenizer inside a decoder file.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let json = gguf.get_str(GGUF_KEY)?.ok_or_else(|| gguf.missing_key(GGUF_KEY))?;
+        Self::from_json(json.as_bytes()).map_err(|error| match error {
+            Error::Tokenizer(what) => Error::Tokenizer(format!("{}: {GGUF_KEY}: {what}", gguf.file)),
+            other => other,
+        })
+    }
+
+    /// The tokenizer of a tokenizer.json file.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        let file: File = serde_json::from_slice(json).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        let Some(model) = file.model else { return Err(wrong("model", "the field is missing")) };
+        model.check()?;
+        check_decoder(&file.decoder)?;
+        let table = Table::new(&model.vocab, &file.added_tokens)?;
+        let mut vocab = model.vocab;
+        let unk_token = model.unk_token.as_deref();
+        vocab.retain(|token, id| table.kinds[*id as usize] == Kind::Text || unk_token == Some(token.as_str()));
+        vocab.extend(file.added_tokens.iter().filter(|t| !t.is_special()).map(|t| (t.content.clone(), t.id)));
+        check_alphabet(&vocab, unk_token)?;
+        check_merges(&vocab, &model.merges.0)?;
+        let mut bpe = BPE::builder()
+            .vocab_and_merges(vocab, model.merges.0)
+            .fuse_unk(model.fuse_unk)
+            .ignore_merges(model.ignore_merges);
+        if let Some(unk_token) = model.unk_token {
+            bpe = bpe.unk_token(unk_token);
+        }
+        let bpe = bpe.build().map_err(|error| wrong("model", error))?;
+        let mut encoder: Encoder = TokenizerBuilder::new()
+            .with_model(bpe)
+            .with_normalizer(normalizer(file.normalizer)?)
+            .with_pre_tokenizer(Some(pre_tokenizer(file.pre_tokenizer)?))
+            .build()
+            .map_err(|error| wrong("model", error))?;
+        let text_tokens = file.added_tokens.iter().filter(|token| !token.is_special());
+        encoder.add_tokens(text_tokens.map(Added::token)).map_err(|error| wrong("added_tokens", error))?;
+        let added = file.added_tokens.into_iter().map(|token| (token.content, token.id)).collect();
+        Ok(Self { encoder, bytes: table.bytes, starts: table.starts, kinds: table.kinds, added })
+    }
+
+    /// Ids of a text in which nothing is a control token, without a token for the beginning.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        if text.len() > MAX_TEXT_BYTES {
+            let problem = format!("the text has {} bytes, at most {MAX_TEXT_BYTES} can be read", text.len());
+            return Err(Error::Tokenizer(problem));
+        }
+        let encoding = self.encoder.encode_fast(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Id of a control token such as `<|eot_id|>`.
+    pub fn special(&self, token: &str) -> Result<u32> {
+        self.find(token).ok_or_else(|| wrong("added_tokens", format!("{token} is missing")))
+    }
+
+    /// Id of a control token if there is one of that name.
+    pub fn find(&self, token: &str) -> Option<u32> {
+        self.added.get(token).copied()
+    }
+
+    /// How many ids have a token. Embedding tables may have more rows than that.
+    pub fn n_known(&self) -> usize {
+        self.kinds.iter().filter(|&&kind| kind != Kind::Unknown).count()
+    }
+
+    /// Whether the id has a token.
+    pub fn is_known(&self, id: u32) -> bool {
+        self.kind(id) != Kind::Unknown
+    }
+
+    /// Whether the id is a control token, which has no text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.kind(id) == Kind::Special
+    }
+
+    /// A stream that turns ids into text as they come.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream { tokenizer: self, held: Vec::new() }
+    }
+
+    /// Text of some ids without the control tokens.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut stream = self.stream();
+        let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
+        text.push_str(&stream.finish());
+        text
+    }
+
+    fn kind(&self, id: u32) -> Kind {
+        self.kinds.get(id as usize).copied().unwrap_or(Kind::Unknown)
+    }
+
+    fn text(&self, id: u32) -> &[u8] {
+        match self.kind(id) {
+            Kind::Text => &self.bytes[self.starts[id as usize] as usize..self.starts[id as usize + 1] as usize],
+            Kind::Unknown | Kind::Special => &[],
+        }
+    }
+}
+
+/// Turns ids into text as they come. The pieces together are the text of all ids; none ends inside a character.
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    // Beginning of a character that the next token may complete: three bytes at most between calls.
+    held: Vec<u8>,
+}
+
+impl TextStream<'_> {
+    /// The text that is certain once `id` is known; empty for control tokens and inside a character.
+    pub fn push(&mut self, id: u32) -> String {
+        self.held.extend_from_slice(self.tokenizer.text(id));
+        let mut text = String::new();
+        loop {
+            match std::str::from_utf8(&self.held) {
+                Ok(rest) => {
+                    text.push_str(rest);
+                    self.held.clear();
+                    return text;
+                }
+                Err(error) => {
+                    let valid = error.valid_up_to();
+                    text.push_str(&String::from_utf8_lossy(&self.held[..valid]));
+                    let n_wrong = error.error_len();
+                    self.held.drain(..valid + n_wrong.unwrap_or(0));
+                    if n_wrong.is_none() {
+                        return text;
+                    }
+                    text.push(char::REPLACEMENT_CHARACTER);
+                }
+            }
+        }
+    }
+
+    /// What is left when no more ids come: a character that was never completed shows as U+FFFD.
+    pub fn finish(self) -> String {
+        String::from_utf8_lossy(&self.held).into_owned()
+    }
+}
+
+/// Bytes and kinds of all ids.
+struct Table {
+    bytes: Vec<u8>,
+    starts: Vec<u32>,
+    kinds: Vec<Kind>,
+}
+
+impl Table {
+    fn new(vocab: &Vocab, added_tokens: &[Added]) -> Result<Self> {
+        let added = added_tokens.iter().map(|token| (token.content.as_str(), token.id, token.is_special()));
+        let mut by_id: Vec<Option<(&str, bool)>> = Vec::new();
+        let mut enter = |field: &str, token, id: u32, is_special| {
+            let id = id as usize;
+            if id >= MAX_IDS {
+                return Err(wrong(field, format!("the id of {token:?} is {id}, expected less than {MAX_IDS}")));
+            }
+            by_id.resize(by_id.len().max(id + 1), None);
+            if let Some((other, _)) = by_id[id].filter(|(other, _)| *other != token) {
+                return Err(wrong(field, format!("id {id} belongs to both {other:?} and {token:?}")));
+            }
+            by_id[id] = Some((token, is_special));
+            Ok(())
+        };
+        for (token, &id) in vocab {
+            enter("model.vocab", token.as_str(), id, false)?;
+        }
+        for (idx, (token, id, is_special)) in added.enumerate() {
+            if let Some(other) = vocab.get(token).filter(|&&other| other != id) {
+                let problem = format!("expected {other} as in model.vocab, found {id}");
+                return Err(wrong(&format!("added_tokens[{idx}].id"), problem));
+            }
+            enter(&format!("added_tokens[{idx}]"), token, id, is_special)?;
+        }
+        let byte_of: BTreeMap<char, u8> = byte_chars().into_iter().zip(0..=255).collect();
+        let mut table = Self { bytes: Vec::new(), starts: vec![0], kinds: Vec::with_capacity(by_id.len()) };
+        for entry in by_id {
+            if let Some((token, _)) = entry {
+                // As the ByteLevel decoder does: a token that is not written in its alphabet stands for itself.
+                let bytes: Option<Vec<u8>> = token.chars().map(|c| byte_of.get(&c).copied()).collect();
+                table.bytes.extend(bytes.unwrap_or_else(|| token.as_bytes().to_vec()));
+            }
+            table.starts.push(table.bytes.len() as u32);
+            table.kinds.push(match entry {
+                None => Kind::Unknown,
+                Some((_, true)) => Kind::Special,
+                Some((_, false)) => Kind::Text,
+            });
+        }
+        Ok(table)
+    }
+}
+
+/// The characters that byte-level tokenizers write bytes with (GPT-2's `bytes_to_unicode`), by byte.
+fn byte_chars() -> Vec<char> {
+    let mut next = 256;
+    let chars = (0..=255u8).map(|byte| match byte {
+        b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => byte as char,
+        _ => {
+            next += 1;
+            char::from_u32(next - 1).unwrap_or(char::REPLACEMENT_CHARACTER)
+        }
+    });
+    chars.collect()
+}
+
+fn wrong(field: &str, problem: impl fmt::Display) -> Error {
+    Error::Tokenizer(format!("{field}: {problem}"))
+}
+
+// Checks -----------------------------------------------------------------------------------------------------------------
+
+/// Every byte of a text must have a token, or text would be lost without a word.
+fn check_alphabet(vocab: &Vocab, unk_token: Option<&str>) -> Result<()> {
+    if let Some(token) = unk_token {
+        let known = vocab.contains_key(token);
+        return known.then_some(()).ok_or_else(|| wrong("model.unk_token", format!("{token:?} is not in model.vocab")));
+    }
+    let mut buffer = [0; 4];
+    for (byte, c) in byte_chars().into_iter().enumerate() {
+        let is_utf8 = !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
+        if is_utf8 && !vocab.contains_key(&*c.encode_utf8(&mut buffer)) {
+            return Err(wrong("model.vocab", format!("byte {byte:#04x} has no token of its own ({c:?} is missing)")));
+        }
+    }
+    Ok(())
+}
+
+fn check_merges(vocab: &Vocab, merges: &Merges) -> Result<()> {
+    let mut merged = String::new();
+    for (idx, (left, right)) in merges.iter().enumerate() {
+        merged.clear();
+        merged.push_str(left);
+        merged.push_str(right);
+        if let Some(token) = [left, right, &merged].into_iter().find(|token| !vocab.contains_key(token.as_str())) {
+            return Err(wrong(&format!("model.merges[{idx}]"), format!("{token:?} is not among the text tokens")));
+        }
+    }
+    Ok(())
+}
+
+fn check_decoder(decoder: &Value) -> Result<()> {
+    let parts = decoder.get("decoders").and_then(Value::as_array);
+    let only = match parts.map(Vec::as_slice) {
+        Some([only]) => only,
+        _ => decoder,
+    };
+    match only.get("type").and_then(Value::as_str) {
+        Some("ByteLevel") => Ok(()),
+        found => Err(wrong("decoder.type", format!("expected ByteLevel, found {}", found.unwrap_or("nothing")))),
+    }
+}
+
+fn normalizer(json: Value) -> Result<Option<NormalizerWrapper>> {
+    match json.get("type").and_then(Value::as_str) {
+        None if json.is_null() => Ok(None),
+        Some("NFC") => serde_json::from_value(json).map_err(|error| wrong("normalizer", error)),
+        found => Err(wrong("normalizer.type", format!("expected none or NFC, found {}", found.unwrap_or("no type")))),
+    }
+}
+
+fn pre_tokenizer(json: Value) -> Result<PreTokenizerWrapper> {
+    let mut has_bytes = false;
+    check_pre_tokenizer("pre_tokenizer", &json, &mut has_bytes)?;
+    if !has_bytes {
+        return Err(wrong("pre_tokenizer", "expected a ByteLevel step, found none"));
+    }
+    serde_json::from_value(json).map_err(|error| wrong("pre_tokenizer", error))
+}
+
+fn check_pre_tokenizer(field: &str, json: &Value, has_bytes: &mut bool) -> Result<()> {
+    match json.get("type").and_then(Value::as_str) {
+        Some("ByteLevel") => *has_bytes = true,
+        Some("Split" | "Digits") => {}
+        Some("Sequence") => {
+            let parts = json.get("pretokenizers").and_then(Value::as_array);
+            for (idx, part) in parts.into_iter().flatten().enumerate() {
+                check_pre_tokenizer(&format!("{field}.pretokenizers[{idx}]"), part, has_bytes)?;
+            }
+        }
+        found => {
+            let problem = "expected Sequence, Split, Digits or ByteLevel, found";
+            return Err(wrong(&format!("{field}.type"), format!("{problem} {}", found.unwrap_or("nothing"))));
+        }
+    }
+    Ok(())
+}
+
+// tokenizer.json ---------------------------------------------------------------------------------------------------------
+// Read field by field instead of by the library's own reader: that one holds the whole file as a tree of values first, several
+// times the tokenizer itself, and a rank's memory never shrinks again.
+
+#[derive(Default)]
+struct File {
+    added_tokens: Vec<Added>,
+    normalizer: Value,
+    pre_tokenizer: Value,
+    decoder: Value,
+    model: Option<Model>,
+}
+
+/// An entry of `added_tokens`.
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+impl Added {
+    /// The image's placeholder is a control token whatever the file says: typed, it is text.
+    fn is_special(&self) -> bool {
+        self.special || self.content == "<image>"
+    }
+
+    fn token(&self) -> AddedToken {
+        AddedToken::from(self.content.as_str(), false)
+            .single_word(self.single_word)
+            .lstrip(self.lstrip)
+            .rstrip(self.rstrip)
+            .normalized(self.normalized)
+    }
+}
+
+#[derive(Default)]
+struct Model {
+    vocab: Vocab,
+    merges: MergeList,
+    unk_token: Option<String>,
+    fuse_unk: bool,
+    ignore_merges: bool,
+    // The fields that must be off, with what they hold.
+    options: Vec<(String, Value)>,
+}
+
+impl Model {
+    fn check(&self) -> Result<()> {
+        for (field, value) in &self.options {
+            let is_off = match value {
+                Value::Null | Value::Bool(false) => true,
+                Value::Number(number) => number.as_f64() == Some(0.0),
+                Value::String(text) => text.is_empty(),
+                _ => false,
+            };
+            if !is_off {
+                return Err(wrong(&format!("model.{field}"), format!("expected none, found {value}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct MergeList(Merges);
+
+/// Reads a value and puts the field's name into the message if it cannot be read.
+fn value<'de, T: Deserialize<'de>, M: MapAccess<'de>>(map: &mut M, field: &str) -> std::result::Result<T, M::Error> {
+    map.next_value().map_err(|error| M::Error::custom(format!("{field}: {error}")))
+}
+
+impl<'de> Deserialize<'de> for File {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct FileVisitor;
+        impl<'de> Visitor<'de> for FileVisitor {
+            type Value = File;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a tokenizer.json object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<File, M::Error> {
+                let mut file = File::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "added_tokens" => file.added_tokens = value(&mut map, "added_tokens")?,
+                        "normalizer" => file.normalizer = value(&mut map, "normalizer")?,
+                        "pre_tokenizer" => file.pre_tokenizer = value(&mut map, "pre_tokenizer")?,
+                        "decoder" => file.decoder = value(&mut map, "decoder")?,
+                        "model" => file.model = Some(map.next_value()?),
+                        _ => drop(value::<IgnoredAny, _>(&mut map, &key)?),
+                    }
+                }
+                Ok(file)
+            }
+        }
+        deserializer.deserialize_map(FileVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Model {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct ModelVisitor;
+        impl<'de> Visitor<'de> for ModelVisitor {
+            type Value = Model;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "model: an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<Model, M::Error> {
+                let mut model = Model::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    let field = format!("model.{key}");
+                    match key.as_str() {
+                        "type" => {
+                            let kind: String = value(&mut map, &field)?;
+                            if kind != "BPE" {
+                                return Err(M::Error::custom(format!("{field}: expected BPE, found {kind}")));
+                            }
+                        }
+                        "vocab" => model.vocab = value::<VocabMap, _>(&mut map, &field)?.0,
+                        "merges" => model.merges = value(&mut map, &field)?,
+                        "unk_token" => model.unk_token = value(&mut map, &field)?,
+                        "fuse_unk" => model.fuse_unk = value(&mut map, &field)?,
+                        "ignore_merges" => model.ignore_merges = value(&mut map, &field)?,
+                        "dropout" | "continuing_subword_prefix" | "end_of_word_suffix" | "byte_fallback" => {
+                            model.options.push((key, value(&mut map, &field)?));
+                        }
+                        _ => drop(value::<IgnoredAny, _>(&mut map, &field)?),
+                    }
+                }
+                Ok(model)
+            }
+        }
+        deserializer.deserialize_map(ModelVisitor)
+    }
+}
+
+struct VocabMap(Vocab);
+
+impl<'de> Deserialize<'de> for VocabMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct VocabVisitor;
+        impl<'de> Visitor<'de> for VocabVisitor {
+            type Value = VocabMap;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an object of ids")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<VocabMap, M::Error> {
+                let mut vocab = Vocab::default();
+                while let Some(token) = map.next_key::<String>()? {
+                    let id = value(&mut map, &format!("{token:?}"))?;
+                    if token.is_empty() {
+                        return Err(M::Error::custom("a token is empty"));
+                    }
+                    if let Some(other) = vocab.insert(token, id) {
+                        return Err(M::Error::custom(format!("the token of ids {other} and {id} is the same")));
+                    }
+                }
+                Ok(VocabMap(vocab))
+            }
+        }
+        deserializer.deserialize_map(VocabVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for MergeList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct ListVisitor;
+        impl<'de> Visitor<'de> for ListVisitor {
+            type Value = MergeList;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of merges")
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> std::result::Result<MergeList, S::Error> {
+                let mut merges = Merges::new();
+                loop {
+                    let merge = seq.next_element::<Merge>();
+                    match merge.map_err(|error| S::Error::custom(format!("[{}]: {error}", merges.len())))? {
+                        Some(Merge(left, right)) => merges.push((left, right)),
+                        None => return Ok(MergeList(merges)),
+                    }
+                }
+            }
+        }
+        deserializer.deserialize_seq(ListVisitor)
+    }
+}
+
+/// `"left right"` in files up to 2024, `["left", "right"]` since.
+struct Merge(String, String);
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct MergeVisitor;
+        impl<'de> Visitor<'de> for MergeVisitor {
+            type Value = Merge;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "two tokens")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Merge, E> {
+                let (left, right) =
+                    text.split_once(' ').filter(|(_, right)| !right.contains(' ')).ok_or_else(|| {
+                        E::custom(format!("expected two tokens with a space between them, found {text:?}"))
+                    })?;
+                Ok(Merge(left.into(), right.into()))
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> std::result::Result<Merge, S::Error> {
+                match (seq.next_element()?, seq.next_element()?, seq.next_element::<IgnoredAny>()?) {
+                    (Some(left), Some(right), None) => Ok(Merge(left, right)),
+                    _ => Err(S::Error::custom("expected two tokens")),
+                }
+            }
+        }
+        deserializer.deserialize_any(MergeVisitor)
+    }
+}
