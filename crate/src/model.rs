@@ -9,7 +9,7 @@ use crate::decoder::{Decoder, Input, MAX_TOKENS};
 use crate::encoder::{self, Encoder};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::image::{Fit, Pixels, Preprocess};
+use crate::image::{Crop, Fit, Pixels, Preprocess};
 use crate::manifest::{DECODER, ENCODER};
 use crate::ranks::{self, Peers};
 use crate::shard::{Loader, Shard};
@@ -31,8 +31,9 @@ impl ModelLoader {
 
     /// Takes the first bytes of a file, its whole header among them, and returns the byte ranges that [`ModelLoader::feed`] is to be given.
     pub fn header(&mut self, file: &str, prefix: &[u8], file_size: u64) -> Result<Vec<Range<u64>>> {
-        let gguf = Gguf::parse(file, prefix, file_size)?
-            .ok_or_else(|| Error::corrupt(file, "header", format!("it goes on beyond its first {} bytes", prefix.len())))?;
+        let gguf = Gguf::parse(file, prefix, file_size)?.ok_or_else(|| {
+            Error::corrupt(file, "header", format!("it goes on beyond its first {} bytes", prefix.len()))
+        })?;
         let shard = self.shard;
         if file == DECODER {
             let config = Config::from_gguf(&gguf)?;
@@ -73,7 +74,11 @@ impl ModelLoader {
         if connector.n_inputs() != width || connector.n_outputs() != dim {
             return Err(Error::Shape {
                 tensor: "mm.0.weight".into(),
-                expected: format!("a connector from {width} ({} scales of {}) to {dim}", scales.scales.len(), encoder.dim()),
+                expected: format!(
+                    "a connector from {width} ({} scales of {}) to {dim}",
+                    scales.scales.len(),
+                    encoder.dim()
+                ),
                 found: format!("one from {} to {}", connector.n_inputs(), connector.n_outputs()),
             });
         }
@@ -92,7 +97,7 @@ pub fn scales(gguf: &Gguf, config: &encoder::Config) -> Result<Scales> {
         None => vec![config.image_size],
         Some(sizes) => sizes.into_iter().map(|size| usize::try_from(size).unwrap_or(0)).collect(),
     };
-    Scales::new(config.image_size, sizes)
+    Scales::new(config.image_size, &sizes)
 }
 
 /// How a picture becomes the square of the largest scale.
@@ -100,7 +105,10 @@ pub fn preprocess(gguf: &Gguf, scales: &Scales) -> Result<Preprocess> {
     let channels = |key: &str| -> Result<[f32; 3]> {
         let values = gguf.get_floats(key)?.ok_or_else(|| gguf.missing_key(key))?;
         let finite = values.iter().all(|value| value.is_finite());
-        <[f32; 3]>::try_from(values).ok().filter(|_| finite).ok_or_else(|| Error::corrupt(&gguf.file, key, "expected three finite numbers"))
+        <[f32; 3]>::try_from(values)
+            .ok()
+            .filter(|_| finite)
+            .ok_or_else(|| Error::corrupt(&gguf.file, key, "expected three finite numbers"))
     };
     let std = channels("clip.vision.image_std")?;
     if std.iter().any(|&std| std <= 0.0) {
@@ -115,7 +123,7 @@ pub fn preprocess(gguf: &Gguf, scales: &Scales) -> Result<Preprocess> {
             return Err(Error::corrupt(&gguf.file, "llama3med.image.fit", problem));
         }
     };
-    Ok(Preprocess { size: scales.largest(), fit, mean: channels("clip.vision.image_mean")?, std })
+    Ok(Preprocess { size: scales.size(), fit, mean: channels("clip.vision.image_mean")?, std })
 }
 
 /// One position of a conversation, comparable: what the cache holds is compared with what comes next.
@@ -210,7 +218,7 @@ impl<P: Peers> Model<P> {
         message.extend_from_slice(bytemuck::cast_slice(&pixels.values));
         ranks::broadcast(&self.peers, &mut message).await?;
         drop(message);
-        self.run_encode(key, &pixels.values, Some(listener)).await
+        self.run_encode(key, pixels, Some(listener)).await
     }
 
     /// Runs `items` at the positions from `first_pos` on (rank 0 only) and returns the logits of the last `n_logits` of them (n_logits, vocab_size).
@@ -248,8 +256,13 @@ impl<P: Peers> Model<P> {
                 [CLOSE] => return Ok(()),
                 [ENCODE, low, high] => {
                     let key = low as u64 | (high as u64) << 32;
-                    let pixels = bytemuck::pod_collect_to_vec::<u8, f32>(&message[12..]);
+                    let values = bytemuck::pod_collect_to_vec::<u8, f32>(&message[12..]);
                     drop(message);
+                    if values.len() != 3 * self.scales.size() * self.scales.size() {
+                        return Err(Error::RankLost(format!("a picture of {} values came", values.len())));
+                    }
+                    let crop = Crop { x: 0.0, y: 0.0, width: 0.0, height: 0.0 };
+                    let pixels = Pixels { size: self.scales.size(), values, crop };
                     match self.run_encode(key, &pixels, None::<&mut Nobody>).await {
                         Ok(_) | Err(Error::Cancelled) => {}
                         Err(error) => return Err(error),
@@ -262,7 +275,12 @@ impl<P: Peers> Model<P> {
     }
 
     /// Every rank: tile by tile through the encoder, then merge and connect. Rank 0 says before each tile whether to go on.
-    async fn run_encode(&mut self, key: u64, pixels: &[f32], mut listener: Option<&mut impl Listener>) -> Result<Vec<f32>> {
+    async fn run_encode(
+        &mut self,
+        key: u64,
+        pixels: &Pixels,
+        mut listener: Option<&mut impl Listener>,
+    ) -> Result<Vec<f32>> {
         let n_tiles = self.scales.n_tiles();
         let mut merge = Merge::new(&self.scales, self.encoder.grid(), self.encoder.dim());
         for tile in 0..n_tiles {
@@ -275,9 +293,9 @@ impl<P: Peers> Model<P> {
                 return Err(Error::Cancelled);
             }
             let features = self.encoder.forward(&self.peers, &self.scales.tile(pixels, tile)).await?;
-            merge.push(&features);
+            merge.push(&features)?;
         }
-        let features = merge.finish();
+        let features = merge.finish()?;
         let tokens = self.connector.forward(&self.peers, &features).await?;
         if let Some(listener) = listener {
             listener.progress(Stage::Encoding, n_tiles, n_tiles).await;

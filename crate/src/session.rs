@@ -122,7 +122,7 @@ impl<P: Peers> Session<P> {
         hash.update((picture.width as u64).to_le_bytes());
         hash.update(&picture.rgb);
         let key = hash.finalize()[..8].iter().fold(0, |key, &byte| key << 8 | byte as u64);
-        let pixels = preprocess(picture, self.model.preprocess())?;
+        let pixels = preprocess(picture, self.model.preprocess());
         let features = match self.model.image(key) {
             Some(_) => Vec::new(),
             None => self.model.encode(key, &pixels, listener).await?,
@@ -142,7 +142,13 @@ impl<P: Peers> Session<P> {
     }
 
     /// Answers a question. The turn is added to the chat, also when the answer is cut short; a question that was never read is not.
-    pub async fn ask(&mut self, chat: &mut Chat, question: &str, options: &AskOptions, listener: &mut impl Listener) -> Result<Answer> {
+    pub async fn ask(
+        &mut self,
+        chat: &mut Chat,
+        question: &str,
+        options: &AskOptions,
+        listener: &mut impl Listener,
+    ) -> Result<Answer> {
         let mut sampler = Sampler::new(&options.sampler)?;
         let n_dropped = self.n_turns_to_drop(chat, question, options.max_tokens)?;
         if n_dropped > 0 {
