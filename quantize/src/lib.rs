@@ -1,1 +1,54 @@
-//! stub
+//! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random models, looks into both.
+//!
+//! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `encode` -> `model_folder`.
+pub mod encode;
+pub mod layout;
+pub mod model_folder;
+pub mod random;
+pub mod vocabulary;
+
+pub use random::random;
+
+use llama3med::manifest::Manifest;
+
+/// Mean and standard deviation of colour channels.
+pub type MeanStd = ([f32; 3], [f32; 3]);
+/// As OpenAI trained CLIP.
+pub const CLIP_MEAN_STD: MeanStd = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.261_302_6, 0.275_777_1]);
+/// As Bioptimus trained H-optimus-0.
+pub const OPTIMUS_MEAN_STD: MeanStd = ([0.707223, 0.578729, 0.703617], [0.211883, 0.230117, 0.177517]);
+/// As Google trained SigLIP.
+pub const SIGLIP_MEAN_STD: MeanStd = ([0.5; 3], [0.5; 3]);
+
+/// What the manifest tells people about a model.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// Name shown to people.
+    pub name: String,
+    /// One sentence on what the model is.
+    pub description: String,
+    /// Licence of the weights.
+    pub license: String,
+    /// Notices that must be shown.
+    pub notices: Vec<String>,
+    /// Questions offered to the user.
+    pub questions: Vec<String>,
+}
+
+impl About {
+    /// A manifest that lacks its files.
+    pub fn manifest(&self) -> Manifest {
+        Manifest {
+            format: "llama3med".into(),
+            version: 1,
+            name: self.name.clone(),
+            description: self.description.clone(),
+            license: self.license.clone(),
+            notices: self.notices.clone(),
+            suggested_questions: self.questions.clone(),
+            samples: Vec::new(),
+            fidelity: None,
+            files: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Model folders on disk: written chunk by chunk beside their place and moved there when whole; read as the files that the chunks make up.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use llama3med::gguf::{ALIGNMENT, Dtype, Gguf, Header};
+use llama3med::manifest::{Chunk, DECODER, ENCODER, File, MAX_MANIFEST_BYTES, Manifest};
+use llama3med::{Error, Result};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Weights in a piece that one thread makes at a time: with two pieces a thread this bounds the memory.
+const PIECE_WEIGHTS: usize = 1 << 20;
+
+/// Gives the bytes of some rows of a tensor.
+pub type Rows<'a> = Box<dyn Fn(Range<usize>) -> Result<Vec<u8>> + Send + Sync + 'a>;
+
+/// A GGUF file that is about to be written: its header, and what makes its tensors.
+pub struct Plan<'a> {
+    header: Header,
+    tensors: Vec<Planned<'a>>,
+}
+
+struct Planned<'a> {
+    n_rows: usize,
+    n_cols: usize,
+    n_bytes: u64,
+    rows: Rows<'a>,
+}
+
+impl<'a> Plan<'a> {
+    /// Starts with a header that has its keys.
+    pub fn new(header: Header) -> Self {
+        Self { header, tensors: Vec::new() }
+    }
+
+    /// Adds a tensor.
+    pub fn push(&mut self, name: &str, dtype: Dtype, shape: &[usize], rows: Rows<'a>) {
+        let n_bytes = self.header.tensor(name, dtype, shape);
+        let n_cols = shape[shape.len() - 1];
+        let n_rows = shape[..shape.len() - 1].iter().product();
+        self.tensors.push(Planned { n_rows, n_cols, n_bytes, rows });
+    }
+
+    /// Bytes of the file.
+    pub fn n_bytes(&self) -> u64 {
+        self.header.to_bytes().len() as u64 + self.header.data_bytes()
+    }
+}
+
+/// A model folder in the making. Dropped before [`Writer::finish`], it leaves nothing behind.
+pub struct Writer {
+    target: PathBuf,
+    partial: PathBuf,
+    chunk_size: u64,
+    files: Vec<File>,
+    progress: ProgressBar,
+}
+
+impl Writer {
+    /// Makes sure that `target` may be (over)written and that `n_bytes` have room. What an interrupted run left is cleared away.
+    pub fn create(target: &Path, chunk_size: u64, n_bytes: u64) -> Result<Self> {
+        if !(1..=1 << 30).contains(&chunk_size) {
+            return Err(Error::Unsupported(format!("chunks of {chunk_size} bytes; expected 1 to {}", 1 << 30)));
+        }
+        check_target(target)?;
+        let partial = beside(target, "partial")?;
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(|error| failed(&partial, "remove", error))?;
+        }
+        fs::create_dir_all(&partial).map_err(|error| failed(&partial, "create", error))?;
+        let style =
+            ProgressStyle::with_template("{msg:14} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
+        let progress = ProgressBar::new(n_bytes).with_style(style.expect("the template is a constant"));
+        let writer = Self { target: target.into(), partial, chunk_size, files: Vec::new(), progress };
+        check_space(&writer.partial, n_bytes)?;
+        Ok(writer)
+    }
+
+    /// Writes one file as chunks. Pieces of a tensor are made in parallel and written in order.
+    pub fn write(&mut self, name: &str, plan: &Plan) -> Result<()> {
+        self.progress.set_message(name.to_owned());
+        let header = plan.header.to_bytes();
+        let mut chunks = Chunks { writer: self, name, buffer: Vec::new(), done: Vec::new(), n_bytes: 0 };
+        chunks.push(&header)?;
+        for tensor in &plan.tensors {
+            let start = chunks.n_bytes;
+            let piece_rows = (PIECE_WEIGHTS / tensor.n_cols).max(1);
+            let pieces: Vec<_> =
+                (0..tensor.n_rows).step_by(piece_rows).map(|row| row..(row + piece_rows).min(tensor.n_rows)).collect();
+            for batch in pieces.chunks(2 * rayon::current_num_threads()) {
+                let made: Vec<Result<Vec<u8>>> = batch.par_iter().map(|rows| (tensor.rows)(rows.clone())).collect();
+                for bytes in made {
+                    chunks.push(&bytes?)?;
+                }
+            }
+            assert_eq!(
+                chunks.n_bytes - start,
+                tensor.n_bytes,
+                "the rows of a tensor fill the place that was announced"
+            );
+            let padding = chunks.n_bytes.next_multiple_of(ALIGNMENT) - chunks.n_bytes;
+            chunks.push(&vec![0; padding as usize])?;
+        }
+        let file = chunks.finish(header.len() as u64)?;
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// Writes the manifest, with the files that were written, and moves the folder to its place.
+    pub fn finish(self, mut manifest: Manifest) -> Result<Manifest> {
+        manifest.files = self.files.clone();
+        let mut json = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
+        json.push(b'\n');
+        Manifest::parse(&json)?;
+        let path = self.partial.join("manifest.json");
+        fs::write(&path, json).map_err(|error| failed(&path, "write", error))?;
+        check_target(&self.target)?;
+        let old = beside(&self.target, "old")?;
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(|error| failed(&old, "remove", error))?;
+        }
+        if self.target.exists() {
+            fs::rename(&self.target, &old).map_err(|error| failed(&self.target, "rename", error))?;
+        }
+        fs::rename(&self.partial, &self.target).map_err(|error| failed(&self.target, "create", error))?;
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(|error| failed(&old, "remove", error))?;
+        }
+        self.progress.finish_and_clear();
+        Ok(manifest)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // After `finish` there is nothing under this name any more.
+        let _ = fs::remove_dir_all(&self.partial);
+    }
+}
+
+struct Chunks<'a> {
+    writer: &'a Writer,
+    name: &'a str,
+    buffer: Vec<u8>,
+    done: Vec<Chunk>,
+    n_bytes: u64,
+}
+
+impl Chunks<'_> {
+    fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.n_bytes += bytes.len() as u64;
+        self.writer.progress.inc(bytes.len() as u64);
+        while !bytes.is_empty() {
+            let room = self.writer.chunk_size as usize - self.buffer.len();
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.buffer.extend_from_slice(now);
+            bytes = later;
+            if self.buffer.len() as u64 == self.writer.chunk_size {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let path = format!("{}.{:03}", self.name, self.done.len());
+        let full = self.writer.partial.join(&path);
+        fs::write(&full, &self.buffer).map_err(|error| failed(&full, "write", error))?;
+        let sha256 = Sha256::digest(&self.buffer).iter().map(|byte| format!("{byte:02x}")).collect();
+        self.done.push(Chunk { path, offset: 0, size: self.buffer.len() as u64, sha256 });
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn finish(mut self, header_size: u64) -> Result<File> {
+        if !self.buffer.is_empty() {
+            self.flush()?;
+        }
+        Ok(File { name: self.name.into(), size: self.n_bytes, header_size, chunks: self.done })
+    }
+}
+
+/// An error of the operating system.
+pub fn failed(path: &Path, verb: &str, error: std::io::Error) -> Error {
+    Error::corrupt(path.display().to_string(), format!("cannot {verb}"), error.to_string())
+}
+
+fn beside(target: &Path, suffix: &str) -> Result<PathBuf> {
+    let Some(name) = target.file_name() else {
+        return Err(Error::Unsupported(format!("{} is not a name for a folder", target.display())));
+    };
+    let mut name = name.to_owned();
+    name.push(format!(".{suffix}"));
+    Ok(target.with_file_name(name))
+}
+
+/// A folder is overwritten only if everything in it is a model's.
+fn check_target(target: &Path) -> Result<()> {
+    if !target.exists() {
+        return Ok(());
+    }
+    let refuse = |problem: String| Err(Error::corrupt(target.display().to_string(), "output", problem));
+    let Ok(entries) = fs::read_dir(target) else {
+        return refuse("it exists and is not a folder that can be read".into());
+    };
+    let names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let Ok(manifest) = read_manifest(target) else {
+        return refuse("the folder exists and holds something else than a model; choose another name".into());
+    };
+    let paths = manifest.files.iter().flat_map(|file| &file.chunks).map(|chunk| chunk.path.as_str());
+    let ours: BTreeSet<&str> = paths.chain(["manifest.json"]).collect();
+    match names.iter().find(|name| !ours.contains(name.as_str())) {
+        Some(name) => refuse(format!("the model folder also holds {name}, which would be lost; remove it first")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(unix)]
+fn check_space(folder: &Path, n_bytes: u64) -> Result<()> {
+    let Ok(stat) = rustix::fs::statvfs(folder) else { return Ok(()) };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free >= n_bytes {
+        return Ok(());
+    }
+    let problem = format!("{n_bytes} bytes are needed, {free} are free");
+    Err(Error::corrupt(folder.display().to_string(), "disk space", problem))
+}
+
+#[cfg(not(unix))]
+fn check_space(_: &Path, _: u64) -> Result<()> {
+    Ok(())
+}
+
+/// Reads and checks a folder's manifest.
+pub fn read_manifest(folder: &Path) -> Result<Manifest> {
+    Manifest::parse(&read_small(&folder.join("manifest.json"), MAX_MANIFEST_BYTES)?)
+}
+
+/// Reads a whole file of at most `max` bytes.
+pub fn read_small(path: &Path, max: usize) -> Result<Vec<u8>> {
+    let mut file = fs::File::open(path).map_err(|error| failed(path, "open", error))?;
+    let size = file.metadata().map_err(|error| failed(path, "read", error))?.len();
+    if size > max as u64 {
+        let problem = format!("{size} bytes are more than {max}");
+        return Err(Error::corrupt(path.display().to_string(), "size", problem));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|error| failed(path, "read", error))?;
+    Ok(bytes)
+}
+
+/// One GGUF file on disk: by itself, or as the chunks of a model folder.
+pub struct Stored {
+    name: String,
+    /// Byte range of the file, path, and where the range starts there.
+    parts: Vec<(Range<u64>, PathBuf, u64)>,
+    size: u64,
+}
+
+impl Stored {
+    /// A GGUF file of its own.
+    pub fn open(path: &Path) -> Result<Self> {
+        let size = fs::metadata(path).map_err(|error| failed(path, "open", error))?.len();
+        Ok(Self { name: path.display().to_string(), parts: vec![(0..size, path.into(), 0)], size })
+    }
+
+    /// A file of a model folder. Chunks must be there in full; their hashes are [`Stored::verify`]'s business.
+    pub fn in_folder(folder: &Path, file: &File) -> Result<Self> {
+        let mut start = 0;
+        let mut parts = Vec::new();
+        for chunk in &file.chunks {
+            let path = folder.join(&chunk.path);
+            let found = fs::metadata(&path).map_err(|error| failed(&path, "open", error))?.len();
+            if found < chunk.offset.saturating_add(chunk.size) {
+                let problem = format!("expected {} bytes from {} on, the file has {found}", chunk.size, chunk.offset);
+                return Err(Error::corrupt(path.display().to_string(), "size", problem));
+            }
+            parts.push((start..start + chunk.size, path, chunk.offset));
+            start += chunk.size;
+        }
+        Ok(Self { name: file.name.clone(), parts, size: start })
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Compares every chunk with its hash.
+    pub fn verify(&self, file: &File) -> Result<()> {
+        for ((range, path, _), chunk) in self.parts.iter().zip(&file.chunks) {
+            let bytes = self.read(range.clone())?;
+            let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            if found != chunk.sha256 {
+                let problem = format!("expected {}, found {found}", chunk.sha256);
+                return Err(Error::corrupt(path.display().to_string(), "sha256", problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a byte range.
+    pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        if range.end > self.size || range.start > range.end {
+            return Err(Error::corrupt(&self.name, "size", format!("bytes {range:?} of {}", self.size)));
+        }
+        let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+        let first = self.parts.partition_point(|(part, _, _)| part.end <= range.start);
+        for (part, path, offset) in self.parts[first..].iter().take_while(|(part, _, _)| part.start < range.end) {
+            let (from, to) = (part.start.max(range.start), part.end.min(range.end));
+            let at = bytes.len();
+            bytes.resize(at + (to - from) as usize, 0);
+            let read = fs::File::open(path).and_then(|mut file| {
+                file.seek(SeekFrom::Start(offset + from - part.start))?;
+                file.read_exact(&mut bytes[at..])
+            });
+            read.map_err(|error| failed(path, "read", error))?;
+        }
+        Ok(bytes)
+    }
+
+    /// The first bytes, the whole header among them, and the header read.
+    pub fn header(&self) -> Result<(Vec<u8>, Gguf)> {
+        let mut n_bytes = (1 << 20).min(self.size);
+        loop {
+            let prefix = self.read(0..n_bytes)?;
+            if let Some(gguf) = Gguf::parse(&self.name, &prefix, self.size)? {
+                return Ok((prefix, gguf));
+            }
+            n_bytes = (2 * n_bytes).min(self.size);
+        }
+    }
+}
+
+/// The two files of a model folder.
+pub fn open_folder(folder: &Path) -> Result<(Manifest, Stored, Stored)> {
+    let manifest = read_manifest(folder)?;
+    let stored = |name: &str| {
+        let file = manifest.file(name).ok_or_else(|| Error::corrupt("manifest.json", "files", format!("no {name}")))?;
+        Stored::in_folder(folder, file)
+    };
+    let (decoder, encoder) = (stored(DECODER)?, stored(ENCODER)?);
+    Ok((manifest, decoder, encoder))
+}
