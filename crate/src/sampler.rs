@@ -141,3 +141,156 @@ pub fn top_probabilities(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     top.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     top.into_iter().map(|(id, logit)| (id, (((logit - best) as f64).exp() / sum) as f32)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 6] = [0.0, 2.0, -1.0, 2.0, 1.0, -3.0];
+
+    fn options(temperature: f32) -> SamplerOptions {
+        SamplerOptions { temperature, seed: 7, ..SamplerOptions::default() }
+    }
+
+    /// Shares of the tokens in many draws.
+    fn shares(options: &SamplerOptions, allowed: impl Fn(u32) -> bool) -> Vec<f64> {
+        const N_DRAWS: usize = 40_000;
+        let mut sampler = Sampler::new(options).unwrap();
+        let mut shares = vec![0.0; LOGITS.len()];
+        for _ in 0..N_DRAWS {
+            let id = sampler.sample(&mut LOGITS.clone(), &[], &allowed).unwrap();
+            shares[id as usize] += 1.0 / N_DRAWS as f64;
+        }
+        shares
+    }
+
+    /// Softmax of the logits over the tokens in `ids`, none of the others.
+    fn expected(ids: &[usize], temperature: f64) -> Vec<f64> {
+        let mut weights = vec![0.0; LOGITS.len()];
+        ids.iter().for_each(|&id| weights[id] = ((LOGITS[id] as f64 - 2.0) / temperature).exp());
+        let sum: f64 = weights.iter().sum();
+        weights.iter().map(|weight| weight / sum).collect()
+    }
+
+    fn check(options: &SamplerOptions, ids: &[usize]) {
+        let (found, expected) = (shares(options, |_| true), expected(ids, options.temperature as f64));
+        for id in 0..LOGITS.len() {
+            // Four standard deviations of a share of 40000 draws are 0.01 at most; a token that was cut off is never drawn.
+            assert!((found[id] - expected[id]).abs() < 0.01, "{options:?}: {found:?}, expected {expected:?}");
+            assert!(expected[id] > 0.0 || found[id] == 0.0, "{options:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_of_the_best() {
+        let mut sampler = Sampler::new(&SamplerOptions::default()).unwrap();
+        assert_eq!(sampler.sample(&mut LOGITS.clone(), &[], |_| true).unwrap(), 1);
+        assert_eq!(sampler.sample(&mut LOGITS.clone(), &[], |id| id != 1).unwrap(), 3);
+        assert_eq!(sampler.sample(&mut [f32::NEG_INFINITY, f32::MIN], &[], |_| true).unwrap(), 1);
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        for temperature in [0.3, 1.0, 2.5] {
+            check(&options(temperature), &[0, 1, 2, 3, 4, 5]);
+        }
+        check(&SamplerOptions { top_k: 3, ..options(1.0) }, &[1, 3, 4]);
+        check(&SamplerOptions { top_k: 1, ..options(1.0) }, &[1]);
+        check(&SamplerOptions { top_k: 100, ..options(1.0) }, &[0, 1, 2, 3, 4, 5]);
+        // Probabilities: 0.393 0.393 0.145 0.053 0.020 0.003.
+        check(&SamplerOptions { top_p: 0.75, ..options(1.0) }, &[1, 3]);
+        check(&SamplerOptions { top_p: 0.8, ..options(1.0) }, &[1, 3, 4]);
+        check(&SamplerOptions { top_p: 0.01, ..options(1.0) }, &[1]);
+        check(&SamplerOptions { min_p: 0.3, ..options(1.0) }, &[1, 3, 4]);
+        check(&SamplerOptions { min_p: 1.0, ..options(1.0) }, &[1, 3]);
+        // After top-k the probabilities are 0.422 0.422 0.155, so that 0.84 is reached by two tokens, not by three.
+        check(&SamplerOptions { top_k: 3, top_p: 0.84, ..options(1.0) }, &[1, 3]);
+    }
+
+    #[test]
+    fn small_temperatures_are_greedy() {
+        for temperature in [1e-3, 1e-30, f32::from_bits(1)] {
+            check(&options(temperature), &[1, 3]);
+        }
+    }
+
+    #[test]
+    fn refused_ids_are_never_drawn() {
+        for base in [options(1.0), SamplerOptions { top_k: 2, top_p: 0.9, min_p: 0.1, ..options(1.0) }] {
+            let found = shares(&base, |id| id != 1 && id != 3);
+            assert_eq!((found[1], found[3]), (0.0, 0.0));
+        }
+        let mut sampler = Sampler::new(&options(1.0)).unwrap();
+        let error = sampler.sample(&mut LOGITS.clone(), &[], |_| false).unwrap_err().to_string();
+        assert_eq!(error, "the decoder's output: logits: no token is left to choose from");
+    }
+
+    #[test]
+    fn a_seed_fixes_the_answer() {
+        let draw = |seed| {
+            let mut sampler = Sampler::new(&SamplerOptions { seed, ..options(1.0) }).unwrap();
+            let draws = (0..50).map(|_| sampler.sample(&mut LOGITS.clone(), &[], |_| true).unwrap());
+            draws.collect::<Vec<_>>()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn repetition_is_penalized_once_and_within_the_window() {
+        let penalized = |recent: &[u32]| {
+            let mut logits = LOGITS;
+            penalize(&mut logits, recent, 2.0);
+            logits
+        };
+        assert_eq!(penalized(&[1, 2, 1, 0, 77]), [0.0, 1.0, -2.0, 2.0, 1.0, -3.0]);
+        let mut recent = vec![1; 10];
+        recent.extend([4; REPETITION_WINDOW]);
+        assert_eq!(penalized(&recent), [0.0, 2.0, -1.0, 2.0, 0.5, -3.0]);
+        let mut sampler = Sampler::new(&SamplerOptions { repetition_penalty: 2.0, ..options(0.0) }).unwrap();
+        assert_eq!(sampler.sample(&mut LOGITS.clone(), &[1], |_| true).unwrap(), 3);
+    }
+
+    #[test]
+    fn wrong_options_and_logits_are_named() {
+        let base = options(1.0);
+        let cases = [
+            (SamplerOptions { temperature: -0.1, ..base.clone() }, "temperature must be 0 or more, found -0.1"),
+            (SamplerOptions { temperature: f32::NAN, ..base.clone() }, "temperature must be 0 or more, found NaN"),
+            (SamplerOptions { temperature: f32::INFINITY, ..base.clone() }, "temperature must be 0 or more, found inf"),
+            (SamplerOptions { top_p: 0.0, ..base.clone() }, "top_p must be more than 0 and at most 1, found 0"),
+            (SamplerOptions { top_p: 1.5, ..base.clone() }, "top_p must be more than 0 and at most 1, found 1.5"),
+            (SamplerOptions { min_p: f32::NAN, ..base.clone() }, "min_p must be from 0 to 1, found NaN"),
+            (SamplerOptions { repetition_penalty: 0.0, ..base }, "repetition_penalty must be more than 0, found 0"),
+        ];
+        for (options, expected) in cases {
+            assert_eq!(Sampler::new(&options).err().unwrap().to_string(), expected);
+        }
+        for bad in [f32::NAN, f32::INFINITY] {
+            let error = Sampler::new(&options(1.0)).unwrap().sample(&mut [0.0, bad], &[], |_| true).unwrap_err();
+            let expected = format!("the decoder's output: logits: expected finite numbers, found {bad} for id 1");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_whole_vocabulary_of_extremes_is_sampled() {
+        let mut logits: Vec<f32> = (0..128_256).map(|id| ((id * 7919) % 1000) as f32 / 100.0).collect();
+        (logits[5], logits[6], logits[7]) = (f32::MAX, f32::MIN, f32::NEG_INFINITY);
+        for top_p in [0.5, 1.0] {
+            let mut sampler = Sampler::new(&SamplerOptions { top_p, ..options(0.7) }).unwrap();
+            assert_eq!(sampler.sample(&mut logits, &[], |_| true).unwrap(), 5);
+            assert!(sampler.sample(&mut logits, &[], |id| id != 5).unwrap() != 7);
+        }
+    }
+
+    #[test]
+    fn top_probabilities_are_of_the_raw_distribution() {
+        let expected = expected(&[0, 1, 2, 3, 4, 5], 1.0);
+        let top = top_probabilities(&LOGITS, 3);
+        assert_eq!(top.iter().map(|&(id, _)| id).collect::<Vec<_>>(), [1, 3, 4]);
+        top.iter().for_each(|&(id, p)| assert!((p as f64 - expected[id as usize]).abs() < 1e-6));
+        assert_eq!(top_probabilities(&LOGITS, 100).len(), 6);
+        assert_eq!(top_probabilities(&LOGITS, 0), []);
+    }
+}

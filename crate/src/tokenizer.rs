@@ -450,7 +450,7 @@ impl<'de> Deserialize<'de> for Model {
             type Value = Model;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "model: an object")
+                write!(f, "an object as model")
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<Model, M::Error> {

@@ -2,6 +2,7 @@
 
 use llama3med::gguf::Gguf;
 use llama3med::manifest::Manifest;
+use llama3med::tokenizer::Tokenizer;
 
 /// A GGUF header, with every array read, and the prefix behaviour of the loader.
 pub fn gguf(data: &[u8]) {
@@ -21,5 +22,17 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
+/// A tokenizer.json, used if it can be read.
+pub fn tokenizer(data: &[u8]) {
+    if let Ok(tokenizer) = Tokenizer::from_json(data) {
+        let text = "Is there a mass? 肺🩻 <|eot_id|>\r\n\t 12345";
+        if let Ok(ids) = tokenizer.encode_text(text) {
+            assert!(ids.iter().all(|&id| tokenizer.is_known(id)));
+            tokenizer.decode(&ids);
+        }
+        tokenizer.decode(&(0..400).chain([u32::MAX]).collect::<Vec<_>>());
+    }
+}
+
 /// Every parser by name.
-pub const PARSERS: [(&str, fn(&[u8])); 2] = [("gguf", gguf), ("manifest", manifest)];
+pub const PARSERS: [(&str, fn(&[u8])); 3] = [("gguf", gguf), ("manifest", manifest), ("tokenizer", tokenizer)];
