@@ -7,6 +7,7 @@ use crate::attention::{Heads, attend};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kv_cache::KvCache;
+use crate::linear::product;
 use crate::matrix::{Activations, Matrix};
 use crate::ops;
 use crate::ranks::{self, Peers};
@@ -234,11 +235,4 @@ impl Layer {
             w2: tensors.matrix(&name("ffn_down"))?,
         })
     }
-}
-
-/// `out` (n_tokens, matrix.n_rows()) = `x` (n_tokens, matrix.n_cols()) times the transposed matrix.
-fn product(matrix: &Matrix, x: &[f32], n_tokens: usize, input: &mut Activations, out: &mut Vec<f32>) {
-    out.resize(n_tokens * matrix.n_rows(), 0.0);
-    input.load(x, n_tokens, matrix);
-    matrix.matmul(input, out);
 }

@@ -41,7 +41,7 @@ impl Linear {
 
     /// Row-split: `out` (n_tokens, this rank's outputs) from the whole of `x` (n_tokens, n_inputs).
     pub fn forward(&self, x: &[f32], n_tokens: usize, input: &mut Activations, out: &mut Vec<f32>) {
-        self.product(x, n_tokens, input, out);
+        product(&self.weight, x, n_tokens, input, out);
         if !self.bias.is_empty() {
             ops::add_bias(out, &self.bias);
         }
@@ -56,19 +56,21 @@ impl Linear {
         input: &mut Activations,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        self.product(x, n_tokens, input, out);
+        product(&self.weight, x, n_tokens, input, out);
         ranks::sum(peers, out).await?;
         ops::add_bias(out, &self.bias);
         Ok(())
     }
+}
 
-    fn product(&self, x: &[f32], n_tokens: usize, input: &mut Activations, out: &mut Vec<f32>) {
-        out.clear();
-        out.resize(n_tokens * self.weight.n_rows(), 0.0);
-        // With more ranks than heads or blocks a rank may own nothing: its part of the sum is zero.
-        if self.weight.n_rows() > 0 && self.weight.n_cols() > 0 {
-            input.load(x, n_tokens, &self.weight);
-            self.weight.matmul(input, out);
-        }
+/// `out` (n_tokens, matrix.n_rows()) = `x` (n_tokens, matrix.n_cols()) times the transposed matrix.
+///
+/// With more ranks than heads or blocks a rank may own nothing of a matrix: then its outputs are none, or its part of the sum is zero.
+pub fn product(matrix: &Matrix, x: &[f32], n_tokens: usize, input: &mut Activations, out: &mut Vec<f32>) {
+    out.resize(n_tokens * matrix.n_rows(), 0.0);
+    if matrix.n_rows() == 0 || matrix.n_cols() == 0 {
+        return out.fill(0.0);
     }
+    input.load(x, n_tokens, matrix);
+    matrix.matmul(input, out);
 }
