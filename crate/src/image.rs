@@ -1,10 +1,11 @@
 //! A picture's bytes in, the square of normalised numbers that the encoder's tiles are cut from out.
 //!
-//! `decode` reads the file, `resample` is Pillow's bicubic filter, and `preprocess` follows CLIPImageProcessor of
+//! `decode` reads the file (with `tiff` for the kinds of it that microscopes write), `resample` is Pillow's bicubic filter, and `preprocess` follows CLIPImageProcessor of
 //! transformers on its Pillow path (the torchvision path gives slightly different pixels). The result goes to `tiles`.
 
 mod decode;
 mod resample;
+mod tiff;
 
 use resample::Source;
 

@@ -7,10 +7,11 @@
 
 use std::io::Cursor;
 
+use bytemuck::Pod;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::Picture;
+use super::{Picture, tiff};
 use crate::{Error, Result};
 
 /// Longest edge that is read.
@@ -36,7 +37,6 @@ impl Picture {
     /// [`Error::Image`] with the format and what is wrong with it; [`Error::OutOfMemory`].
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let format = sniff(bytes)?;
-        let problem = |error: ImageError| Error::Image(format!("{}: {}", name(format), describe(&error)));
         if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
             return Err(Error::Image("JPEG: the file is cut short: it has no end-of-image marker".to_owned()));
         }
@@ -45,18 +45,24 @@ impl Picture {
         limits.max_image_width = Some(MAX_EDGE);
         limits.max_image_height = Some(MAX_EDGE);
         // Four 16-bit channels for each pixel, and as much again for what a decoder keeps beside them.
-        limits.max_alloc = Some(plausible * 16);
+        let max_alloc = plausible * 16;
+        limits.max_alloc = Some(max_alloc);
         let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
         reader.limits(limits);
-        let mut decoder = reader.into_decoder().map_err(problem)?;
+        if format == ImageFormat::Tiff {
+            let check = |width, height| check_size(format, width, height, plausible);
+            if let Some(tiff::Stored { width, height, orientation, samples, n_channels }) =
+                tiff::decode(bytes, max_alloc, check)?
+            {
+                return upright(width, height, samples.into_rgb(n_channels)?, orientation);
+            }
+        }
+        let mut decoder = reader.into_decoder().map_err(|error| problem(format, &error))?;
         let (width, height) = decoder.dimensions();
         check_size(format, width, height, plausible)?;
-        let orientation = decoder.orientation().map_err(problem)?;
-        let color = decoder.color_type();
-        let mut samples = zeros(decoder.total_bytes())?;
-        decoder.read_image(&mut samples).map_err(problem)?;
-        let rgb = to_rgb(samples, color)?;
-        debug_assert_eq!(rgb.len() as u64, u64::from(width) * u64::from(height) * 3);
+        let orientation = decoder.orientation().map_err(|error| problem(format, &error))?;
+        let n_channels = usize::from(decoder.color_type().channel_count());
+        let rgb = Samples::read(decoder, format)?.into_rgb(n_channels)?;
         upright(width, height, rgb, orientation)
     }
 }
@@ -82,12 +88,10 @@ fn name(format: ImageFormat) -> String {
     }
 }
 
-/// The innermost reason, without the wrapper's mention of the format.
-fn describe(error: &ImageError) -> String {
-    match std::error::Error::source(error) {
-        Some(reason) => reason.to_string(),
-        None => error.to_string(),
-    }
+/// The innermost reason, behind the format's name.
+fn problem(format: ImageFormat, error: &ImageError) -> Error {
+    let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    Error::Image(format!("{}: {reason}", name(format)))
 }
 
 /// Refuses sizes that no memory is to be taken for.
@@ -108,14 +112,15 @@ fn check_size(format: ImageFormat, width: u32, height: u32, plausible: u64) -> R
     Ok(())
 }
 
-/// Zeroed bytes, or an error where the memory is not to be had.
-fn zeros(n_bytes: u64) -> Result<Vec<u8>> {
-    let lost = || Error::OutOfMemory { what: "the picture".to_owned(), bytes: n_bytes as usize };
-    let n_bytes = usize::try_from(n_bytes).map_err(|_| lost())?;
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(n_bytes).map_err(|_| lost())?;
-    bytes.resize(n_bytes, 0);
-    Ok(bytes)
+/// Zeroed numbers, or an error where the memory is not to be had.
+pub(super) fn zeros<T: Pod>(n: u64) -> Result<Vec<T>> {
+    let lost =
+        || Error::OutOfMemory { what: "the picture".to_owned(), bytes: (n as usize).saturating_mul(size_of::<T>()) };
+    let n = usize::try_from(n).map_err(|_| lost())?;
+    let mut numbers = Vec::new();
+    numbers.try_reserve_exact(n).map_err(|_| lost())?;
+    numbers.resize(n, T::zeroed());
+    Ok(numbers)
 }
 
 /// Walks the markers up to the end of the image: the decoder itself fills what is missing with grey and says nothing.
@@ -138,58 +143,93 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
     false
 }
 
-/// Drops alpha, narrows to 8 bits and repeats grey three times.
-fn to_rgb(mut samples: Vec<u8>, color: ColorType) -> Result<Vec<u8>> {
-    let n_channels = usize::from(color.channel_count());
-    let n_kept = if n_channels < 3 { 1 } else { 3 };
-    match color {
-        ColorType::Rgb8 => return Ok(samples),
-        ColorType::L8 => {}
-        ColorType::La8 | ColorType::Rgba8 => narrow(&mut samples, n_channels, n_kept, |[level]| level),
-        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
-            let table = levels_16_bit(&samples, n_channels, n_kept);
-            narrow(&mut samples, n_channels, n_kept, |bytes| table[usize::from(u16::from_ne_bytes(bytes))]);
-        }
-        ColorType::Rgb32F | ColorType::Rgba32F => {
-            let range = float_range(&samples, n_channels, n_kept);
-            narrow(&mut samples, n_channels, n_kept, |bytes| to_level(f32::from_ne_bytes(bytes), range));
-        }
-        other => return Err(Error::Image(format!("pixels of type {other:?} cannot be read"))),
-    }
-    if n_kept == 3 {
-        return Ok(samples);
-    }
-    let mut rgb = zeros(samples.len() as u64 * 3)?;
-    for (pixel, &level) in rgb.chunks_exact_mut(3).zip(&samples) {
-        pixel.fill(level);
-    }
-    Ok(rgb)
+/// A picture's numbers, channels interleaved.
+pub(super) enum Samples {
+    U8(Vec<u8>),
+    U16(Vec<u16>),
+    F32(Vec<f32>),
 }
 
-/// Turns the kept channels' samples of `N` bytes into single bytes at the front of the buffer.
-fn narrow<const N: usize>(samples: &mut Vec<u8>, n_channels: usize, n_kept: usize, to_byte: impl Fn([u8; N]) -> u8) {
-    let n_pixels = samples.len() / (n_channels * N);
-    for pixel in 0..n_pixels {
-        for channel in 0..n_kept {
-            let from = (pixel * n_channels + channel) * N;
-            let sample = std::array::from_fn(|idx| samples[from + idx]);
-            samples[pixel * n_kept + channel] = to_byte(sample);
+impl Samples {
+    /// Numbers of all pixels and channels.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::U8(samples) => samples.len(),
+            Self::U16(samples) => samples.len(),
+            Self::F32(samples) => samples.len(),
         }
     }
-    samples.truncate(n_pixels * n_kept);
+
+    /// Reads a decoder's pixels.
+    fn read(decoder: impl ImageDecoder, format: ImageFormat) -> Result<Self> {
+        let color = decoder.color_type();
+        let n_samples = decoder.total_bytes() / u64::from(color.bytes_per_pixel() / color.channel_count());
+        match color {
+            ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => {
+                Ok(Self::U8(read(decoder, format, n_samples)?))
+            }
+            ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
+                Ok(Self::U16(read(decoder, format, n_samples)?))
+            }
+            ColorType::Rgb32F | ColorType::Rgba32F => Ok(Self::F32(read(decoder, format, n_samples)?)),
+            other => Err(Error::Image(format!("{}: pixels of type {other:?} cannot be read", name(format)))),
+        }
+    }
+
+    /// Drops alpha, narrows to 8 bits and repeats grey three times.
+    fn into_rgb(self, n_channels: usize) -> Result<Vec<u8>> {
+        let n_kept = if n_channels < 3 { 1 } else { 3 };
+        let levels = match self {
+            Self::U8(samples) if n_channels == 3 => return Ok(samples),
+            Self::U8(samples) => narrow(&samples, n_channels, n_kept, |level| level)?,
+            Self::U16(samples) => {
+                let table = levels_16_bit(&samples, n_channels, n_kept);
+                narrow(&samples, n_channels, n_kept, |value| table[usize::from(value)])?
+            }
+            Self::F32(samples) => {
+                let range = float_range(&samples, n_channels, n_kept);
+                narrow(&samples, n_channels, n_kept, |value| to_level(value, range))?
+            }
+        };
+        if n_kept == 3 {
+            return Ok(levels);
+        }
+        let mut rgb = zeros(levels.len() as u64 * 3)?;
+        for (pixel, &level) in rgb.chunks_exact_mut(3).zip(&levels) {
+            pixel.fill(level);
+        }
+        Ok(rgb)
+    }
 }
 
-/// The kept channels' samples of `N` bytes.
-fn kept<const N: usize>(samples: &[u8], n_channels: usize, n_kept: usize) -> impl Iterator<Item = [u8; N]> {
-    let pixels = samples.chunks_exact(n_channels * N);
-    pixels.flat_map(move |pixel| pixel[..n_kept * N].chunks_exact(N).map(|sample| std::array::from_fn(|i| sample[i])))
+/// The samples of a decoder whose numbers are of type `T`.
+fn read<T: Pod>(decoder: impl ImageDecoder, format: ImageFormat, n_samples: u64) -> Result<Vec<T>> {
+    let mut samples = zeros(n_samples)?;
+    decoder.read_image(bytemuck::cast_slice_mut(&mut samples)).map_err(|error| problem(format, &error))?;
+    Ok(samples)
+}
+
+/// The kept channels' samples as bytes.
+fn narrow<T: Copy>(samples: &[T], n_channels: usize, n_kept: usize, to_byte: impl Fn(T) -> u8) -> Result<Vec<u8>> {
+    let mut levels = zeros((samples.len() / n_channels * n_kept) as u64)?;
+    for (levels, pixel) in levels.chunks_exact_mut(n_kept).zip(samples.chunks_exact(n_channels)) {
+        for (level, &sample) in levels.iter_mut().zip(pixel) {
+            *level = to_byte(sample);
+        }
+    }
+    Ok(levels)
+}
+
+/// The kept channels' samples.
+fn kept<T: Copy>(samples: &[T], n_channels: usize, n_kept: usize) -> impl Iterator<Item = T> {
+    samples.chunks_exact(n_channels).flat_map(move |pixel| pixel[..n_kept].iter().copied())
 }
 
 /// The 8-bit level of each 16-bit value.
-fn levels_16_bit(samples: &[u8], n_channels: usize, n_kept: usize) -> Vec<u8> {
+fn levels_16_bit(samples: &[u16], n_channels: usize, n_kept: usize) -> Vec<u8> {
     let mut counts = vec![0u64; 1 << 16];
     for sample in kept(samples, n_channels, n_kept) {
-        counts[usize::from(u16::from_ne_bytes(sample))] += 1;
+        counts[usize::from(sample)] += 1;
     }
     let low = counts.iter().position(|&n| n > 0).unwrap_or(0);
     let high = counts.iter().rposition(|&n| n > 0).unwrap_or(0);
@@ -213,8 +253,8 @@ fn percentiles(counts: &[u64]) -> (usize, usize) {
 }
 
 /// The values that become 0 and 255.
-fn float_range(samples: &[u8], n_channels: usize, n_kept: usize) -> (f32, f32) {
-    let values = || kept(samples, n_channels, n_kept).map(f32::from_ne_bytes).filter(|value| value.is_finite());
+fn float_range(samples: &[f32], n_channels: usize, n_kept: usize) -> (f32, f32) {
+    let values = || kept(samples, n_channels, n_kept).filter(|value| value.is_finite());
     let low = values().fold(f32::INFINITY, f32::min);
     let high = values().fold(f32::NEG_INFINITY, f32::max);
     if low >= 0.0 && high <= 1.0 {

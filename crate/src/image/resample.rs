@@ -1,7 +1,7 @@
 //! Pillow's antialiased bicubic resize of 8-bit pixels, equal to it bit for bit (`src/libImaging/Resample.c`).
 //!
-//! Two passes, first along the rows and then along the columns, each in integers with weights of 22 fractional bits and
-//! rounded to 8 bits in between. Only the rows and columns of the wanted square are computed: Pillow resizes the whole
+//! Two passes, along the rows and along the columns, each in integers with weights of 22 fractional bits and rounded to
+//! 8 bits in between. Only the rows and columns of the wanted square are computed: Pillow resizes the whole
 //! picture and crops afterwards, which for a strip of 1 x 60000 pixels would be gigabytes.
 
 use super::Picture;
@@ -32,23 +32,18 @@ impl<'a> Source<'a> {
         Self { picture, background, offset, size: [side, side] }
     }
 
-    /// Copies row `y` as pixels of four bytes (the fourth is not used), the form that the first pass computes on.
-    fn row(&self, y: usize, row: &mut [[u8; 4]]) {
+    /// The bytes of row `y`; a row with background in it is put together in `scratch`.
+    fn row<'s>(&'s self, y: usize, scratch: &'s mut Vec<u8>) -> &'s [u8] {
         let Picture { width, height, rgb } = self.picture;
-        let [red, green, blue] = self.background;
         let inside = y.wrapping_sub(self.offset[1]);
-        if inside >= *height {
-            row.fill([red, green, blue, 0]);
-            return;
+        let pixels = if inside < *height { &rgb[inside * width * 3..][..width * 3] } else { &[] };
+        if pixels.len() == self.size[0] * 3 {
+            return pixels;
         }
-        let (left, rest) = row.split_at_mut(self.offset[0]);
-        let (middle, right) = rest.split_at_mut(*width);
-        left.fill([red, green, blue, 0]);
-        right.fill([red, green, blue, 0]);
-        let pixels = rgb[inside * width * 3..][..width * 3].chunks_exact(3);
-        for (to, from) in middle.iter_mut().zip(pixels) {
-            *to = [from[0], from[1], from[2], 0];
-        }
+        scratch.clear();
+        scratch.extend(self.background.iter().cycle().take(self.size[0] * 3));
+        scratch[self.offset[0] * 3..][..pixels.len()].copy_from_slice(pixels);
+        scratch
     }
 }
 
@@ -125,32 +120,40 @@ fn to_byte(sum: i32) -> u8 {
 pub(super) fn resize(source: &Source, resized: [usize; 2], offset: [usize; 2], size: usize) -> Vec<u8> {
     let columns = Taps::new(source.size[0], resized[0], offset[0], size);
     let rows = Taps::new(source.size[1], resized[1], offset[1], size);
+    if is_vertical_first(source.size, resized) {
+        let low = resize_columns(source, 0, &rows);
+        return resize_rows(&Source::whole(&low), 0..size, &columns).rgb;
+    }
     let needed = rows.range();
-    let stride = size * 3;
-    let mut narrow = vec![0u8; needed.len() * stride]; // (needed rows, size, 3)
-    let mut row = vec![[0u8; 4]; source.size[0]];
-    for (y, out) in needed.clone().zip(narrow.chunks_exact_mut(stride)) {
-        source.row(y, &mut row);
-        resize_row(&row, &columns, out);
-    }
-    let mut sums = vec![0i32; stride];
-    let mut square = vec![0u8; size * stride]; // (size, size, 3)
-    for ((start, weights), out) in rows.iter().zip(square.chunks_exact_mut(stride)) {
-        sums.fill(1 << (PRECISION_BITS - 1));
-        let from = narrow[(start - needed.start) * stride..].chunks_exact(stride);
-        for (&weight, row) in weights.iter().zip(from) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += i32::from(value) * weight;
-            }
-        }
-        for (out, &sum) in out.iter_mut().zip(&sums) {
-            *out = to_byte(sum);
-        }
-    }
-    square
+    let first = needed.start;
+    let narrow = resize_rows(source, needed, &columns);
+    resize_columns(&Source::whole(&narrow), first, &rows).rgb
 }
 
-/// The first pass for one row.
+/// Whether Pillow (13.0; its older versions never do) begins with the pass along the columns: where it takes away more than twice
+/// as many rows as columns.
+fn is_vertical_first(from: [usize; 2], to: [usize; 2]) -> bool {
+    let [width, height] = [0, 1].map(|axis| from[axis] as i64 - to[axis] as i64);
+    height > 0 && height > 2 * width
+}
+
+/// The pass along the rows, over the source's rows `needed`.
+fn resize_rows(source: &Source, needed: std::ops::Range<usize>, columns: &Taps) -> Picture {
+    let (width, height) = (columns.spans.len(), needed.len());
+    let mut rgb = vec![0u8; height * width * 3]; // (needed rows, output columns, 3)
+    let mut scratch = Vec::new();
+    // Four bytes a pixel, the fourth unused, so that a pixel is one vector of four sums.
+    let mut row = vec![[0u8; 4]; source.size[0]];
+    for (y, out) in needed.zip(rgb.chunks_exact_mut(width * 3)) {
+        for (to, from) in row.iter_mut().zip(source.row(y, &mut scratch).chunks_exact(3)) {
+            *to = [from[0], from[1], from[2], 0];
+        }
+        resize_row(&row, columns, out);
+    }
+    Picture { width, height, rgb }
+}
+
+/// The pass along one row.
 fn resize_row(row: &[[u8; 4]], columns: &Taps, out: &mut [u8]) {
     for ((start, weights), out) in columns.iter().zip(out.chunks_exact_mut(3)) {
         let mut sums = [1i32 << (PRECISION_BITS - 1); 4];
@@ -161,4 +164,25 @@ fn resize_row(row: &[[u8; 4]], columns: &Taps, out: &mut [u8]) {
         }
         out.copy_from_slice(&[to_byte(sums[0]), to_byte(sums[1]), to_byte(sums[2])]);
     }
+}
+
+/// The pass along the columns; the source begins at row `first` of those that the taps count.
+fn resize_columns(source: &Source, first: usize, rows: &Taps) -> Picture {
+    let (width, height) = (source.size[0], rows.spans.len());
+    let mut rgb = vec![0u8; height * width * 3]; // (output rows, source columns, 3)
+    let mut scratch = Vec::new();
+    let mut sums = vec![0i32; width * 3];
+    for ((start, weights), out) in rows.iter().zip(rgb.chunks_exact_mut(width * 3)) {
+        sums.fill(1 << (PRECISION_BITS - 1));
+        for (tap, &weight) in weights.iter().enumerate() {
+            let row = source.row(start - first + tap, &mut scratch);
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        for (out, &sum) in out.iter_mut().zip(&sums) {
+            *out = to_byte(sum);
+        }
+    }
+    Picture { width, height, rgb }
 }
