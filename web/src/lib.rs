@@ -1,1 +1,61 @@
-//! stub
+//! wasm-bindgen bindings of `llama3med`: one [`Rank`] per worker, and what the store needs. No mathematics here.
+//!
+//! `www/rank.js` makes one [`Rank`], gives it the bytes of its tensors and calls its operations; `www/store.js` parses manifests and hashes chunks. The
+//! ranks talk to each other over message ports without any JavaScript in between (`ports.rs`). On native targets this crate is empty.
+#![cfg(target_arch = "wasm32")]
+
+#[cfg(not(target_feature = "simd128"))]
+compile_error!("the kernels need SIMD: build with RUSTFLAGS -C target-feature=+simd128, as .cargo/config.toml has it");
+
+mod ports;
+mod rank;
+mod store;
+
+pub use rank::Rank;
+pub use store::{Sha256, parse_manifest};
+
+use llama3med::Error;
+use std::cell::RefCell;
+use wasm_bindgen::prelude::*;
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps what a panic says: in wasm it ends in a trap, whose own message is only "unreachable".
+#[wasm_bindgen(start)]
+pub fn start() {
+    std::panic::set_hook(Box::new(|info| {
+        let message = info.to_string();
+        PANIC.with(|panic| panic.replace(Some(message)));
+    }));
+}
+
+/// What the panic before a trap said; nothing if the trap was none of a panic, which mostly means that memory has run out.
+#[wasm_bindgen(js_name = takePanic)]
+pub fn take_panic() -> Option<String> {
+    PANIC.with(RefCell::take)
+}
+
+/// An error as JavaScript's `Error`: the message, and in `kind` the variant's name in kebab case.
+fn to_js(error: Error) -> JsValue {
+    let kind = match &error {
+        Error::Corrupt { .. } | Error::MissingTensor { .. } | Error::Shape { .. } => "corrupt",
+        Error::Unsupported(_) => "unsupported",
+        Error::Image(_) => "image",
+        Error::Tokenizer(_) => "tokenizer",
+        Error::Invalid(_) => "invalid",
+        Error::ContextFull { .. } => "context-full",
+        Error::OutOfMemory { .. } => "out-of-memory",
+        Error::RankLost(_) => "rank-lost",
+        Error::Cancelled => "cancelled",
+    };
+    js_error(kind, &error.to_string())
+}
+
+fn js_error(kind: &str, message: &str) -> JsValue {
+    let error = js_sys::Error::new(message);
+    // A plain object takes any property; were it refused, the message alone is still right.
+    let _ = js_sys::Reflect::set(&error, &"kind".into(), &kind.into());
+    error.into()
+}

@@ -1,0 +1,319 @@
+//! One rank of a model in its worker: takes its tensors, then leads (rank 0) or follows (the others).
+//!
+//! Every method takes `&self`, so that `stop` may come while an operation runs. Operations come one at a time: `llama3med.js` sees to it.
+
+use crate::ports::{Ports, Turn};
+use crate::store::in_pieces;
+use crate::{js_error, to_js};
+use js_sys::{Array, Function, Object, Reflect, Uint8Array};
+use llama3med::Error;
+use llama3med::image::Picture;
+use llama3med::model::{Listener, Model, ModelLoader, Stage};
+use llama3med::sampler::{SamplerOptions, top_probabilities};
+use llama3med::session::{AskOptions, Chat, Finish, Look, Session};
+use llama3med::shard::Shard;
+use serde::Deserialize;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use wasm_bindgen::prelude::*;
+
+type JsResult<T> = Result<T, JsValue>;
+
+/// One rank.
+#[wasm_bindgen]
+pub struct Rank {
+    shard: Shard,
+    state: RefCell<State>,
+    chats: RefCell<BTreeMap<u32, WebChat>>,
+    stop: Cell<bool>,
+    turn: Turn,
+}
+
+enum State {
+    Loading(Box<ModelLoader>, Ports),
+    Leading(Box<Session<Ports>>),
+    Following(Box<Model<Ports>>),
+    /// An operation has it, or it is over.
+    Away,
+}
+
+/// A conversation, and the file of its picture: only the last few pictures are kept encoded.
+#[derive(Default)]
+struct WebChat {
+    chat: Chat,
+    picture: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct WebOptions {
+    max_tokens: f64,
+    temperature: f32,
+    top_k: f64,
+    top_p: f32,
+    min_p: f32,
+    repetition_penalty: f32,
+    seed: f64,
+}
+
+impl Default for WebOptions {
+    fn default() -> Self {
+        let SamplerOptions { temperature, top_p, min_p, repetition_penalty, .. } = SamplerOptions::default();
+        Self { max_tokens: 512.0, temperature, top_k: 0.0, top_p, min_p, repetition_penalty, seed: 0.0 }
+    }
+}
+
+impl WebOptions {
+    fn check(self) -> llama3med::Result<AskOptions> {
+        let whole = |name: &str, value: f64, least: f64| match value >= least && value <= (1u64 << 53) as f64 {
+            true if value.fract() == 0.0 => Ok(value),
+            _ => Err(Error::Invalid(format!("{name} must be a whole number from {least} to 2^53, found {value}"))),
+        };
+        let sampler = SamplerOptions {
+            temperature: self.temperature,
+            top_k: whole("topK", self.top_k, 0.0)? as usize,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: whole("seed", self.seed, 0.0)? as u64,
+        };
+        sampler.check()?;
+        Ok(AskOptions { max_tokens: whole("maxTokens", self.max_tokens, 1.0)? as usize, sampler })
+    }
+}
+
+#[wasm_bindgen]
+impl Rank {
+    /// `ports` holds, at the place of each other rank, the message port that leads there.
+    #[wasm_bindgen(constructor)]
+    pub fn new(rank: usize, ports: &Array) -> JsResult<Rank> {
+        let shard = Shard { rank, n_ranks: ports.length() as usize };
+        let ports = Ports::new(rank, ports).map_err(to_js)?;
+        let state = RefCell::new(State::Loading(Box::new(ModelLoader::new(shard)), ports));
+        let turn = Turn::new().map_err(to_js)?;
+        Ok(Self { shard, state, chats: RefCell::default(), stop: Cell::new(false), turn })
+    }
+
+    /// Takes the header of a file, reserves memory, and returns the byte ranges that [`Rank::feed`] is to be given: start, end, start, end, ...
+    pub fn header(&self, file: &str, prefix: &[u8], file_size: f64) -> JsResult<Vec<f64>> {
+        let mut state = self.state.borrow_mut();
+        let State::Loading(loader, _) = &mut *state else { return Err(busy()) };
+        let ranges = loader.header(file, prefix, file_size as u64).map_err(to_js)?;
+        Ok(ranges.into_iter().flat_map(|range| [range.start as f64, range.end as f64]).collect())
+    }
+
+    /// Takes bytes of a file from `offset` on.
+    pub fn feed(&self, file: &str, offset: f64, bytes: &Uint8Array) -> JsResult<()> {
+        let mut state = self.state.borrow_mut();
+        let State::Loading(loader, _) = &mut *state else { return Err(busy()) };
+        in_pieces(bytes, |at, piece| loader.feed(file, offset as u64 + at as u64, piece)).map_err(to_js)
+    }
+
+    /// Everything has been fed. `context` limits the tokens of a conversation.
+    pub fn finish(&self, context: Option<usize>) -> JsResult<()> {
+        let State::Loading(loader, ports) = self.state.replace(State::Away) else { return Err(busy()) };
+        let (model, gguf) = loader.finish(ports).map_err(to_js)?;
+        let state = match self.shard.rank {
+            0 => State::Leading(Box::new(Session::new(model, &gguf, context).map_err(to_js)?)),
+            _ => State::Following(Box::new(model)),
+        };
+        self.state.replace(state);
+        Ok(())
+    }
+
+    /// Runs what rank 0 announces; ends only by an error or when rank 0 closes.
+    pub async fn follow(&self) -> JsResult<()> {
+        let State::Following(mut model) = self.state.replace(State::Away) else { return Err(busy()) };
+        model.follow().await.map_err(to_js)
+    }
+
+    /// What the page shows of the model (rank 0).
+    pub fn info(&self) -> JsResult<Object> {
+        let state = self.state.borrow();
+        let State::Leading(session) = &*state else { return Err(busy()) };
+        let model = session.model();
+        let scales: Array = model.scales().scales.iter().map(|&scale| JsValue::from(scale)).collect();
+        object(&[
+            ("scales", scales.into()),
+            ("tileSize", model.scales().tile.into()),
+            ("nTiles", model.scales().n_tiles().into()),
+            ("nImageTokens", model.n_image_tokens().into()),
+            ("contextLength", session.context().into()),
+            ("nLayers", model.config().n_layers.into()),
+            ("dim", model.config().dim.into()),
+            ("vocabSize", model.config().vocab_size.into()),
+        ])
+    }
+
+    /// Tokens of a text (rank 0).
+    #[wasm_bindgen(js_name = countTokens)]
+    pub fn count_tokens(&self, text: &str) -> JsResult<usize> {
+        let state = self.state.borrow();
+        let State::Leading(session) = &*state else { return Err(busy()) };
+        Ok(session.tokenizer().encode_text(text).map_err(to_js)?.len())
+    }
+
+    /// Encodes the picture of a new chat (rank 0). `on("encoding", done, total)` hears of every tile.
+    pub async fn look(&self, chat: u32, picture: Vec<u8>, on: Function) -> JsResult<Object> {
+        let decoded = Picture::decode(&picture).map_err(to_js)?;
+        let (width, height) = (decoded.width, decoded.height);
+        let mut session = self.lead()?;
+        let result = session.look(&decoded, &mut self.events(&on)).await;
+        let n_tiles = session.model().scales().n_tiles();
+        self.state.replace(State::Leading(session));
+        let Look { key, crop, .. } = result.map_err(to_js)?;
+        let web_chat = WebChat { chat: Chat { image: Some(key), turns: Vec::new() }, picture };
+        self.chats.borrow_mut().insert(chat, web_chat);
+        let crop = object(&[
+            ("x", crop.x.into()),
+            ("y", crop.y.into()),
+            ("width", crop.width.into()),
+            ("height", crop.height.into()),
+        ])?;
+        object(&[("crop", crop.into()), ("width", width.into()), ("height", height.into()), ("tiles", n_tiles.into())])
+    }
+
+    /// Reads what of a chat's next prompt is known before its question (rank 0).
+    pub async fn prepare(&self, chat: u32, on: Function) -> JsResult<()> {
+        let WebChat { chat, .. } = self.take_chat(chat, false);
+        let mut session = self.lead()?;
+        let result = session.prepare(&chat, &mut self.events(&on)).await;
+        self.state.replace(State::Leading(session));
+        result.map_err(to_js)
+    }
+
+    /// Answers a question (rank 0). `on("token", text)` hears of every token, `on("reading", done, total)` of the prompt, `on("dropped", n)` of
+    /// turns that no longer fit.
+    pub async fn ask(&self, chat: u32, question: &str, options: JsValue, on: Function) -> JsResult<Object> {
+        let options: WebOptions = serde_wasm_bindgen::from_value(options)
+            .map_err(|error| js_error("invalid", &format!("options: {error}")))?;
+        let options = options.check().map_err(to_js)?;
+        let mut session = self.lead()?;
+        let mut web_chat = self.take_chat(chat, true);
+        let mut events = self.events(&on);
+        let result = answer(&mut session, &mut web_chat, question, &options, &mut events).await;
+        self.chats.borrow_mut().insert(chat, web_chat);
+        let named = |&(id, probability): &(u32, f32)| (session.tokenizer().decode(&[id]), probability);
+        let named: Vec<_> = events.first.iter().map(named).collect();
+        self.state.replace(State::Leading(session));
+        let answer = result.map_err(to_js)?;
+        let first = Array::new();
+        for (text, probability) in named {
+            first.push(&object(&[("text", text.into()), ("probability", probability.into())])?.into());
+        }
+        let finish = match answer.finish {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+            Finish::Context => "context",
+            Finish::Cancelled => "cancelled",
+        };
+        object(&[
+            ("text", answer.text.into()),
+            ("finish", finish.into()),
+            ("nPrompt", answer.n_prompt.into()),
+            ("nReused", answer.n_reused.into()),
+            ("first", first.into()),
+        ])
+    }
+
+    /// Stops the operation that runs, at its next tile, piece of the prompt or token.
+    pub fn stop(&self) {
+        self.stop.set(true);
+    }
+
+    /// Forgets a chat.
+    pub fn forget(&self, chat: u32) {
+        self.chats.borrow_mut().remove(&chat);
+    }
+
+    fn lead(&self) -> JsResult<Box<Session<Ports>>> {
+        match self.state.replace(State::Away) {
+            State::Leading(session) => Ok(session),
+            other => {
+                self.state.replace(other);
+                Err(busy())
+            }
+        }
+    }
+
+    // `whole`: the chat itself, to be put back; otherwise a copy without its picture.
+    fn take_chat(&self, chat: u32, whole: bool) -> WebChat {
+        let mut chats = self.chats.borrow_mut();
+        match whole {
+            true => chats.remove(&chat).unwrap_or_default(),
+            false => WebChat {
+                chat: chats.get(&chat).map(|web_chat| web_chat.chat.clone()).unwrap_or_default(),
+                picture: Vec::new(),
+            },
+        }
+    }
+
+    fn events<'a>(&'a self, on: &'a Function) -> Events<'a> {
+        self.stop.set(false);
+        Events { on, rank: self, first: Vec::new() }
+    }
+}
+
+/// The picture may have been looked at so long ago that it must be encoded again.
+async fn answer(
+    session: &mut Session<Ports>,
+    web_chat: &mut WebChat,
+    question: &str,
+    options: &AskOptions,
+    events: &mut Events<'_>,
+) -> llama3med::Result<llama3med::session::Answer> {
+    if web_chat.chat.image.is_some_and(|key| session.model().image(key).is_none()) {
+        session.look(&Picture::decode(&web_chat.picture)?, events).await?;
+    }
+    session.ask(&mut web_chat.chat, question, options, events).await
+}
+
+/// Passes events to JavaScript and lets "stop" in between.
+struct Events<'a> {
+    on: &'a Function,
+    rank: &'a Rank,
+    /// The likeliest first tokens of the answer with their probabilities.
+    first: Vec<(u32, f32)>,
+}
+
+impl Events<'_> {
+    async fn tell(&self, event: &str, a: JsValue, b: JsValue) -> bool {
+        // An exception of the listener is its own affair: the work goes on.
+        let _ = self.on.call3(&JsValue::NULL, &event.into(), &a, &b);
+        self.rank.turn.wait().await;
+        !self.rank.stop.get()
+    }
+}
+
+impl Listener for Events<'_> {
+    async fn progress(&mut self, stage: Stage, done: usize, total: usize) -> bool {
+        let name = match stage {
+            Stage::Encoding => "encoding",
+            Stage::Reading => "reading",
+        };
+        self.tell(name, done.into(), total.into()).await
+    }
+    async fn token(&mut self, _: u32, text: &str) -> bool {
+        self.tell("token", text.into(), JsValue::UNDEFINED).await
+    }
+    fn logits(&mut self, logits: &[f32]) {
+        if self.first.is_empty() {
+            self.first = top_probabilities(logits, 2);
+        }
+    }
+    fn dropped(&mut self, n_turns: usize) {
+        let _ = self.on.call2(&JsValue::NULL, &"dropped".into(), &n_turns.into());
+    }
+}
+
+fn busy() -> JsValue {
+    js_error("invalid", "this rank is busy, or in another state than this operation needs")
+}
+
+fn object(fields: &[(&str, JsValue)]) -> JsResult<Object> {
+    let object = Object::new();
+    for (name, value) in fields {
+        Reflect::set(&object, &(*name).into(), value)?;
+    }
+    Ok(object)
+}
