@@ -4,6 +4,7 @@
 pub mod encode;
 pub mod layout;
 pub mod model_folder;
+pub mod native;
 pub mod random;
 pub mod vocabulary;
 

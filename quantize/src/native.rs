@@ -1,0 +1,77 @@
+//! A model folder run natively: one thread per rank, the same engine as in the browser.
+
+use crate::model_folder::{Stored, open_folder};
+use llama3med::manifest::{DECODER, ENCODER};
+use llama3med::model::ModelLoader;
+use llama3med::ranks::{Threads, block_on};
+use llama3med::session::Session;
+use llama3med::shard::Shard;
+use llama3med::{Error, Result};
+use std::path::Path;
+
+/// Bytes that are read and handed on at a time.
+const PIECE_BYTES: u64 = 4 << 20;
+
+/// Loads the model in `folder` on `n_ranks` threads and lets `run` talk to it. `context` is the largest conversation in tokens.
+pub fn with_session<T: Send>(
+    folder: &Path,
+    n_ranks: usize,
+    context: Option<usize>,
+    run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
+) -> Result<T> {
+    if n_ranks == 0 {
+        return Err(Error::Invalid("ranks must be 1 or more, found 0".into()));
+    }
+    let (_, decoder, encoder) = open_folder(folder)?;
+    let files = [(DECODER, &decoder), (ENCODER, &encoder)];
+    let mut peers = Threads::connect(n_ranks).into_iter().enumerate();
+    let first = peers.next().expect("there is a rank").1;
+    std::thread::scope(|scope| {
+        let followers: Vec<_> = peers
+            .map(|(rank, peers)| {
+                scope.spawn(move || {
+                    let (mut model, _) = load(Shard { rank, n_ranks }, files)?.finish(peers)?;
+                    block_on(model.follow())
+                })
+            })
+            .collect();
+        let leader = scope.spawn(move || {
+            let (model, header) = load(Shard { rank: 0, n_ranks }, files)?.finish(first)?;
+            let mut session = Session::new(model, &header, context)?;
+            let result = run(&mut session);
+            block_on(session.close())?;
+            result
+        });
+        let followed: Vec<Result<()>> =
+            followers.into_iter().map(|follower| follower.join().unwrap_or_else(|_| Err(panicked()))).collect();
+        let led = leader.join().unwrap_or_else(|_| Err(panicked()));
+        // When one rank fails, the others only learn that it is gone: its own error says why.
+        let cause = followed.into_iter().filter_map(Result::err).find(|error| !matches!(error, Error::RankLost(_)));
+        match (led, cause) {
+            (Err(Error::RankLost(_)), Some(cause)) => Err(cause),
+            (led, _) => led,
+        }
+    })
+}
+
+fn panicked() -> Error {
+    Error::RankLost("its thread panicked".into())
+}
+
+fn load(shard: Shard, files: [(&str, &Stored); 2]) -> Result<ModelLoader> {
+    let mut loader = ModelLoader::new(shard);
+    for (name, stored) in files {
+        let (prefix, _) = stored.header()?;
+        let ranges = loader.header(name, &prefix, stored.size())?;
+        drop(prefix);
+        for range in ranges {
+            let mut start = range.start;
+            while start < range.end {
+                let end = (start + PIECE_BYTES).min(range.end);
+                loader.feed(name, start, &stored.read(start..end)?)?;
+                start = end;
+            }
+        }
+    }
+    Ok(loader)
+}

@@ -1,0 +1,181 @@
+//! A session natively, end to end, on a small random model: prefix reuse, stopping, dropping turns, several pictures, several ranks, lost ranks.
+
+use llama3med::image::Picture;
+use llama3med::model::{Listener, Stage};
+use llama3med::ranks::{Threads, block_on};
+use llama3med::session::{AskOptions, Chat, Finish, Session};
+use llama3med::{Error, Result};
+use quantize::native::with_session;
+use quantize::random;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("session-tiny");
+    random::random(&random::Options::new("tiny", &folder)).unwrap();
+    folder
+});
+
+/// Hears everything; stops where it is told to.
+#[derive(Default)]
+struct Ear {
+    tiles: usize,
+    n_read: usize,
+    ids: Vec<u32>,
+    text: String,
+    dropped: usize,
+    stop_at_token: Option<usize>,
+    stop_at_tile: Option<usize>,
+}
+
+impl Listener for Ear {
+    async fn progress(&mut self, stage: Stage, done: usize, total: usize) -> bool {
+        match stage {
+            Stage::Encoding => self.tiles = done,
+            Stage::Reading => self.n_read = total,
+        }
+        stage != Stage::Encoding || self.stop_at_tile != Some(done)
+    }
+    async fn token(&mut self, id: u32, text: &str) -> bool {
+        self.ids.push(id);
+        self.text.push_str(text);
+        self.stop_at_token != Some(self.ids.len())
+    }
+    fn dropped(&mut self, n_turns: usize) {
+        self.dropped = n_turns;
+    }
+}
+
+fn picture(seed: usize) -> Picture {
+    let (width, height) = (90, 70);
+    let rgb = (0..width * height * 3).map(|i| ((i * (seed * 2 + 3)) % 251) as u8).collect();
+    Picture { width, height, rgb }
+}
+
+fn options(max_tokens: usize) -> AskOptions {
+    AskOptions { max_tokens, sampler: Default::default() }
+}
+
+fn on<T: Send>(
+    n_ranks: usize,
+    context: usize,
+    run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
+) -> Result<T> {
+    with_session(&FOLDER, n_ranks, Some(context), run)
+}
+
+#[test]
+fn two_turns_are_the_same_on_any_number_of_ranks_and_read_only_what_is_new() {
+    let answers = |n_ranks| {
+        on(n_ranks, 1024, |session| {
+            let mut ear = Ear::default();
+            let look = block_on(session.look(&picture(1), &mut ear))?;
+            assert_eq!(ear.tiles, session.model().scales().n_tiles());
+            let mut chat = Chat { image: Some(look.key), turns: Vec::new() };
+            block_on(session.prepare(&chat, &mut ear))?;
+            let first = block_on(session.ask(&mut chat, "Is it large?", &options(12), &mut ear))?;
+            assert!(first.n_reused >= session.model().n_image_tokens(), "{first:?}");
+            let second = block_on(session.ask(&mut chat, "Where?", &options(12), &mut ear))?;
+            // All of the first turn but its last token, which was never run, is in the cache.
+            assert!(second.n_reused + 2 >= first.n_prompt + chat.turns[0].answer.len(), "{first:?} {second:?}");
+            assert_eq!(ear.n_read, second.n_prompt - second.n_reused);
+            assert_eq!(
+                ear.text.len(),
+                chat.turns.iter().map(|turn| session.tokenizer().decode(&turn.answer).len()).sum::<usize>()
+            );
+            Ok(chat.turns.into_iter().map(|turn| turn.answer).collect::<Vec<_>>())
+        })
+        .unwrap()
+    };
+    let alone = answers(1);
+    assert_eq!(alone.iter().map(Vec::len).sum::<usize>(), 24, "a random model does not stop by itself: {alone:?}");
+    for n_ranks in [2, 3, 4, 8] {
+        assert_eq!(answers(n_ranks), alone, "{n_ranks} ranks");
+    }
+}
+
+#[test]
+fn a_reused_prefix_gives_the_same_answer_as_a_fresh_start() {
+    let answer = |warm: bool| {
+        on(1, 1024, |session| {
+            let key = block_on(session.look(&picture(2), &mut Ear::default()))?.key;
+            if warm {
+                let mut other = Chat { image: Some(key), turns: Vec::new() };
+                block_on(session.ask(&mut other, "Something else entirely?", &options(5), &mut Ear::default()))?;
+            }
+            let mut chat = Chat { image: Some(key), turns: Vec::new() };
+            block_on(session.ask(&mut chat, "Is it large?", &options(16), &mut Ear::default()))?;
+            Ok(chat.turns.remove(0).answer)
+        })
+        .unwrap()
+    };
+    assert_eq!(answer(true), answer(false));
+}
+
+#[test]
+fn stopping_keeps_what_was_said_and_the_next_turn_goes_on_from_there() {
+    on(2, 1024, |session| {
+        let key = block_on(session.look(&picture(3), &mut Ear::default()))?.key;
+        let mut chat = Chat { image: Some(key), turns: Vec::new() };
+        let mut ear = Ear { stop_at_token: Some(3), ..Ear::default() };
+        let answer = block_on(session.ask(&mut chat, "What?", &options(50), &mut ear))?;
+        assert_eq!((answer.finish, chat.turns[0].answer.len()), (Finish::Cancelled, 3));
+        let answer = block_on(session.ask(&mut chat, "And?", &options(4), &mut Ear::default()))?;
+        assert_eq!((answer.finish, chat.turns.len()), (Finish::Length, 2));
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_cancelled_look_leaves_the_session_usable() {
+    on(2, 1024, |session| {
+        let mut ear = Ear { stop_at_tile: Some(2), ..Ear::default() };
+        assert_eq!(block_on(session.look(&picture(4), &mut ear)).err(), Some(Error::Cancelled));
+        let key = block_on(session.look(&picture(5), &mut Ear::default()))?.key;
+        let again = block_on(session.look(&picture(5), &mut Ear::default()))?;
+        assert_eq!((again.key, again.features.len()), (key, 0), "the second look is free");
+        let mut chat = Chat { image: Some(key), turns: Vec::new() };
+        block_on(session.ask(&mut chat, "What?", &options(2), &mut Ear::default())).map(|_| ())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_full_context_drops_the_oldest_turns_and_never_the_question() {
+    on(1, 256, |session| {
+        let key = block_on(session.look(&picture(6), &mut Ear::default()))?.key;
+        let mut chat = Chat { image: Some(key), turns: Vec::new() };
+        let mut n_dropped = 0;
+        for _ in 0..8 {
+            let mut ear = Ear::default();
+            let answer = block_on(session.ask(&mut chat, "A question of some length?", &options(20), &mut ear))?;
+            assert!(answer.n_prompt < 256 && !ear.ids.is_empty());
+            assert!(ear.dropped >= n_dropped);
+            n_dropped = ear.dropped;
+        }
+        assert!(n_dropped > 0 && chat.turns.len() == 8);
+        let long = "word ".repeat(300);
+        let error = block_on(session.ask(&mut chat, &long, &options(20), &mut Ear::default())).unwrap_err();
+        assert!(matches!(error, Error::ContextFull { context: 256, .. }), "{error}");
+        assert_eq!(chat.turns.len(), 8, "a question that was never read is not kept");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn text_alone_works_and_a_forgotten_picture_is_an_error() {
+    on(1, 1024, |session| {
+        let mut chat = Chat::default();
+        block_on(session.ask(&mut chat, "Hello?", &options(3), &mut Ear::default()))?;
+        let keys: Vec<u64> =
+            (10..16).map(|seed| block_on(session.look(&picture(seed), &mut Ear::default())).unwrap().key).collect();
+        let mut chat = Chat { image: Some(keys[0]), turns: Vec::new() };
+        let error = block_on(session.ask(&mut chat, "What?", &options(3), &mut Ear::default())).unwrap_err();
+        assert_eq!(error.to_string(), "image: the encoded image is no longer kept");
+        let mut chat = Chat { image: Some(keys[5]), turns: Vec::new() };
+        block_on(session.ask(&mut chat, "What?", &options(3), &mut Ear::default())).map(|_| ())
+    })
+    .unwrap();
+}
