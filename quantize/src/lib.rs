@@ -1,6 +1,8 @@
 //! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random models, looks into both.
 //!
 //! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `encode` -> `model_folder`.
+pub mod checkpoint;
+pub mod convert;
 pub mod encode;
 pub mod layout;
 pub mod model_folder;
@@ -8,6 +10,7 @@ pub mod native;
 pub mod random;
 pub mod vocabulary;
 
+pub use convert::{Options, convert};
 pub use random::random;
 
 use llama3med::manifest::Manifest;

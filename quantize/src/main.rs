@@ -17,7 +17,28 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Convert(ConvertArgs),
     Random(RandomArgs),
+}
+
+/// Turn a checkpoint into a model folder.
+///
+/// CHECKPOINT is a folder with config.json, tokenizer.json and safetensors, as Llama3-Med's reference code saves them: one file, shards with an index, or
+/// the folders language_model, vision_tower and connector. The model folder appears when it is whole; an interrupted run leaves nothing in its place and
+/// can be started again.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  quantize convert checkpoints/llama3-med -o models/llama3-med --license llama3\n  \
+    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_k --encoder-type q8_0"
+)]
+struct ConvertArgs {
+    /// The checkpoint's folder.
+    checkpoint: PathBuf,
+    /// Sides in pixels at which pictures are seen, such as 336,672,1008, where the checkpoint does not tell.
+    #[arg(long, value_delimiter = ',')]
+    scales: Option<Vec<usize>>,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Make a model folder of random weights, for tests and benchmarks.
@@ -122,6 +143,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Convert(args) => make_converted(args),
         Command::Random(args) => make_random(args),
     };
     match result {
@@ -131,6 +153,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn make_converted(args: ConvertArgs) -> llama3med::Result<()> {
+    let manifest = quantize::convert(&quantize::Options {
+        checkpoint: args.checkpoint,
+        dtype: args.output.dtype.into(),
+        encoder_dtype: args.output.encoder_type.map(Dtype::from),
+        chunk_size: args.output.chunk_size,
+        scales: args.scales,
+        about: args.output.about(),
+        output: args.output.output.clone(),
+    })?;
+    report(&args.output, &manifest);
+    Ok(())
 }
 
 fn make_random(args: RandomArgs) -> llama3med::Result<()> {

@@ -1,0 +1,506 @@
+//! `config.json` and its companions: the numbers that tensors alone do not tell, and whether both agree.
+//!
+//! Shapes are believed before numbers: for H-optimus-0 the configuration carries CLIP's defaults beside the true values.
+
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::names::Part;
+use crate::layout::{Decoder, Encoder, Tower};
+use crate::model_folder::read_small;
+use crate::{CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
+use llama3med::rope::llama3_factors;
+use llama3med::{Error, Result};
+use serde_json::Value;
+use std::path::Path;
+
+const MAX_DIM: usize = 1 << 20;
+
+/// A JSON file whose fields are read by path, such as `text_config.hidden_size`.
+#[derive(Debug, Clone)]
+pub struct Json {
+    file: String,
+    /// The whole content.
+    pub value: Value,
+}
+
+impl Json {
+    /// Reads an object from a file of at most `max` bytes.
+    pub fn read(path: &Path, max: usize) -> Result<Self> {
+        let bytes = read_small(path, max)?;
+        let file = path.display().to_string();
+        let value: Value =
+            serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(&file, "JSON", error.to_string()))?;
+        if !value.is_object() {
+            return Err(Error::corrupt(&file, "JSON", "expected an object"));
+        }
+        Ok(Self { file, value })
+    }
+
+    /// An error about a field.
+    pub fn error(&self, field: &str, problem: String) -> Error {
+        Error::corrupt(&self.file, field, problem)
+    }
+
+    /// A field; absent and null are the same.
+    pub fn get(&self, path: &str) -> Option<&Value> {
+        path.split('.').try_fold(&self.value, |value, key| value.get(key)).filter(|value| !value.is_null())
+    }
+
+    fn read_as<T>(&self, path: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.get(path) else { return Ok(None) };
+        match read(value) {
+            Some(value) => Ok(Some(value)),
+            None => {
+                let found: String = value.to_string().chars().take(60).collect();
+                Err(self.error(path, format!("expected {expected}, found {found}")))
+            }
+        }
+    }
+
+    /// A count from 1 to 2^20.
+    pub fn count(&self, path: &str) -> Result<Option<usize>> {
+        let read = |value: &Value| value.as_u64().map(|n| n as usize).filter(|n| (1..=MAX_DIM).contains(n));
+        self.read_as(path, &format!("a whole number from 1 to {MAX_DIM}"), read)
+    }
+
+    /// A finite number.
+    pub fn number(&self, path: &str) -> Result<Option<f64>> {
+        self.read_as(path, "a finite number", |value| value.as_f64().filter(|x| x.is_finite()))
+    }
+
+    /// A string.
+    pub fn string(&self, path: &str) -> Result<Option<String>> {
+        self.read_as(path, "a string", |value| value.as_str().map(String::from))
+    }
+
+    /// A truth value.
+    pub fn flag(&self, path: &str) -> Result<Option<bool>> {
+        self.read_as(path, "true or false", Value::as_bool)
+    }
+
+    /// A token id or a list of them.
+    pub fn ids(&self, path: &str) -> Result<Vec<u32>> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let read = |value: &Value| match value {
+            Value::Array(ids) => ids.iter().map(id).collect(),
+            one => id(one).map(|id| vec![id]),
+        };
+        Ok(self.read_as(path, "a token id or a list of them", read)?.unwrap_or_default())
+    }
+
+    fn required<T>(&self, path: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| self.error(path, "the key is missing".into()))
+    }
+
+    fn channels(&self, path: &str) -> Result<Option<[f32; 3]>> {
+        let read = |value: &Value| {
+            let list: Option<Vec<f32>> = value.as_array()?.iter().map(|x| x.as_f64().map(|x| x as f32)).collect();
+            <[f32; 3]>::try_from(list?).ok().filter(|list| list.iter().all(|x| x.is_finite()))
+        };
+        self.read_as(path, "three numbers", read)
+    }
+
+    /// Fails unless the field, if it is there, has one of the values.
+    fn only(&self, path: &str, allowed: &[&str]) -> Result<()> {
+        match self.string(path)? {
+            Some(found) if !allowed.contains(&found.as_str()) => {
+                Err(self.error(path, format!("expected {}, found {found:?}", allowed.join(" or "))))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Shape of the decoder: numbers from the configuration, which the tensors must then fit.
+pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
+    let config = &checkpoint.config;
+    config.only("model_type", &["tinyllava", "llama3med", "llava", "llava_llama"])?;
+    // LLaVA's original layout has the decoder's numbers at the top.
+    let prefix = if config.get("text_config").is_some() { "text_config." } else { "" };
+    let path = |key: &str| format!("{prefix}{key}");
+    config.only(&path("model_type"), &["llama", "tinyllava", "llama3med", "llava_llama"])?;
+    config.only(&path("hidden_act"), &["silu"])?;
+    let count = |key: &str| config.count(&path(key)).and_then(|n| config.required(&path(key), n));
+    let (dim, n_heads) = (count("hidden_size")?, count("num_attention_heads")?);
+    let n_kv_heads = config.count(&path("num_key_value_heads"))?.unwrap_or(n_heads);
+    let head_dim = config.count(&path("head_dim"))?.unwrap_or(dim / n_heads);
+    if n_heads % n_kv_heads != 0 {
+        let problem = format!("{n_kv_heads} does not divide the {n_heads} attention heads");
+        return Err(config.error(&path("num_key_value_heads"), problem));
+    }
+    if head_dim == 0 || head_dim % 2 != 0 {
+        return Err(config.error(&path("head_dim"), format!("expected an even number, found {head_dim}")));
+    }
+    let theta = config.number(&path("rope_theta"))?.or(config.number(&path("rope_parameters.rope_theta"))?);
+    let theta = config.required(&path("rope_theta"), theta)? as f32;
+    if theta <= 1.0 {
+        return Err(config.error(&path("rope_theta"), format!("expected a number above 1, found {theta}")));
+    }
+    let eps = config.number(&path("rms_norm_eps"))?;
+    let norm_eps = config.required(&path("rms_norm_eps"), eps)?;
+    if !(0.0..0.1).contains(&norm_eps) {
+        return Err(config.error(&path("rms_norm_eps"), format!("expected 0 to 0.1, found {norm_eps}")));
+    }
+    let tied = config.flag(&path("tie_word_embeddings"))?.or(config.flag("tie_word_embeddings")?).unwrap_or(false);
+    let context = config.number(&path("max_position_embeddings"))?.filter(|n| (1.0..1e9).contains(n));
+    Ok(Decoder {
+        dim,
+        hidden_dim: count("intermediate_size")?,
+        n_layers: count("num_hidden_layers")?,
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        vocab_size: count("vocab_size")?,
+        context_length: config.required(&path("max_position_embeddings"), context)? as usize,
+        norm_eps: norm_eps as f32,
+        rope_theta: theta,
+        rope_factors: rope_factors(config, prefix, head_dim, theta)?,
+        tied,
+    })
+}
+
+fn rope_factors(config: &Json, prefix: &str, head_dim: usize, theta: f32) -> Result<Option<Vec<f32>>> {
+    for key in ["rope_scaling", "rope_parameters"] {
+        let path = |field: &str| format!("{prefix}{key}.{field}");
+        let kind = config.string(&path("rope_type"))?.or(config.string(&path("type"))?);
+        match kind.as_deref() {
+            Some("llama3") => {}
+            None | Some("default") => continue,
+            Some(other) => {
+                return Err(config.error(&path("rope_type"), format!("expected llama3 or default, found {other:?}")));
+            }
+        }
+        let number = |field: &str| -> Result<f32> {
+            let value = config.number(&path(field))?.filter(|&x| x > 0.0 && x < 1e9);
+            config.required(&path(field), value).map(|x| x as f32)
+        };
+        let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
+        if low >= high {
+            return Err(config.error(&path("low_freq_factor"), format!("{low} is not below high_freq_factor {high}")));
+        }
+        let (factor, original) = (number("factor")?, number("original_max_position_embeddings")?);
+        return Ok(Some(llama3_factors(head_dim, theta, factor, low, high, original)));
+    }
+    Ok(None)
+}
+
+/// Ids that end an answer, as far as the configuration knows them.
+pub fn stop_ids(checkpoint: &Checkpoint) -> Result<Vec<u32>> {
+    let mut ids = checkpoint.config.ids("text_config.eos_token_id")?;
+    ids.extend(checkpoint.config.ids("eos_token_id")?);
+    if let Some(generation) = &checkpoint.generation {
+        ids.extend(generation.ids("eos_token_id")?);
+    }
+    Ok(ids)
+}
+
+/// Shape of tower and connector: shapes from the tensors, the rest from the configuration.
+pub fn encoder(checkpoint: &Checkpoint, scales: Option<&[usize]>, dim: usize) -> Result<Encoder> {
+    let mut encoder = match checkpoint.shape(Part::Tower, "patch_embed.proj.weight") {
+        Some(_) => timm(checkpoint)?,
+        None => transformers(checkpoint)?,
+    };
+    encoder.connector = connector(checkpoint, dim)?;
+    encoder.scales = self::scales(checkpoint, &encoder, scales)?;
+    if encoder.n_heads == 0 || encoder.dim % encoder.n_heads != 0 {
+        let problem = format!("{} does not divide the width {}", encoder.n_heads, encoder.dim);
+        return Err(checkpoint.config.error("vision_config: number of heads", problem));
+    }
+    encoder.fit = fit(&checkpoint.config, encoder.tower)?;
+    if let Some(preprocessor) = &checkpoint.preprocessor {
+        encoder.mean = preprocessor.channels("image_mean")?.unwrap_or(encoder.mean);
+        encoder.std = preprocessor.channels("image_std")?.unwrap_or(encoder.std);
+        if encoder.std.iter().any(|&std| std <= 0.0) {
+            return Err(preprocessor.error("image_std", "expected positive numbers".into()));
+        }
+    }
+    Ok(encoder)
+}
+
+/// CLIP and SigLIP as transformers names them; SigLIP has no class token.
+fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
+    let config = &checkpoint.config;
+    let (dim, patch_size) = patches(checkpoint, "embeddings.patch_embedding.weight")?;
+    let is_clip = checkpoint.shape(Part::Tower, "embeddings.class_embedding").is_some();
+    let (tower, (mean, std)) = if is_clip { (Tower::Clip, CLIP_MEAN_STD) } else { (Tower::Siglip, SIGLIP_MEAN_STD) };
+    let positions = "embeddings.position_embedding.weight";
+    let n_positions = *checkpoint.required_shape(Part::Tower, positions)?.first().unwrap_or(&0);
+    let grid = square(checkpoint, positions, n_positions.saturating_sub(is_clip as usize))?;
+    let image_size = grid * patch_size;
+    agrees(config, "vision_config.image_size", image_size)?;
+    agrees(config, "vision_config.patch_size", patch_size)?;
+    agrees(config, "vision_config.hidden_size", dim)?;
+    let fc1 = checkpoint.required_shape(Part::Tower, "encoder.layers.0.mlp.fc1.weight")?;
+    let &[hidden_dim, _] = fc1 else {
+        return Err(bad_shape("encoder.layers.0.mlp.fc1.weight", "two dimensions".into(), fc1));
+    };
+    let stored = count_blocks(checkpoint, "encoder.layers.");
+    agrees(config, "vision_config.num_hidden_layers", stored)?;
+    let activation = match config.string("vision_config.hidden_act")?.as_deref() {
+        None if is_clip => "quick_gelu",
+        Some("quick_gelu") => "quick_gelu",
+        None | Some("gelu_pytorch_tanh" | "gelu_new") => "gelu_tanh",
+        Some("gelu") => "gelu",
+        Some(other) => {
+            let problem = format!("expected quick_gelu, gelu_pytorch_tanh or gelu, found {other:?}");
+            return Err(config.error("vision_config.hidden_act", problem));
+        }
+    };
+    let eps = config.number("vision_config.layer_norm_eps")?.unwrap_or(if is_clip { 1e-5 } else { 1e-6 });
+    Ok(Encoder {
+        tower,
+        image_size,
+        patch_size,
+        dim,
+        hidden_dim,
+        n_blocks: blocks_run(config, stored)?,
+        n_heads: heads(config, "vision_config.num_attention_heads", dim)?,
+        n_registers: 0,
+        class_position: is_clip,
+        layer_scale: false,
+        gated: false,
+        activation,
+        norm_eps: eps as f32,
+        mean,
+        std,
+        fit: "crop",
+        scales: Vec::new(),
+        connector: Vec::new(),
+    })
+}
+
+/// A timm tower. Of `vision_config` only the timm fields are believed: the others are CLIP's defaults.
+fn timm(checkpoint: &Checkpoint) -> Result<Encoder> {
+    let config = &checkpoint.config;
+    let (dim, patch_size) = patches(checkpoint, "patch_embed.proj.weight")?;
+    let n_registers = match checkpoint.shape(Part::Tower, "reg_token") {
+        Some(&[1, n, _]) => n,
+        Some(other) => return Err(bad_shape("reg_token", format!("[1, n, {dim}]"), other)),
+        None => 0,
+    };
+    let n_positions = match checkpoint.required_shape(Part::Tower, "pos_embed")? {
+        &[1, n, _] => n,
+        other => return Err(bad_shape("pos_embed", format!("[1, n, {dim}]"), other)),
+    };
+    let class_position = n_positions.isqrt().pow(2) != n_positions;
+    let grid = square(checkpoint, "pos_embed", n_positions.saturating_sub(class_position as usize))?;
+    agrees(config, "vision_config.reg_tokens", n_registers)?;
+    agrees(config, "vision_config.img_size", grid * patch_size)?;
+    let n_blocks = count_blocks(checkpoint, "blocks.");
+    agrees(config, "vision_config.depth", n_blocks)?;
+    let fc1 = checkpoint.required_shape(Part::Tower, "blocks.0.mlp.fc1.weight")?;
+    let fc2 = checkpoint.required_shape(Part::Tower, "blocks.0.mlp.fc2.weight")?;
+    let (&[up, _], &[_, hidden_dim]) = (fc1, fc2) else {
+        return Err(bad_shape("blocks.0.mlp.fc2.weight", "two dimensions".into(), fc2));
+    };
+    let gated = match up {
+        _ if up == hidden_dim => false,
+        _ if Some(up) == hidden_dim.checked_mul(2) => true,
+        _ => return Err(bad_shape("blocks.0.mlp.fc1.weight", format!("{hidden_dim} or twice as many rows"), fc1)),
+    };
+    let (mean, std) = OPTIMUS_MEAN_STD;
+    Ok(Encoder {
+        tower: Tower::Timm,
+        image_size: grid * patch_size,
+        patch_size,
+        dim,
+        hidden_dim,
+        n_blocks,
+        n_heads: heads(config, "vision_config.num_heads", dim)?,
+        n_registers,
+        class_position,
+        layer_scale: checkpoint.shape(Part::Tower, "blocks.0.ls1.gamma").is_some(),
+        gated,
+        activation: if gated { "silu" } else { "gelu" },
+        norm_eps: 1e-6,
+        mean,
+        std,
+        fit: "crop",
+        scales: Vec::new(),
+        connector: Vec::new(),
+    })
+}
+
+fn bad_shape(tensor: &str, expected: String, found: &[usize]) -> Error {
+    Error::Shape { tensor: format!("vision_tower._vision_tower.{tensor}"), expected, found: format!("{found:?}") }
+}
+
+/// Width and patch size from the patch embedding (dim, 3, patch, patch).
+fn patches(checkpoint: &Checkpoint, name: &str) -> Result<(usize, usize)> {
+    match checkpoint.required_shape(Part::Tower, name)? {
+        &[dim, 3, p, q] if p == q && p > 0 && dim > 0 => Ok((dim, p)),
+        other => Err(bad_shape(name, "[width, 3, patch, patch]".into(), other)),
+    }
+}
+
+fn square(checkpoint: &Checkpoint, name: &str, n: usize) -> Result<usize> {
+    let grid = n.isqrt();
+    if grid > 0 && grid * grid == n && grid < 1 << 10 {
+        return Ok(grid);
+    }
+    let shape = checkpoint.shape(Part::Tower, name).unwrap_or_default();
+    Err(bad_shape(name, "a square number of positions, with or without one for the class token".into(), shape))
+}
+
+fn count_blocks(checkpoint: &Checkpoint, prefix: &str) -> usize {
+    let block = |name: &str| name.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
+    let tower = checkpoint.tensors.keys().filter(|(part, _)| *part == Part::Tower);
+    tower.filter_map(|(_, name)| block(name)).max().map_or(0, |last| last.saturating_add(1))
+}
+
+fn agrees(config: &Json, path: &str, found: usize) -> Result<()> {
+    // timm allows [height, width] for img_size.
+    let expected = match config.get(path) {
+        Some(Value::Array(sides)) if sides.len() == 2 && sides[0] == sides[1] => sides[0].as_u64().map(|n| n as usize),
+        Some(Value::Number(n)) if n.as_u64() == Some(0) => Some(0),
+        _ => config.count(path)?,
+    };
+    match expected {
+        Some(expected) if expected != found => {
+            Err(config.error(path, format!("it says {expected}, the tensors have {found}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The number of heads leaves no trace in the tensors. Towers that are named in no configuration are known by their width.
+fn heads(config: &Json, path: &str, dim: usize) -> Result<usize> {
+    let known = match dim {
+        _ if config.get("vision_config").is_some() => None,
+        768 => Some(12),
+        1024 | 1152 => Some(16),
+        1536 => Some(24),
+        _ => None,
+    };
+    let heads = config.count(path)?.or(known);
+    config.required(path, heads)
+}
+
+/// How many blocks run: `hidden_states[-2]` is the output of the last block but one. The multi-scale reference code ignores other choices; a
+/// single-scale configuration may choose.
+fn blocks_run(config: &Json, stored: usize) -> Result<usize> {
+    let strategies = ["patch", "default"];
+    config.only("vision_feature_select_strategy", &strategies)?;
+    config.only("mm_vision_select_feature", &strategies)?;
+    for path in ["vision_feature_layer", "mm_vision_select_layer"] {
+        let Some(layer) = config.number(path)? else { continue };
+        let blocks = if layer < 0.0 { stored as f64 + 1.0 + layer } else { layer };
+        if layer.fract() != 0.0 || blocks < 1.0 || blocks > stored as f64 {
+            return Err(config.error(path, format!("layer {layer} of a tower with {stored} blocks")));
+        }
+        if config.get("s2_scales").is_some() && layer != -2.0 {
+            let problem = format!("expected -2, which is what the multi-scale reference runs, found {layer}");
+            return Err(config.error(path, problem));
+        }
+        return Ok(blocks as usize);
+    }
+    if stored < 2 {
+        return Err(config.error("vision_config.num_hidden_layers", format!("{stored} blocks; at least 2 are needed")));
+    }
+    Ok(stored - 1)
+}
+
+/// Widths of the connector, from its tensors.
+fn connector(checkpoint: &Checkpoint, dim: usize) -> Result<Vec<usize>> {
+    let config = &checkpoint.config;
+    config.only("projector_hidden_act", &["gelu"])?;
+    let mut widths = Vec::new();
+    while let Some(shape) = checkpoint.shape(Part::Connector, &format!("{}.weight", 2 * widths.len().saturating_sub(1)))
+    {
+        let &[n_rows, n_cols] = shape else { break };
+        if widths.is_empty() {
+            widths.push(n_cols);
+        }
+        widths.push(n_rows);
+    }
+    if widths.is_empty() {
+        checkpoint.required_shape(Part::Connector, "0.weight")?;
+    }
+    let n_layers = widths.len().saturating_sub(1);
+    if n_layers == 0 || widths[n_layers] != dim {
+        let expected = format!("a connector that ends in the decoder's width {dim}");
+        return Err(Error::Shape { tensor: "connector._connector".into(), expected, found: format!("{widths:?}") });
+    }
+    for path in ["connector_type", "mm_projector_type"] {
+        let Some(kind) = config.string(path)? else { continue };
+        let depth = if kind == "linear" { Some(1) } else { mlp_depth(&kind) };
+        if depth != Some(n_layers) {
+            let problem = format!("{kind:?} does not fit the {n_layers} layers of the tensors (linear, mlp2x_gelu, …)");
+            return Err(config.error(path, problem));
+        }
+    }
+    Ok(widths)
+}
+
+fn mlp_depth(kind: &str) -> Option<usize> {
+    kind.strip_prefix("mlp")?.strip_suffix("x_gelu")?.parse().ok()
+}
+
+/// The scales: as many as the connector's input is times as wide as the tower. `s2_scales` counts if it fits; without it, well-known towers are known.
+fn scales(checkpoint: &Checkpoint, encoder: &Encoder, given: Option<&[usize]>) -> Result<Vec<usize>> {
+    let config = &checkpoint.config;
+    let (size, n_inputs) = (encoder.image_size, encoder.connector[0]);
+    if n_inputs % encoder.dim != 0 {
+        let expected = format!("a multiple of the tower's width {}", encoder.dim);
+        return Err(Error::Shape {
+            tensor: "connector._connector.0.weight".into(),
+            expected,
+            found: format!("{n_inputs}"),
+        });
+    }
+    let n_scales = n_inputs / encoder.dim;
+    if let Some(scales) = given {
+        return check_scales(size, n_scales, scales.to_vec())
+            .map_err(|problem| Error::corrupt("--scales", "scales", problem));
+    }
+    if n_scales == 1 {
+        return Ok(vec![size]);
+    }
+    // The reference fills in its own default where the configuration has none, so a list of another length says nothing.
+    if let Some(scales) = s2_scales(config)?.filter(|scales| scales.len() == n_scales) {
+        return check_scales(size, n_scales, scales).map_err(|problem| config.error("s2_scales", problem));
+    }
+    match (size, n_scales) {
+        (224, 3) if encoder.tower == Tower::Timm => Ok(vec![224, 672, 1344]),
+        (336, 3) => Ok(vec![336, 672, 1008]),
+        (384, 3) => Ok(vec![384, 768, 1152]),
+        _ => Err(config.error(
+            "s2_scales",
+            format!("the connector takes {n_scales} scales of {size} pixels and more; name them with --scales"),
+        )),
+    }
+}
+
+fn s2_scales(config: &Json) -> Result<Option<Vec<usize>>> {
+    let read = |value: &Value| match value {
+        Value::String(text) => text.split(',').map(|scale| scale.trim().parse().ok()).collect(),
+        Value::Array(list) => list.iter().map(|scale| scale.as_u64().map(|scale| scale as usize)).collect(),
+        _ => None,
+    };
+    config.read_as("s2_scales", "sizes such as \"336,672,1008\"", read)
+}
+
+fn check_scales(size: usize, n_scales: usize, mut scales: Vec<usize>) -> std::result::Result<Vec<usize>, String> {
+    scales.sort_unstable();
+    if scales.len() != n_scales {
+        return Err(format!("the connector takes {n_scales} scales, found {scales:?}"));
+    }
+    if scales[0] != size {
+        return Err(format!("the smallest must be the tower's {size} pixels, found {scales:?}"));
+    }
+    if scales.windows(2).any(|pair| pair[0] == pair[1])
+        || scales.iter().any(|scale| scale % size != 0 || *scale > 1 << 14)
+    {
+        return Err(format!("expected different multiples of {size} up to {}, found {scales:?}", 1 << 14));
+    }
+    Ok(scales)
+}
+
+fn fit(config: &Json, tower: Tower) -> Result<&'static str> {
+    match config.string("image_aspect_ratio")?.as_deref() {
+        Some("pad") => Ok("pad"),
+        // SigLIP's image processor has no crop: it stretches.
+        None | Some("square") if tower == Tower::Siglip => Ok("stretch"),
+        None | Some("square") => Ok("crop"),
+        Some(other) => Err(config.error("image_aspect_ratio", format!("expected square or pad, found {other:?}"))),
+    }
+}

@@ -1,0 +1,167 @@
+//! A checkpoint into a model folder, tensor by tensor.
+//!
+//! Memory holds the pieces at work, a few megabytes for each thread, never a model and rarely a whole tensor.
+
+use crate::About;
+use crate::checkpoint::names::{self, Part};
+use crate::checkpoint::safetensors::Tensor;
+use crate::checkpoint::{Checkpoint, config};
+use crate::encode::encode;
+use crate::layout::{Decoder, Encoder, Slot};
+use crate::model_folder::{Plan, Rows, Writer};
+use crate::vocabulary::Vocabulary;
+use llama3med::gguf::Dtype;
+use llama3med::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
+use llama3med::{Error, Result};
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// What to convert, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The checkpoint's folder.
+    pub checkpoint: PathBuf,
+    /// The model folder.
+    pub output: PathBuf,
+    /// Type of the large matrices.
+    pub dtype: Dtype,
+    /// Type of the encoder's and the connector's large matrices, if another.
+    pub encoder_dtype: Option<Dtype>,
+    /// Bytes of a chunk.
+    pub chunk_size: u64,
+    /// The scales, where the checkpoint does not tell or tells wrong.
+    pub scales: Option<Vec<usize>>,
+    /// Name and other texts; an empty name becomes the checkpoint's.
+    pub about: About,
+}
+
+impl Options {
+    /// Q4_0 throughout, and everything else as the checkpoint says.
+    pub fn new(checkpoint: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
+        Self {
+            checkpoint: checkpoint.into(),
+            output: output.into(),
+            dtype: Dtype::Q4_0,
+            encoder_dtype: None,
+            chunk_size: CHUNK_SIZE,
+            scales: None,
+            about: About::default(),
+        }
+    }
+}
+
+/// A checkpoint that has been understood: its shapes, and that every tensor is there and none too many.
+pub struct Understood {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Shape of the decoder.
+    pub decoder: Decoder,
+    /// Shape of tower and connector.
+    pub encoder: Encoder,
+    /// The tokenizer's vocabulary.
+    pub vocabulary: Vocabulary,
+}
+
+impl Understood {
+    /// Reads everything but the weights.
+    pub fn read(folder: &std::path::Path, scales: Option<&[usize]>) -> Result<Self> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let decoder = config::decoder(&checkpoint)?;
+        let encoder = config::encoder(&checkpoint, scales, decoder.dim)?;
+        let pad = checkpoint.config.ids("pad_token_id")?.first().copied();
+        let vocabulary = Vocabulary::parse(checkpoint.tokenizer()?, &config::stop_ids(&checkpoint)?, pad)?;
+        if vocabulary.n_tokens() > decoder.vocab_size {
+            let problem =
+                format!("it has ids up to {}, the embedding {} rows", vocabulary.n_tokens() - 1, decoder.vocab_size);
+            return Err(Error::corrupt("tokenizer.json", "model.vocab", problem));
+        }
+        let understood = Self { checkpoint, decoder, encoder, vocabulary };
+        understood.check_tensors()?;
+        Ok(understood)
+    }
+
+    /// Every slot with its part.
+    fn slots(&self) -> Vec<(Part, Slot)> {
+        let with = |part| move |slot| (part, slot);
+        let (tower, connector) = self.encoder.slots();
+        let decoder = self.decoder.slots().into_iter().map(with(Part::Decoder));
+        decoder
+            .chain(tower.into_iter().map(with(Part::Tower)))
+            .chain(connector.into_iter().map(with(Part::Connector)))
+            .collect()
+    }
+
+    fn check_tensors(&self) -> Result<()> {
+        let mut left = self.checkpoint.tensors.clone();
+        for (part, slot) in self.slots() {
+            self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?;
+            left.remove(&(part, slot.source));
+        }
+        let used = |part: Part, name: &str| !names::is_unused(part, name, self.encoder.n_blocks, self.decoder.tied);
+        match left.iter().find(|((part, name), _)| used(*part, name)) {
+            Some((_, tensor)) => {
+                let problem = "this tensor has no place in the model that the configuration describes";
+                Err(Error::corrupt(&tensor.file_name, &tensor.name, problem))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn push(&self, plan: &mut Plan, part: Part, slot: Slot, dtype: Dtype) -> Result<()> {
+        let dtype = slot.dtype(dtype);
+        let tensor = self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?;
+        let (name, shape) = (slot.name.clone(), slot.shape.clone());
+        let rows: Rows = Box::new(move |rows| encode(&tensor.name, dtype, read_rows(&tensor, &slot, rows)?));
+        plan.push(&name, dtype, &shape, rows);
+        Ok(())
+    }
+}
+
+/// Converts a checkpoint.
+pub fn convert(options: &Options) -> Result<Manifest> {
+    let understood = Understood::read(&options.checkpoint, options.scales.as_deref())?;
+    let mut about = options.about.clone();
+    if about.name.is_empty() {
+        let name =
+            options.checkpoint.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into()));
+        about.name = name.unwrap_or_else(|| "Llama3-Med".into());
+    }
+    let mut decoder = Plan::new(understood.decoder.keys(&about.name, &understood.vocabulary));
+    let mut encoder = Plan::new(understood.encoder.keys(&about.name));
+    if let Some(factors) = &understood.decoder.rope_factors {
+        let rows: Rows = Box::new(|_| encode("rope_freqs.weight", Dtype::F32, factors.clone()));
+        decoder.push("rope_freqs.weight", Dtype::F32, &[factors.len()], rows);
+    }
+    for (part, slot) in understood.slots() {
+        match part {
+            Part::Decoder => understood.push(&mut decoder, part, slot, options.dtype)?,
+            _ => understood.push(&mut encoder, part, slot, options.encoder_dtype.unwrap_or(options.dtype))?,
+        }
+    }
+    let mut writer = Writer::create(&options.output, options.chunk_size, decoder.n_bytes() + encoder.n_bytes())?;
+    writer.write(DECODER, &decoder)?;
+    writer.write(ENCODER, &encoder)?;
+    writer.finish(about.manifest())
+}
+
+/// Some rows of a slot as f32, from the place in the checkpoint's tensor where they are.
+fn read_rows(tensor: &Tensor, slot: &Slot, rows: Range<usize>) -> Result<Vec<f32>> {
+    let n_cols = slot.n_cols();
+    let mut values = Vec::with_capacity(rows.len() * n_cols);
+    let mut read = |rows: Range<usize>| {
+        let (start, end) = (rows.start * n_cols, rows.end * n_cols);
+        tensor.read(slot.source_offset + start..slot.source_offset + end, &mut values)
+    };
+    match slot.head_dim {
+        None => read(rows)?,
+        // Pairs of rows (i, i + head_dim / 2) become neighbours: see `llama3med::rope`.
+        Some(head_dim) => {
+            for row in rows {
+                let (head, within) = (row / head_dim, row % head_dim);
+                let row = head * head_dim + within / 2 + within % 2 * (head_dim / 2);
+                read(row..row + 1)?;
+            }
+        }
+    }
+    Ok(values)
+}
