@@ -1,0 +1,122 @@
+//! A second opinion: candle's CLIP, SigLIP and Llama on inputs that no golden has.
+
+use crate::decoder::{decoder, logits};
+use crate::golden::{Files, assert_close, folder, header, load, on_ranks};
+use candle_core::{DType, Device, Module, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::clip::text_model::Activation;
+use candle_transformers::models::clip::vision_model::{ClipVisionConfig, ClipVisionTransformer};
+use candle_transformers::models::llama::{Cache, Llama, LlamaConfig};
+use candle_transformers::models::siglip;
+use llama3med::connector::Connector;
+use llama3med::decoder::Input;
+use llama3med::encoder::{Config, Encoder};
+use llama3med::gguf::Dtype;
+use llama3med::ops::layer_norm;
+use llama3med::ranks::block_on;
+use std::collections::HashMap;
+
+/// The tensors of a checkpoint under `prefix`, in f32, without it.
+fn weights(variant: &str, prefix: &str) -> HashMap<String, Tensor> {
+    let mut weights = HashMap::new();
+    for entry in std::fs::read_dir(folder(variant).join("checkpoint")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            for (name, tensor) in candle_core::safetensors::load(&path, &Device::Cpu).unwrap() {
+                if let Some(name) = name.strip_prefix(prefix) {
+                    weights.insert(name.to_string(), tensor.to_dtype(DType::F32).unwrap());
+                }
+            }
+        }
+    }
+    weights
+}
+
+fn builder(variant: &str, prefix: &str) -> VarBuilder<'static> {
+    VarBuilder::from_tensors(weights(variant, prefix), DType::F32, &Device::Cpu)
+}
+
+fn config(variant: &str, key: &str) -> serde_json::Value {
+    let text = std::fs::read(folder(variant).join("checkpoint/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    config[key].clone()
+}
+
+/// A tile of noise, and what our encoder makes of it.
+fn encode(variant: &str) -> (Tensor, Vec<f32>) {
+    let files = Files::convert(variant, Dtype::F32);
+    let gguf = header("encoder.gguf", &files.encoder);
+    let config = Config::from_gguf(&gguf).unwrap();
+    let side = config.image_size;
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let tile: Vec<f32> = (0..3 * side * side).map(|_| noise()).collect();
+    let features = on_ranks(1, |peers, shard| {
+        let mut wants = Encoder::wants(&config, shard);
+        wants.extend(Connector::wants(&gguf, shard).unwrap());
+        let mut encoder = Encoder::new(config.clone(), shard, &mut load(&gguf, &files.encoder, &wants)).unwrap();
+        block_on(encoder.forward(&peers, &tile)).unwrap()
+    });
+    let tile = Tensor::from_vec(tile, (1, 3, side, side), &Device::Cpu).unwrap();
+    (tile, features.into_iter().next().unwrap())
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn clip_is_that_of_candle() {
+    let (tile, features) = encode("clip-s2");
+    let config = config("clip-s2", "vision_config");
+    let number = |key: &str| config[key].as_u64().unwrap() as usize;
+    let config = ClipVisionConfig {
+        embed_dim: number("hidden_size"),
+        activation: Activation::QuickGelu,
+        intermediate_size: number("intermediate_size"),
+        num_hidden_layers: number("num_hidden_layers"),
+        num_attention_heads: number("num_attention_heads"),
+        projection_dim: 0,
+        num_channels: 3,
+        image_size: number("image_size"),
+        patch_size: number("patch_size"),
+    };
+    let prefix = "vision_tower._vision_tower.vision_model.";
+    let clip = ClipVisionTransformer::new(builder("clip-s2", prefix), &config).unwrap();
+    let states = clip.output_hidden_states(&tile).unwrap();
+    // The outputs of every block, then the pooled one: the last block but one stands third from the end.
+    let features_of = |state: &Tensor| values(&state.narrow(1, 1, state.dim(1).unwrap() - 1).unwrap());
+    assert_close("CLIP against candle", &features, &features_of(&states[states.len() - 3]), 2e-5);
+}
+
+#[test]
+fn siglip_is_that_of_candle() {
+    let (tile, features) = encode("siglip");
+    let mut config: siglip::VisionConfig = serde_json::from_value(config("siglip", "vision_config")).unwrap();
+    config.num_hidden_layers -= 1;
+    let prefix = "vision_tower._vision_tower.vision_model.";
+    // candle gives what comes after the final norm.
+    let wrapped = weights("siglip", prefix);
+    let norm = |part: &str| values(&wrapped[&format!("post_layernorm.{part}")]);
+    let mut normed = vec![0.0; features.len()];
+    layer_norm(&features, &norm("weight"), &norm("bias"), 1e-6, &mut normed);
+    let model = siglip::VisionModel::new(&config, false, builder("siglip", prefix)).unwrap();
+    assert_close("SigLIP against candle", &normed, &values(&model.forward(&tile).unwrap()), 2e-5);
+}
+
+#[test]
+fn llama_is_that_of_candle() {
+    let ids: Vec<u32> = (0..130).map(|i| i * 97 % 378).collect();
+    let files = Files::convert("clip-s2", Dtype::F32);
+    let inputs: Vec<Input> = ids.iter().map(|&id| Input::Token(id)).collect();
+    let found = on_ranks(1, |peers, shard| logits(&mut decoder(&files, shard), &peers, &inputs, 0, 1));
+    let config: LlamaConfig = serde_json::from_value(config("clip-s2", "text_config")).unwrap();
+    let config = config.into_config(false);
+    let llama = Llama::load(builder("clip-s2", "language_model."), &config).unwrap();
+    let mut cache = Cache::new(true, DType::F32, &config, &Device::Cpu).unwrap();
+    let expected = llama.forward(&Tensor::new(&ids[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap(), 0, &mut cache);
+    assert_close("Llama against candle", &found[0], &values(&expected.unwrap()), 1e-4);
+}

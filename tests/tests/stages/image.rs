@@ -1,0 +1,107 @@
+//! From the picture to the image tokens.
+
+use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, folder, header, load, on_ranks};
+use llama3med::connector::Connector;
+use llama3med::encoder::{Config, Encoder};
+use llama3med::gguf::Dtype;
+use llama3med::image::{Crop, Picture, Pixels, preprocess};
+use llama3med::model;
+use llama3med::ranks::block_on;
+use llama3med::tiles::{Merge, Scales, split};
+
+// Both sides compute in f32 and add in another order; a few hundred terms make a few 1e-6 of the values' size.
+const TOWER_BOUND: f32 = 2e-5;
+const CONNECTOR_BOUND: f32 = 1e-5;
+
+fn scales(variant: &str) -> Scales {
+    let files = Files::convert(variant, Dtype::F32);
+    let gguf = header("encoder.gguf", &files.encoder);
+    model::scales(&gguf, &Config::from_gguf(&gguf).unwrap()).unwrap()
+}
+
+#[test]
+fn pixels_are_those_of_pillow() {
+    for variant in VARIANTS {
+        let files = Files::convert(variant, Dtype::F32);
+        let options = model::preprocess(&header("encoder.gguf", &files.encoder), &scales(variant)).unwrap();
+        let picture = Picture::decode(&std::fs::read(folder(variant).join("picture.png")).unwrap()).unwrap();
+        let pixels = preprocess(&picture, &options);
+        let golden = Golden::read(variant).f32("pixels");
+        let n = pixels.size * pixels.size;
+        let worst = (0..3 * n).map(|i| (pixels.values[i] - golden[i]).abs() * options.std[i / n]).fold(0.0, f32::max);
+        println!("{variant} pixels: {worst:.1e} before normalisation");
+        assert!(worst < 1e-6, "{variant}: {worst}"); // bytes are equal; only the normalisation rounds
+    }
+}
+
+#[test]
+fn tiles_are_those_of_the_wrapper() {
+    for variant in VARIANTS {
+        let (golden, scales) = (Golden::read(variant), scales(variant));
+        let pixels = Pixels {
+            size: scales.size(),
+            values: golden.f32("pixels"),
+            crop: Crop { x: 0.0, y: 0.0, width: 1.0, height: 1.0 },
+        };
+        let tiles: Vec<f32> = split(&pixels, &scales).flatten().collect();
+        assert_close(&format!("{variant} tiles"), &tiles, &golden.f32("tiles"), 5e-6);
+    }
+}
+
+#[test]
+fn towers_are_those_of_transformers_and_timm() {
+    for variant in VARIANTS {
+        let (golden, files) = (Golden::read(variant), Files::convert(variant, Dtype::F32));
+        let gguf = header("encoder.gguf", &files.encoder);
+        let config = Config::from_gguf(&gguf).unwrap();
+        let (tiles, expected) = (golden.f32("tiles"), golden.f32("tower"));
+        for n_ranks in RANKS {
+            let results = on_ranks(n_ranks, |peers, shard| {
+                let mut wants = Encoder::wants(&config, shard);
+                wants.extend(Connector::wants(&gguf, shard).unwrap());
+                let mut tensors = load(&gguf, &files.encoder, &wants);
+                let mut encoder = Encoder::new(config.clone(), shard, &mut tensors).unwrap();
+                assert_eq!([encoder.n_tokens(), encoder.dim()], golden.shape("tower")[1..]);
+                let tiles = tiles.chunks_exact(3 * config.image_size * config.image_size);
+                tiles.flat_map(|tile| block_on(encoder.forward(&peers, tile)).unwrap()).collect::<Vec<f32>>()
+            });
+            assert_close(&format!("{variant} tower, {n_ranks} ranks"), &results[0], &expected, TOWER_BOUND);
+            assert!(results.iter().all(|result| result == &results[0]), "{variant}: ranks disagree");
+        }
+    }
+}
+
+#[test]
+fn merged_features_are_those_of_the_wrapper() {
+    for variant in VARIANTS {
+        let golden = Golden::read(variant);
+        let [n_tiles, n_patches, n_channels] = golden.shape("tower")[..] else { panic!() };
+        let mut merge = Merge::new(&scales(variant), n_patches.isqrt(), n_channels);
+        golden.f32("tower").chunks_exact(n_patches * n_channels).for_each(|tile| merge.push(tile).unwrap());
+        assert_eq!(merge.n_pushed(), n_tiles);
+        let features = merge.finish().unwrap();
+        assert_close(&format!("{variant} merged"), &features, &golden.f32("features"), 2e-6);
+    }
+}
+
+#[test]
+fn image_tokens_are_those_of_the_connector() {
+    for variant in VARIANTS {
+        let (golden, files) = (Golden::read(variant), Files::convert(variant, Dtype::F32));
+        let gguf = header("encoder.gguf", &files.encoder);
+        let config = Config::from_gguf(&gguf).unwrap();
+        for n_ranks in RANKS {
+            let results = on_ranks(n_ranks, |peers, shard| {
+                let mut wants = Encoder::wants(&config, shard);
+                wants.extend(Connector::wants(&gguf, shard).unwrap());
+                let mut tensors = load(&gguf, &files.encoder, &wants);
+                let mut connector = Connector::new(&gguf, shard, &mut tensors).unwrap();
+                assert_eq!(connector.n_outputs(), golden.shape("image_tokens")[1]);
+                block_on(connector.forward(&peers, &golden.f32("features"))).unwrap()
+            });
+            let what = format!("{variant} connector, {n_ranks} ranks");
+            assert_close(&what, &results[0], &golden.f32("image_tokens"), CONNECTOR_BOUND);
+            assert!(results.iter().all(|result| result == &results[0]), "{variant}: ranks disagree");
+        }
+    }
+}
