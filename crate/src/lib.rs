@@ -55,6 +55,7 @@ pub mod encoder;
 pub mod error;
 pub mod gguf;
 pub mod image;
+pub mod kernels;
 pub mod kv_cache;
 pub mod linear;
 pub mod manifest;

@@ -1,22 +1,31 @@
 //! A weight matrix as one rank holds it: some rows and columns of a stored tensor, in the form that its kernel reads.
 //!
-//! Built from byte ranges of whole stored rows as they arrive ([`MatrixBuilder`]); multiplied with [`Activations`]. Columns that a rank does not own but
-//! that share a block with its own are kept and met by zeros in the activations, so that any split of columns works with any block length.
+//! Built from byte ranges of whole stored rows as they arrive ([`MatrixBuilder`]); multiplied with [`Activations`]. Quantized columns are kept in whole
+//! blocks of 32; those that a rank does not own are met by zeros in the activations, so that any split of columns works.
 
 use crate::error::{Error, Result};
 use crate::gguf::Dtype;
-use crate::quant::dequantize;
+use crate::kernels::{Kernel, Tiles, float};
+use crate::quant::{BLOCK, Form, GROUP, Layout};
 use std::ops::Range;
 
 /// `n_rows` x `n_cols` weights.
 pub struct Matrix {
-    dtype: Dtype,
     n_rows: usize,
-    /// Columns that this rank owns, counted from the first stored one.
-    cols: Range<usize>,
-    /// Columns stored: whole blocks.
-    n_stored: usize,
-    data: Vec<u8>,
+    n_cols: usize,
+    form: Stored,
+    /// 16-byte units, for the alignment.
+    data: Vec<u128>,
+    n_bytes: usize,
+}
+
+/// How the weights lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stored {
+    /// Groups of 8 rows in kernel form; the owned columns start at column `first` of the first block.
+    Groups { layout: Layout, first: usize },
+    /// F32, F16 or BF16 in panels of 8 rows, column after column; the last panel is as narrow as the rows that are left.
+    Panels { dtype: Dtype },
 }
 
 impl Matrix {
@@ -27,55 +36,97 @@ impl Matrix {
 
     /// Columns that this rank owns, the length of an activation.
     pub fn n_cols(&self) -> usize {
-        self.cols.len()
+        self.n_cols
     }
 
     /// Bytes held.
     pub fn n_bytes(&self) -> usize {
-        self.data.len()
+        size_of_val(&self.data[..])
+    }
+
+    /// Whether [`Activations`] loaded for one of the two serve the other too.
+    pub fn same_input(&self, other: &Self) -> bool {
+        let blocks = |matrix: &Self| match matrix.form {
+            Stored::Groups { layout, first } => Some((layout.n_blocks, first)),
+            Stored::Panels { .. } => None,
+        };
+        self.n_cols == other.n_cols && blocks(self) == blocks(other)
     }
 
     /// Dequantizes the owned columns of one row (of an embedding table, say) into `out` (n_cols).
     pub fn row(&self, row: usize, out: &mut [f32]) {
-        let row_bytes = self.dtype.row_bytes(self.n_stored);
-        let mut stored = vec![0.0; self.n_stored];
-        dequantize(self.dtype, &self.data[row * row_bytes..(row + 1) * row_bytes], &mut stored);
-        out.copy_from_slice(&stored[self.cols.clone()]);
+        let (group, row) = (row / GROUP, row % GROUP);
+        match self.form {
+            Stored::Groups { layout, first } => {
+                let bytes = &self.bytes()[group * layout.group_bytes()..][..layout.group_bytes()];
+                let mut whole = vec![0.0; layout.n_blocks * BLOCK];
+                layout.group(bytes).row(row, &mut whole);
+                out.copy_from_slice(&whole[first..first + self.n_cols]);
+            }
+            Stored::Panels { dtype } => {
+                let width = GROUP.min(self.n_rows - group * GROUP);
+                let size = dtype.block_bytes();
+                let panel = &self.bytes()[group * GROUP * self.n_cols * size..];
+                for (out, column) in out.iter_mut().zip(panel.chunks_exact(width * size)) {
+                    *out = float::decode(dtype, &column[row * size..][..size]);
+                }
+            }
+        }
     }
 
     /// `out` (n_tokens, n_rows) = `x` (n_tokens, n_cols) times the transposed matrix.
     pub fn matmul(&self, x: &Activations, out: &mut [f32]) {
-        assert_eq!(x.n_cols, self.n_stored);
+        self.matmul_by(Kernel::best(), x, out);
+    }
+
+    /// [`Matrix::matmul`] by a chosen kernel, for tests and benchmarks.
+    pub fn matmul_by(&self, kernel: Kernel, x: &Activations, out: &mut [f32]) {
         assert_eq!(out.len(), x.n_tokens * self.n_rows);
-        let row_bytes = self.dtype.row_bytes(self.n_stored);
-        let mut row = vec![0.0; self.n_stored];
-        for (row_idx, bytes) in self.data.chunks_exact(row_bytes).enumerate() {
-            dequantize(self.dtype, bytes, &mut row);
-            for (token, x) in x.values.chunks_exact(self.n_stored).enumerate() {
-                out[token * self.n_rows + row_idx] = row.iter().zip(x).map(|(w, x)| w * x).sum();
+        assert_eq!(x.n_cols, self.n_cols);
+        match self.form {
+            Stored::Groups { layout, first } => {
+                assert_eq!(x.blocks, Some((layout.n_blocks, first)), "activations were loaded for another form");
+                kernel.matmul(&layout, self.bytes(), self.n_rows, &x.tiles, out);
+            }
+            Stored::Panels { dtype } => {
+                assert_eq!(x.blocks, None, "activations were loaded for another form");
+                float::matmul(dtype, self.bytes(), self.n_rows, &x.values, self.n_cols, out);
             }
         }
     }
+
+    fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.data)[..self.n_bytes]
+    }
 }
 
-/// The right-hand side of products: activations in f32 and, where a kernel wants them, in 8 bits. Reused from product to product.
+/// The right-hand side of products: activations in the number format that the kernel of a matrix wants. Reused from product to product; loading is cheap
+/// beside a product, so it may be done for every matrix.
 #[derive(Default)]
 pub struct Activations {
     n_tokens: usize,
     n_cols: usize,
+    /// Blocks and first column of the 8-bit form; none: f32.
+    blocks: Option<(usize, usize)>,
     values: Vec<f32>,
+    tiles: Tiles,
 }
 
 impl Activations {
-    /// Takes `x` (n_tokens, matrix.n_cols()) for products with `matrix` and every other matrix of the same columns and number format.
+    /// Takes `x` (n_tokens, matrix.n_cols()) for products with `matrix` and every other matrix that has the [`Matrix::same_input`].
     pub fn load(&mut self, x: &[f32], n_tokens: usize, matrix: &Matrix) {
         assert_eq!(x.len(), n_tokens * matrix.n_cols());
-        self.n_tokens = n_tokens;
-        self.n_cols = matrix.n_stored;
-        self.values.clear();
-        self.values.resize(n_tokens * matrix.n_stored, 0.0);
-        for (to, from) in self.values.chunks_exact_mut(matrix.n_stored).zip(x.chunks_exact(matrix.n_cols())) {
-            to[matrix.cols.clone()].copy_from_slice(from);
+        (self.n_tokens, self.n_cols) = (n_tokens, matrix.n_cols);
+        match matrix.form {
+            Stored::Groups { layout, first } => {
+                self.blocks = Some((layout.n_blocks, first));
+                self.tiles.load(x, n_tokens, first, layout.n_blocks);
+            }
+            Stored::Panels { .. } => {
+                self.blocks = None;
+                self.values.clear();
+                self.values.extend_from_slice(x);
+            }
         }
     }
 
@@ -85,53 +136,81 @@ impl Activations {
     }
 }
 
-/// Takes the bytes of whole stored rows in order, in pieces of any size, and keeps the owned columns.
+/// Takes the bytes of whole stored rows in order, in pieces of any size, and keeps the owned columns in kernel form: at most a group of rows waits in
+/// stored form.
 pub struct MatrixBuilder {
     dtype: Dtype,
-    n_rows: usize,
+    n_cols: usize,
     row_bytes: usize,
     /// The blocks kept of each row, as bytes.
     kept: Range<usize>,
-    cols: Range<usize>,
-    n_stored: usize,
+    n_groups_done: usize,
     n_pushed: u64,
     partial: Vec<u8>,
-    data: Vec<u8>,
+    matrix: Matrix,
 }
 
 impl MatrixBuilder {
     /// For `n_rows` rows of `n_cols` stored weights each, of which the columns `cols` are this rank's.
     pub fn new(dtype: Dtype, n_rows: usize, n_cols: usize, cols: Range<usize>) -> Result<Self> {
-        let block = dtype.block_len();
-        let first = cols.start / block * block;
-        let last = cols.end.next_multiple_of(block).min(n_cols);
-        let kept = dtype.row_bytes(first)..dtype.row_bytes(last);
-        let n_bytes = n_rows * kept.len();
+        let (form, n_bytes, kept) = match Form::of(dtype) {
+            Some(form) => {
+                let blocks = cols.start / BLOCK..cols.end.div_ceil(BLOCK).max(cols.start / BLOCK);
+                let layout = Layout::new(form, blocks.clone());
+                let per_block = dtype.block_len() / BLOCK;
+                let kept = blocks.start / per_block..blocks.end.div_ceil(per_block);
+                let n_bytes = n_rows.div_ceil(GROUP).checked_mul(layout.group_bytes());
+                let form = Stored::Groups { layout, first: cols.start - blocks.start * BLOCK };
+                (form, n_bytes, kept.start * dtype.block_bytes()..kept.end * dtype.block_bytes())
+            }
+            None => {
+                let kept = dtype.row_bytes(cols.start)..dtype.row_bytes(cols.end);
+                (Stored::Panels { dtype }, n_rows.checked_mul(kept.len()), kept)
+            }
+        };
+        let n_bytes = n_bytes.unwrap_or(usize::MAX);
         let mut data = Vec::new();
-        data.try_reserve_exact(n_bytes)
+        data.try_reserve_exact(n_bytes.div_ceil(16))
             .map_err(|_| Error::OutOfMemory { what: format!("a matrix of {n_rows} rows"), bytes: n_bytes })?;
+        data.resize(n_bytes.div_ceil(16), 0);
         Ok(Self {
             dtype,
-            n_rows,
+            n_cols,
             row_bytes: dtype.row_bytes(n_cols),
             kept,
-            cols: cols.start - first..cols.end - first,
-            n_stored: last - first,
+            n_groups_done: 0,
             n_pushed: 0,
             partial: Vec::new(),
-            data,
+            matrix: Matrix { n_rows, n_cols: cols.len(), form, data, n_bytes },
         })
     }
 
     /// Takes the next bytes.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, mut bytes: &[u8]) {
         self.n_pushed += bytes.len() as u64;
-        self.partial.extend_from_slice(bytes);
-        let whole = self.partial.len() / self.row_bytes * self.row_bytes;
-        for row in self.partial[..whole].chunks_exact(self.row_bytes) {
-            self.data.extend_from_slice(&row[self.kept.clone()]);
+        while !bytes.is_empty() {
+            let n_rows = GROUP.min(self.matrix.n_rows - (self.n_groups_done * GROUP).min(self.matrix.n_rows));
+            let wanted = n_rows * self.row_bytes;
+            if wanted == 0 {
+                // More than the tensor has: `finish` tells.
+                return;
+            }
+            if self.partial.is_empty() && bytes.len() >= wanted {
+                let (group, rest) = bytes.split_at(wanted);
+                self.pack(group);
+                bytes = rest;
+                continue;
+            }
+            let (more, rest) = bytes.split_at(bytes.len().min(wanted - self.partial.len()));
+            self.partial.extend_from_slice(more);
+            bytes = rest;
+            if self.partial.len() == wanted {
+                let group = std::mem::take(&mut self.partial);
+                self.pack(&group);
+                self.partial = group;
+                self.partial.clear();
+            }
         }
-        self.partial.drain(..whole);
     }
 
     /// Bytes taken so far.
@@ -141,14 +220,39 @@ impl MatrixBuilder {
 
     /// The matrix; `name` is for the message when bytes are missing.
     pub fn finish(self, name: &str) -> Result<Matrix> {
-        let expected = self.n_rows * self.kept.len();
-        if self.data.len() != expected || !self.partial.is_empty() {
+        let expected = self.matrix.n_rows as u64 * self.row_bytes as u64;
+        if self.n_pushed != expected {
             return Err(Error::Shape {
                 tensor: name.into(),
-                expected: format!("{expected} bytes"),
-                found: format!("{} bytes", self.data.len()),
+                expected: format!("{expected} bytes of {} x {} {}", self.matrix.n_rows, self.n_cols, self.dtype.name()),
+                found: format!("{} bytes", self.n_pushed),
             });
         }
-        Ok(Matrix { dtype: self.dtype, n_rows: self.n_rows, cols: self.cols, n_stored: self.n_stored, data: self.data })
+        Ok(self.matrix)
+    }
+
+    /// Writes the next group from the stored bytes of its rows.
+    fn pack(&mut self, rows: &[u8]) {
+        let group = self.n_groups_done;
+        self.n_groups_done += 1;
+        let n_bytes = self.matrix.n_bytes;
+        let data = &mut bytemuck::cast_slice_mut::<u128, u8>(&mut self.matrix.data)[..n_bytes];
+        let rows = rows.chunks_exact(self.row_bytes).map(|row| &row[self.kept.clone()]).enumerate();
+        match self.matrix.form {
+            Stored::Groups { layout, .. } => {
+                let packed = &mut data[group * layout.group_bytes()..][..layout.group_bytes()];
+                rows.for_each(|(row, stored)| layout.pack_row(stored, row, packed));
+            }
+            Stored::Panels { dtype } => {
+                let size = dtype.block_bytes();
+                let n_rows = rows.len();
+                let panel = &mut data[group * GROUP * self.kept.len()..][..n_rows * self.kept.len()];
+                for (row, stored) in rows {
+                    for (column, value) in panel.chunks_exact_mut(n_rows * size).zip(stored.chunks_exact(size)) {
+                        column[row * size..][..size].copy_from_slice(value);
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,9 +1,35 @@
-//! The stored number formats: what their blocks mean.
+//! The stored number formats: what their blocks mean ([`dequantize`]), and how they are laid out for the kernels ([`Layout`]).
 //!
 //! Block layouts as in ggml's `ggml-common.h`; meaning as in its `dequantize_row_*`. Encoding is the converter's (candle's quantizers); decoding is here.
+//!
+//! Kernel form: weights lie in groups of 8 rows, and in a group in blocks of 32 columns. All quants are unsigned; a weight is
+//! `scale * quant - min`. A group is three runs of bytes, one after the other, each a multiple of 16 bytes:
+//!
+//! ```text
+//! heads   one per super-block (K forms)   Q4K: 8 x f32 d, 8 x f32 dmin      Q6K: 8 x f32 d
+//! scales  one per block                   Q4, Q8: 8 x f32                   Q4K: 8 x u8 scale, 8 x u8 min     Q6K: 8 x (i8, i8)
+//! values  one per block                   Q4, Q4K: 4 x 32 bytes of nibbles  Q8, Q6K: 8 x 32 bytes
+//!
+//! 32 bytes of values:  row 0: c c+1 c+2 c+3   row 1: c c+1 c+2 c+3   ...   row 7: c c+1 c+2 c+3
+//! nibbles, step j of 4: low nibbles are columns c = 4 j, high nibbles are columns c = 16 + 4 j
+//! bytes, step j of 8: c = 4 j
+//! ```
+//!
+//! So a vector register of 16 (32) bytes meets 4 consecutive activations repeated 4 (8) times, and the sums of 4 (8) rows come out side by side.
+//! Rows that are missing in the last group have scale 0. All numbers of the stored form are kept exactly.
 
 use crate::gguf::Dtype;
 use half::{bf16, f16};
+use std::ops::Range;
+
+/// Rows of a group.
+pub const GROUP: usize = 8;
+
+/// Columns of a block.
+pub const BLOCK: usize = 32;
+
+/// Blocks of a super-block of the K formats.
+pub(crate) const SUPER: usize = 8;
 
 /// Decodes whole blocks of `bytes` into `out`.
 pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
@@ -80,6 +106,252 @@ fn dequantize_q6_k(block: &[u8], out: &mut [f32]) {
 
 fn f16_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// The integer kernel forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Nibbles, min = 8 scales: Q4_0.
+    Q4,
+    /// Bytes, min = 128 scales: Q8_0.
+    Q8,
+    /// Nibbles, scale and min of 6 bits per block: Q4_K.
+    Q4K,
+    /// 6-bit values in bytes, min = 32 scales, a signed scale per 16 columns: Q6_K.
+    Q6K,
+}
+
+impl Form {
+    /// The form that `dtype` is kept in; none for the floating-point formats.
+    pub fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::Q4_0 => Some(Self::Q4),
+            Dtype::Q8_0 => Some(Self::Q8),
+            Dtype::Q4K => Some(Self::Q4K),
+            Dtype::Q6K => Some(Self::Q6K),
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => None,
+        }
+    }
+
+    const fn head_bytes(self) -> usize {
+        match self {
+            Self::Q4 | Self::Q8 => 0,
+            Self::Q4K => 64,
+            Self::Q6K => 32,
+        }
+    }
+
+    const fn scale_bytes(self) -> usize {
+        match self {
+            Self::Q4 | Self::Q8 => 32,
+            Self::Q4K | Self::Q6K => 16,
+        }
+    }
+
+    const fn value_bytes(self) -> usize {
+        match self {
+            Self::Q4 | Self::Q4K => 128,
+            Self::Q8 | Self::Q6K => 256,
+        }
+    }
+}
+
+/// Shape of a group: its form and its columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Form of the values.
+    pub form: Form,
+    /// Blocks in a row.
+    pub n_blocks: usize,
+    /// Place of the first block in its super-block, 0..8; 0 for forms without.
+    pub first_sub: usize,
+}
+
+impl Layout {
+    /// For the blocks `blocks` of a stored row of `dtype`.
+    pub fn new(form: Form, blocks: Range<usize>) -> Self {
+        let first_sub = if form.head_bytes() > 0 { blocks.start % SUPER } else { 0 };
+        Self { form, n_blocks: blocks.len(), first_sub }
+    }
+
+    fn n_heads(&self) -> usize {
+        if self.form.head_bytes() > 0 { (self.first_sub + self.n_blocks).div_ceil(SUPER) } else { 0 }
+    }
+
+    /// Bytes of one group.
+    pub fn group_bytes(&self) -> usize {
+        self.n_heads() * self.form.head_bytes() + self.n_blocks * (self.form.scale_bytes() + self.form.value_bytes())
+    }
+
+    /// One group from its bytes.
+    pub fn group<'a>(&self, bytes: &'a [u8]) -> Group<'a> {
+        assert_eq!(bytes.len(), self.group_bytes());
+        let (heads, rest) = bytes.split_at(self.n_heads() * self.form.head_bytes());
+        let (scales, values) = rest.split_at(self.n_blocks * self.form.scale_bytes());
+        Group { layout: *self, heads, scales, values }
+    }
+
+    /// Writes row `row` (0..8) of a group: the stored `bytes` of the super-blocks (K forms) or blocks that hold this layout's blocks. Rows that are
+    /// never written must be zero bytes.
+    pub fn pack_row(&self, bytes: &[u8], row: usize, group: &mut [u8]) {
+        let (heads, rest) = group.split_at_mut(self.n_heads() * self.form.head_bytes());
+        let (scales, values) = rest.split_at_mut(self.n_blocks * self.form.scale_bytes());
+        let per_block =
+            scales.chunks_exact_mut(self.form.scale_bytes()).zip(values.chunks_exact_mut(self.form.value_bytes()));
+        match self.form {
+            Form::Q4 => per_block.zip(bytes.chunks_exact(18)).for_each(|((scales, values), stored)| {
+                put_f32(scales, row, f16_at(stored, 0));
+                (0..4).for_each(|j| put_word(values, j, row, word(&stored[2..], j)));
+            }),
+            Form::Q8 => per_block.zip(bytes.chunks_exact(34)).for_each(|((scales, values), stored)| {
+                put_f32(scales, row, f16_at(stored, 0));
+                (0..8).for_each(|j| put_word(values, j, row, word(&stored[2..], j) ^ 0x8080_8080));
+            }),
+            Form::Q4K => {
+                for (head, stored) in heads.chunks_exact_mut(64).zip(bytes.chunks_exact(144)) {
+                    put_f32(head, row, f16_at(stored, 0));
+                    put_f32(head, GROUP + row, f16_at(stored, 2));
+                }
+                for (block, (scales, values)) in per_block.enumerate() {
+                    let (at, sub) = ((self.first_sub + block) / SUPER, (self.first_sub + block) % SUPER);
+                    pack_q4_k(&bytes[at * 144..][..144], sub, row, scales, values);
+                }
+            }
+            Form::Q6K => {
+                for (head, stored) in heads.chunks_exact_mut(32).zip(bytes.chunks_exact(210)) {
+                    put_f32(head, row, f16_at(stored, 208));
+                }
+                for (block, (scales, values)) in per_block.enumerate() {
+                    let (at, sub) = ((self.first_sub + block) / SUPER, (self.first_sub + block) % SUPER);
+                    let stored = &bytes[at * 210..][..210];
+                    scales[2 * row..2 * row + 2].copy_from_slice(&stored[192 + 2 * sub..][..2]);
+                    (0..8).for_each(|j| put_word(values, j, row, q6_k_word(stored, sub, j)));
+                }
+            }
+        }
+    }
+}
+
+/// A group of 8 rows in kernel form.
+#[derive(Debug, Clone, Copy)]
+pub struct Group<'a> {
+    /// Form and number of blocks.
+    pub layout: Layout,
+    /// f32 factors of the super-blocks.
+    pub heads: &'a [u8],
+    /// Scales of the blocks.
+    pub scales: &'a [u8],
+    /// Quants of the blocks.
+    pub values: &'a [u8],
+}
+
+/// How the 32 weights of one row and block follow from their quants: in each half (16 columns), `factor * (scale * quant) - offset * min`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Factors {
+    /// Factor of the scales.
+    pub factor: f32,
+    /// Factor of the mins.
+    pub offset: f32,
+    /// Integer scale of each half.
+    pub scale: [i32; 2],
+    /// Integer min of each half.
+    pub min: [i32; 2],
+}
+
+impl Group<'_> {
+    /// The quants of one row and block, in column order.
+    pub fn quants(&self, block: usize, row: usize) -> [u8; BLOCK] {
+        let n_bytes = self.layout.form.value_bytes();
+        let values = &self.values[block * n_bytes..][..n_bytes];
+        std::array::from_fn(|col| {
+            if n_bytes == 256 {
+                values[col / 4 * 32 + row * 4 + col % 4]
+            } else {
+                let byte = values[col % 16 / 4 * 32 + row * 4 + col % 4];
+                if col < 16 { byte & 15 } else { byte >> 4 }
+            }
+        })
+    }
+
+    /// The scales of one row and block.
+    pub fn factors(&self, block: usize, row: usize) -> Factors {
+        let form = self.layout.form;
+        let head = &self.heads[(self.layout.first_sub + block) / SUPER * form.head_bytes()..];
+        let scales = &self.scales[block * form.scale_bytes()..][..form.scale_bytes()];
+        match form {
+            Form::Q4 | Form::Q8 => {
+                let (factor, min) = (f32_at(scales, row), if form == Form::Q4 { 8 } else { 128 });
+                Factors { factor, offset: factor, scale: [1; 2], min: [min; 2] }
+            }
+            Form::Q4K => Factors {
+                factor: f32_at(head, row),
+                offset: f32_at(head, GROUP + row),
+                scale: [scales[row] as i32; 2],
+                min: [scales[GROUP + row] as i32; 2],
+            },
+            Form::Q6K => {
+                let factor = f32_at(head, row);
+                let scale = [scales[2 * row] as i8 as i32, scales[2 * row + 1] as i8 as i32];
+                Factors { factor, offset: factor, scale, min: scale.map(|scale| 32 * scale) }
+            }
+        }
+    }
+
+    /// Decodes one row (n_blocks * 32), exactly as [`dequantize`] does.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+            let quants = self.quants(block, row);
+            let Factors { factor, offset, scale, min } = self.factors(block, row);
+            for (col, (out, quant)) in out.iter_mut().zip(quants).enumerate() {
+                let (quant, half) = (quant as i32, col / 16);
+                *out = match self.layout.form {
+                    Form::Q4 => factor * (quant - 8) as f32,
+                    Form::Q8 => factor * (quant - 128) as f32,
+                    Form::Q4K => factor * scale[half] as f32 * quant as f32 - offset * min[half] as f32,
+                    Form::Q6K => factor * scale[half] as f32 * (quant - 32) as f32,
+                };
+            }
+        }
+    }
+}
+
+// A sub-block's nibbles are the low or the high halves of 32 bytes; here they become both halves of 16.
+fn pack_q4_k(stored: &[u8], sub: usize, row: usize, scales: &mut [u8], values: &mut [u8]) {
+    (scales[row], scales[GROUP + row]) = q4_k_scale_min(&stored[4..16], sub);
+    let qs = &stored[16 + sub / 2 * 32..][..32];
+    for j in 0..4 {
+        let (first, second) = (word(qs, j), word(qs, j + 4));
+        let nibbles = if sub % 2 == 0 {
+            first & 0x0f0f_0f0f | (second & 0x0f0f_0f0f) << 4
+        } else {
+            first >> 4 & 0x0f0f_0f0f | second & 0xf0f0_f0f0
+        };
+        put_word(values, j, row, nibbles);
+    }
+}
+
+// Four 6-bit quants from column 4 j of sub-block `sub` on.
+fn q6_k_word(stored: &[u8], sub: usize, j: usize) -> u32 {
+    let (half, quarter) = (sub / 4, sub % 4);
+    let low = word(&stored[half * 64 + quarter % 2 * 32..], j) >> (quarter / 2 * 4) & 0x0f0f_0f0f;
+    let high = word(&stored[128 + half * 32..], j) >> (2 * quarter) & 0x0303_0303;
+    low | high << 4
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[4 * at], bytes[4 * at + 1], bytes[4 * at + 2], bytes[4 * at + 3]])
+}
+
+fn put_word(values: &mut [u8], step: usize, row: usize, word: u32) {
+    values[step * 32 + row * 4..][..4].copy_from_slice(&word.to_le_bytes());
+}
+
+fn f32_at(bytes: &[u8], at: usize) -> f32 {
+    f32::from_bits(word(bytes, at))
+}
+
+fn put_f32(bytes: &mut [u8], at: usize, value: f32) {
+    bytes[4 * at..][..4].copy_from_slice(&value.to_le_bytes());
 }
 
 #[cfg(test)]

@@ -1,0 +1,196 @@
+//! The only door to the kernels: products of weights in kernel form with 8-bit activations.
+//!
+//! Each [`Kernel`] does the same arithmetic. `reference` is the definition, in plain loops; `simd128`, `relaxed` and `avx2` equal it bit for bit: the
+//! sums over a block are integers, and what follows is the same sequence of f32 operations for every row, without fused multiply-add. On wasm the
+//! build decides which kernels exist (feature `relaxed-simd`), natively the processor does.
+//!
+//! ```text
+//! out = sum over blocks of  a * (factor * I - offset * M)      a: scale of the token's block; factor, offset: f32 scales of the row
+//!                      or  a * (factor * (I - M))              where both f32 scales are one (all forms but Q4K)
+//! I = sum over both halves of the block of  scale * sum of quant * activation
+//! M = sum over both halves of the block of  min * sum of activation                             all of these integers
+//! ```
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+pub mod float;
+mod reference;
+#[cfg(all(target_arch = "wasm32", feature = "relaxed-simd"))]
+mod relaxed;
+#[cfg(all(target_arch = "wasm32", not(feature = "relaxed-simd")))]
+mod simd128;
+
+use crate::quant::{BLOCK, GROUP, Group, Layout};
+
+/// Tokens of a full tile.
+pub const TILE: usize = 4;
+
+/// Activations of a chunk of tiles stay in the processor's cache while all groups of rows pass by.
+const CHUNK_BYTES: usize = 512 << 10;
+
+/// 8-bit activations as the kernel of this build reads them: `i16` where bytes would have to be widened for every use.
+#[cfg(not(all(target_arch = "wasm32", not(feature = "relaxed-simd"))))]
+type Quant = i8;
+/// See above.
+#[cfg(all(target_arch = "wasm32", not(feature = "relaxed-simd")))]
+type Quant = i16;
+
+/// Columns of each four in the order that they are stored: the widened form pairs even columns and odd columns.
+const ORDER: [usize; 4] = if size_of::<Quant>() == 2 { [0, 2, 1, 3] } else { [0, 1, 2, 3] };
+
+/// Bytes of one token's quants of a block.
+const QUANT_BYTES: usize = BLOCK * size_of::<Quant>();
+
+/// Sums of a tile: 8 rows of up to [`TILE`] tokens.
+pub type Sums = [[f32; GROUP]; TILE];
+
+/// One implementation of the products.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    /// Name, for tests and benchmarks.
+    pub name: &'static str,
+    multiply: fn(&Group, &Tile, &mut Sums),
+}
+
+impl Kernel {
+    /// The definition.
+    pub const REFERENCE: Self = Self { name: "reference", multiply: reference::multiply };
+
+    /// The fastest kernel that runs here.
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            return Self { name: "avx2", multiply: avx2::multiply };
+        }
+        #[cfg(all(target_arch = "wasm32", not(feature = "relaxed-simd")))]
+        return Self { name: "simd128", multiply: simd128::multiply };
+        #[cfg(all(target_arch = "wasm32", feature = "relaxed-simd"))]
+        return Self { name: "relaxed", multiply: relaxed::multiply };
+        #[cfg(not(target_arch = "wasm32"))]
+        Self::REFERENCE
+    }
+
+    /// Every kernel that runs here, the definition first.
+    pub fn all() -> Vec<Self> {
+        let best = Self::best();
+        if best.name == Self::REFERENCE.name { vec![best] } else { vec![Self::REFERENCE, best] }
+    }
+
+    /// `out` (n_tokens, n_rows) = activations times the transposed matrix whose groups lie in `bytes`.
+    pub fn matmul(self, layout: &Layout, bytes: &[u8], n_rows: usize, x: &Tiles, out: &mut [f32]) {
+        assert_eq!(x.n_blocks, layout.n_blocks);
+        assert_eq!(out.len(), x.n_tokens * n_rows);
+        let tiles_per_chunk = (CHUNK_BYTES / (TILE * x.n_blocks * (QUANT_BYTES + 8)).max(1)).max(1);
+        let mut sums = [[0.0; GROUP]; TILE];
+        for first_tile in (0..x.n_tiles()).step_by(tiles_per_chunk) {
+            let tiles = first_tile..x.n_tiles().min(first_tile + tiles_per_chunk);
+            for (group, bytes) in bytes.chunks_exact(layout.group_bytes().max(1)).enumerate() {
+                let (group, first_row) = (layout.group(bytes), group * GROUP);
+                let n = GROUP.min(n_rows - first_row);
+                for tile_idx in tiles.clone() {
+                    let tile = x.tile(tile_idx);
+                    (self.multiply)(&group, &tile, &mut sums);
+                    for (token, sums) in sums[..tile.n_tokens].iter().enumerate() {
+                        let at = (tile_idx * TILE + token) * n_rows + first_row;
+                        out[at..at + n].copy_from_slice(&sums[..n]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Activations in 8 bits, in tiles of [`TILE`] tokens (the last may have fewer).
+///
+/// A tile is a run of blocks; a block of `t` tokens is `t` x 32 quants, `t` x f32 scale, `t` x (i16, i16) sums of the quants of each half.
+#[derive(Default)]
+pub struct Tiles {
+    n_tokens: usize,
+    n_blocks: usize,
+    bytes: Vec<u8>,
+}
+
+impl Tiles {
+    /// Quantizes `x` (n_tokens, n_cols), which stands from column `first` on in rows of `n_blocks` blocks; zeros around it.
+    pub fn load(&mut self, x: &[f32], n_tokens: usize, first: usize, n_blocks: usize) {
+        (self.n_tokens, self.n_blocks) = (n_tokens, n_blocks);
+        self.bytes.resize(n_tokens * n_blocks * (QUANT_BYTES + 8), 0);
+        let n_cols = x.len() / n_tokens.max(1);
+        for token in 0..n_tokens {
+            let (tile, place) = (token / TILE, token % TILE);
+            let in_tile = TILE.min(n_tokens - tile * TILE);
+            let stride = in_tile * (QUANT_BYTES + 8);
+            let tile = &mut self.bytes[tile * TILE * n_blocks * (QUANT_BYTES + 8)..];
+            let row = &x[token * n_cols..][..n_cols];
+            for (block, bytes) in tile.chunks_exact_mut(stride.max(1)).take(n_blocks).enumerate() {
+                let mut values = [0.0; BLOCK];
+                let from = (block * BLOCK).max(first);
+                let to = (block * BLOCK + BLOCK).min(first + n_cols);
+                if from < to {
+                    values[from - block * BLOCK..to - block * BLOCK].copy_from_slice(&row[from - first..to - first]);
+                }
+                let quantized = float::quantize(&values);
+                store(bytes, in_tile, place, &quantized);
+            }
+        }
+    }
+
+    /// Tokens loaded.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    fn n_tiles(&self) -> usize {
+        self.n_tokens.div_ceil(TILE)
+    }
+
+    fn tile(&self, idx: usize) -> Tile<'_> {
+        let n_tokens = TILE.min(self.n_tokens - idx * TILE);
+        let token_bytes = self.n_blocks * (QUANT_BYTES + 8);
+        let bytes = &self.bytes[idx * TILE * token_bytes..][..n_tokens * token_bytes];
+        Tile { n_tokens, n_blocks: self.n_blocks, bytes }
+    }
+}
+
+/// Some tokens' activations over all blocks; made by [`Tiles`] alone, so that the kernels may rely on its lengths.
+struct Tile<'a> {
+    n_tokens: usize,
+    n_blocks: usize,
+    bytes: &'a [u8],
+}
+
+impl Tile<'_> {
+    fn block(&self, block: usize) -> &[u8] {
+        let n_bytes = self.n_tokens * (QUANT_BYTES + 8);
+        &self.bytes[block * n_bytes..][..n_bytes]
+    }
+
+    /// The quant of one token and column.
+    fn quant(&self, block: usize, token: usize, col: usize) -> i32 {
+        let place = token * BLOCK + col / 4 * 4 + ORDER[col % 4];
+        let bytes = &self.block(block)[place * size_of::<Quant>()..][..size_of::<Quant>()];
+        bytemuck::pod_read_unaligned::<Quant>(bytes) as i32
+    }
+
+    /// The scale of one token and block.
+    fn scale(&self, block: usize, token: usize) -> f32 {
+        bytemuck::pod_read_unaligned(&self.block(block)[self.n_tokens * QUANT_BYTES + 4 * token..][..4])
+    }
+
+    /// The sums of the quants of both halves of one token and block.
+    fn sums(&self, block: usize, token: usize) -> [i32; 2] {
+        let at = self.n_tokens * (QUANT_BYTES + 4) + 4 * token;
+        bytemuck::pod_read_unaligned::<[i16; 2]>(&self.block(block)[at..][..4]).map(i32::from)
+    }
+}
+
+fn store(block: &mut [u8], n_tokens: usize, token: usize, quantized: &float::Quantized) {
+    let (quants, rest) = block.split_at_mut(n_tokens * QUANT_BYTES);
+    let (scales, sums) = rest.split_at_mut(4 * n_tokens);
+    let quants = &mut quants[token * QUANT_BYTES..][..QUANT_BYTES];
+    for (i, to) in quants.chunks_exact_mut(size_of::<Quant>()).enumerate() {
+        to.copy_from_slice(&(quantized.quants[i / 4 * 4 + ORDER[i % 4]] as Quant).to_le_bytes());
+    }
+    scales[4 * token..][..4].copy_from_slice(&quantized.scale.to_le_bytes());
+    sums[4 * token..][..4].copy_from_slice(bytemuck::bytes_of(&quantized.sums));
+}

@@ -1,0 +1,257 @@
+//! Every kernel that runs here against the definition: bit for bit, at all edges of rows, columns, cuts and tokens.
+//!
+//! One source, three builds. Natively this is part of `cargo test`. In headless Chromium, from this crate's folder, for each of the two wasm builds
+//! (needs wasm-bindgen-test-runner of the version in Cargo.lock on the PATH, and chromedriver; `webdriver.json` lies in this folder):
+//!
+//! ```sh
+//! CHROMEDRIVER=/usr/bin/chromedriver cargo test -p llama3med --target wasm32-unknown-unknown --test kernels
+//! CHROMEDRIVER=/usr/bin/chromedriver cargo test -p llama3med --target wasm32-unknown-unknown --test kernels --features relaxed-simd
+//! ```
+
+use half::f16;
+use llama3med::gguf::Dtype;
+use llama3med::kernels::Kernel;
+use llama3med::matrix::{Activations, Matrix, MatrixBuilder};
+use llama3med::quant::dequantize;
+use std::ops::Range;
+#[cfg(not(target_arch = "wasm32"))]
+use std::prelude::v1::test;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+#[cfg(target_arch = "wasm32")]
+wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_browser);
+
+const QUANTIZED: [Dtype; 4] = [Dtype::Q4_0, Dtype::Q8_0, Dtype::Q4K, Dtype::Q6K];
+
+/// A seeded stream of numbers (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// In -1..1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn activations(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| 3.0 * self.unit()).collect()
+    }
+
+    /// Stored bytes of `n` weights: any bytes are valid quants, only the f16 factors must be numbers.
+    fn weights(&mut self, dtype: Dtype, n: usize) -> Vec<u8> {
+        if dtype == Dtype::F32 {
+            return (0..n).flat_map(|_| self.unit().to_le_bytes()).collect();
+        }
+        if dtype.block_len() == 1 {
+            // The exponents of BF16 and F16 differ; these bytes are small numbers in both.
+            return (0..n).flat_map(|_| [self.next() as u8, 0x34 + (self.next() as u8 & 0x83)]).collect();
+        }
+        let mut bytes: Vec<u8> = (0..dtype.row_bytes(n)).map(|_| self.next() as u8).collect();
+        let factors: &[usize] = match dtype {
+            Dtype::Q4K => &[0, 2],
+            Dtype::Q6K => &[208],
+            _ => &[0],
+        };
+        for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+            for &at in factors {
+                block[at..at + 2].copy_from_slice(&f16::from_f32(0.01 * self.unit()).to_le_bytes());
+            }
+        }
+        bytes
+    }
+}
+
+fn build(dtype: Dtype, n_rows: usize, n_cols: usize, cols: Range<usize>, bytes: &[u8], piece: usize) -> Matrix {
+    let mut builder = MatrixBuilder::new(dtype, n_rows, n_cols, cols).unwrap();
+    bytes.chunks(piece).for_each(|piece| builder.push(piece));
+    builder.finish("w").unwrap()
+}
+
+/// The owned columns of all rows, decoded.
+fn decoded(dtype: Dtype, n_cols: usize, cols: Range<usize>, bytes: &[u8]) -> Vec<f32> {
+    let mut row = vec![0.0; n_cols];
+    let decode = |bytes: &[u8]| {
+        dequantize(dtype, bytes, &mut row);
+        row[cols.clone()].to_vec()
+    };
+    bytes.chunks_exact(dtype.row_bytes(n_cols)).flat_map(decode).collect()
+}
+
+/// Whole, and cut as ranks and odd head widths may cut.
+fn cuts(n_cols: usize) -> Vec<Range<usize>> {
+    let mut cuts = vec![0..n_cols, 0..n_cols / 2, n_cols / 2..n_cols, n_cols - 1..n_cols];
+    if n_cols > 64 {
+        cuts.extend([32..n_cols - 32, 31..n_cols - 7, 17..50, 40..41, 64..64]);
+    }
+    cuts
+}
+
+#[test]
+fn rows_come_back_exactly_from_bytes_in_pieces() {
+    let mut random = Random(1);
+    for dtype in Dtype::ALL {
+        for n_rows in [1, 7, 8, 9, 17] {
+            let n_cols = if dtype.block_len() == 1 { 77 } else { 768 };
+            let bytes = random.weights(dtype, n_rows * n_cols);
+            for (cols, piece) in cuts(n_cols).into_iter().zip([1 << 20, 1, 33, 1000, 4096].into_iter().cycle()) {
+                let matrix = build(dtype, n_rows, n_cols, cols.clone(), &bytes, piece);
+                assert_eq!((matrix.n_rows(), matrix.n_cols()), (n_rows, cols.len()));
+                let expected = decoded(dtype, n_cols, cols.clone(), &bytes);
+                let mut row = vec![0.0; cols.len()];
+                for idx in 0..n_rows {
+                    matrix.row(idx, &mut row);
+                    assert_eq!(row, expected[idx * cols.len()..][..cols.len()], "{} {cols:?}", dtype.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_equal_the_definition_bit_for_bit() {
+    let mut random = Random(2);
+    for dtype in QUANTIZED {
+        for n_blocks in [1, 2, 3, 9] {
+            for n_rows in 1..=9 {
+                let n_cols = n_blocks * dtype.block_len();
+                let bytes = random.weights(dtype, n_rows * n_cols);
+                for cols in cuts(n_cols) {
+                    let matrix = build(dtype, n_rows, n_cols, cols.clone(), &bytes, 1 << 20);
+                    for n_tokens in 1..=9 {
+                        let x = random.activations(n_tokens * cols.len());
+                        let what = format!("{} {n_rows} x {cols:?} x {n_tokens}", dtype.name());
+                        assert_all_equal(&matrix, &x, n_tokens, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn assert_all_equal(matrix: &Matrix, x: &[f32], n_tokens: usize, what: &str) {
+    let mut activations = Activations::default();
+    activations.load(x, n_tokens, matrix);
+    let mut expected = vec![f32::NAN; n_tokens * matrix.n_rows()];
+    matrix.matmul_by(Kernel::REFERENCE, &activations, &mut expected);
+    for kernel in Kernel::all() {
+        let mut out = vec![f32::NAN; expected.len()];
+        matrix.matmul_by(kernel, &activations, &mut out);
+        let equal = out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(equal, "{} {what}: {out:?} is not {expected:?}", kernel.name);
+    }
+}
+
+/// The largest quants that a form has, against the largest activations: no sum overflows.
+#[test]
+fn extreme_quants_do_not_overflow() {
+    for dtype in QUANTIZED {
+        for fill in [0x00u8, 0xff, 0x7f, 0x80] {
+            let (n_rows, n_cols) = (8, 512);
+            let mut bytes = vec![fill; n_rows * dtype.row_bytes(n_cols)];
+            for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+                for at in if dtype == Dtype::Q4K {
+                    vec![0, 2]
+                } else if dtype == Dtype::Q6K {
+                    vec![208]
+                } else {
+                    vec![0]
+                } {
+                    block[at..at + 2].copy_from_slice(&f16::ONE.to_le_bytes());
+                }
+            }
+            let matrix = build(dtype, n_rows, n_cols, 0..n_cols, &bytes, 1 << 20);
+            let weights = decoded(dtype, n_cols, 0..n_cols, &bytes);
+            for sign in [1.0, -1.0] {
+                let x = vec![127.0 * sign; 5 * n_cols];
+                assert_all_equal(&matrix, &x, 5, dtype.name());
+                let mut activations = Activations::default();
+                activations.load(&x, 5, &matrix);
+                let mut out = vec![0.0; 5 * n_rows];
+                matrix.matmul(&activations, &mut out);
+                let expected: f64 = weights[..n_cols].iter().map(|weight| (127.0 * sign * weight) as f64).sum();
+                let close = |out: &f32| (*out as f64 - expected).abs() <= 1e-6 * expected.abs();
+                assert!(out.iter().all(close), "{out:?} {expected}");
+            }
+        }
+    }
+}
+
+/// Against f64 products of the decoded weights: what is lost is the rounding of activations to 8 bits, none of it for the floating-point forms.
+#[test]
+fn products_are_those_of_the_decoded_weights() {
+    let mut random = Random(3);
+    for dtype in Dtype::ALL {
+        let (n_rows, n_cols, n_tokens) = (19, 1024, 6);
+        let bytes = random.weights(dtype, n_rows * n_cols);
+        for cols in [0..n_cols, 96..800, 100..901] {
+            let matrix = build(dtype, n_rows, n_cols, cols.clone(), &bytes, 5000);
+            let weights = decoded(dtype, n_cols, cols.clone(), &bytes);
+            let x = random.activations(n_tokens * cols.len());
+            let mut activations = Activations::default();
+            activations.load(&x, n_tokens, &matrix);
+            let mut out = vec![0.0; n_tokens * n_rows];
+            matrix.matmul(&activations, &mut out);
+            for (i, out) in out.iter().enumerate() {
+                let x = &x[i / n_rows * cols.len()..][..cols.len()];
+                let weights = &weights[i % n_rows * cols.len()..][..cols.len()];
+                let terms: Vec<f64> = x.iter().zip(weights).map(|(x, w)| *x as f64 * *w as f64).collect();
+                let expected: f64 = terms.iter().sum();
+                let norm = weights.iter().map(|w| (*w as f64).powi(2)).sum::<f64>().sqrt();
+                // Rounding to 8 bits: uniform within half a step of 3 / 127, so 0.0068 per activation; six standard deviations.
+                let bound = if QUANTIZED.contains(&dtype) {
+                    6.0 * 0.0069 * norm
+                } else {
+                    1e-6 * terms.iter().map(|term| term.abs()).sum::<f64>()
+                };
+                let error = (*out as f64 - expected).abs();
+                assert!(error <= bound, "{} {cols:?}: {out} is not {expected}, bound {bound}", dtype.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn an_activation_that_is_not_a_number_spoils_its_token_alone() {
+    let mut random = Random(4);
+    for dtype in Dtype::ALL {
+        let (n_rows, n_cols) = (8, 256);
+        let bytes = random.weights(dtype, n_rows * n_cols);
+        let matrix = build(dtype, n_rows, n_cols, 0..n_cols, &bytes, 1 << 20);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = random.activations(3 * n_cols);
+            x[n_cols + 40] = bad;
+            let mut activations = Activations::default();
+            activations.load(&x, 3, &matrix);
+            let mut out = vec![0.0; 3 * n_rows];
+            matrix.matmul(&activations, &mut out);
+            assert!(out[n_rows..2 * n_rows].iter().all(|out| !out.is_finite()), "{} {out:?}", dtype.name());
+            assert!(out[..n_rows].iter().chain(&out[2 * n_rows..]).all(|out| out.is_finite()));
+        }
+        // Tiny and zero activations are not.
+        let x: Vec<f32> = (0..n_cols).map(|i| if i < 64 { 1e-40 } else { 0.0 }).collect();
+        let mut activations = Activations::default();
+        activations.load(&x, 1, &matrix);
+        let mut out = vec![1.0; n_rows];
+        matrix.matmul(&activations, &mut out);
+        assert!(out.iter().all(|out| out.abs() < 1e-30));
+    }
+}
+
+#[test]
+fn forms_stay_close_to_the_stored_size() {
+    for (dtype, limit) in [(Dtype::Q4_0, 1.12), (Dtype::Q4K, 1.06), (Dtype::Q8_0, 1.06), (Dtype::F16, 1.0)] {
+        let builder = MatrixBuilder::new(dtype, 64, 4096, 0..4096).unwrap();
+        let mut builder = builder;
+        builder.push(&vec![0; 64 * dtype.row_bytes(4096)]);
+        let ratio = builder.finish("w").unwrap().n_bytes() as f64 / (64 * dtype.row_bytes(4096)) as f64;
+        assert!(ratio <= limit, "{}: {ratio}", dtype.name());
+    }
+}
