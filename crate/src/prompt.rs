@@ -8,7 +8,7 @@ use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
 use std::collections::BTreeSet;
 
-/// System text of Llama3-Med. The space at its end was there in training.
+/// System text of Llama3-Med. Its reference code assigns one literal of three, so the text ends here, with the space.
 pub const LLAMA3_MED_SYSTEM: &str = "You are a helpful language and vision assistant. ";
 
 /// Keys of the decoder file that this module reads.

@@ -5,9 +5,7 @@
 
 use crate::vocabulary::Vocabulary;
 use llama3med::gguf::{Dtype, Header};
-
-/// The system prompt of Llama3-Med. Its reference code assigns one literal of three, so the text ends here, with the space.
-pub const SYSTEM_PROMPT: &str = "You are a helpful language and vision assistant. ";
+use llama3med::prompt::{LLAMA3_MED_SYSTEM, Template};
 
 /// How a tensor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,9 +118,9 @@ impl Decoder {
             .u32("llama.vocab_size", self.vocab_size as u32);
         vocabulary.keys(&mut header, self.vocab_size);
         header
-            .string("tokenizer.chat_template", &chat_template())
+            .string("tokenizer.chat_template", &Template::Llama3 { system: LLAMA3_MED_SYSTEM.into() }.jinja())
             .string("llama3med.template", "llama3")
-            .string("llama3med.system_prompt", SYSTEM_PROMPT);
+            .string("llama3med.system_prompt", LLAMA3_MED_SYSTEM);
         header
     }
 
@@ -157,17 +155,6 @@ impl Decoder {
         }
         slots
     }
-}
-
-/// The chat template in Jinja, for other programs: what `llama3med::prompt` does in code.
-pub fn chat_template() -> String {
-    let turn = |role: &str, content: &str| format!("<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>");
-    format!(
-        "{{{{ bos_token }}}}{{% if messages[0]['role'] != 'system' %}}{}{{% endif %}}{{% for message in messages %}}{}{{% endfor %}}\
-         {{% if add_generation_prompt %}}<|start_header_id|>assistant<|end_header_id|>\n\n{{% endif %}}",
-        turn("system", SYSTEM_PROMPT),
-        turn("{{ message['role'] }}", "{{ message['content'] }}"),
-    )
 }
 
 /// The three kinds of image towers, told apart by their tensors.
