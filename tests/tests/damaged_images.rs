@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llama3med::image::Picture;
 
-/// Bytes that a file of a few kilobytes may take while it is decoded: RGBA and RGB of 16 million pixels, and a margin.
-const MAX_DAMAGED: usize = 320 << 20;
+/// Bytes that a file of a few kilobytes may take while it is decoded: 8 million pixels of RGBA and of RGB, and a margin.
+const MAX_DAMAGED: usize = 128 << 20;
 /// Bytes that a file may take whose header is refused.
 const MAX_REFUSED: usize = 1 << 20;
 

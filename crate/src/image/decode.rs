@@ -19,7 +19,7 @@ const MAX_EDGE: u32 = 65535;
 /// Most pixels that are read: 402 MB as RGB.
 const MAX_PIXELS: u64 = 1 << 27;
 /// Pixels that a file of any length may have.
-const FREE_PIXELS: u64 = 1 << 24;
+const FREE_PIXELS: u64 = 1 << 23;
 /// Further pixels for each byte of the file; beyond it the header lies or the picture is blank.
 const MAX_PIXELS_PER_BYTE: u64 = 4096;
 /// A 16-bit picture whose values span less than this is stretched to the whole range.
@@ -37,15 +37,22 @@ impl Picture {
     /// [`Error::Image`] with the format and what is wrong with it; [`Error::OutOfMemory`].
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let format = sniff(bytes)?;
-        if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
-            return Err(Error::Image("JPEG: the file is cut short: it has no end-of-image marker".to_owned()));
-        }
         let plausible = (FREE_PIXELS + MAX_PIXELS_PER_BYTE.saturating_mul(bytes.len() as u64)).min(MAX_PIXELS);
+        match format {
+            ImageFormat::Jpeg if !jpeg_markers(bytes).is_complete => {
+                return Err(Error::Image("JPEG: the file is cut short: it has no end-of-image marker".to_owned()));
+            }
+            ImageFormat::WebP => {
+                let size = bytes.get(4..8).map_or(0, |n| u32::from_le_bytes([n[0], n[1], n[2], n[3]]) as usize);
+                check_webp(bytes, 12, size.saturating_add(8), plausible)?;
+            }
+            _ => {}
+        }
         let mut limits = Limits::no_limits();
         limits.max_image_width = Some(MAX_EDGE);
         limits.max_image_height = Some(MAX_EDGE);
-        // Four 16-bit channels for each pixel, and as much again for what a decoder keeps beside them.
-        let max_alloc = plausible * 16;
+        // Four 16-bit channels for each pixel.
+        let max_alloc = plausible * 8;
         limits.max_alloc = Some(max_alloc);
         let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
         reader.limits(limits);
@@ -123,24 +130,71 @@ pub(super) fn zeros<T: Pod>(n: u64) -> Result<Vec<T>> {
     Ok(numbers)
 }
 
-/// Walks the markers up to the end of the image: the decoder itself fills what is missing with grey and says nothing.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
+/// What the markers of a JPEG tell without decoding it.
+pub(super) struct Markers {
+    /// Whether the end of the image was found.
+    pub(super) is_complete: bool,
+    /// Width and height of the frame.
+    pub(super) size: Option<(u32, u32)>,
+}
+
+/// Walks the markers up to the end of the image.
+pub(super) fn jpeg_markers(bytes: &[u8]) -> Markers {
+    let short = |at: usize| bytes.get(at..at + 2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+    let mut markers = Markers { is_complete: false, size: None };
     let mut at = 2;
     while let Some(&[first, marker]) = bytes.get(at..at + 2) {
         match (first, marker) {
-            (0xff, 0xd9) => return true,
+            (0xff, 0xd9) => {
+                markers.is_complete = true;
+                break;
+            }
             // Fill bytes, and markers without a length.
             (0xff, 0xff) => at += 1,
             (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
-            (0xff, _) => match bytes.get(at + 2..at + 4) {
-                Some(&[high, low]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
-                _ => return false,
-            },
+            (0xff, _) => {
+                let is_frame = matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc);
+                if let (true, Some(height), Some(width)) = (is_frame, short(at + 5), short(at + 7)) {
+                    markers.size = Some((width.into(), height.into()));
+                }
+                let Some(length) = short(at + 2) else { break };
+                at += 2 + usize::from(length);
+            }
             // Compressed data up to the next 0xff.
             _ => at += 1,
         }
     }
-    false
+    markers
+}
+
+/// Walks a WebP's chunks from `at`: the decoder takes memory for as many bytes of metadata as a chunk claims to have, and
+/// for as many pixels as the lossy frame claims whatever the file's header says.
+fn check_webp(bytes: &[u8], mut at: usize, end: usize, plausible: u64) -> Result<()> {
+    let number = |at: usize| {
+        let four = bytes.get(at..at + 4).and_then(|four| <[u8; 4]>::try_from(four).ok());
+        four.map(u32::from_le_bytes)
+    };
+    let cut_short = || Error::Image("WebP: the file is shorter than its chunks say".to_owned());
+    if end > bytes.len() {
+        return Err(cut_short());
+    }
+    while at + 8 <= end {
+        let data = at + 8;
+        let data_end = number(at + 4).and_then(|n| data.checked_add(n as usize)).filter(|&it| it <= end);
+        let data_end = data_end.ok_or_else(cut_short)?;
+        match &bytes[at..at + 4] {
+            // The frame's own header, behind its tag and start code.
+            b"VP8 " if data_end >= data + 10 => {
+                let size = number(data + 6).unwrap_or(0);
+                check_size(ImageFormat::WebP, size & 0x3fff, size >> 16 & 0x3fff, plausible)?;
+            }
+            b"ANMF" if data_end >= data + 16 => check_webp(bytes, data + 16, data_end, plausible)?,
+            _ => {}
+        }
+        // Chunks start at even places.
+        at = data_end + data_end % 2;
+    }
+    Ok(())
 }
 
 /// A picture's numbers, channels interleaved.

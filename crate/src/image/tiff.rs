@@ -5,16 +5,19 @@ use std::io::Cursor;
 
 use image::metadata::Orientation;
 use tiff::decoder::{Decoder, DecodingResult, Limits};
-use tiff::tags::Tag;
+use tiff::tags::{CompressionMethod, Tag};
 use tiff::{ColorType, TiffError};
 
-use super::decode::{Samples, zeros};
+use super::decode::{Samples, jpeg_markers, zeros};
 use crate::{Error, Result};
 
 /// Photometric interpretation of grey where 0 is black.
 const BLACK_IS_ZERO: u16 = 1;
 /// Photometric interpretation of indexes into a colour map.
 const PALETTE: u16 = 3;
+
+/// Bytes of a JPEG tile in which its size is looked for.
+const MAX_JPEG_HEADER: usize = 1 << 16;
 
 /// Pixels as the file stores them.
 pub(super) struct Stored {
@@ -33,16 +36,18 @@ fn problem(error: TiffError) -> Error {
 /// Reads the first picture, or gives `None` where the general decoder knows its kind of pixel. `check` is asked about
 /// width and height before memory is taken, and no buffer is larger than `max_alloc` bytes.
 pub(super) fn decode(bytes: &[u8], max_alloc: u64, check: impl Fn(u32, u32) -> Result<()>) -> Result<Option<Stored>> {
+    check_entries(bytes)?;
     let mut decoder = open(bytes, max_alloc)?;
     let (width, height) = decoder.dimensions().map_err(problem)?;
     check(width, height)?;
+    check_jpeg_chunks(bytes, &mut decoder, &check)?;
     let orientation = decoder.find_tag_unsigned::<u16>(Tag::Orientation).map_err(problem)?;
     let orientation = orientation.and_then(|value| Orientation::from_exif(value.min(255) as u8));
     let orientation = orientation.unwrap_or(Orientation::NoTransforms);
     let photometric = decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation).map_err(problem)?;
     if photometric == Some(PALETTE) {
         let colors = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(problem)?;
-        let grey = as_grey(bytes, decoder.ifd_pointer().map_or(0, |pointer| pointer.0))?;
+        let grey = as_grey(bytes)?;
         let mut decoder = open(&grey, max_alloc)?;
         let ColorType::Gray(bits @ 1..=8) = decoder.colortype().map_err(problem)? else {
             return Err(Error::Image("TIFF: expected palette indexes of at most 8 bits".to_owned()));
@@ -96,25 +101,85 @@ fn open(bytes: &[u8], max_alloc: u64) -> Result<Decoder<Cursor<&[u8]>>> {
     Ok(Decoder::new(Cursor::new(bytes)).map_err(problem)?.with_limits(limits))
 }
 
-/// A copy of the file that calls its palette indexes grey, which is how the decoder reads them.
-fn as_grey(bytes: &[u8], directory: u64) -> Result<Vec<u8>> {
-    let is_little = bytes.starts_with(b"II");
-    let short = |at: usize| {
-        let pair = bytes.get(at..at + 2).and_then(|pair| <[u8; 2]>::try_from(pair).ok());
-        pair.map(|pair| if is_little { u16::from_le_bytes(pair) } else { u16::from_be_bytes(pair) })
+/// One entry of the first directory, as it lies in the file.
+struct Entry {
+    tag: u16,
+    kind: u16,
+    n_values: u64,
+    /// Place of the value, or of its offset.
+    at: usize,
+}
+
+/// The first directory's entries; as many as there are bytes for.
+fn entries(bytes: &[u8]) -> Vec<Entry> {
+    let number = |at: usize, n: usize| {
+        let field = bytes.get(at..at.checked_add(n)?)?;
+        let join = |value, &byte: &u8| value << 8 | u64::from(byte);
+        Some(if bytes.starts_with(b"II") { field.iter().rev().fold(0, join) } else { field.iter().fold(0, join) })
     };
-    let lost = || Error::Image("TIFF: palettes are read from files of less than 4 GiB only".to_owned());
-    if short(2) != Some(42) {
-        return Err(lost());
+    let is_big = number(2, 2) == Some(43);
+    // Bytes of an offset or a count, and of the number of entries.
+    let (wide, n_entries_bytes) = if is_big { (8, 8) } else { (4, 2) };
+    let start = number(if is_big { 8 } else { 4 }, wide).and_then(|at| usize::try_from(at).ok());
+    let Some((start, n_entries)) = start.and_then(|start| Some((start, number(start, n_entries_bytes)?))) else {
+        return Vec::new();
+    };
+    let first = start + n_entries_bytes;
+    let entry = |at: usize| {
+        let tag = number(at, 2)? as u16;
+        Some(Entry { tag, kind: number(at + 2, 2)? as u16, n_values: number(at + 4, wide)?, at: at + 4 + wide })
+    };
+    (0..n_entries).map_while(|idx| entry(first + idx as usize * (4 + 2 * wide))).collect()
+}
+
+/// Refuses tags that claim more values than the file has bytes: the decoder takes 32 bytes a value before it looks.
+fn check_entries(bytes: &[u8]) -> Result<()> {
+    for Entry { tag, kind, n_values, .. } in entries(bytes) {
+        let n_bytes = match kind {
+            3 | 8 => 2,
+            4 | 9 | 11 | 13 => 4,
+            5 | 10 | 12 | 16..=18 => 8,
+            _ => 1,
+        };
+        if n_values.saturating_mul(n_bytes) > bytes.len() as u64 {
+            return Err(Error::Image(format!("TIFF: tag {tag} claims {n_values} values, more than the file holds")));
+        }
     }
-    let directory = usize::try_from(directory).ok().filter(|&at| at < bytes.len()).ok_or_else(lost)?;
-    let n_entries = usize::from(short(directory).ok_or_else(lost)?);
-    let mut entries = (0..n_entries).map(|entry| directory + 2 + entry * 12);
-    let entry = entries.find(|&at| short(at) == Some(Tag::PhotometricInterpretation.to_u16())).ok_or_else(lost)?;
+    Ok(())
+}
+
+/// Refuses JPEG tiles and strips that claim a size no memory is to be taken for.
+fn check_jpeg_chunks(
+    bytes: &[u8],
+    decoder: &mut Decoder<Cursor<&[u8]>>,
+    check: impl Fn(u32, u32) -> Result<()>,
+) -> Result<()> {
+    let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(problem)?;
+    if compression != Some(CompressionMethod::ModernJPEG.to_u16()) {
+        return Ok(());
+    }
+    for tag in [Tag::TileOffsets, Tag::StripOffsets] {
+        let offsets = decoder.find_tag_unsigned_vec::<u64>(tag).map_err(problem)?.unwrap_or_default();
+        for offset in offsets {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            let chunk = &bytes[start..bytes.len().min(start.saturating_add(MAX_JPEG_HEADER))];
+            if let Some((width, height)) = jpeg_markers(chunk).size {
+                check(width, height)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A copy of the file that calls its palette indexes grey, which is how the decoder reads them.
+fn as_grey(bytes: &[u8]) -> Result<Vec<u8>> {
+    let lost = || Error::Image("TIFF: PhotometricInterpretation: the tag is cut short".to_owned());
+    let tag = Tag::PhotometricInterpretation.to_u16();
+    let entry = entries(bytes).into_iter().find(|entry| entry.tag == tag).ok_or_else(lost)?;
     let mut grey = bytes.to_vec();
-    // A short in the entry's value field.
-    let value = if is_little { BLACK_IS_ZERO.to_le_bytes() } else { BLACK_IS_ZERO.to_be_bytes() };
-    grey.get_mut(entry + 8..entry + 10).ok_or_else(lost)?.copy_from_slice(&value);
+    // A number of two bytes stands at the start of the value field in either byte order.
+    let value = if bytes.starts_with(b"II") { BLACK_IS_ZERO.to_le_bytes() } else { BLACK_IS_ZERO.to_be_bytes() };
+    grey.get_mut(entry.at..entry.at + 2).ok_or_else(lost)?.copy_from_slice(&value);
     Ok(grey)
 }
 
