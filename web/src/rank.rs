@@ -182,8 +182,8 @@ impl Rank {
         result.map_err(to_js)
     }
 
-    /// Answers a question (rank 0). `on("token", text)` hears of every token, `on("reading", done, total)` of the prompt, `on("dropped", n)` of
-    /// turns that no longer fit.
+    /// Answers a question (rank 0). `on("token", text)` hears of every token, `on("rest", text)` of text that the last one left incomplete,
+    /// `on("reading", done, total)` of the prompt, `on("dropped", n)` of turns that no longer fit.
     pub async fn ask(&self, chat: u32, question: &str, options: JsValue, on: Function) -> JsResult<Object> {
         let options: WebOptions = serde_wasm_bindgen::from_value(options)
             .map_err(|error| js_error("invalid", &format!("options: {error}")))?;
@@ -250,7 +250,7 @@ impl Rank {
 
     fn events<'a>(&'a self, on: &'a Function) -> Events<'a> {
         self.stop.set(false);
-        Events { on, rank: self, first: Vec::new() }
+        Events { on, rank: self, first: Vec::new(), is_new: false }
     }
 }
 
@@ -274,6 +274,8 @@ struct Events<'a> {
     rank: &'a Rank,
     /// The likeliest first tokens of the answer with their probabilities.
     first: Vec<(u32, f32)>,
+    /// Logits have come for which no token has: the text of the next one is not a rest of the last.
+    is_new: bool,
 }
 
 impl Events<'_> {
@@ -294,9 +296,11 @@ impl Listener for Events<'_> {
         self.tell(name, done.into(), total.into()).await
     }
     async fn token(&mut self, _: u32, text: &str) -> bool {
-        self.tell("token", text.into(), JsValue::UNDEFINED).await
+        let event = if std::mem::take(&mut self.is_new) { "token" } else { "rest" };
+        self.tell(event, text.into(), JsValue::UNDEFINED).await
     }
     fn logits(&mut self, logits: &[f32]) {
+        self.is_new = true;
         if self.first.is_empty() {
             self.first = top_probabilities(logits, 2);
         }

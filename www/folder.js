@@ -1,0 +1,138 @@
+// A model's folder in the browser's own file system (OPFS): the manifest, and each chunk under its sha256, so that a changed manifest keeps what
+// has not changed. A chunk is written under another name and renamed when it is whole; whoever reads one checks its hash.
+// Runs in the store worker. Without a secure context, in some private windows and in some engines there is no such file system: `open` gives null.
+
+const ROOT = "llama3med";
+const MANIFEST = "manifest.json";
+
+/** The name of a model's folder. Only where there is `crypto.subtle`, as there is wherever OPFS is. */
+async function nameOf(manifestUrl) {
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(manifestUrl));
+  return hex(digest).slice(0, 32);
+}
+
+/** Bytes as lower-case hexadecimal digits. */
+export function hex(buffer) {
+  return Array.from(new Uint8Array(buffer), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** One model's folder. */
+export class Folder {
+  /** @param {FileSystemDirectoryHandle} directory */
+  constructor(directory) {
+    this.directory = directory;
+  }
+
+  /** The folder of the model at `manifestUrl`; null where nothing can be kept, or, without `create`, where nothing is. */
+  static async open(manifestUrl, create = true) {
+    try {
+      const root = await navigator.storage.getDirectory();
+      const models = await root.getDirectoryHandle(ROOT, { create });
+      const directory = await models.getDirectoryHandle(await nameOf(manifestUrl), { create });
+      const canWrite = "createSyncAccessHandle" in FileSystemFileHandle.prototype || "createWritable" in FileSystemFileHandle.prototype;
+      return canWrite ? new Folder(directory) : null;
+    } catch {
+      return null;
+    }
+  }
+
+  /** Deletes the folder of the model at `manifestUrl`, if there is one. */
+  static async forget(manifestUrl) {
+    try {
+      const root = await navigator.storage.getDirectory();
+      const models = await root.getDirectoryHandle(ROOT);
+      await models.removeEntry(await nameOf(manifestUrl), { recursive: true });
+    } catch (error) {
+      if (navigator.storage?.getDirectory && error.name !== "NotFoundError") throw error;
+    }
+  }
+
+  /** The bytes of the manifest that was kept last; null if there is none. */
+  async manifest() {
+    const file = await this.#file(MANIFEST);
+    return file ? new Uint8Array(await file.arrayBuffer()) : null;
+  }
+
+  /** Keeps the manifest: from now on its model opens with the network cut. */
+  async keepManifest(bytes) {
+    await this.#write(MANIFEST, bytes);
+  }
+
+  /** Whether a file of the chunk's size is there. */
+  async has(chunk) {
+    const file = await this.#file(chunk.sha256);
+    return file?.size === chunk.size;
+  }
+
+  /** The bytes that are kept for a chunk, unchecked; null if there are none of its size. */
+  async read(chunk) {
+    const file = await this.#file(chunk.sha256);
+    return file?.size === chunk.size ? file.arrayBuffer() : null;
+  }
+
+  /** Keeps the bytes of a chunk. Throws when the disk is full or another tab is writing. */
+  async write(chunk, bytes) {
+    await this.#write(chunk.sha256, bytes);
+  }
+
+  /** Removes what no chunk of these needs: chunks of older versions, and what interrupted writes left. */
+  async sweep(chunks) {
+    const needed = new Set(chunks.map((chunk) => chunk.sha256)).add(MANIFEST);
+    const names = [];
+    for await (const name of this.directory.keys()) if (!needed.has(name)) names.push(name);
+    // What another tab has open cannot be removed, and need not be.
+    await Promise.all(names.map((name) => this.directory.removeEntry(name).catch(() => {})));
+  }
+
+  /** Bytes of everything that is kept. */
+  async size() {
+    let size = 0;
+    for await (const handle of this.directory.values()) size += (await handle.getFile()).size;
+    return size;
+  }
+
+  async #file(name) {
+    try {
+      return await (await this.directory.getFileHandle(name)).getFile();
+    } catch {
+      return null;
+    }
+  }
+
+  async #write(name, bytes) {
+    const part = `${name}.${Math.random().toString(36).slice(2)}.part`;
+    const handle = await this.directory.getFileHandle(part, { create: true });
+    try {
+      await fill(handle, new Uint8Array(bytes));
+      await this.directory.removeEntry(name).catch(() => {});
+      if (handle.move) return await handle.move(name);
+    } catch (error) {
+      await this.directory.removeEntry(part).catch(() => {});
+      throw error;
+    }
+    // No renaming in this engine: written in place; a torn file has the wrong size or the wrong hash.
+    await this.directory.removeEntry(part);
+    await fill(await this.directory.getFileHandle(name, { create: true }), new Uint8Array(bytes));
+  }
+}
+
+async function fill(handle, bytes) {
+  if (!handle.createSyncAccessHandle) {
+    const writable = await handle.createWritable();
+    await writable.write(bytes);
+    return writable.close();
+  }
+  const access = await handle.createSyncAccessHandle();
+  try {
+    access.truncate(0);
+    let n_written = 0;
+    while (n_written < bytes.length) {
+      const n = access.write(bytes.subarray(n_written), { at: n_written });
+      if (!(n > 0)) throw new DOMException("the disk takes no more", "QuotaExceededError");
+      n_written += n;
+    }
+    access.flush();
+  } finally {
+    access.close();
+  }
+}

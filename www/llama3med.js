@@ -1,0 +1,361 @@
+// The client: loads a model into workers of this tab and talks with it. No dependency, no request but for the model's own files.
+//
+//   import { load } from "./llama3med.js";
+//   const model = await load("models/demo/manifest.json", { onProgress, signal });
+//   const chat = model.chat({ image: file });                    // encoding begins now
+//   for await (const piece of chat.ask("Is the heart enlarged?", { signal })) …
+//   model.close();
+//
+// Beside this file lie session.js, store.js, fetching.js, folder.js, rank.js and pkg/ with both wasm builds.
+
+import { abortError, ModelError, Session } from "./session.js";
+
+export { ModelError };
+
+/**
+ * @typedef {{ stage: "loading"|"encoding"|"reading"|"answering", done: number, total: number, bytesPerSecond?: number, secondsLeft?: number,
+ *   tokensPerSecond?: number }} Progress  Bytes while loading, tiles while encoding, tokens while reading and answering.
+ * @typedef {{ maxTokens?: number, temperature?: number, topK?: number, topP?: number, minP?: number, repetitionPenalty?: number, seed?: number,
+ *   signal?: AbortSignal }} AskOptions  Without any: the likeliest token always, 512 tokens at most.
+ */
+
+// (module (func (result v128) (i8x16.popcnt (i8x16.splat (i32.const 0)))))
+const SIMD128 = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
+// (module (func (result v128) (i16x8.relaxed_dot_i8x16_i7x16_s (i8x16.splat (i32.const 1)) (i8x16.splat (i32.const 2)))))
+const RELAXED = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253, 146, 2, 11];
+
+const ONE_RANK_BYTES = 64e6; // up to here one rank is as fast as several, and leaner
+const MAX_DEFAULT_RANKS = 8;
+const MAX_RANKS = 64;
+const RANK_BYTES = 3.3e9; // of a model's files, so that a rank stays below the 4 GiB of a wasm memory
+const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's question whether this site may keep it
+
+/**
+ * Loads a model.
+ * @param {string|URL} manifestUrl  of a model folder's manifest.json, relative to the page
+ * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, onProgress?: (progress: Progress) => void,
+ *   signal?: AbortSignal }} [options]  `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser
+ * @returns {Promise<Model>}
+ */
+export async function load(manifestUrl, { ranks, build, context, cache = true, onProgress = () => {}, signal } = {}) {
+  const start = performance.now();
+  const url = absolute(manifestUrl);
+  const session = new Session();
+  const abort = () => session.end(abortError("the model was not loaded: stopped"));
+  if (signal?.aborted) abort();
+  signal?.addEventListener("abort", abort, { once: true });
+  const ended = session.ended.then((error) => Promise.reject(error));
+  ended.catch(() => {});
+  try {
+    return await Promise.race([ended, loadInto(session, { url, ranks, build, context, cache, onProgress, start })]);
+  } catch (error) {
+    session.end(error);
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", abort);
+  }
+}
+
+async function loadInto(session, { url, ranks, build, context, cache, onProgress, start }) {
+  const chosen = chooseBuild(build);
+  const module = await compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url));
+  if (session.error) return null;
+  const heard = {};
+  const next = (type) => new Promise((resolve) => (heard[type] = resolve));
+  const store = session.startStore((message) => {
+    if (message.type === "progress") onProgress({ ...message, type: undefined, stage: "loading" });
+    heard[message.type]?.(message);
+  });
+  const manifested = next("manifest");
+  store.postMessage({ type: "open", manifestUrl: url, build: chosen, module, cache });
+  const { manifest } = await manifested;
+  if (session.error) return null;
+  const n_bytes = manifest.files.reduce((sum, file) => sum + file.size, 0);
+  const n_ranks = chooseRanks(n_bytes, ranks);
+  if (cache && n_bytes > ASK_TO_KEEP_BYTES) navigator.storage?.persist?.().catch(() => {});
+  const { loaded, storePorts } = session.startRanks(n_ranks, { build: chosen, module, context });
+  const served = next("served");
+  store.postMessage({ type: "serve", ports: storePorts }, storePorts);
+  const [shape, { cached, note }] = await Promise.all([loaded, served]);
+  session.endStore();
+  const info = { ...shown(manifest), ...shape, ranks: n_ranks, build: chosen, cached, note, memoryBytes: session.memoryBytes };
+  return new Model(session, info, url, performance.now() - start);
+}
+
+/** What the page shows of a manifest, in JavaScript's way of naming. */
+function shown({ name, description, license, notices, suggested_questions, samples, fidelity, files }) {
+  const filesShown = files.map(({ name, size, chunks }) => ({ name, size, nChunks: chunks.length }));
+  return { name, description, license, notices, suggestedQuestions: suggested_questions, samples, fidelity, files: filesShown };
+}
+
+function chooseBuild(wanted) {
+  const can = (bytes) => typeof WebAssembly === "object" && WebAssembly.validate(new Uint8Array(bytes));
+  const fail = (message) => {
+    throw new ModelError({ kind: "browser", message });
+  };
+  if (wanted !== undefined && wanted !== "relaxed" && wanted !== "simd128") fail(`There is no build ${JSON.stringify(wanted)}: choose relaxed or simd128.`);
+  if (!can(SIMD128)) fail("This browser is too old for the model: it lacks WebAssembly SIMD. Use a current Chrome, Edge, Firefox or Safari.");
+  if (wanted === "relaxed" && !can(RELAXED)) fail("This browser lacks relaxed SIMD: leave the choice of the build to the page.");
+  return wanted ?? (can(RELAXED) ? "relaxed" : "simd128");
+}
+
+function chooseRanks(n_bytes, wanted) {
+  const n_least = Math.ceil(n_bytes / RANK_BYTES);
+  if (wanted === undefined) {
+    const n_cores = navigator.hardwareConcurrency || 2;
+    return n_bytes < ONE_RANK_BYTES ? 1 : Math.max(n_least, Math.min(n_cores, MAX_DEFAULT_RANKS));
+  }
+  if (!Number.isInteger(wanted) || wanted < 1 || wanted > MAX_RANKS) {
+    throw new ModelError({ kind: "invalid", message: `ranks must be a whole number from 1 to ${MAX_RANKS}, found ${wanted}` });
+  }
+  if (wanted >= n_least) return wanted;
+  throw new ModelError({ kind: "invalid", message: `this model needs at least ${n_least} ranks: no rank can have more than 4 GB of memory` });
+}
+
+async function compile(url) {
+  const response = await fetch(url).catch((error) => {
+    throw new ModelError({ kind: "network", message: "The program itself could not be fetched. Check the network connection and open the page again.", detail: `${error} (${url})` });
+  });
+  if (!response.ok) throw new ModelError({ kind: "http", message: `A part of this site is missing (HTTP ${response.status}).`, detail: url.href });
+  // Not every static host knows the type that streaming asks for.
+  const streams = WebAssembly.compileStreaming && response.headers.get("Content-Type")?.startsWith("application/wasm");
+  return streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
+}
+
+/** A loaded model. */
+export class Model {
+  #session;
+  #url;
+  #looking = null; // the chat whose picture is being encoded or read
+
+  constructor(session, info, url, loadMs) {
+    this.#session = session;
+    this.#url = url;
+    /** What the model is and how it runs. `memoryBytes` is kept up to date. */
+    this.info = info;
+    /** Milliseconds from `load` to here. */
+    this.loadMs = loadMs;
+    /** The ranks' workers, for tests. */
+    this.ranks = session.ranks;
+    /** Resolves when the model is over, with the reason: closed (an AbortError), or a worker lost. @type {Promise<Error>} */
+    this.ended = session.ended;
+    this.n_chats = 0;
+  }
+
+  /**
+   * Begins a conversation, with a picture or without. A picture that is still being encoded for another chat is given up: the newest wins.
+   * @param {{ image?: Blob|ArrayBuffer|Uint8Array, onProgress?: (progress: Progress) => void }} [options]
+   */
+  chat({ image, onProgress } = {}) {
+    this.#looking?.giveUp();
+    const chat = new Chat(this.#session, this.n_chats++, image, onProgress, this.loadMs);
+    this.#looking = chat;
+    return chat;
+  }
+
+  /** How many tokens a text is. */
+  async countTokens(text) {
+    return (await this.#session.operate({ type: "count", text }).promise).result;
+  }
+
+  /** Deletes what this browser keeps of the model; it goes on running. */
+  forget() {
+    return deleteCached(this.#url);
+  }
+
+  /** Ends the workers and gives their memory back. Whatever is under way fails with an AbortError. */
+  close() {
+    this.#session.end(abortError("the model was closed"));
+  }
+}
+
+/** A conversation about at most one picture. */
+export class Chat {
+  #session;
+  #id;
+  #onProgress;
+  #preparing = []; // operations that a newer picture makes superfluous
+  #answer = null;
+  #isClosed = false;
+
+  constructor(session, id, image, onProgress = () => {}, loadMs = undefined) {
+    this.#session = session;
+    this.#id = id;
+    this.#onProgress = onProgress;
+    /** Milliseconds and speeds: loadMs, encodeMs, prefillMs, prefillTokensPerSecond, firstTokenMs, answerMs, nTokens, tokensPerSecond, nPrompt, nReused. */
+    this.timings = { loadMs };
+    /** How the latest answer ended: "stop" (the model ended it), "length", "context" (no room left) or "cancelled". */
+    this.finish = undefined;
+    /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
+    this.first = [];
+    /** Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles }. Without a picture: { tiles: 0 }. */
+    this.ready = this.#begin(image);
+    this.ready.catch(() => {}); // whoever waits for it hears of it
+  }
+
+  async #begin(image) {
+    let frame = { tiles: 0 };
+    if (image !== undefined && image !== null) {
+      const bytes = await bytesOf(image);
+      frame = await this.#prepare({ type: "look", chat: this.#id, image: bytes });
+    }
+    // The beginning of the prompt is read while the question is being typed. Should that fail, the question itself will say so.
+    this.#prepare({ type: "prepare", chat: this.#id }).catch(() => {});
+    return frame;
+  }
+
+  async #prepare(message) {
+    if (this.#isClosed) throw abortError("a newer picture was opened");
+    const operation = this.#session.operate(message, (event) => this.#tell(event));
+    this.#preparing.push(operation);
+    const { result, timings } = await operation.promise;
+    Object.assign(this.timings, timings);
+    return result;
+  }
+
+  #tell({ type, id, ...progress }) {
+    if (type === "progress") this.#onProgress(progress);
+  }
+
+  /**
+   * Asks. Iterate over the result for the pieces of the answer; leaving the loop, or the signal, stops it within one token, and the answer counts as
+   * far as it came: a stopped iteration ends without an error. One question at a time.
+   * @param {string} question
+   * @param {AskOptions} [options]
+   * @returns {AsyncIterableIterator<string>}
+   */
+  ask(question, { signal, ...options } = {}) {
+    const answer = new Answer();
+    if (this.#answer) {
+      answer.end(new ModelError({ kind: "busy", message: "An answer is still being written: wait for its end, or stop it first." }));
+      return answer;
+    }
+    this.#answer = answer;
+    const stop = () => answer.stop();
+    signal?.addEventListener("abort", stop, { once: true });
+    if (signal?.aborted) stop();
+    this.#run(answer, String(question), options).then(() => null, (error) => error).then((error) => {
+      signal?.removeEventListener("abort", stop);
+      this.#answer = null;
+      answer.end(error?.name === "AbortError" && answer.isStopped ? null : error);
+    });
+    return answer;
+  }
+
+  async #run(answer, question, options) {
+    await Promise.race([this.ready, answer.stopped]);
+    if (answer.isStopped) return;
+    const total = options.maxTokens ?? 512;
+    const operation = this.#session.operate({ type: "ask", chat: this.#id, question, options }, (event) => {
+      if (event.type === "dropped") this.timings.nDropped = event.turns;
+      if (event.type !== "token") return this.#tell(event);
+      answer.push(event.text);
+      const { done, tokensPerSecond } = event;
+      this.#onProgress({ stage: "answering", done, total, tokensPerSecond });
+    });
+    answer.stopped.then(() => operation.stop());
+    const { result, timings } = await operation.promise;
+    const { nPrompt, nReused, finish, first } = result;
+    Object.assign(this.timings, timings, { nPrompt, nReused });
+    Object.assign(this, { finish, first });
+  }
+
+  /** Ends what prepares this chat, if that is not over: another picture has come. */
+  giveUp() {
+    if (this.#answer && !this.#answer.isStopped) return; // its picture is wanted: a question waits for it
+    this.#isClosed = true;
+    this.#preparing.forEach((operation) => operation.stop());
+  }
+
+  /** Ends the conversation and forgets it. */
+  close() {
+    this.#answer?.stop();
+    this.#isClosed = true;
+    this.#preparing.forEach((operation) => operation.stop());
+    if (!this.#session.error) this.#session.ranks[0].postMessage({ type: "forget", chat: this.#id });
+  }
+}
+
+/** An answer as it is written: an async iterator over its pieces. */
+class Answer {
+  #pieces = [];
+  #ended = null;
+  #wake = () => {};
+
+  constructor() {
+    this.isStopped = false;
+    this.stopped = new Promise((resolve) => (this.resolveStopped = resolve));
+  }
+
+  push(piece) {
+    if (piece) this.#pieces.push(piece);
+    this.#wake();
+  }
+
+  end(error) {
+    this.#ended = { error };
+    this.#wake();
+  }
+
+  stop() {
+    this.isStopped = true;
+    this.resolveStopped();
+  }
+
+  async next() {
+    while (this.#pieces.length === 0 && !this.#ended) await new Promise((resolve) => (this.#wake = resolve));
+    if (this.#pieces.length > 0) return { done: false, value: this.#pieces.shift() };
+    const { error } = this.#ended;
+    this.#ended = { error: null };
+    if (error) throw error;
+    return { done: true, value: undefined };
+  }
+
+  async return() {
+    this.stop();
+    return { done: true, value: undefined };
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+}
+
+async function bytesOf(image) {
+  if (image instanceof ArrayBuffer) return image.slice(0);
+  if (ArrayBuffer.isView(image)) return image.buffer.slice(image.byteOffset, image.byteOffset + image.byteLength);
+  try {
+    return await image.arrayBuffer();
+  } catch (error) {
+    throw new ModelError({ kind: "image", message: `its file could not be read (${error?.message ?? error})` });
+  }
+}
+
+/** Asks a store of its own a single question. */
+async function askStore(message) {
+  const worker = new Worker(new URL("store.js", import.meta.url), { type: "module" });
+  try {
+    return await new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => (data.type === "failed" ? reject(new ModelError(data.error)) : resolve(data));
+      worker.onerror = (event) => reject(new ModelError({ kind: "internal", message: event.message || "the store could not be started" }));
+      worker.postMessage(message);
+    });
+  } finally {
+    worker.terminate();
+  }
+}
+
+function absolute(manifestUrl) {
+  return new URL(manifestUrl, globalThis.document?.baseURI ?? location.href).href;
+}
+
+/** What this browser keeps of a model: `{ bytes, complete }`; when complete it opens with the network cut. */
+export async function cachedSize(manifestUrl) {
+  const { bytes, complete } = await askStore({ type: "cached", manifestUrl: absolute(manifestUrl) });
+  return { bytes, complete };
+}
+
+/** Deletes what this browser keeps of a model. */
+export async function deleteCached(manifestUrl) {
+  await askStore({ type: "forget", manifestUrl: absolute(manifestUrl) });
+}

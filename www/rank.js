@@ -1,0 +1,188 @@
+// A rank: a worker around one wasm instance that holds 1/N of the model. Rank 0 leads and does what the page asks; the others follow it, over message
+// ports between the wasm instances of which this file sees nothing.
+//
+// Messages from the page                                     answered by
+//   { type: "start", rank, ports, store, build, module,      { type: "started" } at once,
+//     lock, context }                                        { type: "loaded", memory, info } when the store has given everything
+//   { type: "look", id, chat, image }                        progress, then done with { crop, width, height, tiles }   (rank 0 only, as all below)
+//   { type: "prepare", id, chat }                            progress, then done
+//   { type: "ask", id, chat, question, options }             progress and tokens, then done with { text, finish, nPrompt, nReused, first }
+//   { type: "count", id, text }                              done with the number of tokens
+//   { type: "stop", id }                                     the operation `id` ends at its next tile, piece of the prompt or token
+//   { type: "forget", chat }                                 nothing
+//   { type: "ping" }                                         { type: "pong", memory }
+// where the answers are
+//   { type: "progress", id, stage: "encoding"|"reading", done, total, secondsLeft }
+//   { type: "token", id, text, done, tokensPerSecond }
+//   { type: "dropped", id, turns }                           the oldest turns were left out of the prompt
+//   { type: "done", id, result, timings, memory }            or { type: "done", id, error: { kind, message } }
+//   { type: "failed", error: { kind, message, detail } }     this rank is lost
+// The store's messages are listed in store.js.
+
+let wasm = null; // the module of the bindings
+let memory = null; // the memory of the instance
+let rank = null; // the instance's Rank
+let current = null; // id of the operation that runs
+
+const handlers = { start, look, prepare, ask, count, stop, forget, ping };
+
+self.addEventListener("message", async ({ data }) => {
+  try {
+    await handlers[data.type](data);
+  } catch (error) {
+    fail(error);
+  }
+});
+// A trap inside a future of the wasm instance surfaces here and nowhere else.
+self.addEventListener("error", (event) => fail(event.error ?? event.message));
+self.addEventListener("unhandledrejection", (event) => fail(event.reason));
+
+/** This rank cannot go on. */
+function fail(error) {
+  const isTrap = error instanceof WebAssembly.RuntimeError;
+  const panic = isTrap ? wasm?.takePanic() : undefined;
+  const isFull = (isTrap && !panic) || /memory|allocation/i.test(String(error?.message));
+  const kind = error?.kind ?? (isFull ? "out-of-memory" : "internal");
+  const detail = panic ?? String(error?.stack ?? error);
+  postMessage({ type: "failed", error: { kind, message: panic ?? String(error?.message ?? error), detail } });
+}
+
+async function start({ rank: idx, ports, store, build, module, lock, context }) {
+  // Held until this worker ends, however it ends: that is how the page notices.
+  if (lock) await new Promise((held) => navigator.locks.request(lock, () => (held(), new Promise(() => {}))).catch(held));
+  wasm = await import(`./pkg/llama3med_${build}.js`);
+  ({ memory } = wasm.initSync({ module }));
+  rank = new wasm.Rank(idx, ports);
+  store.onmessage = ({ data }) => {
+    try {
+      take(store, data, idx, context);
+    } catch (error) {
+      fail(error);
+    }
+  };
+  postMessage({ type: "started" });
+}
+
+/** What the store sends. */
+function take(store, { type, file, size, bytes, parts }, idx, context) {
+  if (type === "header") store.postMessage({ type: "ranges", ranges: rank.header(file, bytes, size) });
+  if (type === "bytes") {
+    for (const part of parts) rank.feed(file, part.offset, part.bytes);
+    store.postMessage({ type: "taken" });
+  }
+  if (type !== "end") return;
+  rank.finish(context);
+  store.close();
+  if (idx > 0) rank.follow().catch(fail);
+  postMessage({ type: "loaded", memory: memory.buffer.byteLength, info: idx === 0 ? rank.info() : null });
+}
+
+/** Runs one operation of rank 0: `run` does it, `timings` says what it took. */
+async function operate(id, run, timings = () => ({})) {
+  current = id;
+  let answer;
+  try {
+    answer = { result: await run(), timings: timings() };
+  } catch (error) {
+    // Ranks that are out of step, and traps, end the session; everything else only this operation.
+    if (!error?.kind || ["rank-lost", "out-of-memory"].includes(error.kind)) throw error;
+    answer = { error: { kind: error.kind, message: error.message } };
+  }
+  current = null;
+  postMessage({ type: "done", id, ...answer, memory: memory.buffer.byteLength });
+}
+
+function look({ id, chat, image }) {
+  const clock = new Clock(id);
+  return operate(id, () => rank.look(chat, new Uint8Array(image), clock.listener), () => ({ encodeMs: clock.sinceStart() }));
+}
+
+function prepare({ id, chat }) {
+  const clock = new Clock(id);
+  return operate(id, () => rank.prepare(chat, clock.listener), () => ({ prepareMs: clock.sinceStart() }));
+}
+
+function ask({ id, chat, question, options }) {
+  const clock = new Clock(id);
+  const run = async () => {
+    const result = await rank.ask(chat, question, options, clock.listener);
+    clock.n_read = result.nPrompt - result.nReused;
+    return result;
+  };
+  return operate(id, run, () => clock.timings());
+}
+
+function count({ id, text }) {
+  return operate(id, () => rank.countTokens(text));
+}
+
+function stop({ id }) {
+  if (id === current) rank.stop();
+}
+
+function forget({ chat }) {
+  rank.forget(chat);
+}
+
+function ping() {
+  postMessage({ type: "pong", memory: memory?.buffer.byteLength ?? 0 });
+}
+
+/** Times one operation and passes on its events. */
+class Clock {
+  constructor(id) {
+    Object.assign(this, { id, start: performance.now(), stageStart: 0, read: 0, firstToken: 0, lastToken: 0, n_tokens: 0, n_read: 0 });
+    this.listener = (event, a, b) => this[event](a, b);
+  }
+
+  sinceStart() {
+    return performance.now() - this.start;
+  }
+
+  encoding(done, total) {
+    this.#progress("encoding", done, total);
+  }
+
+  reading(done, total) {
+    this.#progress("reading", done, total);
+    if (done === total) this.read = performance.now();
+  }
+
+  token(text) {
+    this.lastToken = performance.now();
+    if (this.n_tokens++ === 0) this.firstToken = this.lastToken;
+    this.rest(text);
+  }
+
+  rest(text) {
+    postMessage({ type: "token", id: this.id, text, done: this.n_tokens, tokensPerSecond: this.#tokensPerSecond() });
+  }
+
+  dropped(turns) {
+    postMessage({ type: "dropped", id: this.id, turns });
+  }
+
+  timings() {
+    const prefillMs = (this.read || performance.now()) - this.start;
+    return {
+      prefillMs,
+      prefillTokensPerSecond: (this.n_read / prefillMs) * 1000,
+      firstTokenMs: this.n_tokens > 0 ? this.firstToken - this.start : undefined,
+      answerMs: this.n_tokens > 0 ? this.lastToken - this.read : 0,
+      nTokens: this.n_tokens,
+      tokensPerSecond: this.#tokensPerSecond(),
+    };
+  }
+
+  // The first token costs only the choice: its logits are the last of the prompt's.
+  #tokensPerSecond() {
+    return this.n_tokens > 1 ? ((this.n_tokens - 1) / (this.lastToken - this.firstToken)) * 1000 : undefined;
+  }
+
+  #progress(stage, done, total) {
+    const now = performance.now();
+    if (done === 0) this.stageStart = now;
+    const secondsLeft = done > 0 ? ((now - this.stageStart) / done / 1000) * (total - done) : undefined;
+    postMessage({ type: "progress", id: this.id, stage, done, total, secondsLeft });
+  }
+}

@@ -1,0 +1,181 @@
+// The workers of one loaded model: starts them, connects them, watches them, and ends all of them when one is lost. Runs on the page's main thread.
+// llama3med.js is the interface; the messages are listed in store.js and rank.js.
+
+/** What a kind of error means to the person; the engine's own sentence follows. */
+const SENTENCES = {
+  corrupt: "The model's files are damaged or do not fit together",
+  unsupported: "This model needs something that this version cannot do",
+  image: "This picture cannot be read",
+  tokenizer: "The model's tokenizer cannot be used",
+  invalid: "This cannot be done",
+  "context-full": "The conversation is too long for the model",
+  "out-of-memory": "The memory of this browser is not enough for the model",
+  "rank-lost": "A worker of the model stopped",
+  internal: "Something went wrong inside the model's workers",
+};
+
+/** An error with a `kind` for programs, a `message` for people and a `detail` for engineers. */
+export class ModelError extends Error {
+  constructor({ kind, message, detail = "" }, where = "") {
+    const sentence = SENTENCES[kind];
+    super(`${sentence ? `${sentence}: ${message}` : message}${where ? ` (${where})` : ""}`);
+    Object.assign(this, { name: "ModelError", kind, detail });
+  }
+}
+
+/** @param {string} message */
+export function abortError(message) {
+  return new DOMException(message, "AbortError");
+}
+
+const PING_MS = 5000;
+// A rank alone in its session hears nothing while it computes a piece of the prompt: on a slow machine that takes a minute or two.
+const MAX_UNANSWERED = 36;
+
+/** All workers of one model. */
+export class Session {
+  constructor() {
+    this.ranks = [];
+    this.store = null;
+    this.memoryBytes = [];
+    this.operations = [];
+    this.n_operations = 0;
+    this.error = null;
+    this.watched = [];
+    this.timer = setInterval(() => this.#pingAll(), PING_MS);
+    /** Resolves with the error that ended the session, also when that is only `close`. */
+    this.ended = new Promise((resolve) => (this.resolveEnded = resolve));
+    this.locks = `llama3med ${Date.now()} ${Math.random()}`;
+  }
+
+  /** Starts the store. `onMessage` hears of everything that it says. */
+  startStore(onMessage) {
+    this.store = this.#worker("store.js", "the store", onMessage);
+    return this.store;
+  }
+
+  /** Starts `n_ranks` ranks, each connected to all others; resolves with what rank 0 says of the model, when all have been loaded. */
+  startRanks(n_ranks, start) {
+    const ports = Array.from({ length: n_ranks }, () => Array(n_ranks).fill(null));
+    for (let a = 0; a < n_ranks; a++) {
+      for (let b = a + 1; b < n_ranks; b++) {
+        const { port1, port2 } = new MessageChannel();
+        ports[a][b] = port1;
+        ports[b][a] = port2;
+      }
+    }
+    const stores = ports.map(() => new MessageChannel());
+    const loaded = ports.map((mine, rank) => this.#startRank(rank, mine, stores[rank].port1, start));
+    return { loaded: Promise.all(loaded).then(([info]) => info), storePorts: stores.map(({ port2 }) => port2) };
+  }
+
+  #startRank(rank, ports, store, start) {
+    return new Promise((resolve) => {
+      const worker = this.#worker("rank.js", `rank ${rank}`, (message) => {
+        if (message.type === "started") this.#watchLock(lock, `rank ${rank}`);
+        if (message.type === "loaded") resolve(message.info);
+        if (message.memory) this.memoryBytes[rank] = message.memory;
+        if (message.id !== undefined) this.#heard(message);
+      });
+      const lock = globalThis.navigator?.locks ? `${this.locks} ${rank}` : null;
+      worker.postMessage({ type: "start", rank, ports, store, lock, ...start }, [...ports.filter(Boolean), store]);
+      this.ranks[rank] = worker;
+    });
+  }
+
+  #worker(file, name, onMessage) {
+    const worker = new Worker(new URL(file, import.meta.url), { type: "module", name });
+    const watch = { worker, name, n_unanswered: 0 };
+    worker.onmessage = ({ data }) => {
+      watch.n_unanswered = 0;
+      if (this.error) return;
+      if (data.type === "failed") this.end(new ModelError(data.error, name));
+      else onMessage(data);
+    };
+    worker.onerror = (event) => {
+      event.preventDefault?.();
+      const message = event.message || "it could not be started: is the whole site there, and does its policy allow workers?";
+      this.end(new ModelError({ kind: "internal", message, detail: `${event.filename ?? file}:${event.lineno ?? 0}` }, name));
+    };
+    worker.onmessageerror = () => this.end(new ModelError({ kind: "internal", message: "a message could not be read" }, name));
+    this.watched.push(watch);
+    return worker;
+  }
+
+  // The rank holds this lock as long as it lives: whoever gets it next knows that it does not.
+  #watchLock(lock, name) {
+    const lost = () => this.end(new ModelError({ kind: "rank-lost", message: "it ended without a word, perhaps for want of memory. Load the model again" }, name));
+    navigator.locks.request(lock, lost).catch(() => {});
+  }
+
+  // For what no lock shows: no secure context, or a worker that lives and does nothing.
+  #pingAll() {
+    for (const watch of this.watched) {
+      if (++watch.n_unanswered > MAX_UNANSWERED) {
+        const message = `it has not answered for ${(MAX_UNANSWERED * PING_MS) / 1000} s. Load the model again`;
+        return this.end(new ModelError({ kind: "rank-lost", message }, watch.name));
+      }
+      watch.worker.postMessage({ type: "ping" });
+    }
+  }
+
+  /** The store has done its work. */
+  endStore() {
+    this.store.terminate();
+    this.watched = this.watched.filter(({ worker }) => worker !== this.store);
+    this.store = null;
+  }
+
+  /** Ends every worker; everything that is under way fails with `error`. */
+  end(error) {
+    if (this.error) return;
+    this.error = error;
+    clearInterval(this.timer);
+    this.watched.forEach(({ worker }) => worker.terminate());
+    this.operations.splice(0).forEach((operation) => operation.reject(error));
+    this.resolveEnded(error);
+  }
+
+  /**
+   * Puts an operation of rank 0 into the queue.
+   * @returns {{ promise: Promise<object>, stop: () => void }} `promise` resolves with `{ result, timings }`; `stop` makes it fail with an AbortError,
+   *   or, if it is an answer that has begun, end early.
+   */
+  operate(message, onEvent = () => {}) {
+    const operation = { id: this.n_operations++, message, onEvent, isRunning: false };
+    const promise = new Promise((resolve, reject) => Object.assign(operation, { resolve, reject }));
+    promise.catch(() => {}); // whoever cares listens as well
+    if (this.error) operation.reject(this.error);
+    else this.operations.push(operation);
+    this.#next();
+    return { promise, stop: () => this.#stop(operation) };
+  }
+
+  #next() {
+    const [operation] = this.operations;
+    if (!operation || operation.isRunning) return;
+    operation.isRunning = true;
+    const { image } = operation.message;
+    this.ranks[0].postMessage({ ...operation.message, id: operation.id }, image ? [image] : []);
+    delete operation.message;
+  }
+
+  #heard(message) {
+    const [operation] = this.operations;
+    if (operation?.id !== message.id) return;
+    if (message.type !== "done") return operation.onEvent(message);
+    this.operations.shift();
+    const { error, result, timings } = message;
+    if (!error) operation.resolve({ result, timings });
+    else operation.reject(error.kind === "cancelled" ? abortError("stopped") : new ModelError(error));
+    this.#next();
+  }
+
+  #stop(operation) {
+    const idx = this.operations.indexOf(operation);
+    if (idx < 0) return;
+    if (operation.isRunning) return this.ranks[0].postMessage({ type: "stop", id: operation.id });
+    this.operations.splice(idx, 1);
+    operation.reject(abortError("stopped"));
+  }
+}

@@ -1,0 +1,262 @@
+// The store: a worker that fetches a model's chunks, checks them, keeps them (folder.js) and hands every rank the bytes that it needs.
+//
+// Messages from the page                                     answered by
+//   { type: "open", manifestUrl, build, module, cache }      { type: "manifest", manifest, isCopy }
+//   { type: "serve", ports: [MessagePort of each rank] }     { type: "progress", done, total, bytesPerSecond, secondsLeft }, ...
+//                                                            { type: "served", cached, note }
+//   { type: "cached", manifestUrl }                          { type: "cached", bytes, complete }
+//   { type: "forget", manifestUrl }                          { type: "forgotten" }
+//   { type: "ping" }                                         { type: "pong" }
+//   any of them                                              { type: "failed", error: { kind, message, detail } }
+// Messages to a rank, over its port                          answered by
+//   { type: "header", file, size, bytes }                    { type: "ranges", ranges: [start, end, start, end, ...] }
+//   { type: "bytes", file, parts: [{ offset, bytes }] }      { type: "taken" }
+//   { type: "end" }                                          nothing
+// A rank answers in order, one answer a message: that bounds what is under way.
+
+import { checkStatus, fetchBytes, StoreError } from "./fetching.js";
+import { Folder, hex } from "./folder.js";
+
+// Chunks that are fetched or read at once; they are handed on in order.
+const N_AHEAD = 4;
+const MAX_MANIFEST_BYTES = 4 << 20;
+const MANIFEST_WAIT_MS = 15_000;
+
+let wasm = null;
+let model = null; // { url, manifest, bytes, folder, note }
+
+self.addEventListener("message", async ({ data }) => {
+  try {
+    await { open, serve, cached, forget, ping: () => postMessage({ type: "pong" }) }[data.type](data);
+  } catch (error) {
+    const { kind = "internal", message, detail = String(error.stack ?? "") } = error;
+    postMessage({ type: "failed", error: { kind, message, detail } });
+  }
+});
+
+async function open({ manifestUrl, build, module, cache }) {
+  wasm = await import(`./pkg/llama3med_${build}.js`);
+  wasm.initSync({ module });
+  const folder = cache ? await Folder.open(manifestUrl) : null;
+  const { bytes, isCopy } = await manifestBytes(manifestUrl, folder);
+  model = { url: manifestUrl, manifest: wasm.parseManifest(bytes), bytes, folder, note: "" };
+  postMessage({ type: "manifest", manifest: model.manifest, isCopy });
+}
+
+/** The manifest from the network, or, when there is no way to it, as it was kept. */
+async function manifestBytes(url, folder) {
+  const copy = await folder?.manifest();
+  for (let attempt = 0; ; attempt++) {
+    try {
+      const response = await fetch(url, { cache: "no-cache", signal: timeout(copy ? MANIFEST_WAIT_MS : 4 * MANIFEST_WAIT_MS) });
+      checkStatus(response, "manifest.json");
+      const bytes = new Uint8Array(await response.arrayBuffer());
+      if (bytes.length > MAX_MANIFEST_BYTES) throw new StoreError("corrupt", `manifest.json has ${bytes.length} bytes: too many.`);
+      return { bytes, isCopy: false };
+    } catch (error) {
+      const isFault = !(error instanceof StoreError) || error.passing;
+      if (isFault && copy) return { bytes: copy, isCopy: true };
+      if (isFault && attempt < 2) await new Promise((resolve) => setTimeout(resolve, 500 * (attempt + 1)));
+      else if (error instanceof StoreError) throw error;
+      else throw new StoreError("network", "The model's manifest could not be fetched. Check the network connection and the address, then load the model again.", `${error} (${url})`);
+    }
+  }
+}
+
+function timeout(ms) {
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), ms);
+  return controller.signal;
+}
+
+async function serve({ ports }) {
+  const { manifest } = model;
+  const chunks = manifest.files.flatMap((file) => placed(file));
+  await checkRoom(chunks);
+  const progress = new Progress(chunks.reduce((sum, { chunk }) => sum + chunk.size, 0));
+  const feeds = ports.map((port) => new Feed(port));
+  await deliver(chunks, feeds, progress);
+  feeds.forEach((feed) => feed.port.postMessage({ type: "end" }));
+  progress.tell();
+  if (model.folder) {
+    await model.folder.keepManifest(model.bytes).then(() => model.folder.sweep(chunks.map(({ chunk }) => chunk)), keepNothing);
+  }
+  postMessage({ type: "served", cached: Boolean(model.folder), note: model.note });
+}
+
+/** A file's chunks, each with its place in the file. */
+function placed(file) {
+  let end = 0;
+  return file.chunks.map((chunk) => {
+    end += chunk.size;
+    return { file, chunk, offset: end - chunk.size };
+  });
+}
+
+/** If the disk has no room for what is missing, the model still runs, only nothing is kept. */
+async function checkRoom(chunks) {
+  if (!model.folder) return;
+  const missing = await Promise.all(chunks.map(async ({ chunk }) => ((await model.folder.has(chunk)) ? 0 : chunk.size)));
+  const n_missing = missing.reduce((sum, size) => sum + size, 0);
+  const { quota = Infinity, usage = 0 } = (await navigator.storage.estimate?.()) ?? {};
+  if (n_missing <= quota - usage) return;
+  keepNothing(new DOMException(`${n_missing} bytes are needed, ${quota - usage} are free`, "QuotaExceededError"));
+}
+
+/** From now on nothing more is kept; what is kept already stays. */
+function keepNothing(error) {
+  model.folder = null;
+  const isFull = error?.name === "QuotaExceededError";
+  model.note = isFull
+    ? `The disk has no room to keep the model: it will be fetched again next time (${error.message}).`
+    : `The browser did not let the model be kept: it will be fetched again next time (${error}).`;
+}
+
+/** Fetches ahead, hands on in order; waits for the ranks, so that little is under way at any time. */
+async function deliver(chunks, feeds, progress) {
+  const obtained = [];
+  let waiting = { file: null, parts: [], n_bytes: 0 }; // chunks of a file whose header is not complete
+  let taken = Promise.resolve();
+  for (const [idx, { file, offset }] of chunks.entries()) {
+    while (obtained.length < Math.min(idx + N_AHEAD, chunks.length)) {
+      const next = obtain(chunks[obtained.length], chunks, progress);
+      next.catch(() => {}); // heard of when its turn comes
+      obtained.push(next);
+    }
+    const { bytes, kept } = await obtained[idx];
+    obtained[idx] = null;
+    if (offset === 0) waiting = { file, parts: [], n_bytes: 0 };
+    waiting.parts.push({ offset, bytes });
+    waiting.n_bytes += bytes.length;
+    if (waiting.n_bytes >= file.header_size) {
+      if (offset < file.header_size || offset === 0) await announce(file, waiting, feeds);
+      const parts = waiting.parts.splice(0);
+      await taken;
+      taken = Promise.all(parts.flatMap((part) => feeds.map((feed) => feed.bytes(file.name, part))));
+    }
+    await kept;
+  }
+  await taken;
+}
+
+/** Gives the ranks a file's header; they say which bytes they need. */
+async function announce(file, { parts }, feeds) {
+  const header = new Uint8Array(file.header_size);
+  for (const { offset, bytes } of parts) {
+    if (offset < header.length) header.set(bytes.subarray(0, header.length - offset), offset);
+  }
+  await Promise.all(feeds.map((feed) => feed.header(file, header.slice())));
+}
+
+/** A chunk's bytes, checked, from the folder or from the network. `kept` resolves when they are on the disk. */
+async function obtain({ chunk }, chunks, progress) {
+  const copy = await model.folder?.read(chunk).catch(() => null);
+  if (copy && (await sha256(new Uint8Array(copy))) === chunk.sha256) {
+    progress.add(chunk.size);
+    return { bytes: new Uint8Array(copy), kept: null };
+  }
+  const bytes = await fetchChunk(chunk, chunks, progress);
+  const kept = model.folder?.write(chunk, bytes).catch(keepNothing);
+  return { bytes, kept };
+}
+
+/** What arrives damaged is fetched once more, past every cache of the browser. */
+async function fetchChunk(chunk, chunks, progress) {
+  const url = new URL(chunk.path, model.url).href;
+  const isPart = chunk.offset > 0 || chunks.some(({ chunk: other }) => other !== chunk && other.path === chunk.path);
+  const name = isPart ? `${chunk.path} (bytes ${chunk.offset ?? 0} to ${(chunk.offset ?? 0) + chunk.size - 1})` : chunk.path;
+  let problem = null;
+  for (const fresh of [false, true]) {
+    try {
+      const range = isPart ? (chunk.offset ?? 0) : undefined;
+      const bytes = await fetchBytes(url, { name, size: chunk.size, range, fresh, onBytes: (n) => progress.add(n) });
+      const found = await sha256(bytes);
+      if (found === chunk.sha256) return bytes;
+      progress.add(-chunk.size);
+      problem = new StoreError("hash", `${name} arrived damaged, twice: it is not the file that the manifest names.`,
+        `${url}: sha256 expected ${chunk.sha256}, found ${found}`);
+    } catch (error) {
+      if (error.kind !== "hash") throw error;
+      problem = error;
+    }
+  }
+  throw problem;
+}
+
+async function sha256(bytes) {
+  if (globalThis.crypto?.subtle) return hex(await crypto.subtle.digest("SHA-256", bytes));
+  const hash = new wasm.Sha256();
+  hash.update(bytes);
+  const digest = hash.finish();
+  hash.free();
+  return digest;
+}
+
+/** One rank's end: what it needs of each file, and messages that it has not answered yet. */
+class Feed {
+  constructor(port) {
+    this.port = port;
+    this.ranges = new Map();
+    this.waiting = [];
+    port.onmessage = ({ data }) => this.waiting.shift()(data);
+  }
+
+  async header(file, bytes) {
+    const { ranges } = await this.#send({ type: "header", file: file.name, size: file.size, bytes }, [bytes.buffer]);
+    this.ranges.set(file.name, ranges);
+  }
+
+  async bytes(file, { offset, bytes }) {
+    const ranges = this.ranges.get(file);
+    const parts = [];
+    for (let i = 0; i < ranges.length; i += 2) {
+      const from = Math.max(ranges[i], offset);
+      const to = Math.min(ranges[i + 1], offset + bytes.length);
+      if (from < to) parts.push({ offset: from, bytes: bytes.slice(from - offset, to - offset) });
+    }
+    if (parts.length > 0) await this.#send({ type: "bytes", file, parts }, parts.map((part) => part.bytes.buffer));
+  }
+
+  #send(message, transfer) {
+    return new Promise((resolve) => {
+      this.waiting.push(resolve);
+      this.port.postMessage(message, transfer);
+    });
+  }
+}
+
+/** All bytes of the model, as they become available. */
+class Progress {
+  constructor(total) {
+    Object.assign(this, { total, done: 0, told: 0, samples: [{ time: performance.now(), done: 0 }] });
+    this.tell();
+  }
+
+  add(n_bytes) {
+    this.done += n_bytes;
+    if (performance.now() - this.told > 100) this.tell();
+  }
+
+  /** Speed is that of the last few seconds. */
+  tell() {
+    const now = performance.now();
+    this.told = now;
+    this.samples.push({ time: now, done: this.done });
+    while (this.samples.length > 2 && now - this.samples[0].time > 5000) this.samples.shift();
+    const [{ time, done }] = this.samples;
+    const bytesPerSecond = now > time ? Math.max(0, ((this.done - done) / (now - time)) * 1000) : 0;
+    const secondsLeft = bytesPerSecond > 0 ? (this.total - this.done) / bytesPerSecond : undefined;
+    postMessage({ type: "progress", done: this.done, total: this.total, bytesPerSecond, secondsLeft });
+  }
+}
+
+async function cached({ manifestUrl }) {
+  const folder = await Folder.open(manifestUrl, false);
+  const bytes = folder ? await folder.size() : 0;
+  postMessage({ type: "cached", bytes, complete: Boolean(await folder?.manifest()) });
+}
+
+async function forget({ manifestUrl }) {
+  await Folder.forget(manifestUrl);
+  postMessage({ type: "forgotten" });
+}
