@@ -1,8 +1,14 @@
 //! One function per parser of outside bytes: run by the fuzz targets of `fuzz/` on made-up input, and by the tests on every input that ever mattered.
 
 use llama3med::gguf::Gguf;
-use llama3med::manifest::Manifest;
+use llama3med::image::{Fit, Picture, Preprocess, preprocess};
+use llama3med::manifest::{DECODER, ENCODER, Manifest};
+use llama3med::model::ModelLoader;
+use llama3med::shard::Shard;
 use llama3med::tokenizer::Tokenizer;
+use quantize::checkpoint::safetensors;
+use quantize::convert::Understood;
+use std::path::{Path, PathBuf};
 
 /// A GGUF header, with every array read, and the prefix behaviour of the loader.
 pub fn gguf(data: &[u8]) {
@@ -34,5 +40,70 @@ pub fn tokenizer(data: &[u8]) {
     }
 }
 
+/// A picture, made square if it can be read.
+pub fn image(data: &[u8]) {
+    if let Ok(picture) = Picture::decode(data) {
+        assert_eq!(picture.rgb.len(), picture.width * picture.height * 3);
+        for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
+            let pixels = preprocess(&picture, &Preprocess { size: 16, fit, mean: [0.5; 3], std: [0.25; 3] });
+            assert!(pixels.values.iter().all(|value| value.is_finite()));
+        }
+    }
+}
+
+/// A model file from its header to its tensors, as either file of a folder.
+pub fn model(data: &[u8]) {
+    for file in [DECODER, ENCODER] {
+        let mut loader = ModelLoader::new(Shard { rank: 1, n_ranks: 3 });
+        if let Ok(ranges) = loader.header(file, data, data.len() as u64) {
+            for range in ranges {
+                let bytes = &data[range.start as usize..range.end as usize];
+                loader.feed(file, range.start, bytes).expect("a loader takes what it asked for");
+            }
+        }
+    }
+}
+
+/// A safetensors file.
+pub fn safetensors(data: &[u8]) {
+    let path = scratch("safetensors").join("model.safetensors");
+    std::fs::write(&path, data).expect("the temporary folder can be written");
+    if let Ok(tensors) = safetensors::open(&path) {
+        for tensor in tensors.values().filter(|tensor| tensor.check_dtype().is_ok()) {
+            let n_elements = tensor.shape.iter().product::<usize>();
+            let _ = tensor.read(0..n_elements.min(64), &mut Vec::new());
+        }
+    }
+}
+
+/// A config.json beside the weights of a good checkpoint.
+pub fn config(data: &[u8]) {
+    let folder = scratch("config");
+    let good = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/siglip/checkpoint");
+    for file in ["model.safetensors", "tokenizer.json"] {
+        if !folder.join(file).exists() {
+            std::fs::copy(good.join(file), folder.join(file)).expect("the golden checkpoint can be copied");
+        }
+    }
+    std::fs::write(folder.join("config.json"), data).expect("the temporary folder can be written");
+    let _ = Understood::read(&folder, None);
+}
+
+/// A folder of this thread's own.
+fn scratch(purpose: &str) -> PathBuf {
+    let name = format!("llama3med-{purpose}-{}-{:?}", std::process::id(), std::thread::current().id());
+    let folder = std::env::temp_dir().join(name.replace(['(', ')'], ""));
+    std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
+    folder
+}
+
 /// Every parser by name.
-pub const PARSERS: [(&str, fn(&[u8])); 3] = [("gguf", gguf), ("manifest", manifest), ("tokenizer", tokenizer)];
+pub const PARSERS: [(&str, fn(&[u8])); 7] = [
+    ("config", config),
+    ("gguf", gguf),
+    ("image", image),
+    ("manifest", manifest),
+    ("model", model),
+    ("safetensors", safetensors),
+    ("tokenizer", tokenizer),
+];
