@@ -1,0 +1,66 @@
+// A stand-in for www/llama3med.js with the same interface and no model: for states that are hard to reach with the real one.
+// `?fake=slow` loads and encodes slowly, `load-error`, `image-error`, `answer-error` fail there.
+
+const fake = new URLSearchParams(location.search).get("fake") ?? "";
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const speed = fake.includes("slow") ? 20 : 1;
+
+const INFO = {
+  name: "Llama3-Med demo (random weights)",
+  description: "Random weights: its answers mean nothing. They show that everything works.",
+  license: "Apache-2.0",
+  notices: [],
+  suggestedQuestions: ["Is the heart enlarged?", "Where is the nodule?", "Describe the image.", "Is there an effusion?"],
+  samples: [{ path: 'sample-1.png', alt: 'Film 1', questions: [] }, { path: 'sample-2.png', alt: 'Film 2', questions: [] }, { path: 'sample-3.png', alt: 'Film 3', questions: [] }],
+  scales: [64, 128, 256],
+  tileSize: 64,
+  nTiles: 21,
+  nImageTokens: 16,
+  contextLength: 2048,
+  ranks: 2,
+  build: "relaxed",
+  memoryBytes: [31_000_000, 30_500_000],
+  files: [{ name: "decoder.gguf", size: 11_400_000 }, { name: "encoder.gguf", size: 3_800_000 }],
+  fidelity: { "cosine similarity of the logits": 0.998 },
+};
+
+const WORDS = "The heart shadow is within normal limits. The left upper zone shows a small round opacity of about nine millimetres; the rest of both lungs is clear.";
+
+async function* answer({ signal }, chat, onProgress) {
+  chat.timings.prefillMs = 240;
+  onProgress({ stage: "reading", done: 0, total: 24 });
+  await pause(40 * speed);
+  let n = 0;
+  for (const word of WORDS.split(/(?<= )/)) {
+    if (signal?.aborted) return;
+    if (fake.includes("answer-error") && n === 5) throw new Error("rank 1 of 2 ended: memory access out of bounds");
+    onProgress({ stage: "answering", done: ++n, total: 512, tokensPerSecond: 14.2 });
+    chat.timings.tokensPerSecond = 14.2;
+    yield word;
+    await pause(10 * speed);
+  }
+}
+
+function startChat(onProgress) {
+  const chat = { timings: { loadMs: 900 } };
+  chat.ready = (async () => {
+    if (fake.includes("image-error")) throw new Error("image: PNG: IDAT: corrupt deflate stream");
+    for (let done = 0; done < 21; done++) {
+      onProgress({ stage: "encoding", done, total: 21, secondsLeft: (21 - done) * 0.01 * speed });
+      await pause(10 * speed);
+    }
+    chat.timings.encodeMs = 210 * speed;
+    return { crop: { x: 0, y: 64, width: 512, height: 512 }, width: 512, height: 640, tiles: 21 };
+  })();
+  chat.ask = (question, options = {}) => answer(options, chat, onProgress);
+  return chat;
+}
+
+export async function load(manifestUrl, { onProgress = () => {} } = {}) {
+  for (let done = 0; done < 10; done++) {
+    onProgress({ stage: "loading", done: done * 1_520_000, total: 15_200_000, bytesPerSecond: 12_000_000, secondsLeft: (10 - done) * 0.1 * speed });
+    await pause(10 * speed);
+    if (fake.includes("load-error") && done === 4) throw new TypeError("Failed to fetch");
+  }
+  return { info: INFO, chat: ({ onProgress }) => startChat(onProgress), close() {}, async forget() {} };
+}

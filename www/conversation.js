@@ -1,0 +1,117 @@
+// The turns on the page, and the conversation as text for copying and saving. Text is only ever set as text, never as markup.
+
+/** Shown beside answers and part of every text that leaves the page. */
+export const NOTICE = "Research software. Not a medical device. Not for diagnosis or treatment.";
+
+function child(parent, name, className, text = "") {
+  const element = document.createElement(name);
+  element.className = className;
+  element.textContent = text;
+  parent.append(element);
+  return element;
+}
+
+/** One question and its answer. */
+class Turn {
+  constructor(root, question) {
+    this.question = question;
+    this.text = "";
+    this.root = child(root, "div", "turn");
+    child(this.root, "p", "who", "You");
+    child(this.root, "p", "asked", question);
+    this.answer = child(this.root, "p", "answered");
+    this.answer.dataset.testid = "answer";
+    this.answer.setAttribute("aria-busy", "true");
+    this.meta = child(this.root, "p", "meta");
+    this.problem = child(this.root, "div", "");
+  }
+
+  push(piece) {
+    this.text += piece;
+    this.answer.append(piece);
+  }
+
+  /** Ends the answer; `note` is small print such as "stopped". */
+  end(note) {
+    this.answer.setAttribute("aria-busy", "false");
+    this.meta.textContent = note;
+    this.note = note;
+  }
+}
+
+/** All turns since the image was opened. */
+export class Conversation {
+  constructor(root) {
+    this.root = root;
+    this.turns = [];
+    root.ownerDocument.addEventListener("copy", (event) => this.#copied(event));
+  }
+
+  // Whoever copies a part of an answer by hand takes the notice along.
+  #copied(event) {
+    const selection = this.root.ownerDocument.getSelection();
+    const text = selection?.toString() ?? "";
+    if (!text || !selection.anchorNode || !this.root.contains(selection.anchorNode)) return;
+    event.clipboardData?.setData("text/plain", `${text}\n\n${NOTICE}\n`);
+    event.preventDefault();
+  }
+
+  /** Adds a question; its answer becomes the newest. */
+  add(question) {
+    const nearEnd = this.root.scrollHeight - this.root.scrollTop - this.root.clientHeight;
+    delete this.turns.at(-1)?.answer.dataset.testid;
+    const turn = new Turn(this.root, question);
+    this.turns.push(turn);
+    if (nearEnd >= 0) this.follow(true);
+    return turn;
+  }
+
+  /** Keeps the end in sight while an answer grows, unless the reader has scrolled back. */
+  follow(always = false) {
+    const scroller = this.root.scrollHeight > this.root.clientHeight + 1 ? this.root : this.root.closest("main");
+    const behind = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+    if (always || behind < 120) scroller.scrollTop = scroller.scrollHeight;
+  }
+
+  /** A line between turns. */
+  divide(text) {
+    child(this.root, "p", "divider", text);
+  }
+
+  clear() {
+    this.turns = [];
+    this.root.replaceChildren();
+  }
+
+  /** The conversation as text, the notice first and last. File names are left out: they often carry a person's name. */
+  text(modelName) {
+    const turns = this.turns.map(({ question, text, note }) => `You: ${question}\n\nModel: ${text.trim()}${note?.startsWith("stopped") ? " [stopped]" : ""}`);
+    return [NOTICE, `Model: ${modelName}`, ...turns, NOTICE].join("\n\n") + "\n";
+  }
+}
+
+/** Copies `text`; also on plain http, where the browser has no clipboard interface. Returns whether it worked. */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = document.createElement("textarea");
+    area.value = text;
+    area.className = "visually-hidden";
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+}
+
+/** Offers `text` as a file. */
+export function saveText(text, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}

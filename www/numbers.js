@@ -1,0 +1,74 @@
+// The numbers a teacher or an engineer wants: what the model is, and what each stage took. Closed by default.
+
+import { bytesText, timeText } from "./words.js";
+
+function facts(list, rows) {
+  list.replaceChildren(...rows.filter(([, value]) => value !== undefined && value !== null && value !== "").flatMap(([name, value]) => {
+    const term = document.createElement("dt");
+    term.textContent = name;
+    const description = document.createElement("dd");
+    description.textContent = String(value);
+    return [term, description];
+  }));
+  return list;
+}
+
+function section(title, rows) {
+  const element = document.createElement("section");
+  const heading = document.createElement("h3");
+  heading.textContent = title;
+  element.append(heading, facts(document.createElement("dl"), rows));
+  return element;
+}
+
+const BUILDS = { relaxed: "relaxed SIMD", "relaxed-simd": "relaxed SIMD", simd128: "SIMD 128" };
+
+/** Fills the panel under the model's name. */
+export function showModel(panel, info) {
+  panel.querySelector("#model-description").textContent = info.description ?? "";
+  panel.querySelector("#model-notices").replaceChildren(...(info.notices ?? []).map((notice) => {
+    const item = document.createElement("li");
+    item.textContent = notice;
+    return item;
+  }));
+  facts(panel.querySelector("#model-facts"), [
+    ["Name", info.name],
+    ["Licence", info.license],
+    ["Size", info.files ? bytesText(info.files.reduce((sum, file) => sum + file.size, 0)) : null],
+    ["Ranks", info.ranks],
+    ["Build", BUILDS[info.build] ?? info.build],
+  ]);
+}
+
+/** Fills and shows the panel of numbers; `timings` is the client's record of this image and its answers. */
+export function showNumbers(details, info, timings = {}) {
+  const scales = info.scales.map((scale) => `${scale}²`).join(", ");
+  const body = details.querySelector("#numbers-body");
+  body.replaceChildren(
+    section("Image", [
+      ["Scales", `${scales} pixels`],
+      ["Tiles", `${info.nTiles} of ${info.tileSize}²`],
+      ["Image tokens", info.nImageTokens],
+      ["Context", `${info.contextLength} tokens`],
+    ]),
+    section("Time", timeRows(timings, info)),
+    section("Memory", (info.memoryBytes ?? []).map((bytes, rank) => [`Rank ${rank}`, bytesText(bytes)])),
+    section("Model files", (info.files ?? []).map((file) => [file.name, bytesText(file.size)])),
+    section("Build", [["Kernels", BUILDS[info.build] ?? info.build], ["Ranks", info.ranks]]),
+  );
+  const fidelity = Object.entries(info.fidelity ?? {});
+  if (fidelity.length > 0) {
+    const rows = fidelity.map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : value]);
+    body.append(section("Fidelity, measured at conversion", rows));
+  }
+  details.hidden = false;
+}
+
+function timeRows(timings, info) {
+  return [
+    ["Loading", Number.isFinite(timings.loadMs) ? timeText(timings.loadMs) : null],
+    ["Encoding", Number.isFinite(timings.encodeMs) ? `${timeText(timings.encodeMs)} (${timeText(timings.encodeMs / info.nTiles)} a tile)` : null],
+    ["Reading", Number.isFinite(timings.prefillMs) ? timeText(timings.prefillMs) : null],
+    ["Answering", Number.isFinite(timings.tokensPerSecond) ? `${timings.tokensPerSecond.toFixed(1)} tokens/s` : null],
+  ];
+}

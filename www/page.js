@@ -1,0 +1,412 @@
+// The page: an image, questions, streamed answers. It wires the document to the client (llama3med.js) and computes nothing itself.
+// `?model=URL` chooses a manifest, `?ranks=N` the number of ranks, `?build=simd128` the plain build.
+
+import { load } from "./llama3med.js";
+import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
+import { showModel, showNumbers } from "./numbers.js";
+import { Picture } from "./picture.js";
+import { Requests, requestsText } from "./requests.js";
+import { explain, progressText, refusal, showError } from "./words.js";
+
+const byId = (id) => document.getElementById(id);
+const query = new URLSearchParams(location.search);
+const manifestUrl = new URL(query.get("model") ?? document.querySelector("meta[name=model]").content, document.baseURI);
+
+const picture = new Picture({
+  film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), thumbs: byId("thumbs"),
+});
+const conversation = new Conversation(byId("turns"));
+const requests = new Requests(new URL("./", manifestUrl).href, (count) => {
+  const [line, how] = requestsText(count);
+  byId("requests-line").textContent = line;
+  byId("requests-how").textContent = how;
+});
+
+// What is going on. `model` is a promise of the client's model, renewed by "Load the model again".
+const state = { model: null, info: null, file: null, image: null, chat: null, asking: null, opened: 0 };
+
+// ---- status: one line, one bar, and announcements at the turns of events
+
+function setStatus(text, fraction = null) {
+  byId("status").textContent = text;
+  const bar = byId("bar");
+  bar.classList.toggle("still", fraction === null);
+  bar.value = fraction ?? 0;
+}
+
+function announce(text) {
+  byId("announce").textContent = text;
+}
+
+function setModelLine(word) {
+  const info = state.info;
+  byId("model-name").textContent = info?.name ?? "model";
+  byId("model-ranks").textContent = info ? ` · ${info.ranks} rank${info.ranks === 1 ? "" : "s"}` : "";
+  byId("model-word").textContent = word;
+}
+
+function showProgress(progress) {
+  const fraction = progress.total > 0 ? progress.done / progress.total : 0;
+  setStatus(progressText(progress), progress.stage === "answering" || progress.stage === "reading" ? null : fraction);
+}
+
+// Says what the page waits for, when nothing is running.
+function rest() {
+  if (state.asking || !state.info) return;
+  setStatus(state.file ? "Ready: ask about the image" : "Ready: open an image");
+  setModelLine("ready");
+}
+
+// ---- the model
+
+function loadModel() {
+  byId("load-error").replaceChildren();
+  state.info = null;
+  setModelLine("loading");
+  setStatus("Loading the model", 0);
+  const ranks = Number(query.get("ranks")) || undefined;
+  const build = query.get("build") ?? undefined;
+  const options = { ranks, build, onProgress: showProgress };
+  state.model = Promise.all([load(manifestUrl.href, options), serviceWorkerSettled()]).then(([model]) => model);
+  state.model.then(modelReady, modelFailed);
+}
+
+function modelReady(model) {
+  state.info = model.info;
+  const description = [model.info.description, ...(model.info.notices ?? [])].filter(Boolean).join(" ");
+  byId("about").textContent = description;
+  byId("about").hidden = !description;
+  showModel(byId("model-panel"), model.info);
+  if (!state.file) showSamples(model.info.samples ?? []);
+  announce("The model is ready.");
+  if (state.file) startChat();
+  showChips();
+  rest();
+}
+
+function modelFailed(error) {
+  setModelLine("not loaded");
+  setStatus("The model is not loaded");
+  showError(byId("load-error"), explain(error, "load"), { label: "Load the model again", run: reloadModel });
+}
+
+// After a failure: the old ranks are let go, the model comes back from this browser's own copy, the picture is encoded again.
+async function reloadModel() {
+  const old = state.model;
+  state.chat = null;
+  loadModel();
+  await old.then((model) => model.close(), () => {});
+}
+
+function showSamples(samples) {
+  const list = byId("samples");
+  list.hidden = samples.length === 0;
+  list.replaceChildren(...samples.map((sample) => {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    button.type = "button";
+    const image = document.createElement("img");
+    const url = new URL(sample.path, manifestUrl);
+    image.src = url.href;
+    image.alt = sample.alt;
+    button.append(image);
+    button.addEventListener("click", () => openSample(url, sample));
+    item.append(button);
+    return item;
+  }));
+}
+
+async function openSample(url, sample) {
+  try {
+    const response = await fetch(url);
+    if (!response.ok) throw new Error(`status ${response.status} for ${sample.path}`);
+    await openImage(await response.blob(), sample);
+  } catch (error) {
+    showError(byId("image-error"), { title: "The sample picture could not be fetched.", next: "Open a file of your own.", details: String(error) });
+  }
+}
+
+// ---- the image
+
+async function openImage(file, sample = null) {
+  const opened = ++state.opened;
+  const problem = await refusal(file);
+  if (opened !== state.opened) return;
+  if (problem) {
+    showError(byId("image-error"), problem);
+    return;
+  }
+  state.asking?.abort.abort();
+  closeChat();
+  conversation.clear();
+  Object.assign(state, { file, sample });
+  byId("image-error").replaceChildren();
+  for (const id of ["keep", "numbers", "drop"]) byId(id).hidden = true;
+  byId("strip").hidden = false;
+  document.body.classList.add("has-image");
+  const hadFocus = document.activeElement === document.body || byId("image").contains(document.activeElement);
+  await picture.show(file);
+  if (opened !== state.opened) return;
+  requests.restart();
+  if (hadFocus && matchMedia("(pointer: fine)").matches) byId("question").focus();
+  if (state.info) startChat();
+  showChips();
+}
+
+function closeChat() {
+  state.chat?.close?.();
+  state.chat = null;
+}
+
+// The model looks at the image at once; the question may still be in the typing.
+async function startChat() {
+  const { file } = state;
+  const model = await state.model;
+  if (file !== state.file || state.chat) return;
+  const { scales, tileSize } = model.info;
+  showNumbers(byId("numbers"), model.info);
+  const guess = picture.guess();
+  if (guess) picture.frame(guess, scales, tileSize);
+  state.framed = false;
+  let chat = null; // progress may be reported before `chat` is returned
+  chat = model.chat({ image: file, onProgress: (progress) => file === state.file && (chat ?? state.chat) === state.chat && chatProgress(progress) });
+  state.chat = chat;
+  try {
+    frameOnce(await chat.ready);
+    if (chat !== state.chat) return;
+    picture.light(1, 1);
+    announce("The image is encoded. You can ask.");
+    showNumbers(byId("numbers"), model.info, chat.timings);
+    rest();
+  } catch (error) {
+    if (chat !== state.chat || error.name === "AbortError") return;
+    imageFailed(error);
+  }
+
+  function frameOnce(frame) {
+    if (chat === state.chat && frame?.crop) picture.frame(frame, scales, tileSize);
+  }
+}
+
+function chatProgress(progress) {
+  if (progress.crop && !state.framed) {
+    state.framed = true;
+    picture.frame(progress, state.info.scales, state.info.tileSize);
+  }
+  if (progress.stage === "encoding") picture.light(progress.done, progress.total);
+  if (progress.stage === "answering" && state.asking) state.asking.n_tokens = progress.done;
+  showProgress(progress);
+  setModelLine({ encoding: "encoding", reading: "reading", answering: "answering" }[progress.stage] ?? "");
+}
+
+function imageFailed(error) {
+  picture.unframe();
+  closeChat();
+  const explained = explain(error, "image");
+  const lost = explained.title !== "This picture could not be read.";
+  showError(byId("image-error"), explained, lost ? { label: "Load the model again", run: reloadModel } : undefined);
+  setStatus(lost ? "The model stopped" : "This picture could not be read");
+  setModelLine(lost ? "stopped" : "ready");
+}
+
+// ---- questions
+
+function showChips() {
+  const questions = [...(state.sample?.questions ?? []), ...(state.info?.suggestedQuestions ?? [])];
+  const asked = new Set(conversation.turns.map((turn) => turn.question));
+  const fresh = [...new Set(questions)].filter((question) => !asked.has(question)).slice(0, 4);
+  byId("chips").replaceChildren(...fresh.map((question) => {
+    const chip = document.createElement("button");
+    chip.type = "button";
+    chip.textContent = question;
+    chip.addEventListener("click", () => ask(question));
+    return chip;
+  }));
+}
+
+// Resolves when the current image is with the model, whatever is still missing: the image, the model, the encoding.
+async function chatForQuestion(signal) {
+  const stopped = new Promise((_, reject) => {
+    const stop = () => reject(new DOMException("stopped", "AbortError"));
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop, { once: true });
+  });
+  await Promise.race([state.model, stopped]);
+  if (!state.chat) await Promise.race([startChat(), stopped]);
+  const { chat } = state;
+  if (!chat) throw new DOMException("the image was closed", "AbortError");
+  await Promise.race([chat.ready, stopped]);
+  return chat;
+}
+
+async function ask(question) {
+  question = question.trim();
+  if (!question) return byId("question").focus();
+  if (state.asking) return setStatus("Still answering: wait, or press Stop first");
+  if (!state.file) {
+    byId("question").value = question;
+    setStatus("Open an image first; your question is kept");
+    return byId("choose").focus();
+  }
+  byId("question").value = "";
+  const turn = conversation.add(question);
+  const asking = { abort: new AbortController(), n_tokens: 0, start: 0 };
+  state.asking = asking;
+  showAsking(true);
+  showChips();
+  try {
+    await answer(turn, asking);
+  } catch (error) {
+    answerFailed(turn, asking, question, error);
+  } finally {
+    if (state.asking === asking) state.asking = null;
+    showAsking(Boolean(state.asking));
+    byId("keep").hidden = !conversation.turns.some((each) => each.text);
+    if (!turn.failed) rest();
+  }
+}
+
+async function answer(turn, asking) {
+  const { signal } = asking.abort;
+  const chat = await chatForQuestion(signal);
+  asking.start = performance.now();
+  for await (const piece of chat.ask(turn.question, { maxTokens: 512, signal })) {
+    turn.push(piece);
+    conversation.follow();
+  }
+  turn.end([signal.aborted ? "stopped" : "", speed(chat, asking)].filter(Boolean).join(" · "));
+  if (chat === state.chat) showNumbers(byId("numbers"), state.info, chat.timings);
+}
+
+function speed(chat, asking) {
+  const rate = chat.timings?.tokensPerSecond;
+  const n = asking.n_tokens;
+  return [n ? `${n} token${n === 1 ? "" : "s"}` : "", rate ? `${rate.toFixed(1)} tokens/s` : ""].filter(Boolean).join(" · ");
+}
+
+function answerFailed(turn, asking, question, error) {
+  if (asking.abort.signal.aborted || error.name === "AbortError") return turn.end("stopped");
+  turn.end("");
+  turn.failed = true;
+  if (!byId("question").value) byId("question").value = question;
+  const atImage = byId("image-error").hasChildNodes() || byId("load-error").hasChildNodes();
+  if (atImage) return;
+  setStatus("The model stopped");
+  setModelLine("stopped");
+  showError(turn.problem, explain(error, "answer"), {
+    label: "Load the model again",
+    run: () => {
+      turn.problem.replaceChildren();
+      conversation.divide("The model was loaded again; it does not remember what is above.");
+      reloadModel();
+    },
+  });
+}
+
+function showAsking(isAsking) {
+  const stopHadFocus = document.activeElement === byId("stop");
+  byId("ask").hidden = isAsking;
+  byId("stop").hidden = !isAsking;
+  if (!isAsking && stopHadFocus) byId("question").focus();
+}
+
+function stop() {
+  state.asking?.abort.abort();
+}
+
+// ---- wiring
+
+function wireImage() {
+  const input = byId("image-input");
+  for (const id of ["choose", "another"]) byId(id).addEventListener("click", () => input.click());
+  input.addEventListener("change", () => {
+    const [file] = input.files;
+    input.value = "";
+    if (file) openImage(file);
+  });
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("dragging");
+  });
+  document.addEventListener("dragleave", (event) => event.relatedTarget === null && document.body.classList.remove("dragging"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dragging");
+    const [file] = event.dataTransfer.files;
+    if (file) openImage(file);
+  });
+  document.addEventListener("paste", (event) => {
+    const [file] = event.clipboardData?.files ?? [];
+    if (!file) return;
+    event.preventDefault();
+    openImage(file);
+  });
+}
+
+function wireQuestions() {
+  const question = byId("question");
+  byId("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    ask(question.value);
+  });
+  question.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    ask(question.value);
+  });
+  byId("stop").addEventListener("click", stop);
+  document.addEventListener("keydown", (event) => event.key === "Escape" && stop());
+}
+
+function wireKeeping() {
+  const text = () => conversation.text(state.info?.name ?? "unknown");
+  byId("notice").textContent = NOTICE;
+  byId("copy").addEventListener("click", async () => {
+    byId("keep-result").textContent = (await copyText(text())) ? "Copied" : "The browser refused to copy";
+  });
+  byId("save").addEventListener("click", () => saveText(text(), "conversation.txt"));
+}
+
+function wireCache() {
+  byId("forget").addEventListener("click", async () => {
+    const model = await state.model.catch(() => null);
+    try {
+      await model.forget();
+      byId("forget-result").textContent = "Deleted. It will be fetched again when the page is opened next.";
+    } catch (error) {
+      byId("forget-result").textContent = `Not deleted: ${error?.message ?? error}`;
+    }
+  });
+}
+
+// ---- the service worker: the page opens with the network cut. None on plain http, where the page works uncached.
+
+let settled = null;
+
+function serviceWorkerSettled() {
+  if (!navigator.serviceWorker) return Promise.resolve();
+  settled ??= registerServiceWorker().catch(() => {});
+  // A slow or refused service worker holds nobody up for long.
+  return Promise.race([settled, new Promise((resolve) => setTimeout(resolve, 10_000))]);
+}
+
+async function registerServiceWorker() {
+  const registration = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
+  const offer = () => {
+    if (!registration.waiting || !navigator.serviceWorker.controller) return;
+    byId("update").hidden = false;
+    byId("reload").addEventListener("click", () => {
+      navigator.serviceWorker.addEventListener("controllerchange", () => location.reload());
+      registration.waiting.postMessage({ type: "take over" });
+    }, { once: true });
+  };
+  registration.addEventListener("updatefound", () => registration.installing?.addEventListener("statechange", offer));
+  offer();
+  await navigator.serviceWorker.ready;
+}
+
+wireImage();
+wireQuestions();
+wireKeeping();
+wireCache();
+loadModel();

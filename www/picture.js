@@ -1,0 +1,131 @@
+// The film: the preview of the opened file, the crop and the tiles that the model sees, and the small pictures of each scale.
+// The browser only shows the file here; what the model computes with is decoded and resized by the engine.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function svgElement(name, attributes) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, String(value));
+  return element;
+}
+
+/** The tiles of `side` x `side` over the crop, row by row, as rectangles. */
+function tileRects(crop, side) {
+  const width = crop.width / side;
+  const height = crop.height / side;
+  return Array.from({ length: side * side }, (_, tileIdx) =>
+    svgElement("rect", { class: "tile", width, height, x: crop.x + (tileIdx % side) * width, y: crop.y + Math.floor(tileIdx / side) * height }));
+}
+
+/** The preview, its overlay and its thumbnails. */
+export class Picture {
+  /** `elements`: { film, image, overlay, noPreview, thumbs }. */
+  constructor(elements) {
+    this.elements = elements;
+    this.url = null;
+    this.levels = [];
+    this.shownLevel = null;
+    elements.image.addEventListener("error", () => this.#preview(false));
+    elements.image.addEventListener("load", () => this.#preview(true));
+  }
+
+  #preview(visible) {
+    this.elements.image.hidden = !visible;
+    this.elements.noPreview.hidden = visible;
+    this.loaded?.();
+  }
+
+  /** Shows `file`; resolves when the browser has read it, or has found that it cannot. */
+  async show(file) {
+    if (this.url) URL.revokeObjectURL(this.url);
+    this.url = URL.createObjectURL(file);
+    this.unframe();
+    this.elements.film.hidden = false;
+    const loaded = new Promise((resolve) => (this.loaded = resolve));
+    this.elements.image.src = this.url;
+    await loaded;
+  }
+
+  /** Takes crop, tiles and thumbnails away. */
+  unframe() {
+    this.levels = [];
+    this.shownLevel = null;
+    this.elements.overlay.replaceChildren();
+    this.elements.thumbs.replaceChildren();
+  }
+
+  /** What is known before the engine has looked: the middle square of the picture. */
+  guess() {
+    const { naturalWidth: width, naturalHeight: height } = this.elements.image;
+    if (!width || !height || this.elements.image.hidden) return null;
+    const side = Math.min(width, height);
+    return { width, height, crop: { x: (width - side) / 2, y: (height - side) / 2, width: side, height: side } };
+  }
+
+  /** Draws crop and tiles: `frame` is { width, height, crop }, `scales` the model's, ascending, `tile` its tile size. */
+  frame({ width, height, crop }, scales, tile) {
+    const { overlay, thumbs } = this.elements;
+    const pressed = this.shownLevel;
+    overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    overlay.replaceChildren();
+    thumbs.replaceChildren();
+    this.levels = scales.map((scale, levelIdx) => {
+      const side = Math.ceil(scale / tile);
+      const group = svgElement("g", {});
+      group.style.display = "none";
+      group.append(...tileRects(crop, side));
+      overlay.append(group);
+      const small = this.#thumb({ width, height, crop }, scale, side, levelIdx);
+      thumbs.append(small.button);
+      return { side, group, ...small };
+    });
+    overlay.append(svgElement("rect", { class: "crop", ...crop }));
+    this.select(pressed);
+  }
+
+  #thumb({ width, height, crop }, scale, side, levelIdx) {
+    const view = svgElement("svg", { viewBox: `${crop.x} ${crop.y} ${crop.width} ${crop.height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+    view.append(svgElement("image", { href: this.url, x: 0, y: 0, width, height, preserveAspectRatio: "none" }));
+    const rects = tileRects(crop, side);
+    if (side > 1) view.append(...rects);
+    const button = document.createElement("button");
+    button.type = "button";
+    button.setAttribute("aria-pressed", "false");
+    const tiles = side === 1 ? "whole picture, one tile" : `${side * side} tiles`;
+    button.setAttribute("aria-label", `Show on the picture: ${scale} by ${scale} pixels, ${tiles}`);
+    button.title = `${scale} × ${scale} pixels, ${tiles}`;
+    const caption = document.createElement("span");
+    caption.textContent = side === 1 ? "whole" : `${side} × ${side} tiles`;
+    button.append(view, caption);
+    button.addEventListener("click", () => this.select(this.shownLevel === levelIdx ? null : levelIdx));
+    return { button, rects };
+  }
+
+  /** Shows the grid of one scale on the picture; null for none. */
+  select(levelIdx) {
+    this.shownLevel = levelIdx;
+    this.levels.forEach((level, i) => {
+      level.group.style.display = i === levelIdx ? "" : "none";
+      level.button.setAttribute("aria-pressed", String(i === levelIdx));
+    });
+  }
+
+  /** Lights the first `done` tiles, scale by scale; when all are done the picture is left alone. */
+  light(done, total) {
+    let first = 0;
+    let current = null;
+    this.levels.forEach((level, levelIdx) => {
+      const n_tiles = level.side * level.side;
+      const n_done = Math.min(Math.max(done - first, 0), n_tiles);
+      if (n_done < n_tiles && current === null) current = levelIdx;
+      for (const rects of [level.group.children, level.rects]) {
+        Array.from(rects).forEach((rect, tileIdx) => {
+          rect.classList.toggle("dark", done < total && tileIdx >= n_done);
+          rect.classList.toggle("now", done < total && tileIdx === n_done && current === levelIdx);
+        });
+      }
+      first += n_tiles;
+    });
+    this.select(done < total ? current : null);
+  }
+}
