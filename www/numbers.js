@@ -21,7 +21,7 @@ function section(title, rows) {
   return element;
 }
 
-const BUILDS = { relaxed: "relaxed SIMD", "relaxed-simd": "relaxed SIMD", simd128: "SIMD 128" };
+const BUILDS = { relaxed: "relaxed SIMD", simd128: "SIMD 128" };
 
 /** Fills the panel under the model's name. */
 export function showModel(panel, info) {
@@ -37,11 +37,12 @@ export function showModel(panel, info) {
     ["Size", info.files ? bytesText(info.files.reduce((sum, file) => sum + file.size, 0)) : null],
     ["Ranks", info.ranks],
     ["Build", BUILDS[info.build] ?? info.build],
+    ["Kept here", info.cached === undefined ? null : info.cached ? "yes: it opens with the network cut" : info.note || "no: it is fetched each time"],
   ]);
 }
 
-/** Fills and shows the panel of numbers; `timings` is the client's record of this image and its answers. */
-export function showNumbers(details, info, timings = {}) {
+/** Fills and shows the panel of numbers; `chat` is the client's conversation about this image, with its timings. */
+export function showNumbers(details, info, { timings = {}, first = [] } = {}) {
   const scales = info.scales.map((scale) => `${scale}²`).join(", ");
   const body = details.querySelector("#numbers-body");
   body.replaceChildren(
@@ -52,6 +53,7 @@ export function showNumbers(details, info, timings = {}) {
       ["Context", `${info.contextLength} tokens`],
     ]),
     section("Time", timeRows(timings, info)),
+    ...(first.length > 0 ? [section("Likeliest first words of the answer", first.map(({ text, probability }) => [`“${text.trim()}”`, `${(100 * probability).toFixed(1)} %`]))] : []),
     section("Memory", (info.memoryBytes ?? []).map((bytes, rank) => [`Rank ${rank}`, bytesText(bytes)])),
     section("Model files", (info.files ?? []).map((file) => [file.name, bytesText(file.size)])),
     section("Build", [["Kernels", BUILDS[info.build] ?? info.build], ["Ranks", info.ranks]]),
@@ -69,6 +71,7 @@ function timeRows(timings, info) {
     ["Loading", Number.isFinite(timings.loadMs) ? timeText(timings.loadMs) : null],
     ["Encoding", Number.isFinite(timings.encodeMs) ? `${timeText(timings.encodeMs)} (${timeText(timings.encodeMs / info.nTiles)} a tile)` : null],
     ["Reading", Number.isFinite(timings.prefillMs) ? timeText(timings.prefillMs) : null],
+    ["Prompt", timings.nPrompt ? `${timings.nPrompt} tokens, ${timings.nReused ?? 0} of them kept from before` : null],
     ["Answering", Number.isFinite(timings.tokensPerSecond) ? `${timings.tokensPerSecond.toFixed(1)} tokens/s` : null],
   ];
 }

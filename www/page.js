@@ -1,7 +1,7 @@
 // The page: an image, questions, streamed answers. It wires the document to the client (llama3med.js) and computes nothing itself.
 // `?model=URL` chooses a manifest, `?ranks=N` the number of ranks, `?build=simd128` the plain build.
 
-import { load } from "./llama3med.js";
+import { deleteCached, load } from "./llama3med.js";
 import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
 import { showModel, showNumbers } from "./numbers.js";
 import { Picture } from "./picture.js";
@@ -67,35 +67,45 @@ function loadModel() {
   const ranks = Number(query.get("ranks")) || undefined;
   const build = query.get("build") ?? undefined;
   const options = { ranks, build, onProgress: showProgress };
-  state.model = Promise.all([load(manifestUrl.href, options), serviceWorkerSettled()]).then(([model]) => model);
+  state.model = load(manifestUrl.href, options).then((model) => keepBuild(model.info.build).then(() => model));
   state.model.then(modelReady, modelFailed);
 }
 
 function modelReady(model) {
   state.info = model.info;
-  const description = [model.info.description, ...(model.info.notices ?? [])].filter(Boolean).join(" ");
-  byId("about").textContent = description;
-  byId("about").hidden = !description;
+  const about = (model.info.notices ?? []).join(" ") || model.info.description;
+  byId("about").textContent = about;
+  byId("about").hidden = !about;
   showModel(byId("model-panel"), model.info);
   if (!state.file) showSamples(model.info.samples ?? []);
   announce("The model is ready.");
   if (state.file) startChat();
   showChips();
   rest();
+  model.ended.then((error) => error.name === "AbortError" || modelLost(error));
 }
 
 function modelFailed(error) {
   setModelLine("not loaded");
   setStatus("The model is not loaded");
-  showError(byId("load-error"), explain(error, "load"), { label: "Load the model again", run: reloadModel });
+  showError(byId("load-error"), explain(error), { label: "Load the model again", run: reloadModel });
 }
 
-// After a failure: the old ranks are let go, the model comes back from this browser's own copy, the picture is encoded again.
+// A worker was lost. A question that waits for its answer says so at its own place.
+function modelLost(error) {
+  setStatus("The model stopped");
+  setModelLine("stopped");
+  if (!state.asking) showError(byId("load-error"), explain(error), { label: "Load the model again", run: reloadModel });
+}
+
+// After a failure: the model comes back from this browser's own copy, the picture is encoded again.
 async function reloadModel() {
-  const old = state.model;
+  const model = await state.model.catch(() => null);
+  model?.close();
   state.chat = null;
+  byId("image-error").replaceChildren();
+  if (conversation.turns.length > 0) conversation.divide("The model was loaded again; it does not remember what is above.");
   loadModel();
-  await old.then((model) => model.close(), () => {});
 }
 
 function showSamples(samples) {
@@ -167,34 +177,24 @@ async function startChat() {
   showNumbers(byId("numbers"), model.info);
   const guess = picture.guess();
   if (guess) picture.frame(guess, scales, tileSize);
-  state.framed = false;
   let chat = null; // progress may be reported before `chat` is returned
   chat = model.chat({ image: file, onProgress: (progress) => file === state.file && (chat ?? state.chat) === state.chat && chatProgress(progress) });
   state.chat = chat;
   try {
-    frameOnce(await chat.ready);
+    const frame = await chat.ready;
     if (chat !== state.chat) return;
-    picture.light(1, 1);
+    picture.frame(frame, scales, tileSize);
     announce("The image is encoded. You can ask.");
-    showNumbers(byId("numbers"), model.info, chat.timings);
+    showNumbers(byId("numbers"), model.info, chat);
     rest();
   } catch (error) {
     if (chat !== state.chat || error.name === "AbortError") return;
     imageFailed(error);
   }
-
-  function frameOnce(frame) {
-    if (chat === state.chat && frame?.crop) picture.frame(frame, scales, tileSize);
-  }
 }
 
 function chatProgress(progress) {
-  if (progress.crop && !state.framed) {
-    state.framed = true;
-    picture.frame(progress, state.info.scales, state.info.tileSize);
-  }
   if (progress.stage === "encoding") picture.light(progress.done, progress.total);
-  if (progress.stage === "answering" && state.asking) state.asking.n_tokens = progress.done;
   showProgress(progress);
   setModelLine({ encoding: "encoding", reading: "reading", answering: "answering" }[progress.stage] ?? "");
 }
@@ -202,11 +202,11 @@ function chatProgress(progress) {
 function imageFailed(error) {
   picture.unframe();
   closeChat();
-  const explained = explain(error, "image");
-  const lost = explained.title !== "This picture could not be read.";
-  showError(byId("image-error"), explained, lost ? { label: "Load the model again", run: reloadModel } : undefined);
-  setStatus(lost ? "The model stopped" : "This picture could not be read");
-  setModelLine(lost ? "stopped" : "ready");
+  const explained = explain(error);
+  if (explained.isFatal) return; // modelLost tells
+  showError(byId("image-error"), explained);
+  setStatus(explained.title);
+  setModelLine("ready");
 }
 
 // ---- questions
@@ -250,14 +250,14 @@ async function ask(question) {
   }
   byId("question").value = "";
   const turn = conversation.add(question);
-  const asking = { abort: new AbortController(), n_tokens: 0, start: 0 };
+  const asking = { abort: new AbortController() };
   state.asking = asking;
   showAsking(true);
   showChips();
   try {
     await answer(turn, asking);
   } catch (error) {
-    answerFailed(turn, asking, question, error);
+    answerFailed(turn, asking, error);
   } finally {
     if (state.asking === asking) state.asking = null;
     showAsking(Boolean(state.asking));
@@ -269,38 +269,42 @@ async function ask(question) {
 async function answer(turn, asking) {
   const { signal } = asking.abort;
   const chat = await chatForQuestion(signal);
-  asking.start = performance.now();
   for await (const piece of chat.ask(turn.question, { maxTokens: 512, signal })) {
     turn.push(piece);
     conversation.follow();
   }
-  turn.end([signal.aborted ? "stopped" : "", speed(chat, asking)].filter(Boolean).join(" · "));
-  if (chat === state.chat) showNumbers(byId("numbers"), state.info, chat.timings);
+  turn.end(ending(chat, signal));
+  if (chat === state.chat) showNumbers(byId("numbers"), state.info, chat);
 }
 
-function speed(chat, asking) {
-  const rate = chat.timings?.tokensPerSecond;
-  const n = asking.n_tokens;
-  return [n ? `${n} token${n === 1 ? "" : "s"}` : "", rate ? `${rate.toFixed(1)} tokens/s` : ""].filter(Boolean).join(" · ");
+const ENDS = { length: "cut off at its longest", context: "cut off: the conversation is full", cancelled: "stopped" };
+
+// The small print of an answer.
+function ending(chat, signal) {
+  const { nTokens, tokensPerSecond, nDropped } = chat.timings;
+  return [
+    signal.aborted ? "stopped" : ENDS[chat.finish],
+    nTokens ? `${nTokens} token${nTokens === 1 ? "" : "s"}` : "",
+    tokensPerSecond ? `${tokensPerSecond.toFixed(1)} tokens/s` : "",
+    nDropped ? `the oldest ${nDropped} turns no longer fit and were left out` : "",
+  ].filter(Boolean).join(" · ");
 }
 
-function answerFailed(turn, asking, question, error) {
+function answerFailed(turn, asking, error) {
   if (asking.abort.signal.aborted || error.name === "AbortError") return turn.end("stopped");
   turn.end("");
   turn.failed = true;
-  if (!byId("question").value) byId("question").value = question;
-  const atImage = byId("image-error").hasChildNodes() || byId("load-error").hasChildNodes();
-  if (atImage) return;
-  setStatus("The model stopped");
-  setModelLine("stopped");
-  showError(turn.problem, explain(error, "answer"), {
-    label: "Load the model again",
-    run: () => {
-      turn.problem.replaceChildren();
-      conversation.divide("The model was loaded again; it does not remember what is above.");
-      reloadModel();
-    },
-  });
+  if (!byId("question").value) byId("question").value = turn.question;
+  // What went wrong with the image or the model stands there already.
+  if (byId("image-error").hasChildNodes() || byId("load-error").hasChildNodes()) return;
+  const explained = explain(error);
+  setStatus(explained.isFatal ? "The model stopped" : explained.title);
+  setModelLine(explained.isFatal ? "stopped" : "ready");
+  const reload = () => {
+    turn.problem.replaceChildren();
+    reloadModel();
+  };
+  showError(turn.problem, explained, explained.isFatal ? { label: "Load the model again", run: reload } : undefined);
 }
 
 function showAsking(isAsking) {
@@ -369,9 +373,8 @@ function wireKeeping() {
 
 function wireCache() {
   byId("forget").addEventListener("click", async () => {
-    const model = await state.model.catch(() => null);
     try {
-      await model.forget();
+      await deleteCached(manifestUrl);
       byId("forget-result").textContent = "Deleted. It will be fetched again when the page is opened next.";
     } catch (error) {
       byId("forget-result").textContent = `Not deleted: ${error?.message ?? error}`;
@@ -381,13 +384,16 @@ function wireCache() {
 
 // ---- the service worker: the page opens with the network cut. None on plain http, where the page works uncached.
 
-let settled = null;
+const registered = navigator.serviceWorker ? registerServiceWorker().catch(() => null) : Promise.resolve(null);
 
-function serviceWorkerSettled() {
-  if (!navigator.serviceWorker) return Promise.resolve();
-  settled ??= registerServiceWorker().catch(() => {});
-  // A slow or refused service worker holds nobody up for long.
-  return Promise.race([settled, new Promise((resolve) => setTimeout(resolve, 10_000))]);
+// Asks the service worker to keep the wasm build in use, and waits, so that no request is left for later; a slow one holds nobody up for long.
+async function keepBuild(build) {
+  const kept = registered.then((registration) => registration && new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = resolve;
+    registration.active.postMessage({ type: "keep", build, port: port2 }, [port2]);
+  }));
+  await Promise.race([kept, new Promise((resolve) => setTimeout(resolve, 10_000))]);
 }
 
 async function registerServiceWorker() {
@@ -402,7 +408,7 @@ async function registerServiceWorker() {
   };
   registration.addEventListener("updatefound", () => registration.installing?.addEventListener("statechange", offer));
   offer();
-  await navigator.serviceWorker.ready;
+  return navigator.serviceWorker.ready;
 }
 
 wireImage();

@@ -9,9 +9,15 @@ const POLICY = "";
 const CACHE = `llama3med-${VERSION}`;
 const EXTRAS = "llama3med-extras";
 
+// The wasm builds are large and only one is used: they are kept when they are first fetched, or asked for by the page that uses one.
 self.addEventListener("install", (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES.map((path) => new Request(path, { cache: "no-cache" })))));
+  event.waitUntil(keep(FILES.filter((path) => !path.endsWith(".wasm"))));
 });
+
+async function keep(paths) {
+  const cache = await caches.open(CACHE);
+  await cache.addAll(paths.map((path) => new Request(path, { cache: "no-cache" })));
+}
 
 self.addEventListener("activate", (event) => {
   event.waitUntil((async () => {
@@ -22,10 +28,18 @@ self.addEventListener("activate", (event) => {
   })());
 });
 
-// { type: "take over" }: a page has nothing open and wants the new version.
-self.addEventListener("message", ({ data }) => {
-  if (data?.type === "take over") self.skipWaiting();
+// { type: "take over" }: the person asked for the new version. { type: "keep", build, port }: this build is in use; the port hears when it is kept.
+self.addEventListener("message", (event) => {
+  const { type, build, port } = event.data ?? {};
+  if (type === "take over") self.skipWaiting();
+  if (type === "keep") event.waitUntil(keepBuild(build).finally(() => port?.postMessage("done")));
 });
+
+async function keepBuild(build) {
+  const path = `pkg/llama3med_${build}_bg.wasm`;
+  const cache = await caches.open(CACHE);
+  if (FILES.includes(path) && !(await cache.match(path))) await keep([path]);
+}
 
 // A worker does not take the policy of its page but that of its own script: give it the same.
 function withPolicy(response) {

@@ -37,29 +37,35 @@ export function progressText(progress) {
   return parts ? parts().filter(Boolean).join(" · ") : "";
 }
 
-// What a message of the engine, the loader or the browser means to the person in front of the page. The first match is taken.
-const CAUSES = [
-  [/out of memory|not enough memory|memory limit|allocat|RangeError/i, "The memory of this browser is not enough.", "Close other tabs and programs, then load the model again."],
-  [/context (is )?full|does not fit the context|context length/i, "The conversation has become too long for the model.", "Open the image again to start afresh."],
-  [/quota/i, "There is no room on this disk for the model.", "Free some space, then load the model again."],
-  [/sha-?256|hash|checksum/i, "A part of the model arrived damaged, twice.", "Load the model again; if that does not help, tell the owner of this page."],
-  [/status 40[34]|HTTP 40[34]|not found|\b404\b/i, "A file of the model is not at its place.", "Check the address, or tell the owner of this page."],
-  [/Content Security Policy|violat/i, "This page is not allowed to fetch from the model's host.", "Ask the owner of this page to add the host when the site is assembled."],
-  [/rank|worker/i, "A part of the model stopped.", "Load the model again."],
-  [/fetch|network|connection|offline|load failed|HTTP|status \d/i, "The model could not be fetched.", "Check the network connection, then load the model again."],
-  [/manifest|gguf|tensor|config|tokenizer|format/i, "The model's files do not make sense together.", "Tell the owner of this page; the details below name the file."],
-];
+const AGAIN = "Load the model again.";
+const TELL_OWNER = "Tell the owner of this page; the details below name the file.";
 
-/** An error as `{ title, next, details }`; `stage` is "load", "image" or "answer". */
-export function explain(error, stage) {
-  const details = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-  if (stage === "image" && !/memory|allocat|rank|worker/i.test(details)) {
-    return { title: "This picture could not be read.", next: "Save it as PNG or JPEG and open that.", details };
-  }
-  const cause = CAUSES.find(([pattern]) => pattern.test(details));
-  if (cause) return { title: cause[1], next: cause[2], details };
-  const title = stage === "load" ? "The model could not be loaded." : "The answer broke off.";
-  return { title, next: "Load the model again.", details };
+// What a kind of error of the client means to the person in front of the page, and the one thing to do next.
+const KINDS = {
+  network: ["The model could not be fetched.", "Check the network connection, then load the model again: what has arrived is kept where the browser allows it."],
+  http: ["A file of the model is not at its place.", "Check the address, or tell the owner of this page."],
+  hash: ["A part of the model arrived damaged, twice.", "Load the model again; if that does not help, tell the owner of this page."],
+  corrupt: ["The model's files are damaged or do not fit together.", TELL_OWNER],
+  tokenizer: ["The model's files are damaged or do not fit together.", TELL_OWNER],
+  unsupported: ["This model needs something that this page cannot do.", TELL_OWNER],
+  "out-of-memory": ["The memory of this browser is not enough.", "Close other tabs and programs, then load the model again."],
+  "rank-lost": ["A part of the model stopped, perhaps for want of memory.", AGAIN],
+  internal: ["Something went wrong inside the model.", AGAIN],
+  "context-full": ["The conversation is too long for the model.", "Open the image again to start afresh."],
+  image: ["This picture could not be read.", "Save it as PNG or JPEG and open that."],
+  busy: ["An answer is still being written.", "Wait for its end, or stop it."],
+};
+
+/** Kinds after which the model is gone and only loading it again helps. */
+const FATAL = new Set(["out-of-memory", "rank-lost", "internal"]);
+
+/** An error of the client as `{ title, next, details, isFatal }`. */
+export function explain(error) {
+  const { kind, message = String(error), detail = "" } = error ?? {};
+  const details = [message, detail].filter(Boolean).join("\n");
+  if (kind === "browser") return { title: message, next: "Open this page in another browser.", details, isFatal: true };
+  const [title, next] = KINDS[kind] ?? ["This did not work.", AGAIN];
+  return { title, next, details, isFatal: FATAL.has(kind) || !(kind in KINDS) };
 }
 
 /** Why a file cannot be opened as an image, before the model sees it; null when nothing speaks against it. */

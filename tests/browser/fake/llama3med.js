@@ -33,18 +33,19 @@ async function* answer({ signal }, chat, onProgress) {
   let n = 0;
   for (const word of WORDS.split(/(?<= )/)) {
     if (signal?.aborted) return;
-    if (fake.includes("answer-error") && n === 5) throw new Error("rank 1 of 2 ended: memory access out of bounds");
+    if (fake.includes("answer-error") && n === 5) throw Object.assign(new Error("A worker of the model stopped: memory access out of bounds (rank 1)"), { kind: "rank-lost" });
     onProgress({ stage: "answering", done: ++n, total: 512, tokensPerSecond: 14.2 });
-    chat.timings.tokensPerSecond = 14.2;
+    Object.assign(chat.timings, { tokensPerSecond: 14.2, nTokens: n, nPrompt: 61, nReused: 40 });
+    chat.first = [{ text: "The", probability: 0.61 }, { text: "No", probability: 0.22 }];
     yield word;
     await pause(10 * speed);
   }
 }
 
 function startChat(onProgress) {
-  const chat = { timings: { loadMs: 900 } };
+  const chat = { timings: { loadMs: 900 }, first: [], close() {} };
   chat.ready = (async () => {
-    if (fake.includes("image-error")) throw new Error("image: PNG: IDAT: corrupt deflate stream");
+    if (fake.includes("image-error")) throw Object.assign(new Error("This picture cannot be read: PNG: IDAT: corrupt deflate stream"), { kind: "image" });
     for (let done = 0; done < 21; done++) {
       onProgress({ stage: "encoding", done, total: 21, secondsLeft: (21 - done) * 0.01 * speed });
       await pause(10 * speed);
@@ -60,7 +61,9 @@ export async function load(manifestUrl, { onProgress = () => {} } = {}) {
   for (let done = 0; done < 10; done++) {
     onProgress({ stage: "loading", done: done * 1_520_000, total: 15_200_000, bytesPerSecond: 12_000_000, secondsLeft: (10 - done) * 0.1 * speed });
     await pause(10 * speed);
-    if (fake.includes("load-error") && done === 4) throw new TypeError("Failed to fetch");
+    if (fake.includes("load-error") && done === 4) throw Object.assign(new Error("The model could not be fetched: decoder.gguf.003"), { kind: "network", detail: "TypeError: Failed to fetch" });
   }
-  return { info: INFO, chat: ({ onProgress }) => startChat(onProgress), close() {}, async forget() {} };
+  return { info: INFO, chat: ({ onProgress }) => startChat(onProgress), close() {}, ended: new Promise(() => {}) };
 }
+
+export async function deleteCached() {}

@@ -1,0 +1,82 @@
+# make serve   both wasm builds, the site with a demo model in dist/, served at http://localhost:8080/
+# make test    everything that is tested: format, lints, native, wasm kernels in Chromium, the page in Chromium, Firefox and WebKit
+#
+# Needs rustup and Node 20 or newer; everything else is fetched and pinned here. Options:
+#   make site MODEL_HOST=https://models.example.org    lets the page load models from that host too (it becomes part of the page's policy)
+#   make serve PORT=9000
+#   make test-native | test-kernels | test-page | test-engines | check    one part of the tests
+
+PORT ?= 8080
+MODEL_HOST ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TOOLS := $(TARGET)/tools/debug
+WASM := $(TARGET)/wasm32-unknown-unknown/release/llama3med_web.wasm
+WASM_BUILD := cargo build --locked --release -p llama3med-web --target wasm32-unknown-unknown
+WASM_TEST := cargo test --locked --release -p llama3med --target wasm32-unknown-unknown --test kernels
+BIND := $(TOOLS)/wasm-bindgen --target web --no-typescript --out-dir $(TARGET)/pkg
+DEMO := $(TARGET)/demo-model
+
+.PHONY: site serve wasm demo toolchain tools browsers test check test-native test-kernels test-page test-engines help
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+serve: site
+	node scripts/serve.mjs dist $(PORT)
+
+# ---- the site
+
+site: wasm demo
+	MODEL_HOST='$(MODEL_HOST)' node scripts/site.mjs $(TARGET)/pkg $(DEMO) dist
+
+# The two builds differ by a feature of our own crates: the dependencies are compiled once.
+wasm: toolchain tools
+	$(WASM_BUILD)
+	$(BIND) --out-name llama3med_simd128 $(WASM)
+	$(WASM_BUILD) --features relaxed-simd
+	$(BIND) --out-name llama3med_relaxed $(WASM)
+
+# Random weights stand in for a trained model; the page says so.
+demo: toolchain
+	cargo build --locked -p quantize
+	test -f $(DEMO)/manifest.json || $(TARGET)/debug/quantize random --shape tiny -o $(DEMO)
+
+# ---- what a fresh machine lacks
+
+toolchain:
+	@rustc --version >/dev/null 2>&1 || rustup toolchain install
+	@rustup target list --installed | grep -q wasm32-unknown-unknown || rustup target add wasm32-unknown-unknown
+
+tools: toolchain
+	@cargo build --quiet --locked --manifest-path tools/Cargo.toml --target-dir $(TARGET)/tools
+
+node_modules: package-lock.json
+	npm ci --no-audit --no-fund
+	@touch node_modules
+
+browsers:
+	@sh scripts/browsers.sh
+
+# ---- the tests; the cheap ones first
+
+test: check test-native test-kernels test-page test-engines
+
+check: toolchain
+	cargo fmt --all --check
+	cargo fmt --manifest-path tools/Cargo.toml --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p llama3med-web --target wasm32-unknown-unknown -- -D warnings
+	cargo clippy --locked -p llama3med-web --target wasm32-unknown-unknown --features relaxed-simd -- -D warnings
+
+test-native: toolchain
+	cargo test --locked --workspace
+
+test-kernels: tools browsers
+	PATH="$(abspath $(TOOLS)):$$PATH" CHROMEDRIVER="$$(command -v chromedriver)" $(WASM_TEST)
+	PATH="$(abspath $(TOOLS)):$$PATH" CHROMEDRIVER="$$(command -v chromedriver)" $(WASM_TEST) --features relaxed-simd
+
+test-page: site node_modules browsers
+	QUANTIZE=$(TARGET)/debug/quantize node --test --test-concurrency=1 tests/browser/*.test.mjs
+
+test-engines: site node_modules browsers
+	node --test --test-concurrency=1 tests/browser/engines/*.test.mjs

@@ -1,0 +1,76 @@
+// Assembles the static site: node scripts/site.mjs PKG DEMO OUT. Copies www/, both wasm builds and the demo model, and stamps what depends on them:
+// the service worker gets the list of files and a hash over all of them, the page's policy gets the host of MODEL_HOST where one is given.
+
+import { createHash } from "node:crypto";
+import { cp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { SAMPLES } from "./film.mjs";
+
+const [pkg, demo, out] = process.argv.slice(2);
+
+/** The origin of MODEL_HOST; an error names what is wrong with it. */
+function modelHost() {
+  const text = process.env.MODEL_HOST ?? "";
+  if (text === "") return null;
+  const url = new URL(text);
+  if (!/^https?:$/.test(url.protocol) || url.pathname !== "/" || url.search || url.hash) {
+    throw new Error(`MODEL_HOST is ${text}; expected a host such as https://models.example.org`);
+  }
+  return url.origin;
+}
+
+/** All files under `folder`, relative, sorted. */
+async function filesUnder(folder, prefix = "") {
+  const entries = await readdir(join(folder, prefix), { withFileTypes: true });
+  const lists = await Promise.all(entries.map((entry) => {
+    const path = prefix + entry.name;
+    return entry.isDirectory() ? filesUnder(folder, `${path}/`) : [path];
+  }));
+  return lists.flat().sort();
+}
+
+async function replaceIn(path, replacements) {
+  let text = await readFile(path, "utf8");
+  for (const [from, to] of replacements) {
+    if (!text.includes(from)) throw new Error(`${path}: expected to find ${from}`);
+    text = text.replaceAll(from, to);
+  }
+  await writeFile(path, text);
+  return text;
+}
+
+// Random weights come without pictures: give them the drawn ones.
+async function copyDemo() {
+  const folder = join(out, "models/demo");
+  await cp(demo, folder, { recursive: true });
+  const path = join(folder, "manifest.json");
+  const manifest = JSON.parse(await readFile(path, "utf8"));
+  if (manifest.samples?.length > 0) return;
+  manifest.samples = SAMPLES.map(({ path, alt, questions }) => ({ path, alt, questions }));
+  for (const sample of SAMPLES) await writeFile(join(folder, sample.path), sample.draw());
+  await writeFile(path, JSON.stringify(manifest, null, 1));
+}
+
+async function stamp() {
+  const host = modelHost();
+  const page = join(out, "index.html");
+  const rules = host ? [["connect-src 'self'", `connect-src 'self' ${host}`], ["img-src 'self'", `img-src 'self' ${host}`]] : [];
+  const html = await replaceIn(page, rules);
+  const policy = /http-equiv="Content-Security-Policy" content="([^"]+)"/.exec(html)[1];
+
+  const files = (await filesUnder(out)).filter((path) => !path.startsWith("models/") && path !== "sw.js");
+  const hash = createHash("sha256").update(await readFile(join(out, "sw.js")));
+  for (const path of files) hash.update(path).update(await readFile(join(out, path)));
+  await replaceIn(join(out, "sw.js"), [
+    ['const VERSION = "development";', `const VERSION = "${hash.digest("hex").slice(0, 16)}";`],
+    ["const FILES = [];", `const FILES = ${JSON.stringify(files)};`],
+    ['const POLICY = "";', `const POLICY = ${JSON.stringify(policy)};`],
+  ]);
+  return files.length;
+}
+
+await rm(out, { recursive: true, force: true });
+await cp("www", out, { recursive: true });
+await cp(pkg, join(out, "pkg"), { recursive: true });
+await copyDemo();
+console.log(`${out}: ${await stamp()} files of the site and the demo model`);
