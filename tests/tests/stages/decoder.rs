@@ -1,6 +1,6 @@
 //! From image tokens and token ids to logits.
 
-use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, best, header, load, on_ranks};
+use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, best, header, load, n_known, on_ranks};
 use llama3med::config::Config;
 use llama3med::decoder::{Decoder, Input, MAX_TOKENS};
 use llama3med::gguf::Dtype;
@@ -30,7 +30,7 @@ pub fn logits(decoder: &mut Decoder, peers: &Threads, inputs: &[Input], first_po
 }
 
 /// The golden prompt with the golden image tokens in their place.
-fn prompt<'a>(ids: &[i64], image_tokens: &'a [f32], dim: usize) -> Vec<Input<'a>> {
+pub fn prompt<'a>(ids: &[i64], image_tokens: &'a [f32], dim: usize) -> Vec<Input<'a>> {
     let mut inputs = Vec::new();
     for &id in ids {
         match u32::try_from(id) {
@@ -84,10 +84,4 @@ fn logits_after_image_and_question_and_after_every_step_are_those_of_transformer
             assert_eq!(greedy, answer, "{variant}, {n_ranks} ranks");
         }
     }
-}
-
-/// Tokens that the variant's tokenizer knows.
-fn n_known(variant: &str) -> usize {
-    let path = crate::golden::folder(variant).join("checkpoint/tokenizer.json");
-    tokenizers::Tokenizer::from_file(path).unwrap().get_vocab_size(true)
 }

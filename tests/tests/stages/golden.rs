@@ -124,3 +124,9 @@ pub fn best(logits: &[f32], n_known: usize) -> i64 {
     let known = logits[..n_known].iter().enumerate();
     known.max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as i64
 }
+
+/// Tokens that the variant's tokenizer knows.
+pub fn n_known(variant: &str) -> usize {
+    let path = folder(variant).join("checkpoint/tokenizer.json");
+    tokenizers::Tokenizer::from_file(path).unwrap().get_vocab_size(true)
+}

@@ -5,4 +5,5 @@ mod candle;
 mod decoder;
 mod golden;
 mod image;
+mod llama_cpp;
 mod whole;

@@ -14,7 +14,7 @@ const QUESTION: &str = "What does the picture show, and where is the mass?";
 
 /// Keeps what it hears.
 #[derive(Default)]
-struct Record {
+pub struct Record {
     ids: Vec<u32>,
     text: String,
     logits: Vec<f32>,

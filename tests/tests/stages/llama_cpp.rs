@@ -1,0 +1,79 @@
+//! The same decoder file in llama.cpp and here: the same prompt ids, the same greedy answers (`golden/ask_llama_cpp.py`).
+
+use crate::decoder::{decoder, logits};
+use crate::golden::{Files, best, folder, header, n_known, on_ranks};
+use crate::whole::Record;
+use llama3med::decoder::Input;
+use llama3med::gguf::Dtype;
+use llama3med::prompt::{Piece, Template};
+use llama3med::ranks::block_on;
+use llama3med::session::{AskOptions, Chat};
+use llama3med::tokenizer::Tokenizer;
+use quantize::native::with_session;
+use serde_json::Value;
+
+fn ids(case: &Value, key: &str) -> Vec<u32> {
+    case[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn document() -> Value {
+    serde_json::from_slice(&std::fs::read(folder("llama_cpp.json")).unwrap()).unwrap()
+}
+
+fn cases(document: &Value) -> impl Iterator<Item = (&str, Dtype, &Value)> {
+    document["cases"].as_array().unwrap().iter().map(|case| {
+        let dtype = Dtype::ALL.into_iter().find(|dtype| case["type"] == dtype.name()).unwrap();
+        (case["variant"].as_str().unwrap(), dtype, case)
+    })
+}
+
+#[test]
+fn a_text_question_is_answered_as_llama_cpp_does() {
+    let document = document();
+    for (variant, dtype, case) in cases(&document).filter(|(_, dtype, _)| matches!(dtype, Dtype::F32 | Dtype::F16)) {
+        let files = Files::convert(variant, dtype);
+        let (question, answer) = (document["question"].as_str().unwrap(), ids(case, "answer_ids"));
+        let gguf = header("decoder.gguf", &files.decoder);
+        let (template, tokenizer) = (Template::from_gguf(&gguf).unwrap(), Tokenizer::from_gguf(&gguf).unwrap());
+        let prompt = template.prompt(&tokenizer, &[], question, false).unwrap();
+        assert_eq!(prompt, ids(case, "prompt_ids").into_iter().map(Piece::Token).collect::<Vec<_>>());
+        for n_ranks in [1, 3] {
+            let options = AskOptions { max_tokens: answer.len(), sampler: Default::default() };
+            let mut chat = Chat::default();
+            let asked = with_session(&files.folder, n_ranks, None, |session| {
+                block_on(session.ask(&mut chat, question, &options, &mut Record::default()))
+            });
+            assert_eq!(asked.unwrap().n_prompt, prompt.len());
+            assert_eq!(chat.turns[0].answer, answer, "{variant} {}, {n_ranks} ranks", dtype.name());
+        }
+    }
+}
+
+/// What is behind the margin that a choice must have to be compared: llama.cpp rounds activations to f16 or to 8 bits per block before a product,
+/// whose effect on these random weights (logits of size 1.7, far less sure than trained ones) stays below this.
+fn least_margin(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F32 => 0.0,
+        Dtype::F16 => 0.005,
+        _ => 0.2,
+    }
+}
+
+#[test]
+fn every_clear_choice_of_llama_cpp_is_ours_in_every_type() {
+    let document = document();
+    for (variant, dtype, case) in cases(&document) {
+        let files = Files::convert(variant, dtype);
+        let (prompt, answer) = (ids(case, "prompt_ids"), ids(case, "answer_ids"));
+        let read: Vec<Input> = prompt.iter().chain(&answer[..answer.len() - 1]).map(|&id| Input::Token(id)).collect();
+        let logits =
+            on_ranks(1, |peers, shard| logits(&mut decoder(&files, shard), &peers, &read, 0, answer.len())).remove(0);
+        let margins = case["margins"].as_array().unwrap().iter().map(|margin| margin.as_f64().unwrap());
+        let steps = logits.chunks_exact(logits.len() / answer.len()).zip(&answer).zip(margins);
+        let clear: Vec<_> = steps.filter(|(_, margin)| *margin > least_margin(dtype)).collect();
+        let n_same = clear.iter().filter(|((logits, id), _)| best(logits, n_known(variant)) == i64::from(**id)).count();
+        println!("{variant} {}: {n_same} of {} clear choices", dtype.name(), clear.len());
+        assert!(clear.len() > answer.len() / 2, "{variant} {}: too few clear choices", dtype.name());
+        assert_eq!(n_same, clear.len(), "{variant} {}", dtype.name());
+    }
+}
