@@ -91,10 +91,17 @@ impl Scales {
         assert_eq!(pixels.size, self.size(), "pixels prepared at another size than the largest scale");
         let place = self.place(tile_idx);
         let scale = self.scales[place.scale_idx];
-        let rows: Vec<Taps> = taps(pixels.size, scale, place.row * self.tile, self.tile);
-        let columns: Vec<Taps> = taps(pixels.size, scale, place.column * self.tile, self.tile);
+        let (top, left) = (place.row * self.tile, place.column * self.tile);
         let mut values = Vec::with_capacity(3 * self.tile * self.tile);
-        for plane in pixels.values.chunks_exact(pixels.size * pixels.size) {
+        let planes = pixels.values.chunks_exact(pixels.size * pixels.size);
+        if scale == pixels.size {
+            let rows = planes.flat_map(|plane| plane.chunks_exact(pixels.size).skip(top).take(self.tile));
+            rows.for_each(|row| values.extend_from_slice(&row[left..][..self.tile]));
+            return values;
+        }
+        let rows = taps(pixels.size, scale, top, self.tile);
+        let columns = taps(pixels.size, scale, left, self.tile);
+        for plane in planes {
             for row in &rows {
                 let lines = row.idx.map(|y| &plane[y * pixels.size..][..pixels.size]);
                 values.extend(columns.iter().map(|column| column.sum(&row.weigh(&lines, column))));

@@ -50,9 +50,9 @@ fn decode(bytes: &[u8]) -> (llama3med::Result<Picture>, usize) {
     (result, PEAK.load(Ordering::Relaxed).saturating_sub(before))
 }
 
-/// The committed image files.
-fn files() -> Vec<(String, Vec<u8>)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/preprocess");
+/// The committed image files of a folder.
+fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
     let entries = std::fs::read_dir(folder).expect("the image files are in the repository");
     let file = |entry: std::io::Result<std::fs::DirEntry>| {
         let entry = entry.expect("readable");
@@ -129,7 +129,7 @@ fn damaged_files_neither_panic_nor_take_much_memory() {
     let n_tries = std::env::var("DAMAGED_IMAGES").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
     let mut failed = Vec::new();
     let mut peak = (0, String::new());
-    for (file_idx, (name, bytes)) in files().into_iter().enumerate() {
+    for (file_idx, (name, bytes)) in files("golden/preprocess").into_iter().enumerate() {
         let mut n_decoded = 0;
         for n in 0..n_tries {
             let seed = 1 + (file_idx as u64) * 1_000_003 + n;
@@ -165,7 +165,7 @@ fn headers_that_lie_are_refused_before_memory_is_taken() {
     let _alone = MEASURING.lock();
     let large = [0xff, 0xff];
     let mut lies = Vec::new();
-    for (name, mut bytes) in files() {
+    for (name, mut bytes) in files("golden/preprocess") {
         match name.as_str() {
             "rgb.png" | "palette.png" | "grey-16bit.png" => {
                 for edge in [[0, 0, 0xff, 0xff], [0x7f, 0xff, 0xff, 0xff], [0, 0, 0x4e, 0x20]] {
@@ -218,6 +218,7 @@ fn headers_that_lie_are_refused_before_memory_is_taken() {
         }
     }
     assert_eq!(lies.len(), 9 + 9 + 1 + 3 + 4);
+    lies.extend(files("malformed/image"));
     for (name, bytes) in lies {
         let (result, n_bytes) = decode(&bytes);
         let error = result.expect_err(&name).to_string();
