@@ -97,8 +97,11 @@ fn scratch(purpose: &str) -> PathBuf {
     folder
 }
 
+/// A parser of outside bytes.
+pub type Parser = fn(&[u8]);
+
 /// Every parser by name.
-pub const PARSERS: [(&str, fn(&[u8])); 7] = [
+pub const PARSERS: [(&str, Parser); 7] = [
     ("config", config),
     ("gguf", gguf),
     ("image", image),
