@@ -68,7 +68,7 @@ check: toolchain
 	cargo clippy --locked -p llama3med-web --target wasm32-unknown-unknown -- -D warnings
 	cargo clippy --locked -p llama3med-web --target wasm32-unknown-unknown --features relaxed-simd -- -D warnings
 
-test-native: toolchain
+test-native: toolchain node_modules
 	cargo test --locked --workspace
 
 test-kernels: tools browsers
