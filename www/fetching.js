@@ -15,9 +15,9 @@ export class StoreError extends Error {
 /**
  * Fetches `size` bytes of `url`.
  * @param {string} url
- * @param {{ name: string, size: number, range?: number, fresh?: boolean, onBytes?: (n: number) => void }} options
- *   `name` stands in errors; `range` is the first byte where only a part of the file is wanted; `fresh` goes past the browser's HTTP cache;
- *   `onBytes` hears of bytes as they arrive, and of a negative number when they are thrown away again.
+ * @param {{ name: string, size: number, range?: number, cache?: RequestCache, onBytes?: (n: number) => void }} options
+ *   `name` stands in errors; `range` is the first byte where only a part of the file is wanted; `onBytes` hears of bytes as they arrive, and of a
+ *   negative number when they are thrown away again.
  * @returns {Promise<Uint8Array>}
  */
 export async function fetchBytes(url, options) {
@@ -33,7 +33,7 @@ export async function fetchBytes(url, options) {
   }
 }
 
-async function fetchOnce(url, { name, size, range, fresh, onBytes }, counted) {
+async function fetchOnce(url, { name, size, range, cache = "default", onBytes }, counted) {
   const stalled = new AbortController();
   let timer = 0;
   const alive = () => {
@@ -43,7 +43,7 @@ async function fetchOnce(url, { name, size, range, fresh, onBytes }, counted) {
   alive();
   try {
     const headers = range === undefined ? {} : { Range: `bytes=${range}-${range + size - 1}` };
-    const response = await fetch(url, { headers, cache: fresh ? "reload" : "default", signal: stalled.signal });
+    const response = await fetch(url, { headers, cache, signal: stalled.signal });
     checkStatus(response, name, range);
     return await readBody(response, name, size, (n) => {
       alive();

@@ -158,6 +158,11 @@ export class Model {
     return (await this.#session.operate({ type: "count", text }).promise).result;
   }
 
+  /** Asks every rank how large its memory is now: bytes of each, also in `info.memoryBytes`. */
+  memory() {
+    return this.#session.memory();
+  }
+
   /** Deletes what this browser keeps of the model; it goes on running. */
   forget() {
     return deleteCached(this.#url);
@@ -226,7 +231,7 @@ export class Chat {
    */
   ask(question, { signal, ...options } = {}) {
     const answer = new Answer();
-    if (this.#answer) {
+    if (this.#answer && !this.#answer.isStopped) {
       answer.end(new ModelError({ kind: "busy", message: "An answer is still being written: wait for its end, or stop it first." }));
       return answer;
     }
@@ -236,7 +241,7 @@ export class Chat {
     if (signal?.aborted) stop();
     this.#run(answer, String(question), options).then(() => null, (error) => error).then((error) => {
       signal?.removeEventListener("abort", stop);
-      this.#answer = null;
+      if (this.#answer === answer) this.#answer = null;
       answer.end(error?.name === "AbortError" && answer.isStopped ? null : error);
     });
     return answer;

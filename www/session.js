@@ -18,7 +18,7 @@ const SENTENCES = {
 export class ModelError extends Error {
   constructor({ kind, message, detail = "" }, where = "") {
     const sentence = SENTENCES[kind];
-    super(`${sentence ? `${sentence}: ${message}` : message}${where ? ` (${where})` : ""}`);
+    super(`${sentence ? `${sentence}: ${message}` : message}${where.startsWith("rank") ? ` (${where})` : ""}`);
     Object.assign(this, { name: "ModelError", kind, detail });
   }
 }
@@ -42,6 +42,7 @@ export class Session {
     this.n_operations = 0;
     this.error = null;
     this.watched = [];
+    this.onPong = null;
     this.timer = setInterval(() => this.#pingAll(), PING_MS);
     /** Resolves with the error that ended the session, also when that is only `close`. */
     this.ended = new Promise((resolve) => (this.resolveEnded = resolve));
@@ -72,9 +73,10 @@ export class Session {
   #startRank(rank, ports, store, start) {
     return new Promise((resolve) => {
       const worker = this.#worker("rank.js", `rank ${rank}`, (message) => {
-        if (message.type === "started") this.#watchLock(lock, `rank ${rank}`);
+        if (message.type === "started" && lock) this.#watchLock(lock, `rank ${rank}`);
         if (message.type === "loaded") resolve(message.info);
         if (message.memory) this.memoryBytes[rank] = message.memory;
+        if (message.type === "pong") this.onPong?.(rank);
         if (message.id !== undefined) this.#heard(message);
       });
       const lock = globalThis.navigator?.locks ? `${this.locks} ${rank}` : null;
@@ -117,6 +119,17 @@ export class Session {
       }
       watch.worker.postMessage({ type: "ping" });
     }
+  }
+
+  /** Bytes of every rank's wasm memory, asked for now. */
+  async memory() {
+    const waiting = new Set(this.ranks.keys());
+    const heard = new Promise((resolve) => {
+      this.onPong = (rank) => waiting.delete(rank) && waiting.size === 0 && resolve();
+    });
+    this.#pingAll();
+    await Promise.race([heard, this.ended]);
+    return [...this.memoryBytes];
   }
 
   /** The store has done its work. */

@@ -29,7 +29,7 @@ self.addEventListener("message", async ({ data }) => {
   try {
     await { open, serve, cached, forget, ping: () => postMessage({ type: "pong" }) }[data.type](data);
   } catch (error) {
-    const { kind = "internal", message, detail = String(error.stack ?? "") } = error;
+    const { kind = "internal", message, detail = error.kind ? "" : String(error.stack ?? "") } = error;
     postMessage({ type: "failed", error: { kind, message, detail } });
   }
 });
@@ -169,7 +169,8 @@ async function fetchChunk(chunk, chunks, progress) {
   for (const fresh of [false, true]) {
     try {
       const range = isPart ? (chunk.offset ?? 0) : undefined;
-      const bytes = await fetchBytes(url, { name, size: chunk.size, range, fresh, onBytes: (n) => progress.add(n) });
+      const cache = fresh ? "reload" : model.folder ? "no-store" : "default"; // what the folder keeps need not be kept twice
+      const bytes = await fetchBytes(url, { name, size: chunk.size, range, cache, onBytes: (n) => progress.add(n) });
       const found = await sha256(bytes);
       if (found === chunk.sha256) return bytes;
       progress.add(-chunk.size);

@@ -45,7 +45,7 @@ struct WebChat {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 struct WebOptions {
     max_tokens: f64,
     temperature: f32,
