@@ -107,6 +107,23 @@ impl Understood {
         }
     }
 
+    /// Both files as they are to be written.
+    pub fn plans(&self, name: &str, dtype: Dtype, encoder_dtype: Dtype) -> Result<(Plan<'_>, Plan<'_>)> {
+        let mut decoder = Plan::new(self.decoder.keys(name, &self.vocabulary));
+        let mut encoder = Plan::new(self.encoder.keys(name));
+        if let Some(factors) = &self.decoder.rope_factors {
+            let rows: Rows = Box::new(|_| encode("rope_freqs.weight", Dtype::F32, factors.clone()));
+            decoder.push("rope_freqs.weight", Dtype::F32, &[factors.len()], rows);
+        }
+        for (part, slot) in self.slots() {
+            match part {
+                Part::Decoder => self.push(&mut decoder, part, slot, dtype)?,
+                _ => self.push(&mut encoder, part, slot, encoder_dtype)?,
+            }
+        }
+        Ok((decoder, encoder))
+    }
+
     fn push(&self, plan: &mut Plan, part: Part, slot: Slot, dtype: Dtype) -> Result<()> {
         let dtype = slot.dtype(dtype);
         let tensor = self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?;
@@ -126,18 +143,8 @@ pub fn convert(options: &Options) -> Result<Manifest> {
             options.checkpoint.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into()));
         about.name = name.unwrap_or_else(|| "Llama3-Med".into());
     }
-    let mut decoder = Plan::new(understood.decoder.keys(&about.name, &understood.vocabulary));
-    let mut encoder = Plan::new(understood.encoder.keys(&about.name));
-    if let Some(factors) = &understood.decoder.rope_factors {
-        let rows: Rows = Box::new(|_| encode("rope_freqs.weight", Dtype::F32, factors.clone()));
-        decoder.push("rope_freqs.weight", Dtype::F32, &[factors.len()], rows);
-    }
-    for (part, slot) in understood.slots() {
-        match part {
-            Part::Decoder => understood.push(&mut decoder, part, slot, options.dtype)?,
-            _ => understood.push(&mut encoder, part, slot, options.encoder_dtype.unwrap_or(options.dtype))?,
-        }
-    }
+    let encoder_dtype = options.encoder_dtype.unwrap_or(options.dtype);
+    let (decoder, encoder) = understood.plans(&about.name, options.dtype, encoder_dtype)?;
     let mut writer = Writer::create(&options.output, options.chunk_size, decoder.n_bytes() + encoder.n_bytes())?;
     writer.write(DECODER, &decoder)?;
     writer.write(ENCODER, &encoder)?;

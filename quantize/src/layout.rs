@@ -117,8 +117,9 @@ impl Decoder {
             .u32("llama.rope.dimension_count", self.head_dim as u32)
             .u32("llama.vocab_size", self.vocab_size as u32);
         vocabulary.keys(&mut header, self.vocab_size);
+        let template = Template::Llama3 { system: LLAMA3_MED_SYSTEM.into() };
         header
-            .string("tokenizer.chat_template", &Template::Llama3 { system: LLAMA3_MED_SYSTEM.into() }.jinja())
+            .string("tokenizer.chat_template", &template.jinja())
             .string("llama3med.template", "llama3")
             .string("llama3med.system_prompt", LLAMA3_MED_SYSTEM);
         header

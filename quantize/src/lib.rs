@@ -1,9 +1,11 @@
 //! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random models, looks into both.
 //!
 //! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `encode` -> `model_folder`.
+pub mod ask;
 pub mod checkpoint;
 pub mod convert;
 pub mod encode;
+pub mod inspect;
 pub mod layout;
 pub mod model_folder;
 pub mod native;

@@ -3,9 +3,19 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llama3med::gguf::Dtype;
 use llama3med::manifest::{CHUNK_SIZE, Manifest};
-use quantize::{About, random};
+use llama3med::sampler::SamplerOptions;
+use llama3med::session::Finish;
+use llama3med::{Error, Result};
+use quantize::{About, ask, inspect, random};
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// What a shell expects of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
 
 /// Turns Llama3-Med checkpoints into model folders for the browser, looks into them, and runs them.
 #[derive(Parser)]
@@ -18,7 +28,78 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Convert(ConvertArgs),
+    Inspect(InspectArgs),
+    Ask(AskArgs),
     Random(RandomArgs),
+}
+
+/// Say what a checkpoint, a GGUF file or a model folder is.
+///
+/// Family, shapes, scales, tiles, image tokens, number formats, sizes, template, and the memory of a rank for several numbers of ranks. Nothing is
+/// loaded. Of a checkpoint the files are described that convert would write as q4_0.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  quantize inspect models/llama3-med\n  quantize inspect --json checkpoints/llama3-med"
+)]
+struct InspectArgs {
+    /// A checkpoint's folder, a GGUF file or a model folder.
+    path: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Compare the chunks of a model folder with their hashes, too.
+    #[arg(long)]
+    verify: bool,
+}
+
+/// Ask a model folder one question, with or without a picture.
+///
+/// The same engine as in the browser runs natively, one thread for each rank. The answer is streamed to standard output; progress and timings go to
+/// standard error. Ctrl-C stops the answer, a second Ctrl-C the program.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  quantize ask models/demo --image film.png --prompt \"Is the heart enlarged?\"\n  \
+    quantize ask models/demo --prompt \"What is a meniscus?\" --temperature 0.7 --top-p 0.9 --seed 1"
+)]
+struct AskArgs {
+    /// The model folder.
+    model: PathBuf,
+    /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// The question.
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Tokens of the answer at most.
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
+    max_tokens: usize,
+    /// Divides the logits before a token is drawn; 0 always takes the best one.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    temperature: f32,
+    /// Keeps the best tokens that together have this probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Keeps this many of the best tokens; 0 keeps all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    top_k: usize,
+    /// Drops tokens with less than this part of the best one's probability.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Makes tokens of the answer so far less likely; 1 does nothing.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// The same seed gives the same answer.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Ranks to split the model over, one thread each. Default: the number of cores, 1 for a small model.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    ranks: Option<usize>,
+    /// Tokens of the longest conversation.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    context: Option<usize>,
+    /// Stores features, image_tokens, logits and tokens as safetensors, for checks by others.
+    #[arg(long, value_name = "FILE")]
+    logits_out: Option<PathBuf>,
 }
 
 /// Turn a checkpoint into a model folder.
@@ -125,7 +206,7 @@ impl From<Type> for Dtype {
     }
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
+fn bytes(text: &str) -> std::result::Result<u64, String> {
     let (digits, unit) = match text.to_ascii_uppercase().strip_suffix(['K', 'M', 'G']) {
         Some(digits) => (
             digits.to_owned(),
@@ -141,13 +222,20 @@ fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).filter(|n| (1..=1 << 30).contains(n)).ok_or_else(|| "expected 1 byte to 1G".to_owned())
 }
 
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number from 1 on".to_owned())
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Convert(args) => make_converted(args),
+        Command::Inspect(args) => show(&args),
+        Command::Ask(args) => answer(args),
         Command::Random(args) => make_random(args),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
+        Err(Error::Cancelled) => ExitCode::from(INTERRUPTED),
         Err(error) => {
             eprintln!("quantize: {error}");
             ExitCode::FAILURE
@@ -155,7 +243,46 @@ fn main() -> ExitCode {
     }
 }
 
-fn make_converted(args: ConvertArgs) -> llama3med::Result<()> {
+fn show(args: &InspectArgs) -> Result<ExitCode> {
+    let report = inspect::inspect(&args.path, args.verify)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report).expect("a report is plain data"));
+    } else {
+        print!("{report}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn answer(args: AskArgs) -> Result<ExitCode> {
+    let stop = Arc::new(AtomicBool::new(false));
+    // In this order: the first Ctrl-C finds the flag down and raises it, the second finds it up and ends the program.
+    flag::register_conditional_shutdown(SIGINT, INTERRUPTED as i32, stop.clone())
+        .and_then(|_| flag::register(SIGINT, stop.clone()))
+        .map_err(|error| Error::Invalid(format!("Ctrl-C cannot be watched: {error}")))?;
+    let options = ask::Options {
+        model: args.model,
+        image: args.image,
+        prompt: args.prompt,
+        max_tokens: args.max_tokens,
+        sampler: SamplerOptions {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repetition_penalty: args.repetition_penalty,
+            seed: args.seed,
+        },
+        ranks: args.ranks,
+        context: args.context,
+        logits_out: args.logits_out,
+    };
+    match ask::ask(&options, &stop)? {
+        Finish::Cancelled => Ok(ExitCode::from(INTERRUPTED)),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn make_converted(args: ConvertArgs) -> Result<ExitCode> {
     let manifest = quantize::convert(&quantize::Options {
         checkpoint: args.checkpoint,
         dtype: args.output.dtype.into(),
@@ -166,10 +293,10 @@ fn make_converted(args: ConvertArgs) -> llama3med::Result<()> {
         output: args.output.output.clone(),
     })?;
     report(&args.output, &manifest);
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-fn make_random(args: RandomArgs) -> llama3med::Result<()> {
+fn make_random(args: RandomArgs) -> Result<ExitCode> {
     let manifest = random(&random::Options {
         shape: args.shape,
         dtype: args.output.dtype.into(),
@@ -180,7 +307,7 @@ fn make_random(args: RandomArgs) -> llama3med::Result<()> {
         output: args.output.output.clone(),
     })?;
     report(&args.output, &manifest);
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn report(args: &OutputArgs, manifest: &Manifest) {

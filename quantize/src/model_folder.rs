@@ -49,6 +49,12 @@ impl<'a> Plan<'a> {
     pub fn n_bytes(&self) -> u64 {
         self.header.to_bytes().len() as u64 + self.header.data_bytes()
     }
+
+    /// The header as it will be read, and the file's size.
+    pub fn gguf(&self, name: &str) -> Result<(Gguf, u64)> {
+        let gguf = Gguf::parse(name, &self.header.to_bytes(), self.n_bytes())?;
+        Ok((gguf.ok_or_else(|| Error::corrupt(name, "header", "it is not whole"))?, self.n_bytes()))
+    }
 }
 
 /// A model folder in the making. Dropped before [`Writer::finish`], it leaves nothing behind.
@@ -64,7 +70,7 @@ impl Writer {
     /// Makes sure that `target` may be (over)written and that `n_bytes` have room. What an interrupted run left is cleared away.
     pub fn create(target: &Path, chunk_size: u64, n_bytes: u64) -> Result<Self> {
         if !(1..=1 << 30).contains(&chunk_size) {
-            return Err(Error::Unsupported(format!("chunks of {chunk_size} bytes; expected 1 to {}", 1 << 30)));
+            return Err(Error::Invalid(format!("chunk size must be 1 to {} bytes, found {chunk_size}", 1 << 30)));
         }
         check_target(target)?;
         let partial = beside(target, "partial")?;
@@ -191,7 +197,7 @@ pub fn failed(path: &Path, verb: &str, error: std::io::Error) -> Error {
 
 fn beside(target: &Path, suffix: &str) -> Result<PathBuf> {
     let Some(name) = target.file_name() else {
-        return Err(Error::Unsupported(format!("{} is not a name for a folder", target.display())));
+        return Err(Error::Invalid(format!("output must name a folder, found {}", target.display())));
     };
     let mut name = name.to_owned();
     name.push(format!(".{suffix}"));
@@ -291,6 +297,11 @@ impl Stored {
     /// Bytes of the file.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Its name: in a model folder that of the manifest.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Compares every chunk with its hash.

@@ -131,7 +131,7 @@ fn shape(name: &str) -> Result<(Decoder, Encoder)> {
         "8b-optimus-s2" => (llama(4096, 14_336, 32, 32, 128, Some(8.0)), optimus()),
         _ => {
             let known: Vec<_> = SHAPES.iter().map(|(name, _)| *name).collect();
-            return Err(Error::Unsupported(format!("shape {name:?}; expected one of {}", known.join(", "))));
+            return Err(Error::Invalid(format!("shape must be one of {}, found {name:?}", known.join(", "))));
         }
     };
     let connector = vec![encoder.dim * encoder.scales.len(), decoder.dim, decoder.dim];

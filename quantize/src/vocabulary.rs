@@ -67,7 +67,8 @@ impl Vocabulary {
         let merges = merges(&model["merges"])?;
         let find = |text: &str| tokens.iter().position(|token| token.as_ref().is_some_and(|(t, _)| t == text));
         let mut stops: Vec<u32> = STOPS.iter().filter_map(|text| find(text)).map(|id| id as u32).collect();
-        stops.extend(config_stops.iter().copied().filter(|&id| (id as usize) < tokens.len()));
+        // Configurations name ids of larger vocabularies; the engine could never see them.
+        stops.extend(config_stops.iter().copied().filter(|&id| matches!(tokens.get(id as usize), Some(Some(_)))));
         stops.sort_unstable();
         stops.dedup();
         let Some(eos) = find("<|eot_id|>").map(|id| id as u32).or(stops.first().copied()) else {

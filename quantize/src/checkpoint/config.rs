@@ -225,8 +225,7 @@ fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
     let positions = "embeddings.position_embedding.weight";
     let n_positions = *checkpoint.required_shape(Part::Tower, positions)?.first().unwrap_or(&0);
     let grid = square(checkpoint, positions, n_positions.saturating_sub(is_clip as usize))?;
-    let image_size = grid * patch_size;
-    agrees(config, "vision_config.image_size", image_size)?;
+    let image_size = side(config, "vision_config.image_size", grid, patch_size)?;
     agrees(config, "vision_config.patch_size", patch_size)?;
     agrees(config, "vision_config.hidden_size", dim)?;
     let fc1 = checkpoint.required_shape(Part::Tower, "encoder.layers.0.mlp.fc1.weight")?;
@@ -284,7 +283,7 @@ fn timm(checkpoint: &Checkpoint) -> Result<Encoder> {
     let class_position = n_positions.isqrt().pow(2) != n_positions;
     let grid = square(checkpoint, "pos_embed", n_positions.saturating_sub(class_position as usize))?;
     agrees(config, "vision_config.reg_tokens", n_registers)?;
-    agrees(config, "vision_config.img_size", grid * patch_size)?;
+    let image_size = side(config, "vision_config.img_size", grid, patch_size)?;
     let n_blocks = count_blocks(checkpoint, "blocks.");
     agrees(config, "vision_config.depth", n_blocks)?;
     let fc1 = checkpoint.required_shape(Part::Tower, "blocks.0.mlp.fc1.weight")?;
@@ -300,7 +299,7 @@ fn timm(checkpoint: &Checkpoint) -> Result<Encoder> {
     let (mean, std) = OPTIMUS_MEAN_STD;
     Ok(Encoder {
         tower: Tower::Timm,
-        image_size: grid * patch_size,
+        image_size,
         patch_size,
         dim,
         hidden_dim,
@@ -348,10 +347,8 @@ fn count_blocks(checkpoint: &Checkpoint, prefix: &str) -> usize {
 }
 
 fn agrees(config: &Json, path: &str, found: usize) -> Result<()> {
-    // timm allows [height, width] for img_size.
-    let expected = match config.get(path) {
-        Some(Value::Array(sides)) if sides.len() == 2 && sides[0] == sides[1] => sides[0].as_u64().map(|n| n as usize),
-        Some(Value::Number(n)) if n.as_u64() == Some(0) => Some(0),
+    let expected = match config.get(path).and_then(Value::as_u64) {
+        Some(0) => Some(0),
         _ => config.count(path)?,
     };
     match expected {
@@ -359,6 +356,25 @@ fn agrees(config: &Json, path: &str, found: usize) -> Result<()> {
             Err(config.error(path, format!("it says {expected}, the tensors have {found}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// Side of a tile. The positions tell how many whole patches it has; SigLIP's 384 pixels are 27 patches of 14 and a remainder.
+fn side(config: &Json, path: &str, grid: usize, patch_size: usize) -> Result<usize> {
+    // timm allows [height, width].
+    let size = match config.get(path) {
+        Some(Value::Array(sides)) if sides.len() == 2 && sides[0] == sides[1] => {
+            sides[0].as_u64().map(|side| side as usize)
+        }
+        _ => config.count(path)?,
+    };
+    match size {
+        None => Ok(grid * patch_size),
+        Some(size) if size / patch_size == grid => Ok(size),
+        Some(size) => {
+            let problem = format!("{size} pixels, but the tensors have {grid} x {grid} patches of {patch_size}");
+            Err(config.error(path, problem))
+        }
     }
 }
 
@@ -450,7 +466,7 @@ fn scales(checkpoint: &Checkpoint, encoder: &Encoder, given: Option<&[usize]>) -
     let n_scales = n_inputs / encoder.dim;
     if let Some(scales) = given {
         return check_scales(size, n_scales, scales.to_vec())
-            .map_err(|problem| Error::corrupt("--scales", "scales", problem));
+            .map_err(|problem| Error::Invalid(format!("scales: {problem}")));
     }
     if n_scales == 1 {
         return Ok(vec![size]);

@@ -1,0 +1,200 @@
+//! One question to a model folder: the same engine as in the browser, natively.
+//!
+//! The answer goes to standard output as it comes, progress and timings go to standard error.
+
+use crate::model_folder::{failed, open_folder, read_small};
+use crate::native::with_session;
+use indicatif::{ProgressBar, ProgressStyle};
+use llama3med::image::Picture;
+use llama3med::model::{Listener, Stage};
+use llama3med::ranks::{Threads, block_on};
+use llama3med::sampler::SamplerOptions;
+use llama3med::session::{Answer, AskOptions, Chat, Finish, Session};
+use llama3med::{Error, Result};
+use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize_to_file};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Larger picture files are refused.
+const MAX_PICTURE_BYTES: usize = 512 << 20;
+
+/// Models below this size answer fastest on one rank: sums would take longer than products.
+const SMALL_MODEL_BYTES: u64 = 64 << 20;
+
+/// What to ask, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The model folder.
+    pub model: PathBuf,
+    /// A picture to ask about.
+    pub image: Option<PathBuf>,
+    /// The question.
+    pub prompt: String,
+    /// Tokens of the answer at most.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampler: SamplerOptions,
+    /// Ranks; `None` is one for each core, or one alone for a small model.
+    pub ranks: Option<usize>,
+    /// The largest conversation in tokens; `None` is the engine's default.
+    pub context: Option<usize>,
+    /// Where features, image tokens and logits are stored for checks.
+    pub logits_out: Option<PathBuf>,
+}
+
+/// Asks; `stop` ends the answer after the next token.
+pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
+    let picture = match &options.image {
+        Some(path) => Some(decode(path)?),
+        None => None,
+    };
+    let (manifest, _, _) = open_folder(&options.model)?;
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let default = if manifest.n_bytes() < SMALL_MODEL_BYTES { 1 } else { n_cores };
+    let n_ranks = options.ranks.unwrap_or(default);
+    let start = Instant::now();
+    with_session(&options.model, n_ranks, options.context, |session| {
+        eprintln!("loaded {:?} on {n_ranks} rank(s) in {}", manifest.name, seconds(start.elapsed()));
+        block_on(run(session, options, picture.as_ref(), stop))
+    })
+}
+
+fn decode(path: &Path) -> Result<Picture> {
+    let bytes = read_small(path, MAX_PICTURE_BYTES)?;
+    Picture::decode(&bytes).map_err(|error| match error {
+        Error::Image(problem) => Error::Image(format!("{}: {problem}", path.display())),
+        other => other,
+    })
+}
+
+async fn run(
+    session: &mut Session<Threads>,
+    options: &Options,
+    picture: Option<&Picture>,
+    stop: &AtomicBool,
+) -> Result<Finish> {
+    let mut listener = Terminal::new(stop, options.logits_out.is_some());
+    let mut chat = Chat::default();
+    let mut features = Vec::new();
+    if let Some(picture) = picture {
+        let start = Instant::now();
+        let look = session.look(picture, &mut listener).await?;
+        listener.end_stage();
+        eprintln!("encoded {} tiles in {}", session.model().scales().n_tiles(), seconds(start.elapsed()));
+        (chat.image, features) = (Some(look.key), look.features);
+    }
+    let ask = AskOptions { max_tokens: options.max_tokens, sampler: options.sampler.clone() };
+    let start = Instant::now();
+    let answer = session.ask(&mut chat, &options.prompt, &ask, &mut listener).await?;
+    println!();
+    report(&listener, &answer, start);
+    if let Some(path) = &options.logits_out {
+        let image_tokens = chat.image.and_then(|key| session.model().image(key)).unwrap_or_default();
+        let dim = session.model().config().dim;
+        store(path, &listener, session.model().config().vocab_size, (&features, image_tokens, dim))?;
+    }
+    Ok(answer.finish)
+}
+
+fn report(listener: &Terminal, answer: &Answer, start: Instant) {
+    let read = listener.first_token.map_or(start.elapsed(), |first| first - start);
+    let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
+    eprintln!("read {} tokens in {} ({:.1}/s)", answer.n_prompt, seconds(read), rate(answer.n_prompt, read));
+    // The first token belongs to reading; each further one is a step.
+    let (n_steps, time) = (listener.ids.len().saturating_sub(1), start.elapsed() - read);
+    let end = match answer.finish {
+        Finish::Stop => "the model ended its answer",
+        Finish::Length => "as long as --max-tokens allows",
+        Finish::Context => "the context is full",
+        Finish::Cancelled => "stopped",
+    };
+    eprintln!("answered {} tokens in {} ({:.1}/s): {end}", listener.ids.len(), seconds(time), rate(n_steps, time));
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}
+
+/// Shows progress and the answer.
+struct Terminal<'a> {
+    stop: &'a AtomicBool,
+    bar: Option<ProgressBar>,
+    ids: Vec<u32>,
+    first_token: Option<Instant>,
+    keep_logits: bool,
+    logits: Vec<f32>, // (n_steps, vocab_size)
+}
+
+impl<'a> Terminal<'a> {
+    fn new(stop: &'a AtomicBool, keep_logits: bool) -> Self {
+        Self { stop, bar: None, ids: Vec::new(), first_token: None, keep_logits, logits: Vec::new() }
+    }
+
+    fn end_stage(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn go_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Listener for Terminal<'_> {
+    async fn progress(&mut self, stage: Stage, done: usize, total: usize) -> bool {
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta} left");
+            ProgressBar::new(total as u64).with_style(style.expect("the template is a constant"))
+        });
+        bar.set_message(match stage {
+            Stage::Encoding => "encoding tiles",
+            Stage::Reading => "reading tokens",
+        });
+        bar.set_position(done as u64);
+        if done == total {
+            self.end_stage();
+        }
+        self.go_on()
+    }
+
+    async fn token(&mut self, id: u32, text: &str) -> bool {
+        self.first_token.get_or_insert_with(Instant::now);
+        self.ids.push(id);
+        print!("{text}");
+        // A closed pipe ends the answer as Ctrl-C does.
+        std::io::stdout().flush().is_ok() && self.go_on()
+    }
+
+    fn logits(&mut self, logits: &[f32]) {
+        if self.keep_logits {
+            self.logits.extend_from_slice(logits);
+        }
+    }
+
+    fn dropped(&mut self, n_turns: usize) {
+        eprintln!("the oldest {n_turns} turn(s) no longer fit into the context");
+    }
+}
+
+/// Stores what was computed on the way. The step that ended the answer has logits but no token of its own in the answer; its row comes last.
+fn store(path: &Path, listener: &Terminal, vocab_size: usize, image: (&[f32], &[f32], usize)) -> Result<()> {
+    let (features, image_tokens, dim) = image;
+    let n_tokens = image_tokens.len() / dim;
+    let ids: Vec<i64> = listener.ids.iter().map(|&id| id as i64).collect();
+    let n_steps = listener.logits.len() / vocab_size;
+    let n_channels = features.len().checked_div(n_tokens).unwrap_or(0);
+    let views = [
+        ("features", Dtype::F32, vec![n_tokens, n_channels], bytemuck::cast_slice::<f32, u8>(features)),
+        ("image_tokens", Dtype::F32, vec![n_tokens, dim], bytemuck::cast_slice(image_tokens)),
+        ("logits", Dtype::F32, vec![n_steps, vocab_size], bytemuck::cast_slice(&listener.logits)),
+        ("tokens", Dtype::I64, vec![ids.len()], bytemuck::cast_slice(&ids)),
+    ];
+    let views = views.into_iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(dtype, shape, bytes)?)));
+    let views: std::result::Result<Vec<_>, safetensors::SafeTensorError> = views.collect();
+    let stored = views.and_then(|views| serialize_to_file(views, None, path));
+    stored.map_err(|error| failed(path, "write", std::io::Error::other(error.to_string())))
+}

@@ -1,0 +1,358 @@
+//! What a checkpoint, a GGUF file or a model folder is, without loading it.
+//!
+//! A checkpoint is shown as the files that `convert` would write.
+
+use crate::convert::Understood;
+use crate::layout::Tower;
+use crate::model_folder::{Stored, open_folder};
+use llama3med::config::Config;
+use llama3med::connector::Connector;
+use llama3med::decoder::Decoder;
+use llama3med::encoder::{self, Encoder};
+use llama3med::gguf::{Dtype, Gguf};
+use llama3med::model;
+use llama3med::shard::{HeadShare, Shard, stored_bytes};
+use llama3med::{Error, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::path::Path;
+
+/// Numbers of ranks that memory is stated for.
+const RANKS: [usize; 4] = [1, 2, 4, 8];
+
+/// Everything there is to say. Written as text by `Display`, as JSON by serde.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// "checkpoint", "GGUF file" or "model folder".
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// What it is, in a sentence.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Licence of the weights.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub license: String,
+    /// The language model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<DecoderReport>,
+    /// The image encoder and the connector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<EncoderReport>,
+    /// Files, or those that would be written.
+    pub files: Vec<FileReport>,
+    /// Memory of the largest rank, by number of ranks.
+    pub memory: Vec<Memory>,
+}
+
+/// A Llama decoder.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)] // as in `llama3med::config`
+pub struct DecoderReport {
+    pub family: &'static str,
+    pub n_parameters: u64,
+    pub dim: usize,
+    pub hidden_dim: usize,
+    pub n_layers: usize,
+    pub n_heads: usize,
+    pub n_kv_heads: usize,
+    pub head_dim: usize,
+    pub vocab_size: usize,
+    pub context_length: usize,
+    pub rope_theta: f32,
+    pub rope_scaled: bool,
+    pub tied: bool,
+    pub template: String,
+    pub system_prompt: Option<String>,
+    pub stop_token_ids: Vec<i64>,
+}
+
+/// An image encoder with its connector.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)] // as in `llama3med::encoder`
+pub struct EncoderReport {
+    pub family: &'static str,
+    pub n_parameters: u64,
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub dim: usize,
+    pub hidden_dim: usize,
+    pub n_blocks: usize,
+    pub n_heads: usize,
+    pub n_registers: usize,
+    pub scales: Vec<usize>,
+    pub n_tiles: usize,
+    pub n_image_tokens: usize,
+    pub fit: String,
+    pub connector: Vec<usize>,
+}
+
+/// A GGUF file.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileReport {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub n_bytes: u64,
+    /// Chunks, in a model folder.
+    pub n_chunks: usize,
+    /// How many tensors and bytes are of each type.
+    pub types: BTreeMap<&'static str, (usize, u64)>,
+}
+
+/// Memory of the largest of several ranks.
+#[derive(Debug, Clone, Serialize)]
+pub struct Memory {
+    /// How many ranks there are.
+    pub n_ranks: usize,
+    /// Bytes of weights.
+    pub weights: u64,
+    /// Bytes of keys and values for 1000 tokens of conversation.
+    pub kv_per_1000_tokens: u64,
+}
+
+/// Looks at `path`; `verify` also compares a model folder's chunks with their hashes.
+pub fn inspect(path: &Path, verify: bool) -> Result<Report> {
+    if path.join("manifest.json").exists() {
+        return inspect_folder(path, verify);
+    }
+    if path.is_dir() {
+        return inspect_checkpoint(path);
+    }
+    let stored = Stored::open(path)?;
+    let (_, gguf) = stored.header()?;
+    let name = gguf.get_str("general.name")?.unwrap_or("unnamed").to_owned();
+    let file = file_report(&gguf, stored.size(), 0);
+    match gguf.get_str("general.architecture")? {
+        Some("llama") => report("GGUF file", name, Some(&gguf), None, vec![file]),
+        Some("clip") => report("GGUF file", name, None, Some(&gguf), vec![file]),
+        other => {
+            let found = format!("{}: general.architecture is {other:?}", path.display());
+            Err(Error::Unsupported(format!("{found}; expected \"llama\" or \"clip\"")))
+        }
+    }
+}
+
+fn inspect_folder(path: &Path, verify: bool) -> Result<Report> {
+    let (manifest, decoder, encoder) = open_folder(path)?;
+    let (mut headers, mut files) = (Vec::new(), Vec::new());
+    for (file, stored) in [(&manifest.files, &decoder), (&manifest.files, &encoder)] {
+        let file = file.iter().find(|file| file.name == stored.name()).expect("it was opened by this name");
+        if verify {
+            stored.verify(file)?;
+        }
+        let (_, gguf) = stored.header()?;
+        files.push(file_report(&gguf, stored.size(), file.chunks.len()));
+        headers.push(gguf);
+    }
+    let report = report("model folder", manifest.name, Some(&headers[0]), Some(&headers[1]), files)?;
+    Ok(Report { description: manifest.description, license: manifest.license, ..report })
+}
+
+fn inspect_checkpoint(path: &Path) -> Result<Report> {
+    let understood = Understood::read(path, None)?;
+    let name = path.display().to_string();
+    let (decoder, encoder) = understood.plans(&name, Dtype::Q4_0, Dtype::Q4_0)?;
+    let (decoder, encoder) =
+        (decoder.gguf("decoder.gguf, if written as q4_0")?, encoder.gguf("encoder.gguf, if written as q4_0")?);
+    let files = [&decoder, &encoder].map(|(gguf, size)| file_report(gguf, *size, 0)).into();
+    let mut report = report("checkpoint", name, Some(&decoder.0), Some(&encoder.0), files)?;
+    if let Some(encoder) = &mut report.encoder {
+        encoder.family = match understood.encoder.tower {
+            Tower::Clip => "CLIP",
+            Tower::Siglip => "SigLIP",
+            Tower::Timm => "timm ViT",
+        };
+    }
+    Ok(report)
+}
+
+fn report(
+    kind: &'static str,
+    name: String,
+    decoder: Option<&Gguf>,
+    encoder: Option<&Gguf>,
+    files: Vec<FileReport>,
+) -> Result<Report> {
+    Ok(Report {
+        kind,
+        name,
+        description: String::new(),
+        license: String::new(),
+        decoder: decoder.map(decoder_report).transpose()?,
+        encoder: encoder.map(encoder_report).transpose()?,
+        files,
+        memory: RANKS.iter().map(|&n_ranks| memory(n_ranks, decoder, encoder)).collect::<Result<_>>()?,
+    })
+}
+
+fn n_parameters(gguf: &Gguf) -> u64 {
+    gguf.tensors.values().map(|tensor| tensor.n_rows as u64 * tensor.n_cols as u64).sum()
+}
+
+fn decoder_report(gguf: &Gguf) -> Result<DecoderReport> {
+    let config = Config::from_gguf(gguf)?;
+    Ok(DecoderReport {
+        family: if config.rope_scaled { "Llama (Llama-3.1 rope)" } else { "Llama" },
+        n_parameters: n_parameters(gguf),
+        dim: config.dim,
+        hidden_dim: config.hidden_dim,
+        n_layers: config.n_layers,
+        n_heads: config.n_heads,
+        n_kv_heads: config.n_kv_heads,
+        head_dim: config.head_dim,
+        vocab_size: config.vocab_size,
+        context_length: config.context_length,
+        rope_theta: config.rope_theta,
+        rope_scaled: config.rope_scaled,
+        tied: config.tied,
+        template: gguf.get_str("llama3med.template")?.unwrap_or("llama3 (not stated)").into(),
+        system_prompt: gguf.get_str("llama3med.system_prompt")?.map(String::from),
+        stop_token_ids: gguf.get_ints("llama3med.stop_token_ids")?.unwrap_or_default(),
+    })
+}
+
+fn encoder_report(gguf: &Gguf) -> Result<EncoderReport> {
+    let config = encoder::Config::from_gguf(gguf)?;
+    let scales = model::scales(gguf, &config)?;
+    let sizes = gguf.get_ints("llama3med.scales")?.unwrap_or_else(|| vec![config.image_size as i64]);
+    let mut connector = Vec::new();
+    for layer in (0..).step_by(2) {
+        let Some(tensor) = gguf.tensors.get(&format!("mm.{layer}.weight")) else { break };
+        if layer == 0 {
+            connector.push(tensor.n_cols);
+        }
+        connector.push(tensor.n_rows);
+    }
+    Ok(EncoderReport {
+        family: match (config.cls_token, config.layer_scale || config.n_reg_tokens > 0 || config.gated) {
+            (_, true) => "timm ViT",
+            (true, false) => "CLIP",
+            (false, false) => "SigLIP",
+        },
+        n_parameters: n_parameters(gguf),
+        image_size: config.image_size,
+        patch_size: config.patch_size,
+        dim: config.dim,
+        hidden_dim: config.hidden_dim,
+        n_blocks: config.n_layers,
+        n_heads: config.n_heads,
+        n_registers: config.n_reg_tokens,
+        scales: sizes.into_iter().map(|size| size as usize).collect(),
+        n_tiles: scales.n_tiles(),
+        n_image_tokens: config.n_tokens(),
+        fit: gguf.get_str("llama3med.image.fit")?.unwrap_or("crop").into(),
+        connector,
+    })
+}
+
+fn file_report(gguf: &Gguf, n_bytes: u64, n_chunks: usize) -> FileReport {
+    let mut types = BTreeMap::new();
+    for tensor in gguf.tensors.values() {
+        let (n, bytes) = types.entry(tensor.dtype.name()).or_insert((0, 0));
+        *n += 1;
+        *bytes += tensor.n_bytes();
+    }
+    FileReport { name: gguf.file.clone(), n_bytes, n_chunks, types }
+}
+
+/// The most that any rank holds. Kernels keep the stored bytes in another order, so this is what the weights take in memory too.
+fn memory(n_ranks: usize, decoder: Option<&Gguf>, encoder: Option<&Gguf>) -> Result<Memory> {
+    let (mut weights, mut kv) = (0, 0);
+    for rank in 0..n_ranks {
+        let shard = Shard { rank, n_ranks };
+        let mut bytes = 0;
+        if let Some(gguf) = decoder {
+            let config = Config::from_gguf(gguf)?;
+            bytes += stored_bytes(gguf, &Decoder::wants(&config, shard))?;
+            let n_kv_heads = HeadShare::new(shard, config.n_heads, config.n_kv_heads).kv_heads.len();
+            kv = kv.max(1000 * config.kv_bytes_per_position() as u64 / config.n_kv_heads as u64 * n_kv_heads as u64);
+        }
+        if let Some(gguf) = encoder {
+            let config = encoder::Config::from_gguf(gguf)?;
+            let mut wants = Encoder::wants(&config, shard);
+            wants.extend(Connector::wants(gguf, shard)?);
+            bytes += stored_bytes(gguf, &wants)?;
+        }
+        weights = weights.max(bytes);
+    }
+    Ok(Memory { n_ranks, weights, kv_per_1000_tokens: kv })
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "{}: {}", self.kind, self.name)?;
+        for (label, text) in [("description", &self.description), ("licence", &self.license)] {
+            if !text.is_empty() {
+                line(f, label, text)?;
+            }
+        }
+        if let Some(decoder) = &self.decoder {
+            decoder.show(f)?;
+        }
+        if let Some(encoder) = &self.encoder {
+            encoder.show(f)?;
+        }
+        for file in &self.files {
+            let mut text = megabytes(file.n_bytes);
+            if file.n_chunks > 0 {
+                write!(text, " in {} chunks", file.n_chunks)?;
+            }
+            for (dtype, (n, bytes)) in &file.types {
+                write!(text, "; {n} tensors {dtype} ({})", megabytes(*bytes))?;
+            }
+            line(f, &file.name, &text)?;
+        }
+        for memory in &self.memory {
+            let (weights, kv) = (megabytes(memory.weights), megabytes(memory.kv_per_1000_tokens));
+            let label = format!("on {} rank{}", memory.n_ranks, if memory.n_ranks == 1 { "" } else { "s" });
+            line(f, &label, &format!("{weights} of weights a rank, and {kv} for 1000 tokens of conversation"))?;
+        }
+        Ok(())
+    }
+}
+
+impl DecoderReport {
+    fn show(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let heads = format!("{}/{} heads of {}", self.n_heads, self.n_kv_heads, self.head_dim);
+        let tied = if self.tied { "tied" } else { "own output matrix" };
+        line(f, "decoder", &format!("{}, {} parameters", self.family, millions(self.n_parameters)))?;
+        line(f, "shape", &format!("{} layers, width {}, MLP {}, {heads}", self.n_layers, self.dim, self.hidden_dim))?;
+        line(f, "vocabulary", &format!("{} tokens, {tied}", self.vocab_size))?;
+        line(f, "context", &format!("{} tokens, rope theta {}", self.context_length, self.rope_theta))?;
+        let system = self.system_prompt.as_ref().map_or("not stated".into(), |text| format!("{text:?}"));
+        line(f, "template", &format!("{}, system prompt {system}, stops at {:?}", self.template, self.stop_token_ids))
+    }
+}
+
+impl EncoderReport {
+    fn show(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let registers = if self.n_registers > 0 { format!(", {} registers", self.n_registers) } else { String::new() };
+        let Self { n_blocks, dim, hidden_dim, n_heads, image_size, patch_size, .. } = self;
+        line(f, "encoder", &format!("{}, {} parameters with its connector", self.family, millions(self.n_parameters)))?;
+        line(f, "shape", &format!("{n_blocks} blocks, width {dim}, MLP {hidden_dim}, {n_heads} heads{registers}"))?;
+        line(f, "tile", &format!("{image_size} pixels in patches of {patch_size}"))?;
+        let scales: Vec<String> = self.scales.iter().map(usize::to_string).collect();
+        let (tiles, tokens) = (self.n_tiles, self.n_image_tokens);
+        line(f, "scales", &format!("{}: {tiles} tiles, {tokens} image tokens, fit {}", scales.join(","), self.fit))?;
+        let widths: Vec<String> = self.connector.iter().map(usize::to_string).collect();
+        line(f, "connector", &widths.join(" -> "))
+    }
+}
+
+fn line(f: &mut fmt::Formatter, label: &str, text: &str) -> fmt::Result {
+    writeln!(f, "  {label:<13} {text}")
+}
+
+fn millions(n: u64) -> String {
+    format!("{:.1} M", n as f64 / 1e6)
+}
+
+fn megabytes(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
