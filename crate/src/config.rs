@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
+use crate::shard::HeadShare;
 
 /// Shape of the Llama decoder. Names as in Llama's reference code.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Config {
     pub n_kv_heads: usize,
     /// Width of a head; even.
     pub head_dim: usize,
+    /// Heads that stay on one rank together.
+    pub head_unit: usize,
     /// Rows of the embedding table, padding included.
     pub vocab_size: usize,
     /// Positions that the model was trained for.
@@ -59,6 +62,7 @@ impl Config {
             n_heads,
             n_kv_heads,
             head_dim,
+            head_unit: HeadShare::unit(gguf.tensor("blk.0.attn_output.weight")?, head_dim),
             vocab_size: gguf.tensor("token_embd.weight")?.n_rows,
             context_length: required(gguf, "llama.context_length")?,
             norm_eps: gguf.get_f32("llama.attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),

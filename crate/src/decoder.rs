@@ -74,7 +74,7 @@ impl Decoder {
     /// The tensors that this rank needs.
     pub fn wants(config: &Config, shard: Shard) -> Vec<Want> {
         let Config { dim, hidden_dim, head_dim, n_heads, n_kv_heads, vocab_size, .. } = *config;
-        let share = HeadShare::new(shard, n_heads, n_kv_heads);
+        let share = HeadShare::new(shard, n_heads, n_kv_heads, config.head_unit);
         let columns = |heads: &Range<usize>| heads.start * head_dim..heads.end * head_dim;
         let (q, kv) = (columns(&share.heads), columns(&share.kv_heads));
         let hidden = shard.share(hidden_dim, 32);
@@ -108,7 +108,7 @@ impl Decoder {
 
     /// Takes the tensors that [`Decoder::wants`] named.
     pub fn new(config: Config, shard: Shard, tensors: &mut Tensors) -> Result<Self> {
-        let share = HeadShare::new(shard, config.n_heads, config.n_kv_heads);
+        let share = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit);
         let heads = Heads {
             head_dim: config.head_dim,
             kv_head: share.kv_head_of_each(config.n_heads, config.n_kv_heads),

@@ -28,6 +28,8 @@ pub struct Config {
     pub n_layers: usize,
     /// Heads; divides `dim`.
     pub n_heads: usize,
+    /// Heads that stay on one rank together.
+    pub head_unit: usize,
     /// Added to the variance in LayerNorm.
     pub norm_eps: f32,
     /// Between the two products of the MLP, or on its gate.
@@ -76,6 +78,7 @@ impl Config {
         let n_prefix = cls_token as usize + n_reg_tokens;
         let grid = image_size / patch_size;
         let (dim, hidden_dim) = (required(gguf, "embedding_length")?, required(gguf, "feed_forward_length")?);
+        let n_heads = required(gguf, "attention.head_count")?;
         let down = gguf.tensor("v.blk.0.ffn_down.weight")?;
         let config = Self {
             image_size,
@@ -83,7 +86,8 @@ impl Config {
             dim,
             hidden_dim,
             n_layers: required(gguf, "block_count")?,
-            n_heads: required(gguf, "attention.head_count")?,
+            n_heads,
+            head_unit: HeadShare::unit(gguf.tensor("v.blk.0.attn_out.weight")?, dim / n_heads),
             norm_eps: gguf.get_f32("clip.vision.attention.layer_norm_epsilon")?.unwrap_or(1e-5),
             activation: activation(gguf)?,
             gated: has("v.blk.0.ffn_gate.weight"),
@@ -261,7 +265,7 @@ impl Encoder {
 
     /// Takes the tensors that [`Encoder::wants`] named.
     pub fn new(config: Config, shard: Shard, tensors: &mut Tensors) -> Result<Self> {
-        let share = HeadShare::new(shard, config.n_heads, config.n_heads);
+        let share = HeadShare::new(shard, config.n_heads, config.n_heads, config.head_unit);
         let heads = Heads {
             head_dim: config.dim / config.n_heads,
             kv_head: share.kv_head_of_each(config.n_heads, config.n_heads),
@@ -372,7 +376,7 @@ impl Encoder {
 impl Block {
     fn wants(config: &Config, shard: Shard, layer: usize, wants: &mut Vec<Want>) {
         let Config { dim, hidden_dim, n_heads, .. } = *config;
-        let share = HeadShare::new(shard, n_heads, n_heads);
+        let share = HeadShare::new(shard, n_heads, n_heads, config.head_unit);
         let head_dim = dim / n_heads;
         let q = share.heads.start * head_dim..share.heads.end * head_dim;
         let hidden = shard.share(hidden_dim, 32);

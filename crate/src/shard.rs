@@ -4,8 +4,9 @@
 //! the order of the file, and hands out the finished [`Tensors`].
 
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, TensorInfo};
 use crate::matrix::{Matrix, MatrixBuilder};
+use crate::quant::BLOCK;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -37,12 +38,18 @@ pub struct HeadShare {
 }
 
 impl HeadShare {
-    /// Splits `n_heads` query heads, `n_heads / n_kv_heads` of which share a key/value head.
-    pub fn new(shard: Shard, n_heads: usize, n_kv_heads: usize) -> Self {
-        let heads = shard.share(n_heads, 1);
+    /// Splits `n_heads` query heads, `n_heads / n_kv_heads` of which share a key/value head. `unit` heads stay together.
+    pub fn new(shard: Shard, n_heads: usize, n_kv_heads: usize, unit: usize) -> Self {
+        let heads = shard.share(n_heads, unit);
         let group = n_heads / n_kv_heads;
         let kv_heads = if heads.is_empty() { 0..0 } else { heads.start / group..heads.end.div_ceil(group) };
         Self { heads, kv_heads }
+    }
+
+    /// How many heads must stay together so that their columns in the output matrix are whole blocks of activations. Then every number of ranks
+    /// rounds the same blocks, and answers differ by the order of sums alone. One, where `output` is stored without blocks.
+    pub fn unit(output: &TensorInfo, head_dim: usize) -> usize {
+        if output.dtype.block_len() == 1 { 1 } else { BLOCK >> head_dim.trailing_zeros().min(BLOCK.ilog2()) }
     }
 
     /// For each of this rank's query heads the key/value head that it reads, counted from this rank's first.
@@ -231,10 +238,10 @@ mod tests {
 
     #[test]
     fn query_heads_find_their_key_heads() {
-        let share = HeadShare::new(Shard { rank: 1, n_ranks: 3 }, 6, 2);
+        let share = HeadShare::new(Shard { rank: 1, n_ranks: 3 }, 6, 2, 1);
         assert_eq!((share.heads.clone(), share.kv_heads.clone()), (2..4, 0..2));
         assert_eq!(share.kv_head_of_each(6, 2), [0, 1]);
-        let share = HeadShare::new(Shard { rank: 3, n_ranks: 4 }, 8, 1);
+        let share = HeadShare::new(Shard { rank: 3, n_ranks: 4 }, 8, 1, 1);
         assert_eq!(share.kv_head_of_each(8, 1), [0, 0]);
     }
 

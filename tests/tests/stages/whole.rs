@@ -10,14 +10,14 @@ use llama3med::session::{AskOptions, Chat, Finish};
 use quantize::native::with_session;
 
 /// The question of `golden/make.py`.
-const QUESTION: &str = "What does the picture show, and where is the mass?";
+pub const QUESTION: &str = "What does the picture show, and where is the mass?";
 
 /// Keeps what it hears.
 #[derive(Default)]
 pub struct Record {
     ids: Vec<u32>,
     text: String,
-    logits: Vec<f32>,
+    pub logits: Vec<f32>,
     n_tiles: usize,
 }
 
@@ -38,11 +38,11 @@ impl Listener for Record {
     }
 }
 
-fn greedy(max_tokens: usize) -> AskOptions {
+pub fn greedy(max_tokens: usize) -> AskOptions {
     AskOptions { max_tokens, sampler: SamplerOptions::default() }
 }
 
-fn picture(variant: &str) -> Picture {
+pub fn picture(variant: &str) -> Picture {
     Picture::decode(&std::fs::read(folder(variant).join("picture.png")).unwrap()).unwrap()
 }
 
