@@ -266,7 +266,7 @@ fn memory(n_ranks: usize, decoder: Option<&Gguf>, encoder: Option<&Gguf>) -> Res
         if let Some(gguf) = decoder {
             let config = Config::from_gguf(gguf)?;
             bytes += stored_bytes(gguf, &Decoder::wants(&config, shard))?;
-            let n_kv_heads = HeadShare::new(shard, config.n_heads, config.n_kv_heads).kv_heads.len();
+            let n_kv_heads = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit).kv_heads.len();
             kv = kv.max(1000 * config.kv_bytes_per_position() as u64 / config.n_kv_heads as u64 * n_kv_heads as u64);
         }
         if let Some(gguf) = encoder {
