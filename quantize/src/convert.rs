@@ -12,6 +12,7 @@ use crate::model_folder::{Plan, Rows, Writer};
 use crate::vocabulary::Vocabulary;
 use llama3med::gguf::Dtype;
 use llama3med::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
+use llama3med::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -69,7 +70,9 @@ impl Understood {
         let decoder = config::decoder(&checkpoint)?;
         let encoder = config::encoder(&checkpoint, scales, decoder.dim)?;
         let pad = checkpoint.config.ids("pad_token_id")?.first().copied();
-        let vocabulary = Vocabulary::parse(checkpoint.tokenizer()?, &config::stop_ids(&checkpoint)?, pad)?;
+        let json = checkpoint.tokenizer()?;
+        Tokenizer::from_json(json.as_bytes())?;
+        let vocabulary = Vocabulary::parse(json, &config::stop_ids(&checkpoint)?, pad)?;
         if vocabulary.n_tokens() > decoder.vocab_size {
             let problem =
                 format!("it has ids up to {}, the embedding {} rows", vocabulary.n_tokens() - 1, decoder.vocab_size);
@@ -145,6 +148,9 @@ pub fn convert(options: &Options) -> Result<Manifest> {
     }
     let encoder_dtype = options.encoder_dtype.unwrap_or(options.dtype);
     let (decoder, encoder) = understood.plans(&about.name, options.dtype, encoder_dtype)?;
+    // What is written must load: the engine's own readers look at the headers first.
+    llama3med::config::Config::from_gguf(&decoder.gguf(DECODER)?.0)?;
+    llama3med::encoder::Config::from_gguf(&encoder.gguf(ENCODER)?.0)?;
     let mut writer = Writer::create(&options.output, options.chunk_size, decoder.n_bytes() + encoder.n_bytes())?;
     writer.write(DECODER, &decoder)?;
     writer.write(ENCODER, &encoder)?;

@@ -1,0 +1,160 @@
+//! Model folders: chunks that make up the file, runs repeated and interrupted, folders that are none of ours.
+
+mod common;
+
+use common::Checkpoint;
+use llama3med::gguf::{Dtype, Gguf};
+use llama3med::manifest::{DECODER, ENCODER};
+use llama3med::quant::dequantize;
+use quantize::model_folder::{Stored, open_folder, read_manifest};
+use quantize::{convert, inspect, random};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn whole(folder: &Path, name: &str) -> Vec<u8> {
+    let manifest = read_manifest(folder).unwrap();
+    let file = manifest.file(name).unwrap();
+    let stored = Stored::in_folder(folder, file).unwrap();
+    stored.verify(file).unwrap();
+    stored.read(0..stored.size()).unwrap()
+}
+
+fn tensor(bytes: &[u8], name: &str) -> Vec<f32> {
+    let gguf = Gguf::parse("x", bytes, bytes.len() as u64).unwrap().unwrap();
+    let info = gguf.tensor(name).unwrap();
+    let mut values = vec![0.0; info.n_rows * info.n_cols];
+    dequantize(info.dtype, &bytes[info.offset as usize..][..info.n_bytes() as usize], &mut values);
+    values
+}
+
+#[test]
+fn chunks_of_any_size_make_up_the_same_file() {
+    let checkpoint = Checkpoint::new("clip-s2", "chunks");
+    let mut files = Vec::new();
+    for chunk_size in [1 << 20, 10_007, 64] {
+        convert(&quantize::Options { chunk_size, ..checkpoint.options() }).unwrap();
+        files.push([DECODER, ENCODER].map(|name| whole(checkpoint.output(), name)));
+    }
+    assert!(files.iter().all(|file| file == &files[0]));
+}
+
+#[test]
+fn weights_arrive_where_they_belong() {
+    let checkpoint = Checkpoint::new("optimus-s2", "weights");
+    convert(&quantize::Options { dtype: Dtype::F32, ..checkpoint.options() }).unwrap();
+    let source = |folder: &str, name: &str| {
+        let tensors =
+            quantize::checkpoint::safetensors::open(&checkpoint.folder.join(folder).join("model.safetensors"));
+        let tensor = tensors.unwrap().into_iter().find(|(found, _)| found.ends_with(name)).unwrap().1;
+        let mut values = Vec::new();
+        tensor.read(0..tensor.shape.iter().product(), &mut values).unwrap();
+        values
+    };
+    let encoder = whole(checkpoint.output(), ENCODER);
+    let qkv: Vec<f32> =
+        ["q", "k", "v"].iter().flat_map(|part| tensor(&encoder, &format!("v.blk.1.attn_{part}.weight"))).collect();
+    assert_eq!(qkv, source("vision_tower", "blocks.1.attn.qkv.weight"));
+    let fc1: Vec<f32> =
+        ["gate", "up"].iter().flat_map(|part| tensor(&encoder, &format!("v.blk.2.ffn_{part}.bias"))).collect();
+    assert_eq!(fc1, source("vision_tower", "blocks.2.mlp.fc1.bias"));
+    // Width 256, heads of 64: rows 0 and 32 of a head become its rows 0 and 1.
+    let (q, hf) = (
+        tensor(&whole(checkpoint.output(), DECODER), "blk.1.attn_q.weight"),
+        source("language_model", "layers.1.self_attn.q_proj.weight"),
+    );
+    let row = |values: &[f32], row: usize| values[row * 256..(row + 1) * 256].to_vec();
+    for (new, old) in [(0, 0), (1, 32), (2, 1), (63, 63), (64, 64), (65, 96)] {
+        assert_eq!(row(&q, new), row(&hf, old), "row {new}");
+    }
+}
+
+#[test]
+fn a_run_can_be_repeated_and_clears_up_after_an_interrupted_one() {
+    let checkpoint = Checkpoint::new("siglip", "repeated");
+    let partial = checkpoint.output().with_file_name("model.partial");
+    fs::create_dir(&partial).unwrap();
+    fs::write(partial.join("decoder.gguf.000"), b"half").unwrap();
+    convert(&checkpoint.options()).unwrap();
+    assert!(!partial.exists());
+    let first = whole(checkpoint.output(), DECODER);
+    // The second, with smaller chunks, leaves none of the first's files.
+    convert(&quantize::Options { chunk_size: 50_000, ..checkpoint.options() }).unwrap();
+    assert_eq!(whole(checkpoint.output(), DECODER), first);
+    let n_chunks: usize = read_manifest(checkpoint.output()).unwrap().files.iter().map(|file| file.chunks.len()).sum();
+    assert_eq!(fs::read_dir(checkpoint.output()).unwrap().count(), n_chunks + 1);
+}
+
+#[test]
+fn what_is_not_a_model_is_not_overwritten() {
+    let checkpoint = Checkpoint::new("siglip", "not_overwritten");
+    let message = || convert(&checkpoint.options()).unwrap_err().to_string();
+    fs::create_dir(checkpoint.output()).unwrap();
+    fs::write(checkpoint.output().join("thesis.txt"), b"the only copy").unwrap();
+    assert!(message().contains("something else than a model"), "{}", message());
+    fs::remove_file(checkpoint.output().join("thesis.txt")).unwrap();
+    convert(&checkpoint.options()).unwrap();
+    fs::write(checkpoint.output().join("thesis.txt"), b"the only copy").unwrap();
+    assert!(message().contains("also holds thesis.txt"), "{}", message());
+    assert_eq!(fs::read(checkpoint.output().join("thesis.txt")).unwrap(), b"the only copy");
+    fs::remove_dir_all(checkpoint.output()).unwrap();
+    fs::write(checkpoint.output(), b"a file").unwrap();
+    assert!(message().contains("not a folder"), "{}", message());
+}
+
+#[test]
+fn damaged_chunks_are_named() {
+    let folder = random_tiny("damaged");
+    let chunk = folder.join("encoder.gguf.000");
+    let mut bytes = fs::read(&chunk).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&chunk, &bytes).unwrap();
+    inspect::inspect(&folder, false).unwrap();
+    let error = inspect::inspect(&folder, true).unwrap_err().to_string();
+    assert!(error.contains("encoder.gguf.000: sha256"), "{error}");
+    fs::write(&chunk, &bytes[..100]).unwrap();
+    let error = open_folder(&folder).err().unwrap().to_string();
+    assert!(error.contains("encoder.gguf.000: size"), "{error}");
+    fs::remove_file(&chunk).unwrap();
+    let error = open_folder(&folder).err().unwrap().to_string();
+    assert!(error.contains("encoder.gguf.000: cannot open"), "{error}");
+}
+
+#[test]
+fn seeds_make_models() {
+    let bytes = |seed, name: &str| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        random(&random::Options { seed, ..random::Options::new("tiny", &folder) }).unwrap();
+        whole(&folder, DECODER)
+    };
+    let first = bytes(1, "seed_a");
+    assert_eq!(first, bytes(1, "seed_b"));
+    assert_ne!(first, bytes(2, "seed_c"));
+    let error = random(&random::Options::new("huge", "x")).unwrap_err().to_string();
+    assert!(error.contains("shape must be one of tiny, 1b"), "{error}");
+}
+
+#[test]
+fn inspect_tells_shapes_of_all_three_kinds() {
+    let folder = random_tiny("inspected");
+    let report = inspect::inspect(&folder, true).unwrap();
+    let encoder = report.encoder.as_ref().unwrap();
+    assert_eq!((encoder.scales.as_slice(), encoder.n_tiles, encoder.n_image_tokens), (&[64, 128, 256][..], 21, 64));
+    assert_eq!((report.kind, report.decoder.as_ref().unwrap().n_layers), ("model folder", 6));
+    assert!(report.memory.windows(2).all(|pair| pair[0].weights > pair[1].weights));
+    serde_json::to_string(&report).unwrap();
+    let file = folder.join("decoder.gguf.000");
+    let report = inspect::inspect(&file, false).unwrap();
+    assert_eq!((report.kind, report.encoder.is_none()), ("GGUF file", true));
+    let checkpoint = Checkpoint::new("optimus-s2", "inspected_checkpoint");
+    let report = inspect::inspect(&checkpoint.folder, false).unwrap();
+    assert_eq!((report.kind, report.encoder.as_ref().unwrap().n_registers), ("checkpoint", 4));
+    assert!(report.to_string().contains("21,63,126: 46 tiles, 9 image tokens"), "{report}");
+}
+
+fn random_tiny(test: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tiny_{test}"));
+    let _ = fs::remove_dir_all(&folder);
+    random(&random::Options::new("tiny", &folder)).unwrap();
+    folder
+}
