@@ -15,7 +15,7 @@ function facts(list, rows) {
 
 function section(title, rows) {
   const element = document.createElement("section");
-  const heading = document.createElement("h3");
+  const heading = document.createElement("h2");
   heading.textContent = title;
   element.append(heading, facts(document.createElement("dl"), rows));
   return element;

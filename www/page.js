@@ -194,6 +194,8 @@ async function startChat() {
 }
 
 function chatProgress(progress) {
+  // The beginning of the prompt is read in the background: nobody waits for it.
+  if (progress.stage === "reading" && !state.asking) return;
   if (progress.stage === "encoding") picture.light(progress.done, progress.total);
   showProgress(progress);
   setModelLine({ encoding: "encoding", reading: "reading", answering: "answering" }[progress.stage] ?? "");

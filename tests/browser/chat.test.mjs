@@ -1,0 +1,184 @@
+// The page in use: image, question, answer, stop, further turns, other images.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { IMAGE, OTHER_IMAGE, newPage, startChromium, startSite } from "./support.mjs";
+
+let browser;
+let site;
+before(async () => ([browser, site] = await Promise.all([startChromium(), startSite()])));
+after(() => Promise.all([browser.close(), site.stop()]));
+
+test("an image is dropped, a question is answered, and the page names its random model", async (t) => {
+  const { page, seen, info, answer, ...on } = await newPage(browser, t);
+  await on.open(site, "");
+  await on.ready();
+  assert.match(await info.textContent(), /Random weights/);
+  await page.evaluate((bytes) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([new Uint8Array(bytes)], "film.png", { type: "image/png" }));
+    document.querySelector("#drop").dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+  }, [...IMAGE.buffer]);
+  await on.waitStatus(/^Ready: ask/);
+  const text = await on.answerTo("What does this picture show?");
+  assert.ok(text.length > 0);
+  assert.match(await page.locator(".meta").last().textContent(), /tokens/);
+  assert.ok(await page.getByText("Not a medical device").isVisible());
+  assert.ok(await page.locator("#about", { hasText: "answers mean nothing" }).isVisible());
+  assert.deepEqual(seen.errors, []);
+});
+
+test("crop, tiles and the small pictures of each scale are shown", async (t) => {
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await on.show();
+  const crop = await page.locator("#overlay .crop").evaluate((rect) => ["x", "y", "width", "height"].map((name) => Number(rect.getAttribute(name))));
+  assert.deepEqual(crop, [0, 12, 96, 96]);
+  const thumbs = page.locator("#thumbs button");
+  assert.ok((await thumbs.count()) >= 2);
+  await thumbs.nth(1).click();
+  assert.equal(await thumbs.nth(1).getAttribute("aria-pressed"), "true");
+  assert.equal(await page.locator("#overlay g:visible rect").count(), 4);
+});
+
+test("a pasted image counts, a suggested question is one click", async (t) => {
+  const { page, answer, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await page.evaluate((bytes) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([new Uint8Array(bytes)], "pasted.png", { type: "image/png" }));
+    document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true }));
+  }, [...IMAGE.buffer]);
+  await on.waitStatus(/^Ready: ask/);
+  const chip = page.locator("#chips button").first();
+  const question = await chip.textContent();
+  await chip.click();
+  await on.answered();
+  assert.equal(await page.locator(".asked").textContent(), question);
+});
+
+test("Stop stands where Ask was, ends the answer, and what came stays", async (t) => {
+  const { ask, stop, answer, question, page, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await on.show();
+  await question.fill("Describe everything.");
+  await ask.click();
+  await on.begun();
+  assert.ok(await stop.isVisible());
+  assert.ok(await ask.isHidden());
+  await stop.click();
+  await on.answered();
+  const text = await answer.textContent();
+  assert.match(await page.locator(".meta").textContent(), /^stopped/);
+  assert.ok(await ask.isVisible());
+  assert.ok(text.length > 0);
+  assert.equal(await answer.textContent(), text);
+  assert.ok((await on.answerTo("And now?")).length > 0);
+  assert.equal(await page.locator(".answered").count(), 2);
+});
+
+test("a second turn knows the first", async (t) => {
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await on.show();
+  await on.answerTo("First question");
+  await on.answerTo("Second question");
+  await page.locator("#numbers summary").click();
+  const prompt = await page.locator("#numbers dd", { hasText: "kept from before" }).textContent();
+  const [, n_prompt, n_reused] = /(\d+) tokens, (\d+) of them/.exec(prompt).map(Number);
+  assert.ok(n_reused > 16 && n_reused < n_prompt, prompt);
+});
+
+test("an image and a question from before the model is there are kept", async (t) => {
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  const slow = await startSite({ fault: (path) => path.endsWith("decoder.gguf.003") && held.then(() => false) });
+  t.after(() => slow.stop());
+  const { image, question, ask, answer, stop, ...on } = await newPage(browser, t);
+  await on.open(slow);
+  await on.waitStatus(/^Loading the model: .* of /);
+  await image.setInputFiles(IMAGE);
+  await question.fill("Is it kept?");
+  await ask.click();
+  assert.ok(await stop.isVisible());
+  release();
+  await on.answered();
+  assert.ok((await answer.textContent()).length > 0);
+});
+
+test("a second image starts afresh, also while the first is encoded or answered about", async (t) => {
+  const { page, image, question, ask, answer, seen, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await image.setInputFiles(IMAGE);
+  await image.setInputFiles(OTHER_IMAGE);
+  await on.waitStatus(/^Ready: ask/);
+  assert.equal(await page.locator("#overlay").getAttribute("viewBox"), "0 0 150 100");
+  const alone = await on.answerTo("What is this?");
+  await on.show(IMAGE);
+  assert.equal(await page.locator(".turn").count(), 0);
+  await question.fill("What is this?");
+  await ask.click();
+  await on.begun();
+  await on.show(OTHER_IMAGE);
+  assert.equal(await page.locator(".turn").count(), 0);
+  assert.equal(await on.answerTo("What is this?"), alone);
+  assert.deepEqual(seen.errors, []);
+});
+
+test("asking while an answer streams keeps the question and disturbs nothing", async (t) => {
+  const { page, question, ask, stop, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await on.show();
+  await question.fill("First");
+  await ask.click();
+  await question.fill("Second");
+  await question.press("Enter");
+  assert.equal(await question.inputValue(), "Second");
+  assert.equal(await page.locator(".turn").count(), 1);
+  await on.answered();
+  await question.press("Enter");
+  await on.answered();
+  assert.equal(await page.locator(".turn").count(), 2);
+});
+
+test("DICOM and files that are no image are refused in plain words; the page goes on", async (t) => {
+  const { page, image, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  const alert = page.locator("#image-error");
+  await image.setInputFiles({ name: "slice.dcm", mimeType: "", buffer: Buffer.alloc(200) });
+  await alert.getByText("DICOM is not read yet").waitFor();
+  await image.setInputFiles({ name: "broken.png", mimeType: "image/png", buffer: IMAGE.buffer.subarray(0, 300) });
+  await alert.getByText("This picture could not be read.").waitFor();
+  await alert.locator("summary").click();
+  assert.match(await alert.locator("pre").textContent(), /PNG/i);
+  await on.show();
+  assert.equal(await alert.textContent(), "");
+  assert.ok((await on.answerTo("Does it work now?")).length > 0);
+});
+
+test("copied and saved text carries the notice and no file name", async (t) => {
+  const { page, context, ...on } = await newPage(browser, t);
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await on.open(site);
+  await on.ready();
+  await on.show({ ...IMAGE, name: "Jane Doe.png" });
+  await on.answerTo("What is this?");
+  await page.locator("#copy").click();
+  await page.getByText("Copied").waitFor();
+  const copied = await page.evaluate(() => navigator.clipboard.readText());
+  assert.match(copied, /^Research software\. Not a medical device\./);
+  assert.match(copied, /You: What is this\?/);
+  const download = page.waitForEvent("download");
+  await page.locator("#save").click();
+  const stream = await (await download).createReadStream();
+  const saved = (await stream.toArray()).join("");
+  assert.equal(saved, copied);
+  assert.doesNotMatch(copied, /Jane/);
+});

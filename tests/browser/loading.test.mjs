@@ -1,0 +1,146 @@
+// How the model arrives: kept and resumed, damaged and missing parts, other folders and origins, and pages that close too early.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { IMAGE, corrupt, makeModel, newPage, startChromium, startSite } from "./support.mjs";
+
+let browser;
+before(async () => (browser = await startChromium()));
+after(() => browser.close());
+
+const chunks = () => makeModel().files.flatMap((file) => file.chunks.map((chunk) => `models/test/${chunk.path}`));
+
+async function withSite(t, options) {
+  const site = await startSite(options);
+  t.after(() => site.stop());
+  return site;
+}
+
+test("with the network cut, page and model open from what this browser keeps", async (t) => {
+  const site = await withSite(t);
+  const { page, seen, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await on.show();
+  const text = await on.answerTo("What is this?");
+  await site.stop();
+  await page.reload();
+  await on.ready();
+  await on.show();
+  assert.equal(await on.answerTo("What is this?"), text);
+});
+
+test("an interrupted download goes on at the first missing chunk", async (t) => {
+  const all = chunks();
+  const broken = all[Math.floor(all.length / 2)];
+  const site = await withSite(t);
+  const { page, ...on } = await newPage(browser, t);
+  site.fault = (path, request, response) => path === broken && (response.writeHead(404).end(), true);
+  await on.open(site);
+  await page.locator("#load-error").getByText("not at its place").waitFor();
+  const first = new Set(site.paths());
+  assert.ok(first.has(all[0]) && !first.has(all.at(-1)));
+  site.fault = null;
+  site.log.length = 0;
+  await page.reload();
+  await on.ready();
+  const second = site.paths().filter((path) => all.includes(path));
+  assert.ok(second.includes(broken) && second.includes(all.at(-1)));
+  const again = second.filter((path) => all.indexOf(path) < all.indexOf(broken));
+  assert.deepEqual(again, []);
+});
+
+test("a damaged chunk is fetched once more, then named", async (t) => {
+  const all = chunks();
+  const site = await withSite(t);
+  let n_left = 1;
+  site.fault = (path, request, response) => path === all[2] && n_left-- > 0 && corrupt(path, response);
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  assert.equal(site.paths().filter((path) => path === all[2]).length, 2);
+
+  site.fault = (path, request, response) => path === all[2] && corrupt(path, response);
+  site.log.length = 0;
+  const other = await newPage(browser, t);
+  await other.open(site);
+  const alert = other.page.locator("#load-error");
+  await alert.getByText("arrived damaged, twice").first().waitFor();
+  assert.match(await alert.locator("pre").textContent(), new RegExp(all[2].split("/").at(-1)));
+  assert.equal(site.paths().filter((path) => path === all[2]).length, 2);
+
+  site.fault = null;
+  await alert.getByRole("button", { name: "Load the model again" }).click();
+  await other.ready();
+});
+
+test("a model that is not there and a manifest that lies are named", async (t) => {
+  const site = await withSite(t);
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site, "model=models/none/manifest.json");
+  await page.locator("#load-error").getByText("not at its place").waitFor();
+  site.fault = (path, request, response) => path === "models/test/manifest.json" && (response.writeHead(200).end('{"format":"other"}'), true);
+  await on.open(site);
+  const alert = page.locator("#load-error");
+  await alert.getByText("do not fit together").waitFor();
+  assert.match(await alert.locator("pre").textContent(), /manifest\.json/);
+});
+
+test("closing during load leaves nothing broken behind", async (t) => {
+  const site = await withSite(t);
+  const { page, context, ...on } = await newPage(browser, t);
+  site.fault = (path) => path.endsWith("decoder.gguf.006");
+  await on.open(site);
+  await on.waitStatus(/^Loading the model: .* of /);
+  await page.close();
+  site.fault = null;
+  const next = await context.newPage();
+  await next.goto(`${site.url}?model=models/test/manifest.json`);
+  await next.waitForFunction(() => document.querySelector("[data-testid=status]").textContent.startsWith("Ready: open"));
+});
+
+test("the site works from any folder of a host, without asking outside of it", async (t) => {
+  const site = await withSite(t, { folder: "some/where/" });
+  const { seen, ...on } = await newPage(browser, t);
+  await on.open(site, "");
+  await on.ready();
+  await on.show();
+  assert.ok((await on.answerTo("What is this?")).length > 0);
+  assert.deepEqual(site.paths().filter((path) => path.startsWith("outside")), []);
+  assert.deepEqual(seen.errors, []);
+});
+
+test("on plain http the page works and keeps nothing", async (t) => {
+  const site = await withSite(t);
+  site.url = `http://hospital.test:${site.port}/`;
+  const { page, info, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  assert.equal(await page.evaluate(() => isSecureContext), false);
+  await on.show();
+  assert.ok((await on.answerTo("What is this?")).length > 0);
+  await page.locator("#copy").click();
+  await page.getByText("Copied").waitFor();
+  const all = chunks();
+  site.log.length = 0;
+  await page.reload();
+  await on.ready();
+  assert.match(await info.textContent(), /fetched/);
+});
+
+test("the cached model is deleted on request", async (t) => {
+  const site = await withSite(t);
+  const { page, info, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  const kept = () => page.evaluate(async () => {
+    let n = 0;
+    for await (const entry of (await navigator.storage.getDirectory()).values()) for await (const model of entry.values()) n += Boolean(model);
+    return n;
+  });
+  assert.equal(await kept(), 1);
+  await info.locator("summary").click();
+  await page.getByRole("button", { name: "Delete the cached model" }).click();
+  await page.getByText("Deleted.").waitFor();
+  assert.equal(await kept(), 0);
+});

@@ -1,0 +1,131 @@
+// What the page tests share: a server with a log and with faults on demand, a model folder in many small chunks, Chromium, and the page's controls.
+
+import { execFileSync } from "node:child_process";
+import { createReadStream, existsSync, mkdirSync, readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+import { film } from "../../scripts/film.mjs";
+import { serveFile } from "../../scripts/serve.mjs";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const root = resolve(here, "../..");
+const TARGET = resolve(root, process.env.CARGO_TARGET_DIR ?? "target");
+export const QUANTIZE = resolve(root, process.env.QUANTIZE ?? join(TARGET, "debug/quantize"));
+const DIST = join(root, "dist");
+
+/** A model of random weights in chunks of 100 kB, so that a download has many parts to break off between. */
+export const MODEL = join(TARGET, "test-model");
+export function makeModel() {
+  if (!existsSync(join(MODEL, "manifest.json"))) execFileSync(QUANTIZE, ["random", "--shape", "tiny", "--chunk-size", "100K", "-o", MODEL], { stdio: "pipe" });
+  return JSON.parse(readFileSync(join(MODEL, "manifest.json"), "utf8"));
+}
+
+/** Two pictures that need cropping, one upright and one across. */
+export const IMAGE = { name: "film.png", mimeType: "image/png", buffer: film(96, 120, { nodule: [0.7, 0.3, 0.05], seed: 4 }) };
+export const OTHER_IMAGE = { name: "other.png", mimeType: "image/png", buffer: film(150, 100, { heart: 1.4, seed: 5 }) };
+
+/**
+ * Serves dist/ below `/${folder}`, the test model at models/test/, and keeps a log.
+ * `fault(path, request, response)` may answer a request itself, and then gives true, or hold it back; `fake` serves the stand-in client.
+ */
+export async function startSite({ folder = "", fault = null, fake = false } = {}) {
+  makeModel();
+  const prefix = `/${folder}`;
+  const site = { log: [], fault, paths: () => site.log.map(({ path }) => path) };
+  const server = createServer(async (request, response) => {
+    const { pathname } = new URL(request.url, "http://host");
+    const path = pathname.startsWith(prefix) ? pathname.slice(prefix.length) : `outside ${pathname}`;
+    site.log.push({ path, method: request.method, range: request.headers.range, time: performance.now() });
+    if (await site.fault?.(path, request, response)) return;
+    if (path.startsWith("outside ")) return response.writeHead(404).end();
+    if (fake && path === "llama3med.js") return createReadStream(join(here, "fake/llama3med.js")).pipe(response.setHeader("Content-Type", "text/javascript"));
+    if (fake && path === "sw.js") return response.writeHead(404).end();
+    const isTest = path.startsWith("models/test/");
+    request.url = `/${isTest ? path.slice("models/test/".length) : path}`;
+    serveFile(isTest ? MODEL : DIST, request, response);
+  });
+  await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
+  site.port = server.address().port;
+  site.url = `http://127.0.0.1:${site.port}${prefix}`;
+  site.stop = () => new Promise((stopped) => {
+    server.closeAllConnections();
+    server.close(stopped);
+  });
+  return site;
+}
+
+/** Answers with the file as it should not be: one byte differs. */
+export function corrupt(path, response) {
+  const bytes = readFileSync(join(MODEL, path.replace("models/test/", "")));
+  bytes[bytes.length >> 1] ^= 1;
+  response.writeHead(200, { "Content-Type": "application/octet-stream", "Content-Length": bytes.length }).end(bytes);
+  return true;
+}
+
+const ARGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+
+/** One Chromium for a file of tests; `hospital.test` is this machine, but not a secure context. */
+export function startChromium() {
+  const args = [...ARGS, "--host-resolver-rules=MAP hospital.test 127.0.0.1"];
+  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args });
+}
+
+/** A page in a fresh profile. Collects what must not happen: errors, violations of the policy, requests to other origins. */
+export async function newPage(browser, t, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: "reduce", ...options });
+  const page = await context.newPage();
+  const seen = { errors: [], requests: [] };
+  context.on("request", (request) => seen.requests.push(request.url()));
+  page.on("pageerror", (error) => seen.errors.push(String(error)));
+  page.on("console", (message) => message.type() === "error" && seen.errors.push(message.text()));
+  t.after(() => context.close());
+  return { page, context, seen, ...controls(page) };
+}
+
+/** The page's controls by their test ids, and what one does with them. */
+export function controls(page) {
+  const by = (id) => page.getByTestId(id);
+  const status = by("status");
+  const waitStatus = (pattern, timeout = 30_000) =>
+    page.waitForFunction(([source, flags]) => new RegExp(source, flags).test(document.querySelector("[data-testid=status]").textContent), [pattern.source, pattern.flags], { timeout });
+  return {
+    image: by("image-input"), question: by("question"), ask: by("ask"), stop: by("stop"), answer: by("answer"), status, info: by("model-info"),
+    waitStatus,
+    open: (site, query = "model=models/test/manifest.json") => page.goto(`${site.url}?${query}`),
+    ready: () => waitStatus(/^Ready: open/),
+    /** Chooses an image and waits until it is encoded. */
+    async show(image = IMAGE) {
+      await by("image-input").setInputFiles(image);
+      await waitStatus(/^Ready: ask/);
+    },
+    /** Asks and waits for the whole answer. */
+    async answerTo(text) {
+      await by("question").fill(text);
+      await by("ask").click();
+      await waitAnswered(page);
+      return by("answer").textContent();
+    },
+    answered: () => waitAnswered(page),
+    /** Until some of the newest answer is there. */
+    begun: () => page.waitForFunction(() => document.querySelector("[data-testid=answer]")?.textContent.length > 0),
+  };
+}
+
+function waitAnswered(page) {
+  return page.waitForFunction(() => document.querySelector("[data-testid=answer]")?.getAttribute("aria-busy") === "false" && document.querySelector("[data-testid=stop]").hidden);
+}
+
+/** The answer of the same engine, natively: greedy, as the page asks. */
+export function nativeAnswer(imagePath, question, ranks = 1) {
+  const args = ["ask", MODEL, "--image", imagePath, "--prompt", question, "--max-tokens", "512", "--ranks", String(ranks)];
+  return execFileSync(QUANTIZE, args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trimEnd();
+}
+
+/** A folder for files that a test writes. */
+export function scratch() {
+  const folder = join(TARGET, "test-files");
+  mkdirSync(folder, { recursive: true });
+  return folder;
+}
