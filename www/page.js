@@ -140,11 +140,12 @@ async function openSample(url, sample) {
 
 async function openImage(file, sample = null) {
   const opened = ++state.opened;
+  if (state.info) setStatus("Opening the image", 0);
   const problem = await refusal(file);
   if (opened !== state.opened) return;
   if (problem) {
     showError(byId("image-error"), problem);
-    return;
+    return rest();
   }
   state.asking?.abort.abort();
   closeChat();

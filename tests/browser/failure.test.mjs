@@ -10,18 +10,28 @@ before(async () => ([browser, site] = await Promise.all([startChromium(), startS
 after(() => Promise.all([browser.close(), site.stop()]));
 
 const QUERY = "model=models/test/manifest.json&ranks=2";
-const rank = (page, idx) => page.workers().filter((worker) => worker.url().endsWith("rank.js"))[idx];
+// The page's workers within reach of the tests.
+const keepWorkers = (page) => page.addInitScript(() => {
+  const Real = window.Worker;
+  window.ranks = [];
+  window.Worker = class extends Real {
+    constructor(url, options) {
+      super(url, options);
+      if (String(url).endsWith("rank.js")) window.ranks.push(this);
+    }
+  };
+});
 
 for (const idx of [0, 1]) {
   test(`rank ${idx} is killed while an answer streams`, async (t) => {
     const { page, question, ask, ...on } = await newPage(browser, t);
+    await keepWorkers(page);
     await on.open(site, QUERY);
     await on.ready();
     await on.show();
     await question.fill("Describe everything.");
+    await on.atFirstWord((idx) => window.ranks[idx].terminate(), idx);
     await ask.click();
-    await on.begun();
-    await rank(page, idx).evaluate(() => self.close()).catch(() => {});
     const alert = page.locator(".turn .error");
     await alert.waitFor();
     assert.match(await alert.textContent(), /A part of the model stopped/);
@@ -37,9 +47,10 @@ for (const idx of [0, 1]) {
 
 test("a rank is killed while nobody asks", async (t) => {
   const { page, ...on } = await newPage(browser, t);
+  await keepWorkers(page);
   await on.open(site, QUERY);
   await on.ready();
-  await rank(page, 1).evaluate(() => self.close()).catch(() => {});
+  await page.evaluate(() => window.ranks[1].terminate());
   const alert = page.locator("#load-error");
   await alert.getByText("A part of the model stopped").waitFor();
   await alert.getByRole("button", { name: "Load the model again" }).click();
@@ -54,11 +65,16 @@ test("a rank runs out of memory", async (t) => {
   await on.ready();
   await on.show();
   await question.fill("Describe everything.");
+  // As the engine words it, out of the first rank, at the first token.
+  const [worker] = page.workers().filter((each) => each.url().endsWith("rank.js"));
+  await worker.evaluate(() => {
+    const real = self.postMessage.bind(self);
+    self.postMessage = (message, ...rest) => {
+      real(message, ...rest);
+      if (message.type === "token") setTimeout(() => { throw new RangeError("WebAssembly.Memory.grow(): Unable to grow instance memory"); });
+    };
+  });
   await ask.click();
-  await on.begun();
-  await rank(page, 1).evaluate(() => setTimeout(() => {
-    throw new RangeError("WebAssembly.Memory.grow(): Unable to grow instance memory");
-  }));
   const alert = page.locator(".turn .error");
   await alert.getByText("The memory of this browser is not enough.").waitFor();
   await alert.getByRole("button", { name: "Load the model again" }).click();

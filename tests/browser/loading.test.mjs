@@ -37,7 +37,7 @@ test("an interrupted download goes on at the first missing chunk", async (t) => 
   const { page, ...on } = await newPage(browser, t);
   site.fault = (path, request, response) => path === broken && (response.writeHead(404).end(), true);
   await on.open(site);
-  await page.locator("#load-error").getByText("not at its place").waitFor();
+  await page.locator("#load-error").locator("strong", { hasText: "not at its place" }).waitFor();
   const first = new Set(site.paths());
   assert.ok(first.has(all[0]) && !first.has(all.at(-1)));
   site.fault = null;
@@ -65,7 +65,7 @@ test("a damaged chunk is fetched once more, then named", async (t) => {
   const other = await newPage(browser, t);
   await other.open(site);
   const alert = other.page.locator("#load-error");
-  await alert.getByText("arrived damaged, twice").first().waitFor();
+  await alert.locator("strong", { hasText: "arrived damaged, twice" }).waitFor();
   assert.match(await alert.locator("pre").textContent(), new RegExp(all[2].split("/").at(-1)));
   assert.equal(site.paths().filter((path) => path === all[2]).length, 2);
 
@@ -78,11 +78,11 @@ test("a model that is not there and a manifest that lies are named", async (t) =
   const site = await withSite(t);
   const { page, ...on } = await newPage(browser, t);
   await on.open(site, "model=models/none/manifest.json");
-  await page.locator("#load-error").getByText("not at its place").waitFor();
+  await page.locator("#load-error").locator("strong", { hasText: "not at its place" }).waitFor();
   site.fault = (path, request, response) => path === "models/test/manifest.json" && (response.writeHead(200).end('{"format":"other"}'), true);
   await on.open(site);
   const alert = page.locator("#load-error");
-  await alert.getByText("do not fit together").waitFor();
+  await alert.locator("strong", { hasText: "do not fit together" }).waitFor();
   assert.match(await alert.locator("pre").textContent(), /manifest\.json/);
 });
 

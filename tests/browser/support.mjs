@@ -110,6 +110,18 @@ export function controls(page) {
     answered: () => waitAnswered(page),
     /** Until some of the newest answer is there. */
     begun: () => page.waitForFunction(() => document.querySelector("[data-testid=answer]")?.textContent.length > 0),
+    /** Has `act`, which runs in the page, done at the first word of the next answer: a small model would be through before a test is back. */
+    atFirstWord: async (act, value) => {
+      await page.evaluate(`window.act = ${act}`);
+      await page.evaluate((value) => {
+        const observer = new MutationObserver(() => {
+          if (!document.querySelector("[data-testid=answer]")?.textContent) return;
+          observer.disconnect();
+          window.act(value);
+        });
+        observer.observe(document.querySelector("#turns"), { childList: true, subtree: true, characterData: true });
+      }, value);
+    },
   };
 }
 
