@@ -1,6 +1,10 @@
 //! Scaled dot-product attention, one function for encoder (full) and decoder (causal, grouped heads).
 //!
-//! Streams over the keys page by page with a running softmax (as in FlashAttention, arXiv 2205.14135): no (queries x keys) matrix is kept.
+//! Streams over the keys block by block with a running softmax (as in FlashAttention, arXiv 2205.14135): no (queries x keys) matrix is kept. Many
+//! queries meet a block of keys as a small matrix product, for which the keys are transposed once; few take the keys as they lie. Query heads that read
+//! the same key/value head are rows of the same product.
+
+use crate::kernels::float::{dot, exp, panel_products, sum, vectorized};
 
 /// Keys and values of consecutive positions: both (n_positions, kv_dim), heads side by side in a row.
 #[derive(Clone, Copy)]
@@ -22,35 +26,282 @@ pub struct Heads {
     pub n_kv_heads: usize,
 }
 
-/// `out` (n_queries, n_heads * head_dim) = softmax(q k^T / sqrt(head_dim)) v.
-///
-/// With `first_pos`, query i stands at position first_pos + i and sees the keys up to its own position; without, it sees all.
-pub fn attend(q: &[f32], pages: &[Page], heads: &Heads, first_pos: Option<usize>, out: &mut [f32]) {
+/// Keys of a block.
+const KEYS: usize = 64;
+
+/// Rows that meet a block at a time.
+const ROWS: usize = 4;
+
+/// From so many rows on, transposing the keys pays.
+const MANY_ROWS: usize = 12;
+
+vectorized! {
+    /// `out` (n_queries, n_heads * head_dim) = softmax(q k^T / sqrt(head_dim)) v.
+    ///
+    /// With `first_pos`, query i stands at position first_pos + i and sees the keys up to its own position; without, it sees all.
+    pub fn attend(q: &[f32], pages: &[Page], heads: &Heads, first_pos: Option<usize>, out: &mut [f32]) {
+        attend_heads(q, pages, heads, first_pos, out)
+    }
+}
+
+#[inline(always)]
+fn attend_heads(q: &[f32], pages: &[Page], heads: &Heads, first_pos: Option<usize>, out: &mut [f32]) {
+    out.fill(0.0);
     let head_dim = heads.head_dim;
-    let (dim, kv_dim) = (heads.kv_head.len() * head_dim, heads.n_kv_heads * head_dim);
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    for (query, (q, out)) in q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
-        let n_visible = first_pos.map_or(usize::MAX, |first| first + query + 1);
-        for (head, &kv_head) in heads.kv_head.iter().enumerate() {
-            let q = &q[head * head_dim..][..head_dim];
-            let out = &mut out[head * head_dim..][..head_dim];
-            let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
-            out.fill(0.0);
-            let keys = pages.iter().flat_map(|page| page.k.chunks_exact(kv_dim).zip(page.v.chunks_exact(kv_dim)));
-            for (k, v) in keys.take(n_visible) {
-                let at = kv_head * head_dim..(kv_head + 1) * head_dim;
-                let score = scale * q.iter().zip(&k[at.clone()]).map(|(q, k)| q * k).sum::<f32>();
-                if score > max {
-                    let shrink = (max - score).exp();
-                    sum *= shrink;
-                    out.iter_mut().for_each(|out| *out *= shrink);
-                    max = score;
+    let mut scratch = Scratch::new(head_dim);
+    for kv_head in 0..heads.n_kv_heads {
+        let mut rows = Row::all(q, heads, kv_head);
+        let mut first_key = 0;
+        for page in pages {
+            let kv_dim = heads.n_kv_heads * head_dim;
+            for (k, v) in page.k.chunks(KEYS * kv_dim).zip(page.v.chunks(KEYS * kv_dim)) {
+                let block = Block { k, v, kv_dim, first: kv_head * head_dim, n_keys: k.len() / kv_dim, head_dim };
+                let visible = |row: &Row| match first_pos {
+                    Some(first) => (first + row.query + 1).saturating_sub(first_key).min(block.n_keys),
+                    None => block.n_keys,
+                };
+                if rows.len() >= MANY_ROWS {
+                    scratch.meet_many(q, &mut rows, &block, visible, out);
+                } else {
+                    scratch.meet_few(q, &mut rows, &block, visible, out);
                 }
-                let weight = (score - max).exp();
-                sum += weight;
-                out.iter_mut().zip(&v[at]).for_each(|(out, v)| *out += weight * v);
+                first_key += block.n_keys;
             }
-            out.iter_mut().for_each(|out| *out /= sum);
+        }
+        for row in &rows {
+            out[row.at..row.at + head_dim].iter_mut().for_each(|out| *out /= row.sum);
+        }
+    }
+}
+
+/// One query of one head: where it stands in `q` and `out`, and its running softmax.
+#[derive(Clone, Copy)]
+struct Row {
+    query: usize,
+    at: usize,
+    max: f32,
+    sum: f32,
+}
+
+impl Row {
+    /// The rows that read `kv_head`, query by query.
+    fn all(q: &[f32], heads: &Heads, kv_head: usize) -> Vec<Self> {
+        let dim = heads.kv_head.len() * heads.head_dim;
+        let mut rows = Vec::new();
+        for query in 0..q.len() / dim {
+            let mine = heads.kv_head.iter().enumerate().filter(|(_, reads)| **reads == kv_head);
+            rows.extend(mine.map(|(head, _)| {
+                let at = query * dim + head * heads.head_dim;
+                Self { query, at, max: f32::NEG_INFINITY, sum: 0.0 }
+            }));
+        }
+        rows
+    }
+
+    /// Turns scores into weights relative to the running maximum; gives the factor by which what was added up before shrinks.
+    #[inline(always)]
+    fn soften(&mut self, scores: &mut [f32], scale: f32) -> f32 {
+        let mut max = self.max;
+        for score in scores.iter_mut() {
+            *score *= scale;
+            max = if *score > max { *score } else { max };
+        }
+        let shrink = exp(self.max - max);
+        scores.iter_mut().for_each(|score| *score = exp(*score - max));
+        self.sum = self.sum * shrink + sum(scores, |weight| weight);
+        self.max = max;
+        shrink
+    }
+}
+
+/// Up to [`KEYS`] keys and values of one head.
+struct Block<'a> {
+    k: &'a [f32],
+    v: &'a [f32],
+    kv_dim: usize,
+    first: usize,
+    n_keys: usize,
+    head_dim: usize,
+}
+
+/// Buffers of one call.
+struct Scratch {
+    /// (head_dim, KEYS): the keys of a block, transposed.
+    keys: Vec<f32>,
+    /// (KEYS, 8): the last values of each row, where head_dim is no multiple of 8.
+    tail: Vec<f32>,
+    scores: [[f32; KEYS]; ROWS],
+}
+
+impl Scratch {
+    fn new(head_dim: usize) -> Self {
+        Self { keys: vec![0.0; head_dim * KEYS], tail: vec![0.0; 8 * KEYS], scores: [[0.0; KEYS]; ROWS] }
+    }
+
+    /// Rows one by one, keys and values as they lie.
+    #[inline(always)]
+    fn meet_few(
+        &mut self,
+        q: &[f32],
+        rows: &mut [Row],
+        block: &Block,
+        visible: impl Fn(&Row) -> usize,
+        out: &mut [f32],
+    ) {
+        let Block { k, v, kv_dim, first, head_dim, .. } = *block;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        for row in rows {
+            let n = visible(row);
+            let (query, out) = (&q[row.at..row.at + head_dim], &mut out[row.at..row.at + head_dim]);
+            let scores = &mut self.scores[0][..n];
+            if n == 0 {
+                continue;
+            }
+            for (score, k) in scores.iter_mut().zip(k.chunks_exact(kv_dim)) {
+                *score = dot(query, &k[first..first + head_dim]);
+            }
+            let shrink = row.soften(scores, scale);
+            out.iter_mut().for_each(|out| *out *= shrink);
+            for (weight, v) in scores.iter().zip(v.chunks_exact(kv_dim)) {
+                out.iter_mut().zip(&v[first..first + head_dim]).for_each(|(out, v)| *out += weight * v);
+            }
+        }
+    }
+
+    /// Rows in fours.
+    #[inline(always)]
+    fn meet_many(
+        &mut self,
+        q: &[f32],
+        rows: &mut [Row],
+        block: &Block,
+        visible: impl Fn(&Row) -> usize,
+        out: &mut [f32],
+    ) {
+        let Block { v, kv_dim, first, head_dim, .. } = *block;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        self.transpose(block);
+        for rows in rows.chunks_mut(ROWS) {
+            let n_visible: [usize; ROWS] = std::array::from_fn(|i| rows.get(i).map_or(0, &visible));
+            let n = n_visible.into_iter().max().unwrap_or(0);
+            if n == 0 {
+                continue;
+            }
+            // Rows that are missing in the last four repeat the first.
+            let at: [usize; ROWS] = std::array::from_fn(|i| rows.get(i).unwrap_or(&rows[0]).at);
+            let queries = at.map(|at| &q[at..at + head_dim]);
+            for first in (0..n).step_by(8) {
+                let products = panel_products(&self.keys[first..], KEYS, &queries);
+                for (scores, products) in self.scores.iter_mut().zip(&products) {
+                    scores[first..first + 8].copy_from_slice(products);
+                }
+            }
+            let mut shrink = [1.0; ROWS];
+            for (i, row) in rows.iter_mut().enumerate() {
+                let (seen, hidden) = self.scores[i].split_at_mut(n_visible[i]);
+                shrink[i] = if seen.is_empty() { 1.0 } else { row.soften(seen, scale) };
+                hidden.fill(0.0);
+            }
+            let weights: [&[f32]; ROWS] = std::array::from_fn(|i| &self.scores[i][..n]);
+            for dim in (0..head_dim).step_by(8) {
+                let width = 8.min(head_dim - dim);
+                let products = if width == 8 {
+                    panel_products(&v[first + dim..], kv_dim, &weights)
+                } else {
+                    panel_products(&self.tail, 8, &weights)
+                };
+                for i in 0..rows.len() {
+                    let out = &mut out[at[i] + dim..][..width];
+                    out.iter_mut().zip(&products[i]).for_each(|(out, more)| *out = *out * shrink[i] + more);
+                }
+            }
+        }
+    }
+
+    /// Fills `keys` and, for widths that are no multiple of 8, `tail`.
+    #[inline(always)]
+    fn transpose(&mut self, block: &Block) {
+        let head = block.first..block.first + block.head_dim;
+        for (key, k) in block.k.chunks_exact(block.kv_dim).enumerate() {
+            for (column, k) in self.keys.chunks_exact_mut(KEYS).zip(&k[head.clone()]) {
+                column[key] = *k;
+            }
+        }
+        let last = block.head_dim / 8 * 8;
+        for (tail, v) in self.tail.chunks_exact_mut(8).zip(block.v.chunks_exact(block.kv_dim)) {
+            tail[..block.head_dim - last].copy_from_slice(&v[block.first + last..head.end]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The formula, in f64, all keys at once.
+    fn plain(q: &[f32], k: &[f32], v: &[f32], heads: &Heads, first_pos: Option<usize>) -> Vec<f32> {
+        let head_dim = heads.head_dim;
+        let (dim, kv_dim) = (heads.kv_head.len() * head_dim, heads.n_kv_heads * head_dim);
+        let mut out = Vec::new();
+        for (query, q) in q.chunks_exact(dim).enumerate() {
+            let n = first_pos.map_or(usize::MAX, |first| first + query + 1);
+            for (q, kv_head) in q.chunks_exact(head_dim).zip(&heads.kv_head) {
+                let head = kv_head * head_dim..(kv_head + 1) * head_dim;
+                let score = |k: &[f32]| q.iter().zip(k).map(|(q, k)| *q as f64 * *k as f64).sum::<f64>();
+                let scores = k.chunks_exact(kv_dim).take(n).map(|k| score(&k[head.clone()]) / (head_dim as f64).sqrt());
+                let weights: Vec<f64> = scores.map(f64::exp).collect();
+                let total: f64 = weights.iter().sum();
+                for d in head {
+                    let terms = weights.iter().zip(v.chunks_exact(kv_dim)).map(|(weight, v)| weight * v[d] as f64);
+                    out.push((terms.sum::<f64>() / total) as f32);
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn equals_the_formula_for_all_shapes() {
+        let value = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 250.0 - 2.0;
+        for (head_dim, kv_head, n_kv_heads) in [
+            (8, vec![0], 1),
+            (5, vec![0, 0, 1], 2),
+            (64, vec![0, 0, 0, 0], 1),
+            (33, vec![1, 0], 2),
+            (72, vec![0, 1, 1], 2),
+        ] {
+            let heads = Heads { head_dim, kv_head, n_kv_heads };
+            let (dim, kv_dim) = (heads.kv_head.len() * head_dim, n_kv_heads * head_dim);
+            for (n_queries, n_keys) in [(1, 1), (1, 200), (3, 65), (16, 16), (17, 130), (40, 64)] {
+                let q: Vec<f32> = (0..n_queries * dim).map(value).collect();
+                let k: Vec<f32> = (0..n_keys * kv_dim).map(|i| value(3 * i + 1)).collect();
+                let v: Vec<f32> = (0..n_keys * kv_dim).map(|i| value(5 * i + 2)).collect();
+                for page_len in [64, 1000] {
+                    let chunks = k.chunks(page_len * kv_dim).zip(v.chunks(page_len * kv_dim));
+                    let pages: Vec<Page> = chunks.map(|(k, v)| Page { k, v }).collect();
+                    for first_pos in [None, n_keys.checked_sub(n_queries)] {
+                        let mut out = vec![f32::NAN; n_queries * dim];
+                        attend(&q, &pages, &heads, first_pos, &mut out);
+                        let expected = plain(&q, &k, &v, &heads, first_pos);
+                        for (out, expected) in out.iter().zip(&expected) {
+                            assert!((out - expected).abs() < 4e-6, "{heads:?} {n_queries} {n_keys}: {out} {expected}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_a_number_is_not_hidden() {
+        let heads = Heads { head_dim: 8, kv_head: vec![0], n_kv_heads: 1 };
+        for n_queries in [1, 20] {
+            let (q, v) = (vec![1.0; 8 * n_queries], vec![1.0; 8 * 20]);
+            let mut k = v.clone();
+            k[3] = f32::NAN;
+            let mut out = vec![0.0; 8 * n_queries];
+            attend(&q, &[Page { k: &k, v: &v }], &heads, None, &mut out);
+            assert!(out.iter().all(|out| out.is_nan()));
         }
     }
 }

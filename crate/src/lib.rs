@@ -48,6 +48,7 @@
 //! ```
 
 pub mod attention;
+pub mod bench;
 pub mod config;
 pub mod connector;
 pub mod decoder;

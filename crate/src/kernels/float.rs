@@ -4,7 +4,9 @@
 
 use crate::gguf::Dtype;
 use crate::quant::GROUP;
-use half::{bf16, f16};
+
+/// 1.5 * 2^23: adding it leaves a number rounded to nearest, ties to even, in the low bits.
+const MAGIC: f32 = 12_582_912.0;
 
 /// Makes `$name`, which runs `$body` compiled for AVX2 where the processor has it. `$body` must be `#[inline(always)]`.
 macro_rules! vectorized {
@@ -46,8 +48,6 @@ vectorized! {
 
 #[inline(always)]
 fn quantize_lanes(x: &[f32; 32]) -> Quantized {
-    // Adding 1.5 * 2^23 leaves the rounded integer in the low bits.
-    const MAGIC: f32 = 12582912.0;
     let (mut max, mut poison) = ([0.0f32; 8], [0.0f32; 8]);
     for x in x.as_chunks::<8>().0 {
         for lane in 0..8 {
@@ -70,84 +70,255 @@ fn quantize_lanes(x: &[f32; 32]) -> Quantized {
     Quantized { quants, scale: max / 127.0 + poison, sums }
 }
 
+/// e^x within 2e-7 of its value; 0 to within 1.2e-38 below -87.3, not above 2.3e38; NaN stays NaN.
+///
+/// 2^n times a polynomial on the rest (Cephes' `expf`), so that a loop over it becomes vectors.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    let x = if x > 88.3 { 88.3 } else { x };
+    let x = if x < -87.3 { -87.3 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
+    let n = shifted - MAGIC;
+    // ln 2 in two parts, the first with few bits: n times it is exact.
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let p = 1.987_569_1e-4;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 0.5;
+    let power = f32::from_bits(shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(127) << 23);
+    (p * r * r + r + 1.0) * power
+}
+
+/// The error function within 3e-7 of its value: two polynomials, after N. Juffa's `erff`.
+#[inline(always)]
+pub fn erf(x: f32) -> f32 {
+    let (t, s) = (x.abs(), x * x);
+    let r = -1.728_534_7e-5 * t + 3.831_97e-4;
+    let u = -3.883_964e-3 * t + 2.425_462_2e-2;
+    let r = r * s + u;
+    let r = r * t - 1.067_778_8e-1;
+    let r = r * t - 6.348_467e-1;
+    let r = r * t - 1.287_175_1e-1;
+    let far = (1.0 - exp(r * t - t)).copysign(x);
+    let r = -5.967_617e-4 * s + 4.991_194e-3;
+    let r = r * s - 2.676_813_5e-2;
+    let r = r * s + 1.128_199_25e-1;
+    let r = r * s - 3.761_253_4e-1;
+    let r = r * s + 1.283_791_7e-1;
+    let near = r * x + x;
+    if t > 0.927_734_4 { far } else { near }
+}
+
+/// The sum of `term` over `x`, in 16 lanes.
+#[inline(always)]
+pub fn sum(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += term(*x);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += term(*x);
+    }
+    join(lanes)
+}
+
+/// The dot product of `x` and `y`, in 16 lanes.
+#[inline(always)]
+pub fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0.0; 16];
+    let ((xs, x), (ys, y)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
+    for (x, y) in xs.iter().zip(ys) {
+        for lane in 0..16 {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
+        *lane += x * y;
+    }
+    join(lanes)
+}
+
+#[inline(always)]
+fn join(lanes: [f32; 16]) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
+    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
+/// The products of 8 rows with `R` tokens: `[r][lane]` = sum over k of `x[r][k] * panel[k * stride + lane]`, in the order of k.
+#[inline(always)]
+pub fn panel_products<const R: usize>(panel: &[f32], stride: usize, x: &[&[f32]; R]) -> [[f32; 8]; R] {
+    let n = x[0].len();
+    assert!(x.iter().all(|x| x.len() == n) && (n == 0 || (n - 1) * stride + 8 <= panel.len()));
+    let mut sums = [Lanes::ZERO; R];
+    for k in 0..n {
+        // SAFETY: `k` is below the length of every `x`, and `panel` reaches 8 beyond the start of the last row: both were asserted.
+        unsafe {
+            let weights = Lanes::load(panel.as_ptr().add(k * stride));
+            for r in 0..R {
+                sums[r].add_product(weights, *x[r].as_ptr().add(k));
+            }
+        }
+    }
+    sums.map(Lanes::to_array)
+}
+
+/// Eight f32 that are used together: two registers of wasm; elsewhere an array that the compiler keeps in registers.
+#[derive(Clone, Copy)]
+struct Lanes {
+    #[cfg(target_arch = "wasm32")]
+    halves: [std::arch::wasm32::v128; 2],
+    #[cfg(not(target_arch = "wasm32"))]
+    values: [f32; 8],
+}
+
+#[cfg(target_arch = "wasm32")]
+impl Lanes {
+    const ZERO: Self = Self { halves: [std::arch::wasm32::f32x4(0.0, 0.0, 0.0, 0.0); 2] };
+
+    /// # Safety
+    /// Eight values can be read at `from`.
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            Self {
+                halves: [
+                    from.cast::<std::arch::wasm32::v128>().read_unaligned(),
+                    from.add(4).cast::<std::arch::wasm32::v128>().read_unaligned(),
+                ],
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn add_product(&mut self, weights: Self, x: f32) {
+        use std::arch::wasm32::{f32x4_add, f32x4_mul, f32x4_splat};
+        for (sum, weights) in self.halves.iter_mut().zip(weights.halves) {
+            *sum = f32x4_add(*sum, f32x4_mul(weights, f32x4_splat(x)));
+        }
+    }
+
+    #[inline(always)]
+    fn to_array(self) -> [f32; 8] {
+        // SAFETY: both are 32 bytes in which every bit pattern is a value.
+        unsafe { std::mem::transmute(self.halves) }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Lanes {
+    const ZERO: Self = Self { values: [0.0; 8] };
+
+    /// # Safety
+    /// Eight values can be read at `from`.
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's.
+        Self { values: unsafe { from.cast::<[f32; 8]>().read() } }
+    }
+
+    #[inline(always)]
+    fn add_product(&mut self, weights: Self, x: f32) {
+        for lane in 0..8 {
+            self.values[lane] += weights.values[lane] * x;
+        }
+    }
+
+    #[inline(always)]
+    fn to_array(self) -> [f32; 8] {
+        self.values
+    }
+}
+
 /// Decodes one stored f32, f16 or bf16.
+#[inline(always)]
 pub fn decode(dtype: Dtype, bytes: &[u8]) -> f32 {
     match dtype {
-        Dtype::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-        Dtype::Bf16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        Dtype::F16 => decode_f16(u16::from_le_bytes([bytes[0], bytes[1]])),
+        Dtype::Bf16 => f32::from_bits((u16::from_le_bytes([bytes[0], bytes[1]]) as u32) << 16),
         _ => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
     }
+}
+
+#[inline(always)]
+fn decode_f16(bits: u16) -> f32 {
+    let magnitude = ((bits & 0x7fff) as u32) << 13;
+    // The product moves the exponent's bias, and makes subnormal numbers normal.
+    let finite = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
+    let magnitude = if bits & 0x7c00 == 0x7c00 { magnitude | 0x7f80_0000 } else { finite };
+    f32::from_bits(magnitude | ((bits & 0x8000) as u32) << 16)
 }
 
 /// Columns whose products are added up before they join the result: shorter sums lose fewer digits, and the decoded panel stays in the cache.
 const COLUMNS: usize = 256;
 
-/// Tokens that a panel meets at a time.
-const TOKENS: usize = 4;
+/// Tokens that a panel meets at a time: as many as have room in the registers.
+const TOKENS: usize = if cfg!(target_arch = "x86_64") { 8 } else { 4 };
 
-/// `out` (n_tokens, n_rows) = `x` (n_tokens, n_cols) times the transposed matrix in `bytes`: panels of 8 rows, column after column.
-pub fn matmul(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: usize, out: &mut [f32]) {
+vectorized! {
+    /// `out` (n_tokens, n_rows) = `x` (n_tokens, n_cols) times the transposed matrix in `bytes`: panels of 8 rows, column after column.
+    pub fn matmul(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: usize, out: &mut [f32]) {
+        matmul_lanes(dtype, bytes, n_rows, x, n_cols, out)
+    }
+}
+
+#[inline(always)]
+fn matmul_lanes(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: usize, out: &mut [f32]) {
     out.fill(0.0);
     let size = dtype.block_bytes();
+    if n_cols == 0 {
+        return;
+    }
     let mut panel = [[0.0; 8]; COLUMNS];
     for (idx, rows) in bytes.chunks(GROUP * n_cols * size).enumerate() {
         let (first_row, width) = (idx * GROUP, rows.len() / (n_cols * size));
         for (chunk, columns) in rows.chunks(COLUMNS * width * size).enumerate() {
             let first_col = chunk * COLUMNS;
             let n = columns.len() / (width * size);
-            unpack(dtype, columns, width, &mut panel);
-            let mut tokens = x.chunks_exact(n_cols).map(|x| &x[first_col..first_col + n]).enumerate();
-            while let Some((token, first)) = tokens.next() {
-                let mut group = [first; TOKENS];
-                let mut n_tokens = 1;
-                for slot in &mut group[1..] {
-                    if let Some((_, x)) = tokens.next() {
-                        *slot = x;
-                        n_tokens += 1;
-                    }
-                }
-                let sums = dot_panel(&panel[..n], &group);
-                for (place, sums) in sums[..n_tokens].iter().enumerate() {
-                    let out = &mut out[(token + place) * n_rows + first_row..][..width];
-                    out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-                }
+            let weights: &[f32] = if dtype == Dtype::F32 && width == GROUP {
+                bytemuck::cast_slice(columns)
+            } else {
+                unpack(dtype, columns, width, &mut panel);
+                panel[..n].as_flattened()
+            };
+            let row = |token: usize| &x[token * n_cols + first_col..][..n];
+            let mut add = |token: usize, sums: &[f32; 8]| {
+                let out = &mut out[token * n_rows + first_row..][..width];
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+            };
+            let n_tokens = x.len() / n_cols;
+            let in_tiles = n_tokens / TOKENS * TOKENS;
+            for token in (0..in_tiles).step_by(TOKENS) {
+                let tile: [&[f32]; TOKENS] = std::array::from_fn(|i| row(token + i));
+                let sums = panel_products(weights, 8, &tile);
+                (0..TOKENS).for_each(|i| add(token + i, &sums[i]));
             }
+            (in_tiles..n_tokens).for_each(|token| add(token, &panel_products(weights, 8, &[row(token)])[0]));
         }
     }
 }
 
-vectorized! {
-    /// Decodes columns of `width` rows into lanes; lanes without a row keep what they held.
-    fn unpack(dtype: Dtype, columns: &[u8], width: usize, panel: &mut [[f32; 8]; COLUMNS]) {
-        unpack_lanes(dtype, columns, width, panel)
-    }
-}
-
+/// Decodes columns of `width` rows into lanes; lanes without a row keep what they held.
 #[inline(always)]
-fn unpack_lanes(dtype: Dtype, columns: &[u8], width: usize, panel: &mut [[f32; 8]; COLUMNS]) {
+fn unpack(dtype: Dtype, columns: &[u8], width: usize, panel: &mut [[f32; 8]; COLUMNS]) {
     let size = dtype.block_bytes();
+    if size == 2 && width == GROUP {
+        let halves = bytemuck::cast_slice::<u8, u16>(columns).iter().zip(panel.as_flattened_mut());
+        match dtype {
+            Dtype::F16 => halves.for_each(|(bits, out)| *out = decode_f16(*bits)),
+            _ => halves.for_each(|(bits, out)| *out = f32::from_bits((*bits as u32) << 16)),
+        }
+        return;
+    }
     for (lanes, column) in panel.iter_mut().zip(columns.chunks_exact(width * size)) {
         for (lane, bytes) in lanes.iter_mut().zip(column.chunks_exact(size)) {
             *lane = decode(dtype, bytes);
         }
     }
-}
-
-vectorized! {
-    /// The products of 8 rows with some tokens, column after column.
-    fn dot_panel(panel: &[[f32; 8]], x: &[&[f32]; TOKENS]) -> [[f32; 8]; TOKENS] { dot_panel_lanes(panel, x) }
-}
-
-#[inline(always)]
-fn dot_panel_lanes(panel: &[[f32; 8]], x: &[&[f32]; TOKENS]) -> [[f32; 8]; TOKENS] {
-    let mut sums = [[0.0; 8]; TOKENS];
-    let x = x.map(|x| &x[..panel.len()]);
-    for (col, weights) in panel.iter().enumerate() {
-        for (sums, x) in sums.iter_mut().zip(x) {
-            for (sum, weight) in sums.iter_mut().zip(weights) {
-                *sum += weight * x[col];
-            }
-        }
-    }
-    sums
 }
