@@ -41,10 +41,11 @@ self.addEventListener("unhandledrejection", (event) => fail(event.reason));
 function fail(error) {
   const isTrap = error instanceof WebAssembly.RuntimeError;
   const panic = isTrap ? wasm?.takePanic() : undefined;
+  // A trap without a panic is Rust's answer to memory that could not be had.
   const isFull = (isTrap && !panic) || /memory|allocation/i.test(String(error?.message));
   const kind = error?.kind ?? (isFull ? "out-of-memory" : "internal");
-  const detail = panic ?? String(error?.stack ?? error);
-  postMessage({ type: "failed", error: { kind, message: panic ?? String(error?.message ?? error), detail } });
+  const message = panic ?? (isTrap ? `${memory?.buffer.byteLength ?? 0} bytes were in use` : String(error?.message ?? error));
+  postMessage({ type: "failed", error: { kind, message, detail: panic ?? String(error?.stack ?? error) } });
 }
 
 async function start({ rank: idx, ports, store, build, module, lock, context }) {

@@ -154,8 +154,8 @@ impl Rank {
     }
 
     /// Encodes the picture of a new chat (rank 0). `on("encoding", done, total)` hears of every tile.
-    pub async fn look(&self, chat: u32, picture: Vec<u8>, on: Function) -> JsResult<Object> {
-        let decoded = Picture::decode(&picture).map_err(to_js)?;
+    pub async fn look(&self, chat: u32, picture: &Uint8Array, on: Function) -> JsResult<Object> {
+        let (picture, decoded) = open(picture).map_err(to_js)?;
         let (width, height) = (decoded.width, decoded.height);
         let mut session = self.lead()?;
         let result = session.look(&decoded, &mut self.events(&on)).await;
@@ -251,6 +251,23 @@ impl Rank {
     fn events<'a>(&'a self, on: &'a Function) -> Events<'a> {
         self.stop.set(false);
         Events { on, rank: self, first: Vec::new(), is_new: false }
+    }
+}
+
+/// Takes a picture's file and decodes it. Nothing has been announced to the other ranks yet: want of memory costs only this picture.
+fn open(file: &Uint8Array) -> llama3med::Result<(Vec<u8>, Picture)> {
+    let n_bytes = file.length() as usize;
+    let mut bytes = Vec::new();
+    let reserved = bytes.try_reserve_exact(n_bytes);
+    reserved.map_err(|_| Error::Image(format!("no memory is left for a file of {n_bytes} bytes")))?;
+    bytes.resize(n_bytes, 0);
+    file.copy_to(&mut bytes);
+    match Picture::decode(&bytes) {
+        Ok(picture) => Ok((bytes, picture)),
+        Err(Error::OutOfMemory { what, bytes }) => {
+            Err(Error::Image(format!("no memory is left: {bytes} bytes for {what}")))
+        }
+        Err(error) => Err(error),
     }
 }
 
