@@ -1,7 +1,8 @@
 // One measurement of one model: bench.html?model=…&ranks=N&build=…&prompt=256&generate=32&image=0. The result is one JSON object, in the page and as
-// `window.result`; a failure is `{ error }`. `image=0` leaves the encoder out, `repeat=N` asks N times and reports the best.
+// `window.result`; a failure is `{ error }`. `image=0` leaves the encoder out, `repeat=N` asks N times and reports the best, `cache=0` keeps nothing in
+// the browser. `kernels=1&ranks=N` times the products alone, on N workers at once.
 
-import { load } from "./llama3med.js";
+import { load, timeKernels } from "./llama3med.js";
 
 const query = new URLSearchParams(location.search);
 const number = (name, otherwise) => (query.has(name) ? Number(query.get(name)) : otherwise);
@@ -85,7 +86,17 @@ async function measure() {
   return result;
 }
 
-measure()
+/** Products of an 8B's shapes: one token, and the many of a prompt. */
+async function measureKernels() {
+  const shapes = [[8192, 4096, 1], [4096, 4096, 128]];
+  const products = ["q4_0", "q4_k", "q6_k", "q8_0"].flatMap((dtype) => shapes.map((shape) => [dtype, ...shape]));
+  status.textContent = "Timing the products";
+  const { build, kernel, gmacsPerSecond } = await timeKernels({ build: query.get("build") ?? undefined, workers: number("ranks", 1), products });
+  const named = products.map(([dtype, n_rows, n_cols, n_tokens], idx) => [`${dtype} ${n_rows}x${n_cols}x${n_tokens}`, gmacsPerSecond[idx]]);
+  return { build, kernel, workers: number("ranks", 1), gmacsPerSecond: Object.fromEntries(named), userAgent: navigator.userAgent };
+}
+
+(query.get("kernels") === "1" ? measureKernels() : measure())
   .catch((error) => ({ error: `${error.name}: ${error.message}`, detail: error.detail }))
   .then((result) => {
     status.textContent = "error" in result ? "Failed" : "Done";

@@ -62,9 +62,9 @@ async function loadInto(session, { url, ranks, build, context, cache, onProgress
   if (session.error) return null;
   const heard = {};
   const next = (type) => new Promise((resolve) => (heard[type] = resolve));
-  const store = session.startStore((message) => {
-    if (message.type === "progress") onProgress({ ...message, type: undefined, stage: "loading" });
-    heard[message.type]?.(message);
+  const store = session.startStore(({ type, ...message }) => {
+    if (type === "progress") onProgress({ stage: "loading", ...message });
+    heard[type]?.(message);
   });
   const manifested = next("manifest");
   store.postMessage({ type: "open", manifestUrl: url, build: chosen, module, cache });
@@ -126,6 +126,7 @@ async function compile(url) {
 export class Model {
   #session;
   #url;
+  #nChats = 0;
   #looking = null; // the chat whose picture is being encoded or read
 
   constructor(session, info, url, loadMs) {
@@ -139,7 +140,6 @@ export class Model {
     this.ranks = session.ranks;
     /** Resolves when the model is over, with the reason: closed (an AbortError), or a worker lost. @type {Promise<Error>} */
     this.ended = session.ended;
-    this.n_chats = 0;
   }
 
   /**
@@ -148,7 +148,7 @@ export class Model {
    */
   chat({ image, onProgress } = {}) {
     this.#looking?.giveUp();
-    const chat = new Chat(this.#session, this.n_chats++, image, onProgress, this.loadMs);
+    const chat = new Chat(this.#session, this.#nChats++, image, onProgress, this.loadMs);
     this.#looking = chat;
     return chat;
   }
@@ -336,18 +336,33 @@ async function bytesOf(image) {
   }
 }
 
-/** Asks a store of its own a single question. */
-async function askStore(message) {
-  const worker = new Worker(new URL("store.js", import.meta.url), { type: "module" });
+/** Asks a worker of its own a single question. */
+async function askWorker(file, message) {
+  const worker = new Worker(new URL(file, import.meta.url), { type: "module" });
   try {
     return await new Promise((resolve, reject) => {
       worker.onmessage = ({ data }) => (data.type === "failed" ? reject(new ModelError(data.error)) : resolve(data));
-      worker.onerror = (event) => reject(new ModelError({ kind: "internal", message: event.message || "the store could not be started" }));
+      worker.onerror = (event) => reject(new ModelError({ kind: "internal", message: event.message || `${file} could not be started` }));
       worker.postMessage(message);
     });
   } finally {
     worker.terminate();
   }
+}
+
+/**
+ * Times the products alone, on several workers at once.
+ * @param {{ build?: "relaxed"|"simd128", workers?: number, ms?: number, products: [string, number, number, number][] }} options  Each product is
+ *   [type, rows, columns, tokens].
+ * @returns {Promise<{ build: string, kernel: string, gmacsPerSecond: number[] }>} the sum over the workers, for each product
+ */
+export async function timeKernels({ build, workers = 1, ms = 500, products }) {
+  const chosen = chooseBuild(build);
+  const module = await compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url));
+  const message = { type: "kernels", build: chosen, module, products, ms };
+  const answers = await Promise.all(Array.from({ length: workers }, () => askWorker("rank.js", message)));
+  const gmacsPerSecond = products.map((_, idx) => answers.reduce((sum, answer) => sum + answer.gmacsPerSecond[idx], 0));
+  return { build: chosen, kernel: answers[0].kernel, gmacsPerSecond };
 }
 
 function absolute(manifestUrl) {
@@ -356,11 +371,11 @@ function absolute(manifestUrl) {
 
 /** What this browser keeps of a model: `{ bytes, complete }`; when complete it opens with the network cut. */
 export async function cachedSize(manifestUrl) {
-  const { bytes, complete } = await askStore({ type: "cached", manifestUrl: absolute(manifestUrl) });
+  const { bytes, complete } = await askWorker("store.js", { type: "cached", manifestUrl: absolute(manifestUrl) });
   return { bytes, complete };
 }
 
 /** Deletes what this browser keeps of a model. */
 export async function deleteCached(manifestUrl) {
-  await askStore({ type: "forget", manifestUrl: absolute(manifestUrl) });
+  await askWorker("store.js", { type: "forget", manifestUrl: absolute(manifestUrl) });
 }

@@ -17,8 +17,9 @@
 import { checkStatus, fetchBytes, StoreError } from "./fetching.js";
 import { Folder, hex } from "./folder.js";
 
-// Chunks that are fetched or read at once; they are handed on in order.
+// Chunks that are fetched or read at once, as long as they are not too many bytes; they are handed on in order.
 const N_AHEAD = 4;
+const AHEAD_BYTES = 128 << 20;
 const MAX_MANIFEST_BYTES = 4 << 20;
 const MANIFEST_WAIT_MS = 15_000;
 
@@ -118,7 +119,7 @@ async function deliver(chunks, feeds, progress) {
   let waiting = { file: null, parts: [], n_bytes: 0 }; // chunks of a file whose header is not complete
   let taken = Promise.resolve();
   for (const [idx, { file, offset }] of chunks.entries()) {
-    while (obtained.length < Math.min(idx + N_AHEAD, chunks.length)) {
+    while (obtained.length < chunks.length && mayObtain(chunks, idx, obtained.length)) {
       const next = obtain(chunks[obtained.length], chunks, progress);
       next.catch(() => {}); // heard of when its turn comes
       obtained.push(next);
@@ -137,6 +138,12 @@ async function deliver(chunks, feeds, progress) {
     await kept;
   }
   await taken;
+}
+
+/** Whether chunk `next` may be obtained already while chunk `idx` is waited for. */
+function mayObtain(chunks, idx, next) {
+  const n_bytes = chunks.slice(idx, next + 1).reduce((sum, { chunk }) => sum + chunk.size, 0);
+  return next === idx || (next < idx + N_AHEAD && n_bytes <= AHEAD_BYTES);
 }
 
 /** Gives the ranks a file's header; they say which bytes they need. */

@@ -7,10 +7,12 @@
 #[cfg(not(target_feature = "simd128"))]
 compile_error!("the kernels need SIMD: build with RUSTFLAGS -C target-feature=+simd128, as .cargo/config.toml has it");
 
+mod bench;
 mod ports;
 mod rank;
 mod store;
 
+pub use bench::Product;
 pub use rank::Rank;
 pub use store::{Sha256, parse_manifest};
 
