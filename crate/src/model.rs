@@ -158,6 +158,8 @@ pub trait Listener {
     async fn token(&mut self, id: u32, text: &str) -> bool;
     /// Logits (vocab_size) that the next token is chosen from, before any masking.
     fn logits(&mut self, _logits: &[f32]) {}
+    /// The token that was chosen from them; one that ends the answer is heard of here alone.
+    fn chosen(&mut self, _id: u32) {}
     /// The oldest `n_turns` turns no longer fit into the context and were left out of the prompt.
     fn dropped(&mut self, _n_turns: usize) {}
 }

@@ -163,6 +163,7 @@ impl<P: Peers> Session<P> {
             listener.logits(&logits);
             let known = |id| self.tokenizer.is_known(id);
             let id = sampler.sample(&mut logits, &ids, known)?;
+            listener.chosen(id);
             if self.stop_ids.contains(&id) {
                 break Finish::Stop;
             }

@@ -47,6 +47,7 @@ pub struct Options {
 
 /// Asks; `stop` ends the answer after the next token.
 pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
+    options.sampler.check()?;
     let picture = match &options.image {
         Some(path) => Some(decode(path)?),
         None => None,
@@ -89,7 +90,7 @@ async fn run(
     let ask = AskOptions { max_tokens: options.max_tokens, sampler: options.sampler.clone() };
     let start = Instant::now();
     let answer = session.ask(&mut chat, &options.prompt, &ask, &mut listener).await?;
-    println!();
+    let _ = writeln!(std::io::stdout());
     report(&listener, &answer, start);
     if let Some(path) = &options.logits_out {
         let image_tokens = chat.image.and_then(|key| session.model().image(key)).unwrap_or_default();
@@ -122,7 +123,7 @@ fn seconds(time: Duration) -> String {
 struct Terminal<'a> {
     stop: &'a AtomicBool,
     bar: Option<ProgressBar>,
-    ids: Vec<u32>,
+    ids: Vec<u32>, // (n_steps), with the one that ends the answer
     first_token: Option<Instant>,
     keep_logits: bool,
     logits: Vec<f32>, // (n_steps, vocab_size)
@@ -161,12 +162,15 @@ impl Listener for Terminal<'_> {
         self.go_on()
     }
 
-    async fn token(&mut self, id: u32, text: &str) -> bool {
+    fn chosen(&mut self, id: u32) {
         self.first_token.get_or_insert_with(Instant::now);
         self.ids.push(id);
-        print!("{text}");
+    }
+
+    async fn token(&mut self, _: u32, text: &str) -> bool {
         // A closed pipe ends the answer as Ctrl-C does.
-        std::io::stdout().flush().is_ok() && self.go_on()
+        let mut stdout = std::io::stdout();
+        stdout.write_all(text.as_bytes()).and_then(|_| stdout.flush()).is_ok() && self.go_on()
     }
 
     fn logits(&mut self, logits: &[f32]) {
@@ -180,7 +184,7 @@ impl Listener for Terminal<'_> {
     }
 }
 
-/// Stores what was computed on the way. The step that ended the answer has logits but no token of its own in the answer; its row comes last.
+/// Stores what was computed on the way. The token that ended the answer counts as a step.
 fn store(path: &Path, listener: &Terminal, vocab_size: usize, image: (&[f32], &[f32], usize)) -> Result<()> {
     let (features, image_tokens, dim) = image;
     let n_tokens = image_tokens.len() / dim;
