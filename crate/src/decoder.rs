@@ -7,7 +7,7 @@ use crate::attention::{Heads, attend};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kv_cache::KvCache;
-use crate::linear::product;
+use crate::linear::{LinearSum, SumState, product};
 use crate::matrix::{Activations, Matrix};
 use crate::ops;
 use crate::ranks::{self, Peers};
@@ -48,25 +48,26 @@ struct Layer {
     wq: Matrix,               // (n_heads * head_dim, dim), this rank's heads
     wk: Matrix,               // (n_kv_heads * head_dim, dim)
     wv: Matrix,
-    wo: Matrix,         // (dim, n_heads * head_dim)
+    wo: LinearSum,      // (dim, n_heads * head_dim)
     ffn_norm: Vec<f32>, // (dim)
     w1: Matrix,         // (hidden_dim, dim), this rank's rows
     w3: Matrix,
-    w2: Matrix, // (dim, hidden_dim)
+    w2: LinearSum, // (dim, hidden_dim)
 }
 
 /// The current wave of activations; made once, reused by every forward.
 #[derive(Default)]
 struct State {
-    x: Vec<f32>,        // (n_tokens, dim): the residual stream
-    xb: Vec<f32>,       // (n_tokens, dim)
-    q: Vec<f32>,        // (n_tokens, n_heads * head_dim)
-    k: Vec<f32>,        // (n_tokens, n_kv_heads * head_dim)
-    v: Vec<f32>,        // (n_tokens, n_kv_heads * head_dim)
-    att: Vec<f32>,      // (n_tokens, n_heads * head_dim)
-    hb: Vec<f32>,       // (n_tokens, hidden_dim)
-    hb2: Vec<f32>,      // (n_tokens, hidden_dim)
-    logits: Vec<f32>,   // (n_rows, this rank's vocabulary)
+    x: Vec<f32>,      // (n_tokens, dim): the residual stream
+    xb: Vec<f32>,     // (n_tokens, dim)
+    q: Vec<f32>,      // (n_tokens, n_heads * head_dim)
+    k: Vec<f32>,      // (n_tokens, n_kv_heads * head_dim)
+    v: Vec<f32>,      // (n_tokens, n_kv_heads * head_dim)
+    att: Vec<f32>,    // (n_tokens, n_heads * head_dim)
+    hb: Vec<f32>,     // (n_tokens, hidden_dim)
+    hb2: Vec<f32>,    // (n_tokens, hidden_dim)
+    logits: Vec<f32>, // (n_rows, this rank's vocabulary)
+    sum: SumState,
     input: Activations, // the 8-bit form of whatever is multiplied next
 }
 
@@ -96,12 +97,14 @@ impl Decoder {
                 Want::rows(name("attn_q"), n_heads * head_dim, dim, q.clone()),
                 Want::rows(name("attn_k"), n_kv_heads * head_dim, dim, kv.clone()),
                 Want::rows(name("attn_v"), n_kv_heads * head_dim, dim, kv.clone()),
-                Want::cols(name("attn_output"), dim, n_heads * head_dim, q.clone()),
                 Want::whole(name("ffn_norm"), 1, dim),
                 Want::rows(name("ffn_gate"), hidden_dim, dim, hidden.clone()),
                 Want::rows(name("ffn_up"), hidden_dim, dim, hidden.clone()),
-                Want::cols(name("ffn_down"), dim, hidden_dim, hidden.clone()),
             ]);
+            let heads = shard.parts(n_heads * head_dim, config.head_unit * head_dim);
+            let name = |tensor: &str| format!("blk.{layer}.{tensor}");
+            wants.extend(LinearSum::wants(&name("attn_output"), dim, n_heads * head_dim, &heads, false));
+            wants.extend(LinearSum::wants(&name("ffn_down"), dim, hidden_dim, &shard.parts(hidden_dim, 32), false));
         }
         wants
     }
@@ -165,16 +168,14 @@ impl Decoder {
                 let pages = self.kv_cache.pages(idx, first_pos + n_tokens);
                 attend(&s.q, &pages, &self.heads, Some(first_pos), &mut s.att);
             }
-            product(&layer.wo, &s.att, n_tokens, &mut s.input, &mut s.xb);
-            ranks::sum(peers, &mut s.xb).await?;
+            layer.wo.forward(peers, &s.att, n_tokens, &mut s.input, &mut s.sum, &mut s.xb).await?;
             ops::add(&mut s.x, &s.xb);
             // out = h + w2(silu(w1(ffn_norm(h))) * w3(ffn_norm(h)))
             ops::rms_norm(&s.x, &layer.ffn_norm, norm_eps, &mut s.xb);
             product(&layer.w1, &s.xb, n_tokens, &mut s.input, &mut s.hb);
             product(&layer.w3, &s.xb, n_tokens, &mut s.input, &mut s.hb2);
             ops::silu_mul(&mut s.hb, &s.hb2);
-            product(&layer.w2, &s.hb, n_tokens, &mut s.input, &mut s.xb);
-            ranks::sum(peers, &mut s.xb).await?;
+            layer.w2.forward(peers, &s.hb, n_tokens, &mut s.input, &mut s.sum, &mut s.xb).await?;
             ops::add(&mut s.x, &s.xb);
         }
         Ok(())
@@ -228,11 +229,11 @@ impl Layer {
             wq: tensors.matrix(&name("attn_q"))?,
             wk: tensors.matrix(&name("attn_k"))?,
             wv: tensors.matrix(&name("attn_v"))?,
-            wo: tensors.matrix(&name("attn_output"))?,
+            wo: LinearSum::new(&format!("blk.{layer}.attn_output"), tensors, false)?,
             ffn_norm: tensors.vector(&name("ffn_norm"))?,
             w1: tensors.matrix(&name("ffn_gate"))?,
             w3: tensors.matrix(&name("ffn_up"))?,
-            w2: tensors.matrix(&name("ffn_down"))?,
+            w2: LinearSum::new(&format!("blk.{layer}.ffn_down"), tensors, false)?,
         })
     }
 }

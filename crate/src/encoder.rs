@@ -7,7 +7,7 @@
 use crate::attention::{Heads, Page, attend};
 use crate::error::{Error, Result};
 use crate::gguf::{Dtype, Gguf};
-use crate::linear::Linear;
+use crate::linear::{Linear, LinearSum, SumState};
 use crate::matrix::{Activations, MatrixBuilder};
 use crate::ops::{self, Activation};
 use crate::ranks::Peers;
@@ -204,12 +204,12 @@ struct Block {
     q: Linear, // (n_heads * head_dim, dim), this rank's heads
     k: Linear,
     v: Linear,
-    proj: Linear,          // (dim, n_heads * head_dim)
+    proj: LinearSum,       // (dim, n_heads * head_dim)
     ls1: Option<Vec<f32>>, // (dim)
     norm2: Norm,
     gate: Option<Linear>, // (hidden_dim, dim), this rank's rows
     fc1: Linear,          // (hidden_dim, dim)
-    fc2: Linear,          // (dim, hidden_dim)
+    fc2: LinearSum,       // (dim, hidden_dim)
     ls2: Option<Vec<f32>>,
 }
 
@@ -228,8 +228,9 @@ struct State {
     k: Vec<f32>,
     v: Vec<f32>,
     att: Vec<f32>,
-    gate: Vec<f32>,     // (n_positions, hidden_dim), this rank's columns
-    hidden: Vec<f32>,   // (n_positions, hidden_dim)
+    gate: Vec<f32>,   // (n_positions, hidden_dim), this rank's columns
+    hidden: Vec<f32>, // (n_positions, hidden_dim)
+    sum: SumState,
     input: Activations, // the 8-bit form of whatever is multiplied next
 }
 
@@ -328,7 +329,7 @@ impl Encoder {
             if self.heads.n_kv_heads > 0 {
                 attend(&s.q, &[Page { k: &s.k, v: &s.v }], &self.heads, None, &mut s.att);
             }
-            block.proj.forward_sum(peers, &s.att, n, &mut s.input, &mut s.xb).await?;
+            block.proj.forward(peers, &s.att, n, &mut s.input, &mut s.sum, &mut s.xb).await?;
             add_scaled(&mut s.x, &s.xb, block.ls1.as_deref());
             // x = x + self.ls2(self.mlp(self.norm2(x)))
             block.norm2.forward(&s.x, norm_eps, &mut s.xb);
@@ -341,7 +342,7 @@ impl Encoder {
                 }
                 None => self.config.activation.apply(&mut s.hidden),
             }
-            block.fc2.forward_sum(peers, &s.hidden, n, &mut s.input, &mut s.xb).await?;
+            block.fc2.forward(peers, &s.hidden, n, &mut s.input, &mut s.sum, &mut s.xb).await?;
             add_scaled(&mut s.x, &s.xb, block.ls2.as_deref());
         }
         let seen = &s.x[n_drop * dim..];
@@ -383,14 +384,15 @@ impl Block {
         let (fc1, fc2) = config.fc_names();
         let name = |tensor: &str| format!("v.blk.{layer}.{tensor}");
         for tensor in ["attn_q", "attn_k", "attn_v"] {
-            wants.extend(Linear::want_rows(&name(tensor), dim, dim, q.clone()));
+            wants.extend(Linear::wants(&name(tensor), dim, dim, q.clone()));
         }
-        wants.extend(Linear::want_cols(&name("attn_out"), dim, dim, q));
-        wants.extend(Linear::want_rows(&name(fc1), hidden_dim, dim, hidden.clone()));
+        let heads = shard.parts(dim, config.head_unit * head_dim);
+        wants.extend(LinearSum::wants(&name("attn_out"), dim, dim, &heads, true));
+        wants.extend(Linear::wants(&name(fc1), hidden_dim, dim, hidden.clone()));
         if config.gated {
-            wants.extend(Linear::want_rows(&name("ffn_gate"), hidden_dim, dim, hidden.clone()));
+            wants.extend(Linear::wants(&name("ffn_gate"), hidden_dim, dim, hidden.clone()));
         }
-        wants.extend(Linear::want_cols(&name(fc2), dim, hidden_dim, hidden));
+        wants.extend(LinearSum::wants(&name(fc2), dim, hidden_dim, &shard.parts(hidden_dim, 32), true));
         wants.extend(["ln1", "ln2"].into_iter().flat_map(|norm| Norm::wants(&name(norm), dim)));
         if config.layer_scale {
             wants.extend(["ls1.weight", "ls2.weight"].map(|scale| Want::whole(name(scale), 1, dim)));
@@ -410,12 +412,12 @@ impl Block {
             q: Linear::new(&name("attn_q"), tensors)?,
             k: Linear::new(&name("attn_k"), tensors)?,
             v: Linear::new(&name("attn_v"), tensors)?,
-            proj: Linear::new(&name("attn_out"), tensors)?,
+            proj: LinearSum::new(&name("attn_out"), tensors, true)?,
             ls1,
             norm2: Norm::new(&name("ln2"), tensors)?,
             gate: if config.gated { Some(Linear::new(&name("ffn_gate"), tensors)?) } else { None },
             fc1: Linear::new(&name(fc1), tensors)?,
-            fc2: Linear::new(&name(fc2), tensors)?,
+            fc2: LinearSum::new(&name(fc2), tensors, true)?,
             ls2,
         })
     }

@@ -1,7 +1,7 @@
-//! A matrix product and its bias, whole or as one rank's part: what encoders and connectors are made of.
+//! Matrix products over several ranks, with or without a bias: what encoder, connector and decoder are made of.
 //!
-//! Split by rows, a rank computes some of the outputs; split by columns, it computes a part of every output's sum, and the sums meet over the ranks
-//! before the bias is added.
+//! Split by rows, a rank computes some of the outputs ([`Linear`]); split by columns, it computes a part of every output's sum ([`LinearSum`]), and the
+//! sums meet over the ranks before the bias is added.
 
 use crate::error::Result;
 use crate::matrix::{Activations, Matrix};
@@ -10,7 +10,7 @@ use crate::ranks::{self, Peers};
 use crate::shard::{Tensors, Want};
 use std::ops::Range;
 
-/// y = x W^T + b.
+/// y = x W^T + b, split by rows or whole.
 pub struct Linear {
     weight: Matrix,
     bias: Vec<f32>,
@@ -18,18 +18,12 @@ pub struct Linear {
 
 impl Linear {
     /// What a rank needs that computes the outputs `rows`.
-    pub fn want_rows(name: &str, n_outputs: usize, n_inputs: usize, rows: Range<usize>) -> [Want; 2] {
+    pub fn wants(name: &str, n_outputs: usize, n_inputs: usize, rows: Range<usize>) -> [Want; 2] {
         let weight = Want::rows(format!("{name}.weight"), n_outputs, n_inputs, rows.clone());
         [weight, Want::cols(format!("{name}.bias"), 1, n_outputs, rows)]
     }
 
-    /// What a rank needs that takes the inputs `cols`. The bias is whole: it is added after the sum.
-    pub fn want_cols(name: &str, n_outputs: usize, n_inputs: usize, cols: Range<usize>) -> [Want; 2] {
-        let weight = Want::cols(format!("{name}.weight"), n_outputs, n_inputs, cols);
-        [weight, Want::whole(format!("{name}.bias"), 1, n_outputs)]
-    }
-
-    /// Takes what [`Linear::want_rows`] or [`Linear::want_cols`] asked for.
+    /// Takes what [`Linear::wants`] asked for.
     pub fn new(name: &str, tensors: &mut Tensors) -> Result<Self> {
         Ok(Self { weight: tensors.matrix(&format!("{name}.weight"))?, bias: tensors.vector(&format!("{name}.bias"))? })
     }
@@ -39,27 +33,87 @@ impl Linear {
         Self { weight, bias }
     }
 
-    /// Row-split: `out` (n_tokens, this rank's outputs) from the whole of `x` (n_tokens, n_inputs).
+    /// `out` (n_tokens, this rank's outputs) from the whole of `x` (n_tokens, n_inputs).
     pub fn forward(&self, x: &[f32], n_tokens: usize, input: &mut Activations, out: &mut Vec<f32>) {
         product(&self.weight, x, n_tokens, input, out);
         if !self.bias.is_empty() {
             ops::add_bias(out, &self.bias);
         }
     }
+}
 
-    /// Column-split: `out` (n_tokens, n_outputs), the same on every rank, from this rank's part of `x` (n_tokens, n_inputs).
-    pub async fn forward_sum<P: Peers>(
+/// y = x W^T + b, split by columns.
+pub struct LinearSum {
+    /// This rank's columns, in the parts of [`crate::shard::Shard::parts`].
+    parts: Vec<Matrix>,
+    bias: Vec<f32>, // whole; empty if there is none
+}
+
+/// Buffers of a [`LinearSum`], which may be shared by all.
+#[derive(Default)]
+pub struct SumState {
+    x: Vec<f32>,         // (n_tokens, a part's columns)
+    sums: Vec<Vec<f32>>, // (n_tokens, n_outputs), for each part but the first
+}
+
+impl LinearSum {
+    /// What a rank needs that takes the inputs `parts`: ranges that follow each other. The bias is whole: it is added after the sum.
+    pub fn wants(name: &str, n_outputs: usize, n_inputs: usize, parts: &[Range<usize>], has_bias: bool) -> Vec<Want> {
+        let mut wants: Vec<Want> = Want::col_parts(&format!("{name}.weight"), n_outputs, n_inputs, parts).collect();
+        if has_bias {
+            wants.push(Want::whole(format!("{name}.bias"), 1, n_outputs));
+        }
+        wants
+    }
+
+    /// Takes what [`LinearSum::wants`] asked for.
+    pub fn new(name: &str, tensors: &mut Tensors, has_bias: bool) -> Result<Self> {
+        let bias = if has_bias { tensors.vector(&format!("{name}.bias"))? } else { Vec::new() };
+        Ok(Self { parts: tensors.parts(&format!("{name}.weight"))?, bias })
+    }
+
+    /// `out` (n_tokens, n_outputs), the same on every rank, from this rank's part of `x` (n_tokens, n_inputs).
+    pub async fn forward<P: Peers>(
         &self,
         peers: &P,
         x: &[f32],
         n_tokens: usize,
         input: &mut Activations,
+        state: &mut SumState,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        product(&self.weight, x, n_tokens, input, out);
+        let n_cols = self.parts.iter().map(Matrix::n_cols).sum::<usize>();
+        let SumState { x: part_x, sums } = state;
+        sums.resize_with(sums.len().max(self.parts.len() - 1), Vec::new);
+        let mut first = 0;
+        for (part_idx, part) in self.parts.iter().enumerate() {
+            part_x.clear();
+            for row in x.chunks_exact(n_cols.max(1)) {
+                part_x.extend_from_slice(&row[first..first + part.n_cols()]);
+            }
+            first += part.n_cols();
+            let sum = if part_idx == 0 { &mut *out } else { &mut sums[part_idx - 1] };
+            product(part, part_x, n_tokens, input, sum);
+        }
+        add_neighbours(out, &mut sums[..self.parts.len() - 1]);
         ranks::sum(peers, out).await?;
-        ops::add_bias(out, &self.bias);
+        if !self.bias.is_empty() {
+            ops::add_bias(out, &self.bias);
+        }
         Ok(())
+    }
+}
+
+/// Adds `rest` to `first` in pairs of neighbours, then pairs of pairs: the order in which [`ranks::sum`] goes on between ranks.
+fn add_neighbours(first: &mut [f32], rest: &mut [Vec<f32>]) {
+    let mut distance = 1;
+    while distance <= rest.len() {
+        ops::add(first, &rest[distance - 1]);
+        for left in (2 * distance..=rest.len() - distance).step_by(2 * distance) {
+            let (lefts, rights) = rest.split_at_mut(left);
+            ops::add(&mut lefts[left - 1], &rights[distance - 1]);
+        }
+        distance *= 2;
     }
 }
 

@@ -26,7 +26,20 @@ impl Shard {
         let cut = |rank: usize| (n_units * rank / self.n_ranks * unit).min(n);
         cut(self.rank)..cut(self.rank + 1)
     }
+
+    /// This rank's part of `n` columns, in the pieces that its sums are made of: over all ranks the same on 1, 2 or [`N_PARTS`] ranks.
+    ///
+    /// Added up in pairs of neighbours, first within a rank and then between ranks, they give the same bits on any of these numbers of ranks. That
+    /// matters beyond the last bit: activations are rounded to 8 bits, where a last bit now and then becomes a whole step.
+    pub fn parts(self, n: usize, unit: usize) -> Vec<Range<usize>> {
+        let n_parts = if N_PARTS % self.n_ranks == 0 { N_PARTS / self.n_ranks } else { 1 };
+        let part = |part| Shard { rank: self.rank * n_parts + part, n_ranks: self.n_ranks * n_parts };
+        (0..n_parts).map(|idx| part(idx).share(n, unit)).collect()
+    }
 }
+
+/// Parts of a sum over ranks.
+pub const N_PARTS: usize = 4;
 
 /// Heads of an attention as one rank holds them: whole query heads, and the key/value heads that those read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,12 +83,14 @@ pub struct Want {
     pub rows: Range<usize>,
     /// Columns held.
     pub cols: Range<usize>,
+    /// Which of several parts of the tensor on this rank this is.
+    pub part: usize,
 }
 
 impl Want {
     /// The whole tensor, on every rank.
     pub fn whole(name: impl Into<String>, n_rows: usize, n_cols: usize) -> Self {
-        Self { name: name.into(), shape: (n_rows, n_cols), rows: 0..n_rows, cols: 0..n_cols }
+        Self { name: name.into(), shape: (n_rows, n_cols), rows: 0..n_rows, cols: 0..n_cols, part: 0 }
     }
 
     /// Some rows: a part of the products.
@@ -86,6 +101,13 @@ impl Want {
     /// Some columns: a part of every product's sum; or a part of a vector.
     pub fn cols(name: impl Into<String>, n_rows: usize, n_cols: usize, cols: Range<usize>) -> Self {
         Self { cols, ..Self::whole(name, n_rows, n_cols) }
+    }
+
+    /// Columns in several parts, each to be a matrix of its own: see [`Shard::parts`].
+    pub fn col_parts(name: &str, n_rows: usize, n_cols: usize, parts: &[Range<usize>]) -> impl Iterator<Item = Self> {
+        let want =
+            move |(part, cols): (usize, &Range<usize>)| Self { part, ..Self::cols(name, n_rows, n_cols, cols.clone()) };
+        parts.iter().enumerate().map(want)
     }
 }
 
@@ -110,6 +132,7 @@ pub struct Loader {
 
 struct Entry {
     name: String,
+    part: usize,
     range: Range<u64>,
     builder: MatrixBuilder,
 }
@@ -137,10 +160,12 @@ impl Loader {
             }
             let range = info.rows(want.rows.clone());
             let builder = MatrixBuilder::new(info.dtype, want.rows.len(), info.n_cols, want.cols.clone())?;
-            entries.push(Entry { name: want.name.clone(), range, builder });
+            entries.push(Entry { name: want.name.clone(), part: want.part, range, builder });
         }
         entries.sort_by_key(|entry| entry.range.start);
-        let n_total = entries.iter().map(|entry| entry.range.end - entry.range.start).sum();
+        // Parts of one tensor share its bytes.
+        let n_total =
+            entries.iter().filter(|entry| entry.part == 0).map(|entry| entry.range.end - entry.range.start).sum();
         Ok(Self { file: gguf.file.clone(), entries, n_total, n_fed: 0 })
     }
 
@@ -172,7 +197,9 @@ impl Loader {
                 return Err(Error::corrupt(&self.file, &entry.name, problem));
             }
             entry.builder.push(&bytes[(from - offset) as usize..(to - offset) as usize]);
-            self.n_fed += to - from;
+            if entry.part == 0 {
+                self.n_fed += to - from;
+            }
         }
         Ok(())
     }
@@ -184,7 +211,10 @@ impl Loader {
 
     /// The tensors; fails with the name of the first that is not complete.
     pub fn finish(self) -> Result<Tensors> {
-        let finish = |entry: Entry| Ok((entry.name.clone(), entry.builder.finish(&entry.name)?));
+        let finish = |entry: Entry| {
+            let matrix = entry.builder.finish(&entry.name)?;
+            Ok(((entry.name, entry.part), matrix))
+        };
         Ok(Tensors { tensors: self.entries.into_iter().map(finish).collect::<Result<_>>()?, file: self.file })
     }
 }
@@ -192,14 +222,23 @@ impl Loader {
 /// Loaded tensors, to be taken out by name, each once.
 pub struct Tensors {
     file: String,
-    tensors: BTreeMap<String, Matrix>,
+    tensors: BTreeMap<(String, usize), Matrix>,
 }
 
 impl Tensors {
     /// Takes a tensor as a matrix.
     pub fn matrix(&mut self, name: &str) -> Result<Matrix> {
         let missing = || Error::MissingTensor { file: self.file.clone(), tensor: name.into() };
-        self.tensors.remove(name).ok_or_else(missing)
+        self.tensors.remove(&(name.into(), 0)).ok_or_else(missing)
+    }
+
+    /// Takes all parts of a tensor that was wanted in parts.
+    pub fn parts(&mut self, name: &str) -> Result<Vec<Matrix>> {
+        let mut parts = vec![self.matrix(name)?];
+        while let Some(part) = self.tensors.remove(&(name.into(), parts.len())) {
+            parts.push(part);
+        }
+        Ok(parts)
     }
 
     /// Takes a tensor as f32 values, row after row.
@@ -243,6 +282,21 @@ mod tests {
         assert_eq!(share.kv_head_of_each(6, 2), [0, 1]);
         let share = HeadShare::new(Shard { rank: 3, n_ranks: 4 }, 8, 1, 1);
         assert_eq!(share.kv_head_of_each(8, 1), [0, 0]);
+    }
+
+    #[test]
+    fn parts_are_cut_at_the_same_places_on_1_2_and_4_ranks() {
+        for (n, unit) in [(4096, 32), (100, 32), (24, 4), (3, 1)] {
+            let cuts = |n_ranks| -> Vec<Range<usize>> {
+                (0..n_ranks).flat_map(|rank| Shard { rank, n_ranks }.parts(n, unit)).collect()
+            };
+            assert_eq!((cuts(1), cuts(2)), (cuts(4), cuts(4)));
+            for n_ranks in 1..=9 {
+                let shard = Shard { rank: n_ranks / 2, n_ranks };
+                let parts: Vec<_> = shard.parts(n, unit).into_iter().flatten().collect();
+                assert_eq!(parts, shard.share(n, unit).collect::<Vec<_>>());
+            }
+        }
     }
 
     fn file() -> (Gguf, Vec<u8>) {

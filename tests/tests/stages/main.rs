@@ -6,4 +6,5 @@ mod decoder;
 mod golden;
 mod image;
 mod llama_cpp;
+mod quantized;
 mod whole;
