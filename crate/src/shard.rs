@@ -290,7 +290,7 @@ mod tests {
             let cuts = |n_ranks| -> Vec<Range<usize>> {
                 (0..n_ranks).flat_map(|rank| Shard { rank, n_ranks }.parts(n, unit)).collect()
             };
-            assert_eq!((cuts(1), cuts(2)), (cuts(4), cuts(4)));
+            assert!([1, 2].iter().all(|&n_ranks| cuts(n_ranks) == cuts(4)));
             for n_ranks in 1..=9 {
                 let shard = Shard { rank: n_ranks / 2, n_ranks };
                 let parts: Vec<_> = shard.parts(n, unit).into_iter().flatten().collect();

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub const VARIANTS: [&str; 3] = ["clip-s2", "siglip", "optimus-s2"];
 
 /// Rank counts that every stage runs on; with 4, SigLIP's 3 heads leave one rank without any.
-pub const RANKS: [usize; 3] = [1, 2, 4];
+pub const RANKS: [usize; 4] = [1, 2, 3, 4];
 
 /// Folder of a variant.
 pub fn folder(variant: &str) -> PathBuf {

@@ -5,7 +5,7 @@
 //! a row. Weights in f16 and f32 are multiplied in f32.
 
 use crate::decoder::{logits, prompt};
-use crate::golden::{Files, Golden, RANKS, header, load, on_ranks};
+use crate::golden::{Files, Golden, header, load, on_ranks};
 use crate::whole::{QUESTION, Record, greedy, picture};
 use llama3med::config::Config;
 use llama3med::connector::Connector;
@@ -81,8 +81,8 @@ fn logits_are_those_of_the_same_weights_in_f32() {
         let expected = run(&wide_gguf, &wide, 1);
         let alone = run(&gguf, &files.decoder, 1);
         assert_small(&format!("{variant} {} logits", dtype.name()), &alone, &expected, bound(dtype));
-        for n_ranks in &RANKS[1..] {
-            assert!(run(&gguf, &files.decoder, *n_ranks) == alone, "{variant}, {n_ranks} ranks: not bit for bit");
+        for n_ranks in [2, 4] {
+            assert!(run(&gguf, &files.decoder, n_ranks) == alone, "{variant}, {n_ranks} ranks: not bit for bit");
         }
     }
 }
