@@ -21,6 +21,9 @@ pub const LLAMA3_SPLIT: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N
 /// Tokens that end an answer wherever they exist: the checkpoints' own lists disagree.
 const STOPS: [&str; 3] = ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"];
 
+/// Tokens without which a Llama-3 prompt cannot be written.
+const TEMPLATE: [&str; 4] = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
+
 /// Everything that `decoder.gguf` says about tokens.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
@@ -29,7 +32,7 @@ pub struct Vocabulary {
     tokens: Vec<Option<(String, i32)>>,
     merges: Vec<String>,
     pre: &'static str,
-    bos: Option<u32>,
+    bos: u32,
     eos: u32,
     pad: u32,
     stops: Vec<u32>,
@@ -66,16 +69,16 @@ impl Vocabulary {
         }
         let merges = merges(&model["merges"])?;
         let find = |text: &str| tokens.iter().position(|token| token.as_ref().is_some_and(|(t, _)| t == text));
+        if let Some(text) = TEMPLATE.iter().find(|text| find(text).is_none()) {
+            return Err(corrupt("added_tokens", format!("{text} is missing, which Llama-3's prompts are made of")));
+        }
         let mut stops: Vec<u32> = STOPS.iter().filter_map(|text| find(text)).map(|id| id as u32).collect();
         // Configurations name ids of larger vocabularies; the engine could never see them.
         stops.extend(config_stops.iter().copied().filter(|&id| matches!(tokens.get(id as usize), Some(Some(_)))));
         stops.sort_unstable();
         stops.dedup();
-        let Some(eos) = find("<|eot_id|>").map(|id| id as u32).or(stops.first().copied()) else {
-            return Err(corrupt("added_tokens", format!("none of {} is there to end an answer", STOPS.join(", "))));
-        };
+        let [bos, eos] = ["<|begin_of_text|>", "<|eot_id|>"].map(|text| find(text).unwrap_or_default() as u32);
         let pad = pad.filter(|&id| (id as usize) < tokens.len()).unwrap_or(eos);
-        let bos = find("<|begin_of_text|>").map(|id| id as u32);
         Ok(Self { pre: pre(&value["pre_tokenizer"]), json, tokens, merges, bos, eos, pad, stops })
     }
 
@@ -97,12 +100,10 @@ impl Vocabulary {
             .strings("tokenizer.ggml.merges", &self.merges)
             .u32("tokenizer.ggml.eos_token_id", self.eos)
             .u32("tokenizer.ggml.padding_token_id", self.pad)
-            .bool("tokenizer.ggml.add_bos_token", self.bos.is_some())
+            .bool("tokenizer.ggml.add_bos_token", true)
             .string("tokenizer.huggingface.json", &self.json)
+            .u32("tokenizer.ggml.bos_token_id", self.bos)
             .u32s("llama3med.stop_token_ids", &self.stops);
-        if let Some(bos) = self.bos {
-            header.u32("tokenizer.ggml.bos_token_id", bos);
-        }
     }
 }
 

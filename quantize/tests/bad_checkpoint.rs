@@ -344,6 +344,7 @@ fn configuration_contradicts_the_tensors() {
 fn configuration_asks_for_what_is_not_there() {
     let cases = [
         ("model_type", json!("mllama"), "model_type"),
+        ("model_type", json!("llava"), "model_type"),
         ("connector_type", json!("resampler"), "connector_type"),
         ("connector_type", json!("mlp2x_gelu"), "connector_type"),
         ("vision_feature_layer", json!(-9), "vision_feature_layer"),
@@ -369,7 +370,7 @@ fn scales_that_do_not_fit() {
 #[test]
 fn tokenizer_defects() {
     type Edit = fn(&mut Value);
-    let cases: [(Edit, &str); 9] = [
+    let cases: [(Edit, &str); 10] = [
         (|json| json["model"]["type"] = "Unigram".into(), "model.type"),
         (|json| json["model"]["vocab"] = json!([]), "vocab"),
         (|json| json["model"]["vocab"]["a"] = json!(-1), "vocab"),
@@ -378,6 +379,7 @@ fn tokenizer_defects() {
         (|json| json["model"]["merges"][0] = json!(["a"]), "merges"),
         (|json| json["added_tokens"] = json!(7), "added_tokens"),
         (|json| json["added_tokens"] = json!([]), ""),
+        (|json| json["added_tokens"].as_array_mut().unwrap().retain(|t| t["content"] != "<|eot_id|>"), "<|eot_id|>"),
         (|json| json["added_tokens"][0]["id"] = json!(1_000_000), ""),
     ];
     for (i, (edit, word)) in cases.into_iter().enumerate() {

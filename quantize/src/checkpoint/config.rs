@@ -113,11 +113,11 @@ impl Json {
 /// Shape of the decoder: numbers from the configuration, which the tensors must then fit.
 pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     let config = &checkpoint.config;
-    config.only("model_type", &["tinyllava", "llama3med", "llava", "llava_llama"])?;
-    // LLaVA's original layout has the decoder's numbers at the top.
+    // Other families share tensor names, but their prompts differ: converted as this one they would answer badly.
+    config.only("model_type", &["tinyllava", "llama3med"])?;
     let prefix = if config.get("text_config").is_some() { "text_config." } else { "" };
     let path = |key: &str| format!("{prefix}{key}");
-    config.only(&path("model_type"), &["llama", "tinyllava", "llama3med", "llava_llama"])?;
+    config.only(&path("model_type"), &["llama", "tinyllava", "llama3med"])?;
     config.only(&path("hidden_act"), &["silu"])?;
     let count = |key: &str| config.count(&path(key)).and_then(|n| config.required(&path(key), n));
     let (dim, n_heads) = (count("hidden_size")?, count("num_attention_heads")?);
@@ -234,6 +234,8 @@ fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
     };
     let stored = count_blocks(checkpoint, "encoder.layers.");
     agrees(config, "vision_config.num_hidden_layers", stored)?;
+    let n_inputs = checkpoint.required_shape(Part::Connector, "0.weight")?.get(1);
+    let is_multi_scale = n_inputs.is_some_and(|&n_inputs| n_inputs > dim);
     let activation = match config.string("vision_config.hidden_act")?.as_deref() {
         None if is_clip => "quick_gelu",
         Some("quick_gelu") => "quick_gelu",
@@ -251,7 +253,7 @@ fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
         patch_size,
         dim,
         hidden_dim,
-        n_blocks: blocks_run(config, stored)?,
+        n_blocks: blocks_run(config, stored, is_multi_scale)?,
         n_heads: heads(config, "vision_config.num_attention_heads", dim)?,
         n_registers: 0,
         class_position: is_clip,
@@ -391,28 +393,21 @@ fn heads(config: &Json, path: &str, dim: usize) -> Result<usize> {
     config.required(path, heads)
 }
 
-/// How many blocks run: `hidden_states[-2]` is the output of the last block but one. The multi-scale reference code ignores other choices; a
-/// single-scale configuration may choose.
-fn blocks_run(config: &Json, stored: usize) -> Result<usize> {
-    let strategies = ["patch", "default"];
-    config.only("vision_feature_select_strategy", &strategies)?;
-    config.only("mm_vision_select_feature", &strategies)?;
-    for path in ["vision_feature_layer", "mm_vision_select_layer"] {
-        let Some(layer) = config.number(path)? else { continue };
-        let blocks = if layer < 0.0 { stored as f64 + 1.0 + layer } else { layer };
-        if layer.fract() != 0.0 || blocks < 1.0 || blocks > stored as f64 {
-            return Err(config.error(path, format!("layer {layer} of a tower with {stored} blocks")));
-        }
-        if config.get("s2_scales").is_some() && layer != -2.0 {
-            let problem = format!("expected -2, which is what the multi-scale reference runs, found {layer}");
-            return Err(config.error(path, problem));
-        }
-        return Ok(blocks as usize);
+/// How many blocks run: `hidden_states[-2]` is the output of the last block but one. The multi-scale path of the reference code drops the
+/// configuration's choices on the way; a single-scale configuration may choose.
+fn blocks_run(config: &Json, stored: usize, is_multi_scale: bool) -> Result<usize> {
+    let layer = match config.number("vision_feature_layer")? {
+        Some(layer) if !is_multi_scale => layer,
+        _ => -2.0,
+    };
+    if !is_multi_scale {
+        config.only("vision_feature_select_strategy", &["patch", "default"])?;
     }
-    if stored < 2 {
-        return Err(config.error("vision_config.num_hidden_layers", format!("{stored} blocks; at least 2 are needed")));
+    let blocks = if layer < 0.0 { stored as f64 + 1.0 + layer } else { layer };
+    if layer.fract() != 0.0 || blocks < 1.0 || blocks > stored as f64 {
+        return Err(config.error("vision_feature_layer", format!("layer {layer} of a tower with {stored} blocks")));
     }
-    Ok(stored - 1)
+    Ok(blocks as usize)
 }
 
 /// Widths of the connector, from its tensors.
