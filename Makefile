@@ -72,8 +72,8 @@ test-native: toolchain node_modules
 	cargo test --locked --workspace
 
 test-kernels: tools browsers
-	PATH="$(abspath $(TOOLS)):$$PATH" CHROMEDRIVER="$$(command -v chromedriver)" $(WASM_TEST)
-	PATH="$(abspath $(TOOLS)):$$PATH" CHROMEDRIVER="$$(command -v chromedriver)" $(WASM_TEST) --features relaxed-simd
+	PATH="$(abspath $(TOOLS)):$$PATH" WASM_BINDGEN_TEST_TIMEOUT=600 CHROMEDRIVER="$$(command -v chromedriver)" $(WASM_TEST)
+	PATH="$(abspath $(TOOLS)):$$PATH" WASM_BINDGEN_TEST_TIMEOUT=600 CHROMEDRIVER="$$(command -v chromedriver)" $(WASM_TEST) --features relaxed-simd
 
 test-page: site node_modules browsers
 	QUANTIZE=$(TARGET)/debug/quantize node --test --test-concurrency=1 tests/browser/*.test.mjs

@@ -53,7 +53,7 @@ export function showNumbers(details, info, { timings = {}, first = [] } = {}) {
       ["Context", `${info.contextLength} tokens`],
     ]),
     section("Time", timeRows(timings, info)),
-    ...(first.length > 0 ? [section("Likeliest first words of the answer", first.map(({ text, probability }) => [`“${text.trim()}”`, `${(100 * probability).toFixed(1)} %`]))] : []),
+    ...(first.length > 0 ? [section("Likeliest first words of the answer", first.map(({ text, probability }) => [`“${text.trim() || "…"}”`, `${(100 * probability).toFixed(1)} %`]))] : []),
     section("Memory", (info.memoryBytes ?? []).map((bytes, rank) => [`Rank ${rank}`, bytesText(bytes)])),
     section("Model files", (info.files ?? []).map((file) => [file.name, bytesText(file.size)])),
     section("Build", [["Kernels", BUILDS[info.build] ?? info.build], ["Ranks", info.ranks]]),

@@ -1,5 +1,5 @@
 // The page: an image, questions, streamed answers. It wires the document to the client (llama3med.js) and computes nothing itself.
-// `?model=URL` chooses a manifest, `?ranks=N` the number of ranks, `?build=simd128` the plain build.
+// `?model=URL` chooses a manifest, `?ranks=N` the number of ranks, `?build=simd128` the plain build, `?tokens=N` the length of the longest answer.
 
 import { deleteCached, load } from "./llama3med.js";
 import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
@@ -272,7 +272,7 @@ async function ask(question) {
 async function answer(turn, asking) {
   const { signal } = asking.abort;
   const chat = await chatForQuestion(signal);
-  for await (const piece of chat.ask(turn.question, { maxTokens: 512, signal })) {
+  for await (const piece of chat.ask(turn.question, { maxTokens: Number(query.get("tokens")) || 512, signal })) {
     turn.push(piece);
     conversation.follow();
   }

@@ -1,30 +1,39 @@
-// The page answers as the same engine does natively: greedy, both builds, 1, 2 and 4 ranks.
+// The page answers as the same engine does natively: greedy, on 1, 2 and 4 ranks, in both builds.
 
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { IMAGE, nativeAnswer, newPage, scratch, startChromium, startSite } from "./support.mjs";
+import { IMAGE, makeModel, nativeAnswer, newPage, scratch, startChromium, startSite } from "./support.mjs";
 
 const QUESTION = "What does this picture show?";
+const N_TOKENS = 64;
 let browser;
 let site;
-let expected;
-before(async () => {
-  [browser, site] = await Promise.all([startChromium(), startSite()]);
-  const path = join(scratch(), "film.png");
-  writeFileSync(path, IMAGE.buffer);
-  expected = nativeAnswer(path, QUESTION);
-});
+before(async () => ([browser, site] = await Promise.all([startChromium(), startSite()])));
 after(() => Promise.all([browser.close(), site.stop()]));
 
-for (const [build, ranks] of [["relaxed", 1], ["relaxed", 2], ["relaxed", 4], ["simd128", 1], ["simd128", 2]]) {
-  test(`${build} on ${ranks} ranks gives the native answer`, async (t) => {
-    const { info, ...on } = await newPage(browser, t);
-    await on.open(site, `model=models/test/manifest.json&ranks=${ranks}&build=${build}`);
-    await on.ready();
-    assert.match(await info.textContent(), new RegExp(`${ranks} rank`));
-    await on.show();
-    assert.equal((await on.answerTo(QUESTION)).trimEnd(), expected);
-  });
+async function pageAnswer(t, model, ranks, build) {
+  const { info, context, ...on } = await newPage(browser, t);
+  await on.open(site, `model=models/${model}/manifest.json&ranks=${ranks}&build=${build}&tokens=${N_TOKENS}`);
+  await on.ready();
+  assert.match(await info.textContent(), new RegExp(`${ranks} rank`));
+  await on.show();
+  return (await on.answerTo(QUESTION)).trimEnd();
 }
+
+// In f32: with 4-bit weights the activations are rounded to 8 bits, and where a sum in another order falls on the other side of a rounding, random
+// weights soon answer differently.
+test("1, 2 and 4 ranks give the native answer", async (t) => {
+  makeModel("exact");
+  const path = join(scratch(), "film.png");
+  writeFileSync(path, IMAGE.buffer);
+  const expected = nativeAnswer("exact", path, QUESTION, N_TOKENS);
+  assert.ok(expected.length > 0);
+  for (const ranks of [1, 2, 4]) assert.equal(await pageAnswer(t, "exact", ranks, "relaxed"), expected, `${ranks} ranks`);
+});
+
+// Integer products are the same in both builds, bit for bit.
+test("both builds give the same answer on 4-bit weights", async (t) => {
+  assert.equal(await pageAnswer(t, "test", 2, "simd128"), await pageAnswer(t, "test", 2, "relaxed"));
+});

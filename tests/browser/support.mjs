@@ -11,15 +11,20 @@ import { serveFile } from "../../scripts/serve.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = resolve(here, "../..");
-const TARGET = resolve(root, process.env.CARGO_TARGET_DIR ?? "target");
+export const TARGET = resolve(root, process.env.CARGO_TARGET_DIR ?? "target");
 export const QUANTIZE = resolve(root, process.env.QUANTIZE ?? join(TARGET, "debug/quantize"));
-const DIST = join(root, "dist");
+export const DIST = join(root, "dist");
 
-/** A model of random weights in chunks of 100 kB, so that a download has many parts to break off between. */
-export const MODEL = join(TARGET, "test-model");
-export function makeModel() {
-  if (!existsSync(join(MODEL, "manifest.json"))) execFileSync(QUANTIZE, ["random", "--shape", "tiny", "--chunk-size", "100K", "-o", MODEL], { stdio: "pipe" });
-  return JSON.parse(readFileSync(join(MODEL, "manifest.json"), "utf8"));
+// Models of random weights, by the name of their folder below models/. `test` comes in chunks of 100 kB, so that a download has many parts to break
+// off between; `exact` computes in f32, where the order of sums is all that differs between ranks.
+const MODELS = { test: ["--chunk-size", "100K"], exact: ["--type", "f32"] };
+const folderOf = (name) => join(TARGET, `${name}-model`);
+
+/** Makes the model folder of this name where it is not there yet, and gives its manifest. */
+export function makeModel(name = "test") {
+  const path = join(folderOf(name), "manifest.json");
+  if (!existsSync(path)) execFileSync(QUANTIZE, ["random", "--shape", "tiny", ...MODELS[name], "-o", folderOf(name)], { stdio: "pipe" });
+  return JSON.parse(readFileSync(path, "utf8"));
 }
 
 /** Two pictures that need cropping, one upright and one across. */
@@ -27,10 +32,11 @@ export const IMAGE = { name: "film.png", mimeType: "image/png", buffer: film(96,
 export const OTHER_IMAGE = { name: "other.png", mimeType: "image/png", buffer: film(150, 100, { heart: 1.4, seed: 5 }) };
 
 /**
- * Serves dist/ below `/${folder}`, the test model at models/test/, and keeps a log.
- * `fault(path, request, response)` may answer a request itself, and then gives true, or hold it back; `fake` serves the stand-in client.
+ * Serves dist/ below `/${folder}`, the models of the tests at models/test/ and models/exact/, and keeps a log.
+ * `fault(path, request, response)` may answer a request itself, and then gives true, or hold it back; `fake` serves the stand-in client; `dist` is another
+ * assembled site.
  */
-export async function startSite({ folder = "", fault = null, fake = false } = {}) {
+export async function startSite({ folder = "", fault = null, fake = false, dist = DIST } = {}) {
   makeModel();
   const prefix = `/${folder}`;
   const site = { log: [], fault, paths: () => site.log.map(({ path }) => path) };
@@ -42,9 +48,9 @@ export async function startSite({ folder = "", fault = null, fake = false } = {}
     if (path.startsWith("outside ")) return response.writeHead(404).end();
     if (fake && path === "llama3med.js") return createReadStream(join(here, "fake/llama3med.js")).pipe(response.setHeader("Content-Type", "text/javascript"));
     if (fake && path === "sw.js") return response.writeHead(404).end();
-    const isTest = path.startsWith("models/test/");
-    request.url = `/${isTest ? path.slice("models/test/".length) : path}`;
-    serveFile(isTest ? MODEL : DIST, request, response);
+    const [, name, file] = /^models\/(test|exact)\/(.*)$/.exec(path) ?? [];
+    request.url = `/${file ?? path}`;
+    serveFile(name ? folderOf(name) : dist, request, response);
   });
   await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
   site.port = server.address().port;
@@ -58,7 +64,7 @@ export async function startSite({ folder = "", fault = null, fake = false } = {}
 
 /** Answers with the file as it should not be: one byte differs. */
 export function corrupt(path, response) {
-  const bytes = readFileSync(join(MODEL, path.replace("models/test/", "")));
+  const bytes = readFileSync(join(folderOf("test"), path.replace("models/test/", "")));
   bytes[bytes.length >> 1] ^= 1;
   response.writeHead(200, { "Content-Type": "application/octet-stream", "Content-Length": bytes.length }).end(bytes);
   return true;
@@ -130,8 +136,8 @@ function waitAnswered(page) {
 }
 
 /** The answer of the same engine, natively: greedy, as the page asks. */
-export function nativeAnswer(imagePath, question, ranks = 1) {
-  const args = ["ask", MODEL, "--image", imagePath, "--prompt", question, "--max-tokens", "512", "--ranks", String(ranks)];
+export function nativeAnswer(model, imagePath, question, n_tokens) {
+  const args = ["ask", folderOf(model), "--image", imagePath, "--prompt", question, "--max-tokens", String(n_tokens), "--ranks", "1"];
   return execFileSync(QUANTIZE, args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trimEnd();
 }
 
