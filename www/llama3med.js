@@ -8,7 +8,7 @@
 //
 // Beside this file lie session.js, store.js, fetching.js, folder.js, rank.js and pkg/ with both wasm builds.
 
-import { abortError, ModelError, Session } from "./session.js";
+import { abortError, ModelError, Session, startWorker } from "./session.js";
 
 export { ModelError };
 
@@ -338,7 +338,7 @@ async function bytesOf(image) {
 
 /** Asks a worker of its own a single question. */
 async function askWorker(file, message) {
-  const worker = new Worker(new URL(file, import.meta.url), { type: "module" });
+  const worker = startWorker(file, file);
   try {
     return await new Promise((resolve, reject) => {
       worker.onmessage = ({ data }) => (data.type === "failed" ? reject(new ModelError(data.error)) : resolve(data));

@@ -52,6 +52,6 @@ export function requestsText({ n, n_model, withWorkers, counts }) {
     ? "and those of its workers, which pass through this site's service worker (workers in other tabs of this site count too)"
     : "but not those of its workers: they are seen through a service worker, and none is in charge here yet";
   const how = `Counted are the page's own requests, from the browser's log, ${workers}. `
-    + "The page's policy lets it reach only its own host; once the model is loaded you can cut the network and go on.";
+    + "The page's policy lets it and its workers reach only its own host; once the model is loaded you can cut the network and go on.";
   return [line, how];
 }

@@ -28,6 +28,16 @@ export function abortError(message) {
   return new DOMException(message, "AbortError");
 }
 
+/**
+ * Starts one of the workers beside this file. A worker takes on the policy of the page only if it starts from a blob: from its own address it would
+ * have none, and no static host can be asked to send one. (The policy's `worker-src` must name `blob:`.)
+ */
+export function startWorker(file, name) {
+  const start = `import ${JSON.stringify(new URL(file, import.meta.url).href)};`;
+  const url = URL.createObjectURL(new Blob([start], { type: "text/javascript" }));
+  return new Worker(url, { type: "module", name });
+}
+
 const PING_MS = 5000;
 // A rank alone in its session hears nothing while it computes a piece of the prompt: on a slow machine that takes a minute or two.
 const MAX_UNANSWERED = 36;
@@ -86,7 +96,7 @@ export class Session {
   }
 
   #worker(file, name, onMessage) {
-    const worker = new Worker(new URL(file, import.meta.url), { type: "module", name });
+    const worker = startWorker(file, name);
     const watch = { worker, name, n_unanswered: 0 };
     worker.onmessage = ({ data }) => {
       watch.n_unanswered = 0;

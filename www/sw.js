@@ -1,10 +1,9 @@
 // Keeps the site's own files, so that the page opens with the network cut; model files are kept by the client (store.js), not here.
-// scripts/site.mjs fills in the three constants when it assembles the site; the version is a hash over all files, so a changed
+// scripts/site.mjs fills in the two constants when it assembles the site; the version is a hash over all files, so a changed
 // site is a new worker with a new cache, and an open page never mixes two versions.
 
 const VERSION = "development";
 const FILES = [];
-const POLICY = "";
 
 const CACHE = `llama3med-${VERSION}`;
 const EXTRAS = "llama3med-extras";
@@ -41,14 +40,6 @@ async function keepBuild(build) {
   if (FILES.includes(path) && !(await cache.match(path))) await keep([path]);
 }
 
-// A worker does not take the policy of its page but that of its own script: give it the same.
-function withPolicy(response) {
-  if (!POLICY || response.status !== 200 || response.type !== "basic") return response;
-  const headers = new Headers(response.headers);
-  headers.set("Content-Security-Policy", POLICY);
-  return new Response(response.body, { status: 200, headers });
-}
-
 // Tells the pages of this site about a request that a worker made; pages see their own.
 async function reportWorkerRequest(event) {
   const client = await self.clients.get(event.clientId);
@@ -60,10 +51,10 @@ async function reportWorkerRequest(event) {
 async function ownFile(request, path) {
   const cache = await caches.open(CACHE);
   const kept = await cache.match(path);
-  if (kept) return withPolicy(kept);
+  if (kept) return kept;
   const response = await fetch(request);
   if (response.ok) await cache.put(path, response.clone());
-  return withPolicy(response);
+  return response;
 }
 
 // Manifests and sample pictures come from the network, or as they were last seen.

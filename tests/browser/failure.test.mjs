@@ -17,7 +17,7 @@ const keepWorkers = (page) => page.addInitScript(() => {
   window.Worker = class extends Real {
     constructor(url, options) {
       super(url, options);
-      if (String(url).endsWith("rank.js")) window.ranks.push(this);
+      if (options.name?.startsWith("rank ")) window.ranks.push(this);
     }
   };
 });
@@ -66,7 +66,7 @@ test("a rank runs out of memory", async (t) => {
   await on.show();
   await question.fill("Describe everything.");
   // As the engine words it, out of the first rank, at the first token.
-  const [worker] = page.workers().filter((each) => each.url().endsWith("rank.js"));
+  const [worker] = page.workers();
   await worker.evaluate(() => {
     const real = self.postMessage.bind(self);
     self.postMessage = (message, ...rest) => {
