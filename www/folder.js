@@ -4,6 +4,8 @@
 
 const ROOT = "llama3med";
 const MANIFEST = "manifest.json";
+// Another tab that loads the same model keeps it for both; a session that has just been ended lets go sooner.
+const LOCK_WAIT_MS = 2000;
 
 /** The name of a model's folder. Only where there is `crypto.subtle`, as there is wherever OPFS is. */
 async function nameOf(manifestUrl) {
@@ -18,19 +20,34 @@ export function hex(buffer) {
 
 /** One model's folder. */
 export class Folder {
-  /** @param {FileSystemDirectoryHandle} directory */
-  constructor(directory) {
-    this.directory = directory;
+  /**
+   * @param {FileSystemDirectoryHandle} directory
+   * @param {boolean} isOurs  Whether this worker may write; another may be writing already.
+   */
+  constructor(directory, isOurs) {
+    Object.assign(this, { directory, isOurs });
   }
 
-  /** The folder of the model at `manifestUrl`; null where nothing can be kept, or, without `create`, where nothing is. */
-  static async open(manifestUrl, create = true) {
+  /** The folder of the model at `manifestUrl`, to read and write, for as long as this worker lives; null where nothing can be kept. */
+  static async open(manifestUrl) {
+    try {
+      const name = await nameOf(manifestUrl);
+      const root = await navigator.storage.getDirectory();
+      const models = await root.getDirectoryHandle(ROOT, { create: true });
+      const directory = await models.getDirectoryHandle(name, { create: true });
+      const canWrite = "createSyncAccessHandle" in FileSystemFileHandle.prototype || "createWritable" in FileSystemFileHandle.prototype;
+      return canWrite ? new Folder(directory, await lock(`${ROOT} folder ${name}`)) : null;
+    } catch {
+      return null;
+    }
+  }
+
+  /** The folder of the model at `manifestUrl`, only to look at; null where there is none. */
+  static async peek(manifestUrl) {
     try {
       const root = await navigator.storage.getDirectory();
-      const models = await root.getDirectoryHandle(ROOT, { create });
-      const directory = await models.getDirectoryHandle(await nameOf(manifestUrl), { create });
-      const canWrite = "createSyncAccessHandle" in FileSystemFileHandle.prototype || "createWritable" in FileSystemFileHandle.prototype;
-      return canWrite ? new Folder(directory) : null;
+      const models = await root.getDirectoryHandle(ROOT);
+      return new Folder(await models.getDirectoryHandle(await nameOf(manifestUrl)), false);
     } catch {
       return null;
     }
@@ -70,17 +87,18 @@ export class Folder {
     return file?.size === chunk.size ? file.arrayBuffer() : null;
   }
 
-  /** Keeps the bytes of a chunk. Throws when the disk is full or another tab is writing. */
+  /** Keeps the bytes of a chunk. Throws when the disk is full. */
   async write(chunk, bytes) {
     await this.#write(chunk.sha256, bytes);
   }
 
   /** Removes what no chunk of these needs: chunks of older versions, and what interrupted writes left. */
   async sweep(chunks) {
+    if (!this.isOurs) return;
     const needed = new Set(chunks.map((chunk) => chunk.sha256)).add(MANIFEST);
     const names = [];
     for await (const name of this.directory.keys()) if (!needed.has(name)) names.push(name);
-    // What another tab has open cannot be removed, and need not be.
+    // What is open somewhere cannot be removed, and need not be.
     await Promise.all(names.map((name) => this.directory.removeEntry(name).catch(() => {})));
   }
 
@@ -100,6 +118,7 @@ export class Folder {
   }
 
   async #write(name, bytes) {
+    if (!this.isOurs) return;
     const part = `${name}.${Math.random().toString(36).slice(2)}.part`;
     const handle = await this.directory.getFileHandle(part, { create: true });
     try {
@@ -114,6 +133,16 @@ export class Folder {
     await this.directory.removeEntry(part);
     await fill(await this.directory.getFileHandle(name, { create: true }), new Uint8Array(bytes));
   }
+}
+
+/** Takes a lock for as long as this worker lives; false if another worker keeps it. */
+function lock(name) {
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), LOCK_WAIT_MS);
+  return new Promise((resolve) => {
+    const held = () => (resolve(true), new Promise(() => {}));
+    navigator.locks.request(name, { signal: controller.signal }, held).catch(() => resolve(false));
+  });
 }
 
 async function fill(handle, bytes) {

@@ -40,7 +40,8 @@ async function open({ manifestUrl, build, module, cache }) {
   wasm.initSync({ module });
   const folder = cache ? await Folder.open(manifestUrl) : null;
   const { bytes, isCopy } = await manifestBytes(manifestUrl, folder);
-  model = { url: manifestUrl, manifest: wasm.parseManifest(bytes), bytes, folder, note: "" };
+  const note = folder && !folder.isOurs ? "Another tab is keeping this model; this one only reads what is kept." : "";
+  model = { url: manifestUrl, manifest: wasm.parseManifest(bytes), bytes, folder, note };
   postMessage({ type: "manifest", manifest: model.manifest, isCopy });
 }
 
@@ -82,7 +83,7 @@ async function serve({ ports }) {
   if (model.folder) {
     await model.folder.keepManifest(model.bytes).then(() => model.folder.sweep(chunks.map(({ chunk }) => chunk)), keepNothing);
   }
-  postMessage({ type: "served", cached: Boolean(model.folder), note: model.note });
+  postMessage({ type: "served", cached: Boolean(model.folder?.isOurs), note: model.note });
 }
 
 /** A file's chunks, each with its place in the file. */
@@ -96,7 +97,7 @@ function placed(file) {
 
 /** If the disk has no room for what is missing, the model still runs, only nothing is kept. */
 async function checkRoom(chunks) {
-  if (!model.folder) return;
+  if (!model.folder?.isOurs) return;
   const missing = await Promise.all(chunks.map(async ({ chunk }) => ((await model.folder.has(chunk)) ? 0 : chunk.size)));
   const n_missing = missing.reduce((sum, size) => sum + size, 0);
   const { quota = Infinity, usage = 0 } = (await navigator.storage.estimate?.()) ?? {};
@@ -259,7 +260,7 @@ class Progress {
 }
 
 async function cached({ manifestUrl }) {
-  const folder = await Folder.open(manifestUrl, false);
+  const folder = await Folder.peek(manifestUrl);
   const bytes = folder ? await folder.size() : 0;
   postMessage({ type: "cached", bytes, complete: Boolean(await folder?.manifest()) });
 }
