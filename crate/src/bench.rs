@@ -79,8 +79,8 @@ pub fn prepare(dtype: Dtype, n_rows: usize, n_cols: usize, n_tokens: usize) -> (
     let mut row = vec![0; dtype.row_bytes(n_cols)];
     for _ in 0..n_rows {
         for pair in row.chunks_exact_mut(2) {
-            // Small exponents, so that every 16 bits are a small f16 wherever a format keeps one.
-            pair.copy_from_slice(&((next() & 0xb3ff) as u16).to_le_bytes());
+            // A fixed exponent, so that every 16 bits are a small f16 wherever a format keeps one.
+            pair.copy_from_slice(&((next() & 0x83ff) as u16 | 0x2400).to_le_bytes());
         }
         builder.push(&row);
     }

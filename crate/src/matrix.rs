@@ -124,8 +124,7 @@ impl Activations {
             }
             Stored::Panels { .. } => {
                 self.blocks = None;
-                self.values.clear();
-                self.values.extend_from_slice(x);
+                float::load(x, n_tokens, &mut self.values);
             }
         }
     }

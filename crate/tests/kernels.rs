@@ -8,10 +8,13 @@
 //! CHROMEDRIVER=/usr/bin/chromedriver cargo test -p llama3med --release --target wasm32-unknown-unknown --test kernels --features relaxed-simd
 //! ```
 
-use half::f16;
+use half::{bf16, f16};
+use llama3med::attention::{Heads, Page, attend};
 use llama3med::gguf::Dtype;
 use llama3med::kernels::Kernel;
+use llama3med::kernels::float::{decode, exp};
 use llama3med::matrix::{Activations, Matrix, MatrixBuilder};
+use llama3med::ops::Activation;
 use llama3med::quant::dequantize;
 use std::ops::Range;
 #[cfg(not(target_arch = "wasm32"))]
@@ -242,6 +245,39 @@ fn an_activation_that_is_not_a_number_spoils_its_token_alone() {
         let mut out = vec![1.0; n_rows];
         matrix.matmul(&activations, &mut out);
         assert!(out.iter().all(|out| out.abs() < 1e-30));
+    }
+}
+
+#[test]
+fn every_half_is_decoded_exactly() {
+    for bits in 0..=u16::MAX {
+        let (f16, bf16) = (f16::from_bits(bits).to_f32(), bf16::from_bits(bits).to_f32());
+        for (dtype, expected) in [(Dtype::F16, f16), (Dtype::Bf16, bf16)] {
+            let decoded = decode(dtype, &bits.to_le_bytes());
+            assert!(decoded.to_bits() == expected.to_bits() || decoded.is_nan() && expected.is_nan(), "{bits:x}");
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_not_a_number_is_not_lost_in_functions() {
+    let mut x = [1.0, f32::NAN, -1.0, 100.0, -100.0, 3.0, 4.0, 5.0];
+    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu] {
+        let mut y = x;
+        activation.apply(&mut y);
+        let finite = y.map(f32::is_finite);
+        assert_eq!(finite, [true, false, true, true, true, true, true, true], "{activation:?}");
+    }
+    x[0] = exp(x[1]);
+    assert!(x[0].is_nan());
+    let heads = Heads { head_dim: 8, kv_head: vec![0], n_kv_heads: 1 };
+    for n_queries in [1, 20] {
+        let (q, v) = (vec![1.0; 8 * n_queries], vec![1.0; 8 * 20]);
+        let mut k = v.clone();
+        k[83] = f32::NAN;
+        let mut out = vec![0.0; 8 * n_queries];
+        attend(&q, &[Page { k: &k, v: &v }], &heads, None, &mut out);
+        assert!(out.iter().all(|out| out.is_nan()));
     }
 }
 

@@ -75,12 +75,12 @@ fn quantize_lanes(x: &[f32; 32]) -> Quantized {
 /// 2^n times a polynomial on the rest (Cephes' `expf`), so that a loop over it becomes vectors.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    let x = if x > 88.3 { 88.3 } else { x };
-    let x = if x < -87.3 { -87.3 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
+    let clamped = if x > 88.3 { 88.3 } else { x };
+    let clamped = if clamped < -87.3 { -87.3 } else { clamped };
+    let shifted = clamped * std::f32::consts::LOG2_E + MAGIC;
     let n = shifted - MAGIC;
     // ln 2 in two parts, the first with few bits: n times it is exact.
-    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let p = 1.987_569_1e-4;
     let p = p * r + 1.398_199_9e-3;
     let p = p * r + 8.333_452e-3;
@@ -88,7 +88,9 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let power = f32::from_bits(shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(127) << 23);
-    (p * r * r + r + 1.0) * power
+    let y = (p * r * r + r + 1.0) * power;
+    // The clamps may lose a NaN: relaxed SIMD has minima and maxima that do.
+    if x.is_nan() { x } else { y }
 }
 
 /// The error function within 3e-7 of its value: two polynomials, after N. Juffa's `erff`.
@@ -236,7 +238,7 @@ impl Lanes {
     }
 }
 
-/// Decodes one stored f32, f16 or bf16.
+/// Decodes one stored f32, f16 or bf16, each exactly.
 #[inline(always)]
 pub fn decode(dtype: Dtype, bytes: &[u8]) -> f32 {
     match dtype {
@@ -248,11 +250,14 @@ pub fn decode(dtype: Dtype, bytes: &[u8]) -> f32 {
 
 #[inline(always)]
 fn decode_f16(bits: u16) -> f32 {
-    let magnitude = ((bits & 0x7fff) as u32) << 13;
-    // The product moves the exponent's bias, and makes subnormal numbers normal.
-    let finite = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
-    let magnitude = if bits & 0x7c00 == 0x7c00 { magnitude | 0x7f80_0000 } else { finite };
-    f32::from_bits(magnitude | ((bits & 0x8000) as u32) << 16)
+    let magnitude = (bits & 0x7fff) as u32;
+    let rebased = (magnitude << 13) + (112 << 23);
+    // Subnormal: below the last bit of 0.5. (Arithmetic on subnormal f32 instead would be slow on some processors.)
+    let subnormal = (f32::from_bits(magnitude | 0x3f00_0000) - 0.5).to_bits();
+    let not_finite = rebased + (112 << 23);
+    let value = if magnitude >= 0x7c00 { not_finite } else { rebased };
+    let value = if magnitude < 0x0400 { subnormal } else { value };
+    f32::from_bits(value | ((bits & 0x8000) as u32) << 16)
 }
 
 /// Columns whose products are added up before they join the result: shorter sums lose fewer digits, and the decoded panel stays in the cache.
@@ -261,8 +266,18 @@ const COLUMNS: usize = 256;
 /// Tokens that a panel meets at a time: as many as have room in the registers.
 const TOKENS: usize = if cfg!(target_arch = "x86_64") { 8 } else { 4 };
 
+/// Puts `x` (n_tokens, n_cols) into the order of [`matmul`]: (n_cols / COLUMNS, n_tokens, COLUMNS), so that what is read together lies together.
+pub fn load(x: &[f32], n_tokens: usize, to: &mut Vec<f32>) {
+    to.clear();
+    let n_cols = x.len() / n_tokens.max(1);
+    for first in (0..n_cols).step_by(COLUMNS) {
+        let n = COLUMNS.min(n_cols - first);
+        (0..n_tokens).for_each(|token| to.extend_from_slice(&x[token * n_cols + first..][..n]));
+    }
+}
+
 vectorized! {
-    /// `out` (n_tokens, n_rows) = `x` (n_tokens, n_cols) times the transposed matrix in `bytes`: panels of 8 rows, column after column.
+    /// `out` (n_tokens, n_rows) = activations times the transposed matrix in `bytes`: panels of 8 rows, column after column. `x` is from [`load`].
     pub fn matmul(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: usize, out: &mut [f32]) {
         matmul_lanes(dtype, bytes, n_rows, x, n_cols, out)
     }
@@ -271,15 +286,18 @@ vectorized! {
 #[inline(always)]
 fn matmul_lanes(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: usize, out: &mut [f32]) {
     out.fill(0.0);
-    let size = dtype.block_bytes();
     if n_cols == 0 {
         return;
     }
+    let (size, n_tokens) = (dtype.block_bytes(), x.len() / n_cols);
+    let in_tiles = n_tokens / TOKENS * TOKENS;
     let mut panel = [[0.0; 8]; COLUMNS];
+    let mut sums = vec![[0.0f32; 8]; n_tokens];
     for (idx, rows) in bytes.chunks(GROUP * n_cols * size).enumerate() {
         let (first_row, width) = (idx * GROUP, rows.len() / (n_cols * size));
-        for (chunk, columns) in rows.chunks(COLUMNS * width * size).enumerate() {
-            let first_col = chunk * COLUMNS;
+        sums.fill([0.0; 8]);
+        let mut first_col = 0;
+        for columns in rows.chunks(COLUMNS * width * size) {
             let n = columns.len() / (width * size);
             let weights: &[f32] = if dtype == Dtype::F32 && width == GROUP {
                 bytemuck::cast_slice(columns)
@@ -287,19 +305,21 @@ fn matmul_lanes(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: us
                 unpack(dtype, columns, width, &mut panel);
                 panel[..n].as_flattened()
             };
-            let row = |token: usize| &x[token * n_cols + first_col..][..n];
-            let mut add = |token: usize, sums: &[f32; 8]| {
-                let out = &mut out[token * n_rows + first_row..][..width];
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+            let x = &x[first_col * n_tokens..][..n * n_tokens];
+            let row = |token: usize| &x[token * n..][..n];
+            let mut add = |token: usize, products: &[f32; 8]| {
+                sums[token].iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
             };
-            let n_tokens = x.len() / n_cols;
-            let in_tiles = n_tokens / TOKENS * TOKENS;
             for token in (0..in_tiles).step_by(TOKENS) {
                 let tile: [&[f32]; TOKENS] = std::array::from_fn(|i| row(token + i));
-                let sums = panel_products(weights, 8, &tile);
-                (0..TOKENS).for_each(|i| add(token + i, &sums[i]));
+                let products = panel_products(weights, 8, &tile);
+                (0..TOKENS).for_each(|i| add(token + i, &products[i]));
             }
             (in_tiles..n_tokens).for_each(|token| add(token, &panel_products(weights, 8, &[row(token)])[0]));
+            first_col += n;
+        }
+        for (out, sums) in out.chunks_exact_mut(n_rows).zip(&sums) {
+            out[first_row..first_row + width].copy_from_slice(&sums[..width]);
         }
     }
 }
