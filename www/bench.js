@@ -1,6 +1,6 @@
 // One measurement of one model: bench.html?model=…&ranks=N&build=…&prompt=256&generate=32&image=0. The result is one JSON object, in the page and as
 // `window.result`; a failure is `{ error }`. `image=0` leaves the encoder out, `repeat=N` asks N times and reports the best, `cache=0` keeps nothing in
-// the browser. `kernels=1&ranks=N` times the products alone, on N workers at once.
+// the browser. `kernels=1&ranks=N` times the products alone, on N workers at once, each for `ms` milliseconds.
 
 import { load, timeKernels } from "./llama3med.js";
 
@@ -91,7 +91,8 @@ async function measureKernels() {
   const shapes = [[8192, 4096, 1], [4096, 4096, 128]];
   const products = ["q4_0", "q4_k", "q6_k", "q8_0"].flatMap((dtype) => shapes.map((shape) => [dtype, ...shape]));
   status.textContent = "Timing the products";
-  const { build, kernel, gmacsPerSecond } = await timeKernels({ build: query.get("build") ?? undefined, workers: number("ranks", 1), products });
+  const options = { build: query.get("build") ?? undefined, workers: number("ranks", 1), ms: number("ms", 500), products };
+  const { build, kernel, gmacsPerSecond } = await timeKernels(options);
   const named = products.map(([dtype, n_rows, n_cols, n_tokens], idx) => [`${dtype} ${n_rows}x${n_cols}x${n_tokens}`, gmacsPerSecond[idx]]);
   return { build, kernel, workers: number("ranks", 1), gmacsPerSecond: Object.fromEntries(named), userAgent: navigator.userAgent };
 }

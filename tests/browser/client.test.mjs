@@ -1,0 +1,166 @@
+// The client itself, without the page: what an application that uses llama3med.js relies on.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { DIST, IMAGE, makeModel, newPage, startChromium, startSite, TARGET } from "./support.mjs";
+
+let browser;
+let site;
+before(async () => ([browser, site] = await Promise.all([startChromium(), startSite()])));
+after(() => Promise.all([browser.close(), site.stop()]));
+
+/** A page of this origin that does nothing, with `use(function, value)` to run something with the client. */
+async function clientPage(t, context) {
+  const { page, ...rest } = context ? { page: await context.newPage(), context } : await newPage(browser, t);
+  await page.goto(`${site.url}icon.svg`);
+  await page.evaluate(async (url) => {
+    window.client = await import(url);
+    window.caught = (promise) => promise.then(() => null, ({ name, kind, message }) => ({ name, kind, message }));
+    window.textOf = async (answer) => {
+      let text = "";
+      for await (const piece of answer) text += piece;
+      return text;
+    };
+  }, `${site.url}llama3med.js`);
+  return { page, use: (script, value) => page.evaluate(script, value), ...rest };
+}
+
+/** The module with its memory limited to `n_pages` of 64 KiB: as on a machine that has no more. */
+function limitMemory(wasm, n_pages) {
+  const number = (at) => {
+    let value = 0;
+    for (let shift = 0; ; shift += 7) {
+      const byte = wasm[at++];
+      value += (byte & 127) * 2 ** shift;
+      if (byte < 128) return [value, at];
+    }
+  };
+  const bytesOf = (value) => (value < 128 ? [value] : [(value & 127) | 128, ...bytesOf(value >> 7)]);
+  for (let at = 8; at < wasm.length; ) {
+    const [size, body] = number(at + 1);
+    // Section 5, one memory without a maximum: 5, size, 1, 0, minimum.
+    if (wasm[at] === 5) {
+      const [minimum] = number(body + 2);
+      const content = [1, 1, ...bytesOf(minimum), ...bytesOf(Math.max(minimum, n_pages))];
+      return Buffer.concat([wasm.subarray(0, at), Buffer.from([5, ...bytesOf(content.length), ...content]), wasm.subarray(body + size)]);
+    }
+    at = body + size;
+  }
+  throw new Error("no memory section");
+}
+
+// From "not enough to start" to "enough for the model and not for a long conversation": every allocation on the way fails in some of them.
+for (const n_pages of [30, 45, 55, 65, 80, 100]) {
+  test(`memory ends at ${n_pages} pages`, async (t) => {
+    const { use } = await clientPage(t);
+    t.after(() => (site.fault = null));
+    site.fault = (path, _, response) => {
+      if (!path.endsWith(".wasm")) return false;
+      response.writeHead(200, { "Content-Type": "application/wasm", "Cache-Control": "no-store" });
+      response.end(limitMemory(readFileSync(join(DIST, path)), n_pages));
+      return true;
+    };
+    const error = await use(async (picture) => {
+      try {
+        const model = await client.load("models/test/manifest.json", { ranks: 2 });
+        const chat = model.chat({ image: new Uint8Array(picture) });
+        await chat.ready;
+        for (let turn = 0; turn < 20; turn++) await textOf(chat.ask("long ".repeat(60), { maxTokens: 2 }));
+        return "the memory was enough";
+      } catch ({ name, kind, message }) {
+        return { name, kind, message };
+      }
+    }, [...IMAGE.buffer]);
+    assert.equal(error.kind, "out-of-memory", JSON.stringify(error));
+    assert.match(error.message, /The memory of this browser is not enough for the model/);
+    site.fault = null;
+    const text = await use(async () => {
+      const model = await client.load("models/test/manifest.json", { ranks: 2, build: "simd128" });
+      return textOf(model.chat().ask("x", { maxTokens: 4 })).finally(() => model.close());
+    });
+    assert.equal(typeof text, "string");
+  });
+}
+
+test("chunks may be ranges of one file, if the host serves ranges", async (t) => {
+  const manifest = makeModel();
+  const whole = new Map();
+  for (const file of manifest.files) {
+    whole.set(file.name, Buffer.concat(file.chunks.map(({ path }) => readFileSync(join(TARGET, "test-model", path)))));
+    let end = 0;
+    file.chunks = file.chunks.map((chunk) => ({ ...chunk, path: file.name, offset: (end += chunk.size) - chunk.size }));
+  }
+  let servesRanges = true;
+  t.after(() => (site.fault = null));
+  site.fault = (path, request, response) => {
+    const [, name] = /^models\/ranges\/(.*)$/.exec(path) ?? [];
+    if (!name) return false;
+    if (name === "manifest.json") return response.end(JSON.stringify(manifest));
+    const [, start, end] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range).map(Number);
+    if (servesRanges) response.writeHead(206).end(whole.get(name).subarray(start, end + 1));
+    else response.writeHead(200).end(whole.get(name));
+    return true;
+  };
+  const { use } = await clientPage(t);
+  const load = () => use(() => caught(client.load("models/ranges/manifest.json", { cache: false }).then((model) => model.close())));
+  assert.equal(await load(), null);
+  servesRanges = false;
+  assert.match((await load()).message, /sent the whole file instead of the part/);
+});
+
+test("two tabs load the same model at once; afterwards it is whole in the browser", async (t) => {
+  const first = await clientPage(t);
+  const second = await clientPage(t, first.context);
+  const load = ({ use }) => use(async () => {
+    const model = await client.load("models/test/manifest.json", { ranks: 1 });
+    model.close();
+  });
+  await Promise.all([load(first), load(second)]);
+  t.after(() => (site.fault = null));
+  site.fault = (path, request) => path.startsWith("models/") && (request.socket.destroy(), true);
+  await load(second);
+  const size = await first.use(() => client.cachedSize("models/test/manifest.json"));
+  assert.ok(size.complete && size.bytes > 1e6, JSON.stringify(size));
+  const rest = await first.use(() => client.deleteCached("models/test/manifest.json").then(() => client.cachedSize("models/test/manifest.json")));
+  assert.deepEqual(rest, { bytes: 0, complete: false });
+});
+
+test("what cannot be is refused in words", async (t) => {
+  const { use } = await clientPage(t);
+  const refusals = await use(async () => {
+    const model = await client.load("models/test/manifest.json");
+    const chat = model.chat();
+    const answer = chat.ask("x", { maxTokens: 30 });
+    const busy = await caught(textOf(chat.ask("y")));
+    await textOf(answer);
+    const all = {
+      ranks: await caught(client.load("models/test/manifest.json", { ranks: 0 })),
+      build: await caught(client.load("models/test/manifest.json", { build: "fast" })),
+      temperature: await caught(textOf(chat.ask("y", { temperature: -1 }))),
+      tokens: await caught(textOf(chat.ask("y", { maxTokens: 0.5 }))),
+      busy,
+    };
+    model.close();
+    return { ...all, closed: await caught(textOf(chat.ask("z"))) };
+  });
+  assert.match(refusals.ranks.message, /ranks must be a whole number from 1 to 64, found 0/);
+  assert.match(refusals.build.message, /There is no build "fast"/);
+  assert.match(refusals.temperature.message, /temperature must be 0 or more, found -1/);
+  assert.match(refusals.tokens.message, /maxTokens must be a whole number/);
+  assert.match(refusals.busy.message, /still being written/);
+  assert.equal(refusals.closed.name, "AbortError");
+});
+
+test("the benchmark page gives one JSON object", async (t) => {
+  const { page, seen } = await newPage(browser, t);
+  for (const [query, key] of [["model=models/test/manifest.json&ranks=2&prompt=160&generate=8", "decodeTokensPerSecond"], ["kernels=1&ms=20", "gmacsPerSecond"]]) {
+    await page.goto(`${site.url}bench.html?${query}`);
+    await page.waitForFunction(() => window.result, null, { timeout: 120_000 });
+    const result = await page.evaluate(() => window.result);
+    assert.ok(key in result, JSON.stringify(result));
+    assert.deepEqual(JSON.parse(await page.locator("#output").textContent()), result);
+  }
+  assert.deepEqual(seen.errors, []);
+});
