@@ -41,6 +41,7 @@ async function replaceIn(path, replacements) {
 // Random weights come without pictures: give them the drawn ones.
 async function copyDemo() {
   const folder = join(out, "models/demo");
+  await rm(folder, { recursive: true, force: true });
   await cp(demo, folder, { recursive: true });
   const path = join(folder, "manifest.json");
   const manifest = JSON.parse(await readFile(path, "utf8"));
@@ -65,7 +66,10 @@ async function stamp() {
   return files.length;
 }
 
-await rm(out, { recursive: true, force: true });
+// Everything is made anew but the models that somebody has put beside the demo.
+for (const name of await readdir(out).catch(() => [])) {
+  if (name !== "models") await rm(join(out, name), { recursive: true });
+}
 await cp("www", out, { recursive: true });
 await cp(pkg, join(out, "pkg"), { recursive: true });
 await copyDemo();
