@@ -23,7 +23,8 @@ const requests = new Requests(new URL("./", manifestUrl).href, (count) => {
 });
 
 // What is going on. `model` is a promise of the client's model, renewed by "Load the model again".
-const state = { model: null, info: null, file: null, image: null, chat: null, asking: null, opened: 0 };
+// `lost` is why it is over; `encoded` says whether the image is with it.
+const state = { model: null, info: null, lost: null, file: null, sample: null, encoded: false, chat: null, asking: null, opened: 0 };
 
 // ---- status: one line, one bar, and announcements at the turns of events
 
@@ -52,7 +53,7 @@ function showProgress(progress) {
 
 // Says what the page waits for, when nothing is running.
 function rest() {
-  if (state.asking || !state.info) return;
+  if (state.asking || !state.info || state.lost || (state.file && !state.encoded)) return;
   setStatus(state.file ? "Ready: ask about the image" : "Ready: open an image");
   setModelLine("ready");
 }
@@ -61,7 +62,7 @@ function rest() {
 
 function loadModel() {
   byId("load-error").replaceChildren();
-  state.info = null;
+  Object.assign(state, { info: null, lost: null, encoded: false });
   setModelLine("loading");
   setStatus("Loading the model", 0);
   const ranks = Number(query.get("ranks")) || undefined;
@@ -93,9 +94,14 @@ function modelFailed(error) {
 
 // A worker was lost. A question that waits for its answer says so at its own place.
 function modelLost(error) {
+  state.lost = error;
   setStatus("The model stopped");
   setModelLine("stopped");
-  if (!state.asking) showError(byId("load-error"), explain(error), { label: "Load the model again", run: reloadModel });
+  if (!state.asking) showLost();
+}
+
+function showLost() {
+  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: reloadModel });
 }
 
 // After a failure: the model comes back from this browser's own copy, the picture is encoded again.
@@ -145,12 +151,14 @@ async function openImage(file, sample = null) {
   if (opened !== state.opened) return;
   if (problem) {
     showError(byId("image-error"), problem);
-    return rest();
+    setStatus(problem.title);
+    return;
   }
   state.asking?.abort.abort();
   closeChat();
   conversation.clear();
-  Object.assign(state, { file, sample });
+  Object.assign(state, { file, sample, encoded: false, asking: null });
+  showAsking(false);
   byId("image-error").replaceChildren();
   for (const id of ["keep", "numbers", "drop"]) byId(id).hidden = true;
   byId("strip").hidden = false;
@@ -184,6 +192,7 @@ async function startChat() {
   try {
     const frame = await chat.ready;
     if (chat !== state.chat) return;
+    state.encoded = true;
     picture.frame(frame, scales, tileSize);
     announce("The image is encoded. You can ask.");
     showNumbers(byId("numbers"), model.info, chat);
@@ -205,8 +214,8 @@ function chatProgress(progress) {
 function imageFailed(error) {
   picture.unframe();
   closeChat();
+  if (state.lost) return state.asking ? undefined : showLost();
   const explained = explain(error);
-  if (explained.isFatal) return; // modelLost tells
   showError(byId("image-error"), explained);
   setStatus(explained.title);
   setModelLine("ready");
@@ -254,6 +263,7 @@ async function ask(question) {
   byId("question").value = "";
   const turn = conversation.add(question);
   const asking = { abort: new AbortController() };
+  const { file } = state;
   state.asking = asking;
   showAsking(true);
   showChips();
@@ -265,7 +275,7 @@ async function ask(question) {
     if (state.asking === asking) state.asking = null;
     showAsking(Boolean(state.asking));
     byId("keep").hidden = !conversation.turns.some((each) => each.text);
-    if (!turn.failed) rest();
+    if (!turn.failed && file === state.file) rest();
   }
 }
 
@@ -301,13 +311,13 @@ function answerFailed(turn, asking, error) {
   // What went wrong with the image or the model stands there already.
   if (byId("image-error").hasChildNodes() || byId("load-error").hasChildNodes()) return;
   const explained = explain(error);
-  setStatus(explained.isFatal ? "The model stopped" : explained.title);
-  setModelLine(explained.isFatal ? "stopped" : "ready");
+  setStatus(state.lost ? "The model stopped" : explained.title);
+  setModelLine(state.lost ? "stopped" : "ready");
   const reload = () => {
     turn.problem.replaceChildren();
     reloadModel();
   };
-  showError(turn.problem, explained, explained.isFatal ? { label: "Load the model again", run: reload } : undefined);
+  showError(turn.problem, explained, state.lost ? { label: "Load the model again", run: reload } : undefined);
 }
 
 function showAsking(isAsking) {

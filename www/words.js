@@ -56,16 +56,13 @@ const KINDS = {
   busy: ["An answer is still being written.", "Wait for its end, or stop it."],
 };
 
-/** Kinds after which the model is gone and only loading it again helps. */
-const FATAL = new Set(["out-of-memory", "rank-lost", "internal"]);
-
-/** An error of the client as `{ title, next, details, isFatal }`. */
+/** An error of the client as `{ title, next, details }`. */
 export function explain(error) {
   const { kind, message = String(error), detail = "" } = error ?? {};
   const details = [message, detail].filter(Boolean).join("\n");
-  if (kind === "browser") return { title: message, next: "Open this page in another browser.", details, isFatal: true };
+  if (kind === "browser") return { title: message, next: "Open this page in another browser.", details };
   const [title, next] = KINDS[kind] ?? ["This did not work.", AGAIN];
-  return { title, next, details, isFatal: FATAL.has(kind) || !(kind in KINDS) };
+  return { title, next, details };
 }
 
 /** Why a file cannot be opened as an image, before the model sees it; null when nothing speaks against it. */

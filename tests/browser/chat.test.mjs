@@ -11,7 +11,7 @@ after(() => Promise.all([browser.close(), site.stop()]));
 
 test("an image is dropped, a question is answered, and the page names its random model", async (t) => {
   const { page, seen, info, answer, ...on } = await newPage(browser, t);
-  await on.open(site, "");
+  await on.open(site, "tokens=64");
   await on.ready();
   assert.match(await info.textContent(), /Random weights/);
   await page.evaluate((bytes) => {

@@ -9,7 +9,7 @@ let site;
 before(async () => ([browser, site] = await Promise.all([startChromium(), startSite()])));
 after(() => Promise.all([browser.close(), site.stop()]));
 
-const QUERY = "model=models/test/manifest.json&ranks=2";
+const QUERY = "model=models/test/manifest.json&ranks=2&tokens=64";
 // The page's workers within reach of the tests.
 const keepWorkers = (page) => page.addInitScript(() => {
   const Real = window.Worker;

@@ -102,7 +102,7 @@ test("closing during load leaves nothing broken behind", async (t) => {
 test("the site works from any folder of a host, without asking outside of it", async (t) => {
   const site = await withSite(t, { folder: "some/where/" });
   const { seen, ...on } = await newPage(browser, t);
-  await on.open(site, "");
+  await on.open(site, "tokens=64");
   await on.ready();
   await on.show();
   assert.ok((await on.answerTo("What is this?")).length > 0);

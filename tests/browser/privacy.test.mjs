@@ -15,7 +15,7 @@ test("no request leaves the origin, and none is made between image and answer", 
     window.violations = [];
     document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective));
   });
-  await on.open(site, "model=models/test/manifest.json&ranks=2");
+  await on.open(site, "model=models/test/manifest.json&ranks=2&tokens=64");
   await on.ready();
   const n_served = site.log.length;
   const n_seen = seen.requests.filter((url) => !url.startsWith("blob:")).length;

@@ -99,7 +99,7 @@ export function controls(page) {
   return {
     image: by("image-input"), question: by("question"), ask: by("ask"), stop: by("stop"), answer: by("answer"), status, info: by("model-info"),
     waitStatus,
-    open: (site, query = "model=models/test/manifest.json") => page.goto(`${site.url}?${query}`),
+    open: (site, query = "model=models/test/manifest.json&tokens=64") => page.goto(`${site.url}?${query}`),
     ready: () => waitStatus(/^Ready: open/),
     /** Chooses an image and waits until it is encoded. */
     async show(image = IMAGE) {

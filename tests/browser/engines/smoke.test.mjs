@@ -42,7 +42,7 @@ for (const [name, startBrowser] of [["Firefox", startFirefox], ["WebKit", startW
     t.after(() => site.stop());
     const browser = await startBrowser();
     t.after(() => browser.close());
-    await browser.open(`${site.url}?model=models/test/manifest.json&ranks=2`);
+    await browser.open(`${site.url}?model=models/test/manifest.json&ranks=2&tokens=200`);
     await until(browser, "loading", ({ status }) => status.startsWith("Ready: open"));
     t.diagnostic(`${name}: ${(await browser.evaluate(text, "model-info")).replace(/\s+/g, " ")}`);
     await browser.evaluate(drop, [...IMAGE.buffer]);
