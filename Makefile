@@ -5,6 +5,8 @@
 #   make site MODEL_HOST=https://models.example.org    lets the page load models from that host too (it becomes part of the page's policy)
 #   make serve PORT=9000
 #   make test-native | test-kernels | test-page | test-engines | check    one part of the tests
+#   make bench                                        the speed of the page beside llama.cpp
+#   make fuzz                                         random input for every parser
 
 PORT ?= 8080
 MODEL_HOST ?=
@@ -80,3 +82,19 @@ test-page: site node_modules browsers
 
 test-engines: site node_modules browsers
 	node --test --test-concurrency=1 tests/browser/engines/*.test.mjs
+
+# ---- on demand
+
+.PHONY: bench fuzz
+
+# The page beside llama.cpp on a 1B of random weights; PYTHON names an interpreter that has the package llama_cpp.
+bench: site node_modules
+	test -f $(TARGET)/bench-model/manifest.json || $(TARGET)/debug/quantize random --shape 1b -o $(TARGET)/bench-model
+	node scripts/bench.mjs dist $(TARGET)/bench-model
+
+# Needs nightly and cargo-fuzz (cargo install cargo-fuzz); FUZZ_SECONDS for each parser.
+FUZZ_SECONDS ?= 180
+fuzz:
+	for parser in config gguf image manifest model safetensors tokenizer; do mkdir -p fuzz/corpus/$$parser tests/malformed/$$parser; \
+	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser -- \
+	  -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
