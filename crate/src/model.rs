@@ -68,6 +68,14 @@ impl ModelLoader {
         let mut tensors = loader.finish()?;
         let scales = scales(&gguf, &encoder_config)?;
         let preprocess = preprocess(&gguf, &scales)?;
+        let n_patches = encoder_config.grid() * encoder_config.grid();
+        if scales.n_tiles() > 1 && encoder_config.n_tokens() != n_patches {
+            let problem = format!(
+                "leaves {} tokens of {n_patches} patches: several scales cannot be merged",
+                encoder_config.n_tokens()
+            );
+            return Err(Error::corrupt(&gguf.file, "llama3med.vision.n_drop", problem));
+        }
         let encoder = Encoder::new(encoder_config, self.shard, &mut tensors)?;
         let connector = Connector::new(&gguf, self.shard, &mut tensors)?;
         let (width, dim) = (encoder.dim() * scales.scales.len(), decoder.config().dim);
@@ -284,7 +292,9 @@ impl<P: Peers> Model<P> {
         mut listener: Option<&mut impl Listener>,
     ) -> Result<Vec<f32>> {
         let n_tiles = self.scales.n_tiles();
-        let mut merge = Merge::new(&self.scales, self.encoder.grid(), self.encoder.dim());
+        // A single tile needs no merging: its tokens may be another number than its patches.
+        let mut merge = (n_tiles > 1).then(|| Merge::new(&self.scales, self.encoder.grid(), self.encoder.dim()));
+        let mut features = Vec::new();
         for tile in 0..n_tiles {
             let mut go_on = vec![1];
             if let Some(listener) = &mut listener {
@@ -294,10 +304,14 @@ impl<P: Peers> Model<P> {
             if go_on != [1] {
                 return Err(Error::Cancelled);
             }
-            let features = self.encoder.forward(&self.peers, &self.scales.tile(pixels, tile)).await?;
-            merge.push(&features)?;
+            features = self.encoder.forward(&self.peers, &self.scales.tile(pixels, tile)).await?;
+            if let Some(merge) = &mut merge {
+                merge.push(&features)?;
+            }
         }
-        let features = merge.finish()?;
+        if let Some(merge) = merge {
+            features = merge.finish()?;
+        }
         let tokens = self.connector.forward(&self.peers, &features).await?;
         if let Some(listener) = listener {
             listener.progress(Stage::Encoding, n_tiles, n_tiles).await;

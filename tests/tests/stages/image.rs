@@ -3,7 +3,7 @@
 use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, folder, header, load, on_ranks};
 use llama3med::connector::Connector;
 use llama3med::encoder::{Config, Encoder};
-use llama3med::gguf::Dtype;
+use llama3med::gguf::{Dtype, Gguf, Value};
 use llama3med::image::{Crop, Picture, Pixels, preprocess};
 use llama3med::model;
 use llama3med::ranks::block_on;
@@ -69,6 +69,37 @@ fn towers_are_those_of_transformers_and_timm() {
             assert!(results.iter().all(|result| result == &results[0]), "{variant}: ranks disagree");
         }
     }
+}
+
+/// One rank's features of a tile, from a header that may have been changed.
+fn tower(gguf: &Gguf, bytes: &[u8], tile: &[f32]) -> Vec<f32> {
+    let config = Config::from_gguf(gguf).unwrap();
+    let run = on_ranks(1, |peers, shard| {
+        let mut wants = Encoder::wants(&config, shard);
+        wants.extend(Connector::wants(gguf, shard).unwrap());
+        let mut encoder = Encoder::new(config.clone(), shard, &mut load(gguf, bytes, &wants)).unwrap();
+        block_on(encoder.forward(&peers, tile)).unwrap()
+    });
+    run.into_iter().next().unwrap()
+}
+
+#[test]
+fn a_file_may_drop_a_patch_and_may_swap_the_names_of_the_mlp() {
+    let files = Files::convert("siglip", Dtype::F32);
+    let gguf = header("encoder.gguf", &files.encoder);
+    let (tile, width) = (Golden::read("siglip").f32("tiles"), Config::from_gguf(&gguf).unwrap().dim);
+    let expected = tower(&gguf, &files.encoder, &tile);
+    let mut dropping = gguf.clone();
+    dropping.metadata.insert("llama3med.vision.n_drop".into(), Value::Int(1));
+    assert_eq!(tower(&dropping, &files.encoder, &tile), expected[width..]);
+    // Early converters of llama.cpp called fc1 ffn_down and fc2 ffn_up.
+    let mut swapped = gguf.clone();
+    let other = |name: &str| match name.contains("ffn_up") {
+        true => name.replace("ffn_up", "ffn_down"),
+        false => name.replace("ffn_down", "ffn_up"),
+    };
+    swapped.tensors = gguf.tensors.iter().map(|(name, info)| (other(name), info.clone())).collect();
+    assert_eq!(tower(&swapped, &files.encoder, &tile), expected);
 }
 
 #[test]
