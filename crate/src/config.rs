@@ -91,6 +91,11 @@ impl Config {
                 return bad(key, format!("only {expected}, the width of a head, is supported; found {found}"));
             }
         }
+        let vocab_size = optional(gguf, "llama.vocab_size", self.vocab_size)?;
+        if vocab_size != self.vocab_size {
+            let problem = format!("{vocab_size} does not fit the {} rows of token_embd.weight", self.vocab_size);
+            return bad("llama.vocab_size", problem);
+        }
         if let Some(kind) = gguf.get_str("llama.rope.scaling.type")?
             && kind != "none"
         {

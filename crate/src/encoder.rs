@@ -98,7 +98,7 @@ impl Config {
             patch_bias: has("v.patch_embd.bias"),
             norm_pre: has("v.pre_ln.weight"),
             norm: has("v.post_ln.weight"),
-            layer_scale: has("v.blk.0.ls1.weight"),
+            layer_scale: has("v.blk.0.ls1.weight") || has("v.blk.0.ls2.weight"),
             n_drop: gguf.get_usize("llama3med.vision.n_drop")?.unwrap_or(n_prefix),
         };
         config.check(gguf)?;
@@ -111,12 +111,16 @@ impl Config {
             let problem = format!("{} is more than image_size {}", self.patch_size, self.image_size);
             return bad("clip.vision.patch_size", problem);
         }
+        if self.n_reg_tokens > 0 && !self.cls_token {
+            return Err(Error::MissingTensor { file: gguf.file.clone(), tensor: "v.class_embd".into() });
+        }
         if self.dim % self.n_heads != 0 {
             let problem = format!("{} does not divide embedding_length {}", self.n_heads, self.dim);
             return bad("clip.vision.attention.head_count", problem);
         }
         if self.gated != (self.activation == Activation::Silu) {
-            let problem = format!("{:?} does not go with the tensors of the MLP", self.activation);
+            let found = if self.gated { "is there" } else { "is missing" };
+            let problem = format!("{:?} does not go with the MLP: v.blk.0.ffn_gate.weight {found}", self.activation);
             return bad("llama3med.vision.activation", problem);
         }
         if !(0.0..1.0).contains(&self.norm_eps) {

@@ -5,6 +5,7 @@ mod candle;
 mod decoder;
 mod golden;
 mod image;
+mod lies;
 mod llama_cpp;
 mod quantized;
 mod whole;
