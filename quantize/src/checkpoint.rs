@@ -15,6 +15,9 @@ use llama3med::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// No model has a dimension above this; sums and products of a few such numbers cannot overflow.
+const MAX_DIM: usize = 1 << 24;
+
 const MAX_CONFIG_BYTES: usize = 4 << 20;
 const MAX_INDEX_BYTES: usize = 64 << 20;
 const MAX_TOKENIZER_BYTES: usize = 256 << 20;
@@ -167,6 +170,10 @@ impl Checkpoint {
                 "no part of a Llama3-Med model has a tensor of this name",
             ));
         };
+        if tensor.shape.iter().any(|dim| !(1..=MAX_DIM).contains(dim)) {
+            let problem = format!("expected dimensions from 1 to {MAX_DIM}, found {:?}", tensor.shape);
+            return Err(Error::corrupt(&tensor.file_name, name, problem));
+        }
         if let Some(other) = self.tensors.get(&key) {
             return Err(Error::corrupt(&tensor.file_name, name, format!("the tensor is also in {}", other.file_name)));
         }

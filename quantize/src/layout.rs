@@ -71,8 +71,8 @@ impl Slot {
 /// The nearest type whose blocks fill rows of `n_cols`: never a coarser one.
 pub fn fitting(dtype: Dtype, n_cols: usize) -> Dtype {
     match dtype {
-        _ if n_cols % dtype.block_len() == 0 => dtype,
-        Dtype::Q4K | Dtype::Q6K if n_cols % 32 == 0 => Dtype::Q8_0,
+        _ if n_cols.is_multiple_of(dtype.block_len()) => dtype,
+        Dtype::Q4K | Dtype::Q6K if n_cols.is_multiple_of(32) => Dtype::Q8_0,
         _ => Dtype::F16,
     }
 }

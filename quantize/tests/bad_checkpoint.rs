@@ -136,17 +136,42 @@ fn missing_tensor() {
     );
 }
 
+/// A tensor that no model needs, to be given another name or shape.
+const NEEDLESS: &str = "vision_tower._vision_tower.vision_model.post_layernorm.bias";
+
+fn rename(header: &mut Value, from: &str, to: &str) {
+    let tensor = header.as_object_mut().unwrap().remove(from).unwrap();
+    header[to] = tensor;
+}
+
 #[test]
 fn surplus_tensor() {
-    tensors_refused(
-        "surplus_tensor",
-        |header| {
-            let end = header.as_object().unwrap().values().filter_map(|t| t["data_offsets"][1].as_u64()).max();
-            let bias = "language_model.model.layers.1.mlp.up_proj.bias";
-            header[bias] = json!({ "dtype": "F32", "shape": [0], "data_offsets": [end, end] });
-        },
-        &["mlp.up_proj.bias", "has no place"],
-    );
+    let bias = "language_model.model.layers.1.mlp.up_proj.bias";
+    tensors_refused("surplus_tensor", |header| rename(header, NEEDLESS, bias), &[bias, "has no place"]);
+}
+
+#[test]
+fn absurd_block_numbers() {
+    for (i, block) in ["1024", "4294967295", "18446744073709551615"].into_iter().enumerate() {
+        let name = format!("vision_tower._vision_tower.vision_model.encoder.layers.{block}.mlp.fc1.bias");
+        let words = [name.as_str(), "at most 1024 blocks"];
+        tensors_refused(&format!("absurd_block_numbers_{i}"), |header| rename(header, NEEDLESS, &name), &words);
+    }
+    let edit = |config: &mut Value| config["text_config"]["num_hidden_layers"] = json!(1 << 20);
+    config_refused("absurd_number_of_layers", edit, &["config.json", "num_hidden_layers", "at most 1024"]);
+}
+
+#[test]
+fn absurd_dimensions_of_an_empty_tensor() {
+    let checkpoint = siglip("absurd_dimensions_of_an_empty_tensor");
+    let fc1 = "vision_tower._vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight";
+    checkpoint.edit_tensors(SINGLE, |header| {
+        let at = header[fc1]["data_offsets"].clone();
+        rename(header, fc1, "padding");
+        header[fc1] = json!({ "dtype": "F32", "shape": [1u64 << 60, 0], "data_offsets": [at[0], at[0]] });
+        rename(header, "padding", NEEDLESS.replace("bias", "other").as_str());
+    });
+    checkpoint.refused(&[fc1, "expected dimensions from 1"]);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use serde_json::Value;
 use std::path::Path;
 
 const MAX_DIM: usize = 1 << 20;
+/// Every layer and block becomes a list of tensors that are looked for: a number that no model has must not make that list.
+const MAX_LAYERS: usize = 1 << 10;
 
 /// A JSON file whose fields are read by path, such as `text_config.hidden_size`.
 #[derive(Debug, Clone)]
@@ -121,6 +123,12 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     config.only(&path("hidden_act"), &["silu"])?;
     let count = |key: &str| config.count(&path(key)).and_then(|n| config.required(&path(key), n));
     let (dim, n_heads) = (count("hidden_size")?, count("num_attention_heads")?);
+    let n_layers = count("num_hidden_layers")?;
+    if n_layers > MAX_LAYERS {
+        return Err(
+            config.error(&path("num_hidden_layers"), format!("expected at most {MAX_LAYERS}, found {n_layers}"))
+        );
+    }
     let n_kv_heads = config.count(&path("num_key_value_heads"))?.unwrap_or(n_heads);
     let head_dim = config.count(&path("head_dim"))?.unwrap_or(dim / n_heads);
     if n_heads % n_kv_heads != 0 {
@@ -145,7 +153,7 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     Ok(Decoder {
         dim,
         hidden_dim: count("intermediate_size")?,
-        n_layers: count("num_hidden_layers")?,
+        n_layers,
         n_heads,
         n_kv_heads,
         head_dim,
@@ -232,7 +240,7 @@ fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
     let &[hidden_dim, _] = fc1 else {
         return Err(bad_shape("encoder.layers.0.mlp.fc1.weight", "two dimensions".into(), fc1));
     };
-    let stored = count_blocks(checkpoint, "encoder.layers.");
+    let stored = count_blocks(checkpoint, "encoder.layers.")?;
     agrees(config, "vision_config.num_hidden_layers", stored)?;
     let n_inputs = checkpoint.required_shape(Part::Connector, "0.weight")?.get(1);
     let is_multi_scale = n_inputs.is_some_and(|&n_inputs| n_inputs > dim);
@@ -286,7 +294,7 @@ fn timm(checkpoint: &Checkpoint) -> Result<Encoder> {
     let grid = square(checkpoint, "pos_embed", n_positions.saturating_sub(class_position as usize))?;
     agrees(config, "vision_config.reg_tokens", n_registers)?;
     let image_size = side(config, "vision_config.img_size", grid, patch_size)?;
-    let n_blocks = count_blocks(checkpoint, "blocks.");
+    let n_blocks = count_blocks(checkpoint, "blocks.")?;
     agrees(config, "vision_config.depth", n_blocks)?;
     let fc1 = checkpoint.required_shape(Part::Tower, "blocks.0.mlp.fc1.weight")?;
     let fc2 = checkpoint.required_shape(Part::Tower, "blocks.0.mlp.fc2.weight")?;
@@ -342,10 +350,22 @@ fn square(checkpoint: &Checkpoint, name: &str, n: usize) -> Result<usize> {
     Err(bad_shape(name, "a square number of positions, with or without one for the class token".into(), shape))
 }
 
-fn count_blocks(checkpoint: &Checkpoint, prefix: &str) -> usize {
+/// One more than the highest number of a block.
+fn count_blocks(checkpoint: &Checkpoint, prefix: &str) -> Result<usize> {
     let block = |name: &str| name.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
-    let tower = checkpoint.tensors.keys().filter(|(part, _)| *part == Part::Tower);
-    tower.filter_map(|(_, name)| block(name)).max().map_or(0, |last| last.saturating_add(1))
+    let tower = checkpoint.tensors.iter().filter(|((part, _), _)| *part == Part::Tower);
+    let mut n_blocks = 0;
+    for ((_, name), tensor) in tower {
+        match block(name) {
+            Some(block) if block >= MAX_LAYERS => {
+                let problem = format!("expected at most {MAX_LAYERS} blocks");
+                return Err(Error::corrupt(&tensor.file_name, &tensor.name, problem));
+            }
+            Some(block) => n_blocks = n_blocks.max(block + 1),
+            None => {}
+        }
+    }
+    Ok(n_blocks)
 }
 
 fn agrees(config: &Json, path: &str, found: usize) -> Result<()> {
