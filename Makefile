@@ -5,6 +5,7 @@
 #   make site MODEL_HOST=https://models.example.org    lets the page load models from that host too (it becomes part of the page's policy)
 #   make serve PORT=9000
 #   make test-native | test-kernels | test-page | test-engines | check    one part of the tests
+#   make golden    writes the expected values of the tests again, with Python
 #   make bench                                        the speed of the page beside llama.cpp
 #   make fuzz                                         random input for every parser
 
@@ -85,7 +86,7 @@ test-engines: site node_modules browsers
 
 # ---- on demand
 
-.PHONY: bench fuzz
+.PHONY: bench fuzz golden
 
 # The page beside llama.cpp on a 1B of random weights; PYTHON names an interpreter that has the package llama_cpp.
 bench: site node_modules
@@ -98,3 +99,10 @@ fuzz:
 	for parser in config gguf image manifest model safetensors tokenizer; do mkdir -p fuzz/corpus/$$parser tests/malformed/$$parser; \
 	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser -- \
 	  -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
+
+# Writes every golden again from PyTorch, Pillow, tokenizers and llama.cpp. Look at the difference before committing it.
+golden: toolchain node_modules
+	test -d .venv || python3 -m venv .venv
+	.venv/bin/pip install --quiet -r tests/golden/requirements.txt
+	node tests/golden/llama3-vocabulary.mjs
+	for script in make preprocess text ask_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done

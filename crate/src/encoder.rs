@@ -114,7 +114,7 @@ impl Config {
         if self.n_reg_tokens > 0 && !self.cls_token {
             return Err(Error::MissingTensor { file: gguf.file.clone(), tensor: "v.class_embd".into() });
         }
-        if self.dim % self.n_heads != 0 {
+        if !self.dim.is_multiple_of(self.n_heads) {
             let problem = format!("{} does not divide embedding_length {}", self.n_heads, self.dim);
             return bad("clip.vision.attention.head_count", problem);
         }

@@ -32,7 +32,7 @@ impl Shard {
     /// Added up in pairs of neighbours, first within a rank and then between ranks, they give the same bits on any of these numbers of ranks. That
     /// matters beyond the last bit: activations are rounded to 8 bits, where a last bit now and then becomes a whole step.
     pub fn parts(self, n: usize, unit: usize) -> Vec<Range<usize>> {
-        let n_parts = if N_PARTS % self.n_ranks == 0 { N_PARTS / self.n_ranks } else { 1 };
+        let n_parts = if N_PARTS.is_multiple_of(self.n_ranks) { N_PARTS / self.n_ranks } else { 1 };
         let part = |part| Shard { rank: self.rank * n_parts + part, n_ranks: self.n_ranks * n_parts };
         (0..n_parts).map(|idx| part(idx).share(n, unit)).collect()
     }
