@@ -188,9 +188,8 @@ fn store(block: &mut [u8], n_tokens: usize, token: usize, quantized: &float::Qua
     let (quants, rest) = block.split_at_mut(n_tokens * QUANT_BYTES);
     let (scales, sums) = rest.split_at_mut(4 * n_tokens);
     let quants = &mut quants[token * QUANT_BYTES..][..QUANT_BYTES];
-    for (i, to) in quants.chunks_exact_mut(size_of::<Quant>()).enumerate() {
-        to.copy_from_slice(&(quantized.quants[i / 4 * 4 + ORDER[i % 4]] as Quant).to_le_bytes());
-    }
+    let ordered: [Quant; BLOCK] = std::array::from_fn(|i| quantized.quants[i / 4 * 4 + ORDER[i % 4]] as Quant);
+    quants.copy_from_slice(bytemuck::bytes_of(&ordered));
     scales[4 * token..][..4].copy_from_slice(&quantized.scale.to_le_bytes());
     sums[4 * token..][..4].copy_from_slice(bytemuck::bytes_of(&quantized.sums));
 }

@@ -247,11 +247,20 @@ impl MatrixBuilder {
                 let n_rows = rows.len();
                 let panel = &mut data[group * GROUP * self.kept.len()..][..n_rows * self.kept.len()];
                 for (row, stored) in rows {
-                    for (column, value) in panel.chunks_exact_mut(n_rows * size).zip(stored.chunks_exact(size)) {
-                        column[row * size..][..size].copy_from_slice(value);
+                    match size {
+                        2 => interleave::<2>(stored, row, n_rows, panel),
+                        _ => interleave::<4>(stored, row, n_rows, panel),
                     }
                 }
             }
         }
+    }
+}
+
+/// Writes row `row` of a panel of `n_rows` rows whose values have `N` bytes.
+fn interleave<const N: usize>(stored: &[u8], row: usize, n_rows: usize, panel: &mut [u8]) {
+    let columns = panel.as_chunks_mut::<N>().0.chunks_exact_mut(n_rows);
+    for (column, value) in columns.zip(stored.as_chunks::<N>().0) {
+        column[row] = *value;
     }
 }

@@ -58,15 +58,13 @@ fn quantize_lanes(x: &[f32; 32]) -> Quantized {
     }
     let max = max.iter().fold(0.0f32, |a, &b| if b > a { b } else { a });
     let poison: f32 = poison.iter().sum();
-    let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
-    let mut wide = [0i32; 32];
-    for i in 0..32 {
-        wide[i] = (x[i] * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32;
-    }
-    // An infinite `inverse` (denormal activations) is as good as zero.
-    let finite = if inverse.is_finite() { 1 } else { 0 };
-    let quants: [i8; 32] = std::array::from_fn(|i| (wide[i] * finite) as i8);
-    let sums = [0, 16].map(|first| quants[first..first + 16].iter().map(|&quant| quant as i16).sum());
+    // Denormal activations, whose inverse is infinite, are as good as zero.
+    let inverse = if max > 127.0 * f32::MIN_POSITIVE { 127.0 / max } else { 0.0 };
+    let wide: [i32; 32] =
+        std::array::from_fn(|i| (x[i] * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32);
+    let quants = wide.map(|quant| quant as i8);
+    let sums =
+        [0, 16].map(|first| wide[first..first + 16].iter().fold(0i32, |sum, quant| sum.wrapping_add(*quant)) as i16);
     Quantized { quants, scale: max / 127.0 + poison, sums }
 }
 
