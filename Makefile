@@ -5,7 +5,7 @@
 #   make site MODEL_HOST=https://models.example.org    lets the page load models from that host too (it becomes part of the page's policy)
 #   make serve PORT=9000
 #   make test-native | test-kernels | test-page | test-engines | check    one part of the tests
-#   make golden    writes the expected values of the tests again, with Python
+#   make golden                                       writes the expected values of the tests again, with Python
 #   make bench                                        the speed of the page beside llama.cpp
 #   make fuzz                                         random input for every parser
 
