@@ -7,7 +7,7 @@ use crate::checkpoint::names::{self, Part};
 use crate::checkpoint::safetensors::Tensor;
 use crate::checkpoint::{Checkpoint, config};
 use crate::encode::encode;
-use crate::layout::{Decoder, Encoder, Slot};
+use crate::layout::{Decoder, Encoder, Slot, Tower};
 use crate::model_folder::{Plan, Rows, Writer};
 use crate::vocabulary::Vocabulary;
 use llama3med::gguf::Dtype;
@@ -32,6 +32,8 @@ pub struct Options {
     pub chunk_size: u64,
     /// The scales, where the checkpoint does not tell or tells wrong.
     pub scales: Option<Vec<usize>>,
+    /// Leaves out the first patch of a single-scale SigLIP tower, which has no class token: TinyLLaVA's own models were trained so.
+    pub drop_first_patch: bool,
     /// Name and other texts; an empty name becomes the checkpoint's.
     pub about: About,
 }
@@ -46,6 +48,7 @@ impl Options {
             encoder_dtype: None,
             chunk_size: CHUNK_SIZE,
             scales: None,
+            drop_first_patch: false,
             about: About::default(),
         }
     }
@@ -139,7 +142,14 @@ impl Understood {
 
 /// Converts a checkpoint.
 pub fn convert(options: &Options) -> Result<Manifest> {
-    let understood = Understood::read(&options.checkpoint, options.scales.as_deref())?;
+    let mut understood = Understood::read(&options.checkpoint, options.scales.as_deref())?;
+    if options.drop_first_patch {
+        if understood.encoder.tower != Tower::Siglip || understood.encoder.scales.len() > 1 {
+            let problem = "drop-first-patch is for SigLIP towers with one scale; others have a class token to drop, or tiles to merge";
+            return Err(Error::Invalid(problem.into()));
+        }
+        understood.encoder.n_drop = Some(1);
+    }
     let mut about = options.about.clone();
     if about.name.is_empty() {
         let name =

@@ -206,6 +206,8 @@ pub struct Encoder {
     pub fit: &'static str,
     /// Sides at which a picture is seen, ascending; the first is `image_size`.
     pub scales: Vec<usize>,
+    /// Tokens dropped from the start of the tower's output, if others than class token and registers.
+    pub n_drop: Option<usize>,
     /// Widths of the connector: in, between its layers, out.
     pub connector: Vec<usize>,
 }
@@ -237,6 +239,9 @@ impl Encoder {
             .string("llama3med.vision.activation", self.activation)
             .string("llama3med.image.fit", self.fit)
             .u32s("llama3med.scales", &scales);
+        if let Some(n_drop) = self.n_drop {
+            header.u32("llama3med.vision.n_drop", n_drop as u32);
+        }
         header
     }
 

@@ -118,6 +118,9 @@ struct ConvertArgs {
     /// Sides in pixels at which pictures are seen, such as 336,672,1008, where the checkpoint does not tell.
     #[arg(long, value_delimiter = ',')]
     scales: Option<Vec<usize>>,
+    /// Leaves out the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
+    #[arg(long)]
+    drop_first_patch: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -289,6 +292,7 @@ fn make_converted(args: ConvertArgs) -> Result<ExitCode> {
         encoder_dtype: args.output.encoder_type.map(Dtype::from),
         chunk_size: args.output.chunk_size,
         scales: args.scales,
+        drop_first_patch: args.drop_first_patch,
         about: args.output.about(),
         output: args.output.output.clone(),
     })?;

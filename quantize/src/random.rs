@@ -181,6 +181,7 @@ fn clip(scales: &[usize]) -> Encoder {
         std,
         fit: "crop",
         scales: scales.into(),
+        n_drop: None,
         connector: Vec::new(),
     }
 }

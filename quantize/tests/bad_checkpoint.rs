@@ -374,7 +374,7 @@ fn configuration_asks_for_what_is_not_there() {
         ("connector_type", json!("mlp2x_gelu"), "connector_type"),
         ("vision_feature_layer", json!(-9), "vision_feature_layer"),
         ("vision_feature_layer", json!([1, 2]), "vision_feature_layer"),
-        ("vision_feature_select_strategy", json!("full"), "vision_feature_select_strategy"),
+        ("vision_feature_select_strategy", json!("cls"), "vision_feature_select_strategy"),
         ("image_aspect_ratio", json!("anyres"), "image_aspect_ratio"),
         ("projector_hidden_act", json!("silu"), "projector_hidden_act"),
     ];

@@ -69,6 +69,19 @@ fn weights_arrive_where_they_belong() {
 }
 
 #[test]
+fn the_first_patch_is_dropped_on_demand_alone() {
+    let siglip = Checkpoint::new("siglip", "first_patch");
+    let n_image_tokens = |drop_first_patch| {
+        convert(&quantize::Options { drop_first_patch, ..siglip.options() }).unwrap();
+        inspect::inspect(siglip.output(), false).unwrap().encoder.unwrap().n_image_tokens
+    };
+    assert_eq!((n_image_tokens(false), n_image_tokens(true)), (49, 48));
+    let clip = Checkpoint::new("clip-s2", "first_patch_clip");
+    let error = convert(&quantize::Options { drop_first_patch: true, ..clip.options() }).unwrap_err().to_string();
+    assert!(error.contains("drop-first-patch"), "{error}");
+}
+
+#[test]
 fn a_run_can_be_repeated_and_clears_up_after_an_interrupted_one() {
     let checkpoint = Checkpoint::new("siglip", "repeated");
     let partial = checkpoint.output().with_file_name("model.partial");

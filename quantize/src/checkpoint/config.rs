@@ -213,6 +213,7 @@ pub fn encoder(checkpoint: &Checkpoint, scales: Option<&[usize]>, dim: usize) ->
         let problem = format!("{} does not divide the width {}", encoder.n_heads, encoder.dim);
         return Err(checkpoint.config.error("vision_config: number of heads", problem));
     }
+    encoder.n_drop = n_drop(&checkpoint.config, &encoder)?;
     encoder.fit = fit(&checkpoint.config, encoder.tower)?;
     if let Some(preprocessor) = &checkpoint.preprocessor {
         encoder.mean = preprocessor.channels("image_mean")?.unwrap_or(encoder.mean);
@@ -273,6 +274,7 @@ fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
         std,
         fit: "crop",
         scales: Vec::new(),
+        n_drop: None,
         connector: Vec::new(),
     })
 }
@@ -325,6 +327,7 @@ fn timm(checkpoint: &Checkpoint) -> Result<Encoder> {
         std,
         fit: "crop",
         scales: Vec::new(),
+        n_drop: None,
         connector: Vec::new(),
     })
 }
@@ -420,14 +423,22 @@ fn blocks_run(config: &Json, stored: usize, is_multi_scale: bool) -> Result<usiz
         Some(layer) if !is_multi_scale => layer,
         _ => -2.0,
     };
-    if !is_multi_scale {
-        config.only("vision_feature_select_strategy", &["patch", "default"])?;
-    }
     let blocks = if layer < 0.0 { stored as f64 + 1.0 + layer } else { layer };
     if layer.fract() != 0.0 || blocks < 1.0 || blocks > stored as f64 {
         return Err(config.error("vision_feature_layer", format!("layer {layer} of a tower with {stored} blocks")));
     }
     Ok(blocks as usize)
+}
+
+/// The class token is dropped unless a single-scale configuration keeps it; timm towers drop theirs always.
+fn n_drop(config: &Json, encoder: &Encoder) -> Result<Option<usize>> {
+    if encoder.scales.len() > 1 || encoder.tower == Tower::Timm {
+        return Ok(None);
+    }
+    let path = "vision_feature_select_strategy";
+    config.only(path, &["patch", "default", "full", "cls_patch"])?;
+    let keeps = config.string(path)?.is_some_and(|strategy| strategy == "full" || strategy == "cls_patch");
+    Ok((keeps && encoder.tower == Tower::Clip).then_some(0))
 }
 
 /// Widths of the connector, from its tensors.
