@@ -218,7 +218,8 @@ fn headers_that_lie_are_refused_before_memory_is_taken() {
         }
     }
     assert_eq!(lies.len(), 9 + 9 + 1 + 3 + 4);
-    lies.extend(files("malformed/image"));
+    // The strip is a good picture that once took too long to be padded.
+    lies.extend(files("malformed/image").into_iter().filter(|(name, _)| name != "strip.gif"));
     for (name, bytes) in lies {
         let (result, n_bytes) = decode(&bytes);
         let error = result.expect_err(&name).to_string();

@@ -32,6 +32,20 @@ impl<'a> Source<'a> {
         Self { picture, background, offset, size: [side, side] }
     }
 
+    fn is_padded(&self) -> bool {
+        self.size != [self.picture.width, self.picture.height]
+    }
+
+    /// The columns that the picture is in.
+    fn columns(&self) -> std::ops::Range<usize> {
+        self.offset[0]..self.offset[0] + self.picture.width
+    }
+
+    /// Whether the picture is in row `y`.
+    fn has_row(&self, y: usize) -> bool {
+        y.wrapping_sub(self.offset[1]) < self.picture.height
+    }
+
     /// The bytes of row `y`; a row with background in it is put together in `scratch`.
     fn row<'s>(&'s self, y: usize, scratch: &'s mut Vec<u8>) -> &'s [u8] {
         let Picture { width, height, rgb } = self.picture;
@@ -90,6 +104,12 @@ impl Taps {
         self.spans.iter().zip(weights).map(|(&(start, n), weights)| (start, &weights[..n]))
     }
 
+    /// The output pixels that are made of any of the source pixels `range`; spans follow each other.
+    fn touching(&self, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
+        let start = self.spans.partition_point(|&(first, n)| first + n <= range.start);
+        start..self.spans.partition_point(|&(first, _)| first < range.end)
+    }
+
     /// The source pixels that any output pixel needs.
     fn range(&self) -> std::ops::Range<usize> {
         let start = self.spans.iter().map(|span| span.0).min().unwrap_or(0);
@@ -138,24 +158,37 @@ fn is_vertical_first(from: [usize; 2], to: [usize; 2]) -> bool {
 }
 
 /// The pass along the rows, over the source's rows `needed`.
+///
+/// What is made of background alone is computed once, so that padding a strip costs no more than the strip.
 fn resize_rows(source: &Source, needed: std::ops::Range<usize>, columns: &Taps) -> Picture {
     let (width, height) = (columns.spans.len(), needed.len());
     let mut rgb = vec![0u8; height * width * 3]; // (needed rows, output columns, 3)
     let mut scratch = Vec::new();
     // Four bytes a pixel, the fourth unused, so that a pixel is one vector of four sums.
-    let mut row = vec![[0u8; 4]; source.size[0]];
+    let [r, g, b] = source.background;
+    let mut row = vec![[r, g, b, 0]; source.size[0]];
+    let mut blank = vec![0u8; width * 3];
+    let touched = columns.touching(source.columns());
+    if source.is_padded() {
+        resize_row(&row, columns, 0..width, &mut blank);
+    }
     for (y, out) in needed.zip(rgb.chunks_exact_mut(width * 3)) {
+        out.copy_from_slice(&blank);
+        if !source.has_row(y) {
+            continue;
+        }
         for (to, from) in row.iter_mut().zip(source.row(y, &mut scratch).chunks_exact(3)) {
             *to = [from[0], from[1], from[2], 0];
         }
-        resize_row(&row, columns, out);
+        resize_row(&row, columns, touched.clone(), out);
     }
     Picture { width, height, rgb }
 }
 
-/// The pass along one row.
-fn resize_row(row: &[[u8; 4]], columns: &Taps, out: &mut [u8]) {
-    for ((start, weights), out) in columns.iter().zip(out.chunks_exact_mut(3)) {
+/// The pass along one row, for some of its output pixels.
+fn resize_row(row: &[[u8; 4]], columns: &Taps, wanted: std::ops::Range<usize>, out: &mut [u8]) {
+    let pixels = columns.iter().zip(out.chunks_exact_mut(3));
+    for ((start, weights), out) in pixels.take(wanted.end).skip(wanted.start) {
         let mut sums = [1i32 << (PRECISION_BITS - 1); 4];
         for (&weight, pixel) in weights.iter().zip(&row[start..]) {
             for (sum, &value) in sums.iter_mut().zip(pixel) {
