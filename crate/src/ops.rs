@@ -101,7 +101,7 @@ vectorized! {
 vectorized! {
     // 0.5 (1 + tanh(u)) = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
     fn gelu_tanh(x: &mut [f32]) {
-        x.iter_mut().for_each(|x| *x /= 1.0 + exp(-1.595_769_1 * (*x + 0.044_715 * *x * *x * *x)))
+        x.iter_mut().for_each(|x| *x /= 1.0 + exp(-1.595_769 * (*x + 0.044_715 * *x * *x * *x)))
     }
 }
 

@@ -321,7 +321,7 @@ fn pack_q4_k(stored: &[u8], sub: usize, row: usize, scales: &mut [u8], values: &
     let qs = &stored[16 + sub / 2 * 32..][..32];
     for j in 0..4 {
         let (first, second) = (word(qs, j), word(qs, j + 4));
-        let nibbles = if sub % 2 == 0 {
+        let nibbles = if sub.is_multiple_of(2) {
             first & 0x0f0f_0f0f | (second & 0x0f0f_0f0f) << 4
         } else {
             first >> 4 & 0x0f0f_0f0f | second & 0xf0f0_f0f0

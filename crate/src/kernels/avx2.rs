@@ -9,6 +9,9 @@
 //!
 //! No i16 overflows: see `relaxed`, which does the same in registers of half the width.
 
+// One index runs through registers and memory alike.
+#![allow(clippy::needless_range_loop)]
+
 use super::{Sums, TILE, Tile};
 use crate::quant::{Form, Group, SUPER};
 use std::arch::x86_64::*;

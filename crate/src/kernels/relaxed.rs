@@ -11,6 +11,9 @@
 //! within 2 * 2 * 63 * 127 = 32004. As the second operand of `i16x8_relaxed_dot_i8x16_i7x16` never has its highest bit set, the instruction gives the
 //! same result on every engine. A group's rows are taken as two halves of 4.
 
+// One index runs through registers and memory alike.
+#![allow(clippy::needless_range_loop)]
+
 use super::{Sums, TILE, Tile};
 use crate::quant::{Form, GROUP, Group, SUPER};
 use std::arch::wasm32::*;

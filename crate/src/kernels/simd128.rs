@@ -10,6 +10,9 @@
 //! Nibbles give two such pairs more from the high halves of the bytes. A group's rows are taken as two halves of 4. Of a token's block, 8 bytes are
 //! columns 4 j, 4 j + 2 and 4 j + 1, 4 j + 3.
 
+// One index runs through registers and memory alike.
+#![allow(clippy::needless_range_loop)]
+
 use super::{Sums, TILE, Tile};
 use crate::quant::{Form, GROUP, Group, SUPER};
 use std::arch::wasm32::*;
