@@ -76,11 +76,11 @@ impl Config {
 
     fn check(&self, gguf: &Gguf) -> Result<()> {
         let bad = |key: &str, problem: String| Err(Error::corrupt(&gguf.file, key, problem));
-        if self.n_heads % self.n_kv_heads != 0 {
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             let problem = format!("{} does not divide head_count {}", self.n_kv_heads, self.n_heads);
             return bad("llama.attention.head_count_kv", problem);
         }
-        if self.head_dim == 0 || self.head_dim % 2 != 0 {
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
             return bad("llama.attention.key_length", format!("expected an even number, found {}", self.head_dim));
         }
         for (key, expected) in

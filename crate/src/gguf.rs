@@ -353,7 +353,7 @@ impl<'a> Reader<'a> {
         let shape: Vec<usize> = shape.into_iter().map(|dim| dim as usize).collect();
         let n_cols = shape[shape.len() - 1];
         let n_rows = shape[..shape.len() - 1].iter().product();
-        if n_cols % dtype.block_len() != 0 {
+        if !n_cols.is_multiple_of(dtype.block_len()) {
             let problem = format!("rows of {n_cols} are not whole blocks of {} ({})", dtype.block_len(), dtype.name());
             return Err(self.corrupt(&name, problem));
         }

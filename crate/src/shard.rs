@@ -267,7 +267,7 @@ mod tests {
                 for rank in 0..n_ranks {
                     let share = Shard { rank, n_ranks }.share(n, unit);
                     assert_eq!(share.start, next);
-                    assert!(share.start % unit == 0 || share.start == n);
+                    assert!(share.start.is_multiple_of(unit) || share.start == n);
                     next = share.end;
                 }
                 assert_eq!(next, n);
