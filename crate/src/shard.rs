@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::matrix::{Matrix, MatrixBuilder};
-use crate::quant::BLOCK;
+use crate::quant::{BLOCK, Form, GROUP, Layout};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -111,13 +111,17 @@ impl Want {
     }
 }
 
-/// Bytes of `wants` in stored form, from the header alone: what a rank will hold, give or take the kernels' forms.
-pub fn stored_bytes(gguf: &Gguf, wants: &[Want]) -> Result<u64> {
+/// Bytes that `wants` take in memory, in the kernels' forms, from the header alone.
+pub fn held_bytes(gguf: &Gguf, wants: &[Want]) -> Result<u64> {
     let bytes_of = |want: &Want| {
-        let info = gguf.tensor(&want.name)?;
-        let block = info.dtype.block_len();
-        let n_cols = want.cols.end.next_multiple_of(block) - want.cols.start / block * block;
-        Ok(want.rows.len() as u64 * info.dtype.row_bytes(n_cols) as u64)
+        let dtype = gguf.tensor(&want.name)?.dtype;
+        Ok(match Form::of(dtype) {
+            Some(form) => {
+                let blocks = want.cols.start / BLOCK..want.cols.end.div_ceil(BLOCK).max(want.cols.start / BLOCK);
+                want.rows.len().div_ceil(GROUP) as u64 * Layout::new(form, blocks).group_bytes() as u64
+            }
+            None => want.rows.len() as u64 * dtype.row_bytes(want.cols.len()) as u64,
+        })
     };
     wants.iter().map(bytes_of).sum()
 }

@@ -11,7 +11,7 @@ use llama3med::decoder::Decoder;
 use llama3med::encoder::{self, Encoder};
 use llama3med::gguf::{Dtype, Gguf};
 use llama3med::model;
-use llama3med::shard::{HeadShare, Shard, stored_bytes};
+use llama3med::shard::{HeadShare, Shard, held_bytes};
 use llama3med::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -257,7 +257,7 @@ fn file_report(gguf: &Gguf, n_bytes: u64, n_chunks: usize) -> FileReport {
     FileReport { name: gguf.file.clone(), n_bytes, n_chunks, types }
 }
 
-/// The most that any rank holds. Kernels keep the stored bytes in another order, so this is what the weights take in memory too.
+/// The most that any rank holds, in the forms that the kernels read: a little more than is stored.
 fn memory(n_ranks: usize, decoder: Option<&Gguf>, encoder: Option<&Gguf>) -> Result<Memory> {
     let (mut weights, mut kv) = (0, 0);
     for rank in 0..n_ranks {
@@ -265,7 +265,7 @@ fn memory(n_ranks: usize, decoder: Option<&Gguf>, encoder: Option<&Gguf>) -> Res
         let mut bytes = 0;
         if let Some(gguf) = decoder {
             let config = Config::from_gguf(gguf)?;
-            bytes += stored_bytes(gguf, &Decoder::wants(&config, shard))?;
+            bytes += held_bytes(gguf, &Decoder::wants(&config, shard))?;
             let n_kv_heads = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit).kv_heads.len();
             kv = kv.max(1000 * config.kv_bytes_per_position() as u64 / config.n_kv_heads as u64 * n_kv_heads as u64);
         }
@@ -273,7 +273,7 @@ fn memory(n_ranks: usize, decoder: Option<&Gguf>, encoder: Option<&Gguf>) -> Res
             let config = encoder::Config::from_gguf(gguf)?;
             let mut wants = Encoder::wants(&config, shard);
             wants.extend(Connector::wants(gguf, shard)?);
-            bytes += stored_bytes(gguf, &wants)?;
+            bytes += held_bytes(gguf, &wants)?;
         }
         weights = weights.max(bytes);
     }
