@@ -68,7 +68,10 @@ function loadModel() {
   const ranks = Number(query.get("ranks")) || undefined;
   const build = query.get("build") ?? undefined;
   const options = { ranks, build, onProgress: showProgress };
-  state.model = load(manifestUrl.href, options).then((model) => keepBuild(model.info.build).then(() => model));
+  state.model = inCharge.then(() => {
+    requests.withWorkers = Boolean(navigator.serviceWorker?.controller);
+    return load(manifestUrl.href, options);
+  }).then((model) => keepBuild(model.info.build).then(() => model));
   state.model.then(modelReady, modelFailed);
 }
 
@@ -397,16 +400,19 @@ function wireCache() {
 
 // ---- the service worker: the page opens with the network cut. None on plain http, where the page works uncached.
 
+const atMost = (ms, promise) => Promise.race([promise, new Promise((resolve) => setTimeout(resolve, ms))]);
 const registered = navigator.serviceWorker ? registerServiceWorker().catch(() => null) : Promise.resolve(null);
+// The model's workers are started when the service worker is in charge: it sees the requests of those alone that start after it.
+const inCharge = atMost(5_000, registered);
 
-// Asks the service worker to keep the wasm build in use, and waits, so that no request is left for later; a slow one holds nobody up for long.
+// Asks the service worker to keep the wasm build in use, and waits for it, so that no request is left for later.
 async function keepBuild(build) {
   const kept = registered.then((registration) => registration && new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = resolve;
     registration.active.postMessage({ type: "keep", build, port: port2 }, [port2]);
   }));
-  await Promise.race([kept, new Promise((resolve) => setTimeout(resolve, 10_000))]);
+  await atMost(10_000, kept);
 }
 
 async function registerServiceWorker() {
@@ -421,7 +427,12 @@ async function registerServiceWorker() {
   };
   registration.addEventListener("updatefound", () => registration.installing?.addEventListener("statechange", offer));
   offer();
-  return navigator.serviceWorker.ready;
+  const isFirst = !registration.active;
+  await navigator.serviceWorker.ready;
+  if (isFirst && !navigator.serviceWorker.controller) {
+    await new Promise((resolve) => navigator.serviceWorker.addEventListener("controllerchange", resolve, { once: true }));
+  }
+  return registration;
 }
 
 wireImage();

@@ -2,7 +2,8 @@
 // The page's own requests come from the browser's resource log. Requests of the workers do not appear there: the service worker, which every
 // request of this site passes through once it is in charge, reports those.
 
-/** Watches requests; `report({ n, others, withWorkers })` is called on every change. `n_model` of them went to the model's folder. */
+/** Watches requests; `report({ n, n_model, withWorkers, counts })` is called on every change. `n_model` of them went to the
+ * model's folder; `withWorkers`, set from outside, says whether the service worker was in charge when the model's workers started. */
 export class Requests {
   constructor(modelFolder, report) {
     this.modelFolder = modelFolder;
@@ -31,8 +32,7 @@ export class Requests {
 
   #tell() {
     const n_model = this.urls.filter((url) => url.startsWith(this.modelFolder)).length;
-    const withWorkers = Boolean(navigator.serviceWorker?.controller);
-    this.report({ n: this.urls.length, n_model, withWorkers, counts: this.counts });
+    this.report({ n: this.urls.length, n_model, withWorkers: this.withWorkers, counts: this.counts });
   }
 
   /** The image is open: count from here. */
@@ -50,7 +50,7 @@ export function requestsText({ n, n_model, withWorkers, counts }) {
   const line = `Nothing is uploaded: ${n} request${n === 1 ? "" : "s"} since the image was opened${why}.`;
   const workers = withWorkers
     ? "and those of its workers, which pass through this site's service worker (workers in other tabs of this site count too)"
-    : "but not those of its workers: they are seen through a service worker, and none is in charge here yet";
+    : "but not those of its workers: they are seen through a service worker, and none was in charge when they started";
   const how = `Counted are the page's own requests, from the browser's log, ${workers}. `
     + "The page's policy lets it and its workers reach only its own host; once the model is loaded you can cut the network and go on.";
   return [line, how];
