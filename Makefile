@@ -44,7 +44,7 @@ wasm: toolchain tools
 # Random weights stand in for a trained model; the page says so.
 demo: toolchain
 	cargo build --locked -p quantize
-	test -f $(DEMO)/manifest.json || $(TARGET)/debug/quantize random --shape tiny -o $(DEMO)
+	test $(DEMO)/manifest.json -nt $(TARGET)/debug/quantize || $(TARGET)/debug/quantize random --shape tiny -o $(DEMO)
 
 # ---- what a fresh machine lacks
 

@@ -1,7 +1,7 @@
 // What the page tests share: a server with a log and with faults on demand, a model folder in many small chunks, Chromium, and the page's controls.
 
 import { execFileSync } from "node:child_process";
-import { createReadStream, existsSync, mkdirSync, readFileSync } from "node:fs";
+import { createReadStream, existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -20,10 +20,11 @@ export const DIST = join(root, "dist");
 const MODELS = { test: ["--chunk-size", "100K"], exact: ["--type", "f32"] };
 const folderOf = (name) => join(TARGET, `${name}-model`);
 
-/** Makes the model folder of this name where it is not there yet, and gives its manifest. */
+/** Makes the model folder of this name where it is older than the program that makes it, and gives its manifest. */
 export function makeModel(name = "test") {
   const path = join(folderOf(name), "manifest.json");
-  if (!existsSync(path)) execFileSync(QUANTIZE, ["random", "--shape", "tiny", ...MODELS[name], "-o", folderOf(name)], { stdio: "pipe" });
+  const madeAt = existsSync(path) ? statSync(path).mtimeMs : 0;
+  if (madeAt < statSync(QUANTIZE).mtimeMs) execFileSync(QUANTIZE, ["random", "--shape", "tiny", ...MODELS[name], "-o", folderOf(name)], { stdio: "pipe" });
   return JSON.parse(readFileSync(path, "utf8"));
 }
 
