@@ -11,7 +11,6 @@ import llama_cpp
 import numpy as np
 
 path, n_threads, n_prompt, n_generate = sys.argv[1], *map(int, sys.argv[2:5])
-llama_cpp.llama_log_set(llama_cpp.llama_log_callback(lambda *_: None), None)
 model = llama_cpp.Llama(path, n_ctx=n_prompt + n_generate + 64, n_threads=n_threads, n_threads_batch=n_threads, n_batch=512, verbose=False)
 tokens = [1000 + 7 * i % 20000 for i in range(n_prompt)]
 model.eval(tokens[:8])
