@@ -1,0 +1,691 @@
+"""PhantomVQA's pictures: drawn phantoms of four kinds, each a pure function of its seed.
+
+A phantom is a drawing, not medicine: a chest film, a CT slice of the brain, a stained tissue or the back of an eye, with signs whose size is known
+exactly. Coarse signs are shapes. Middle and fine signs are zero-mean textures of period 4 and 2 px on aligned 4-px cells, which the reference's
+bicubic interpolation without anti-aliasing (taps -3/32, 19/32, 19/32, -3/32) maps to exactly zero: a fine sign exists at 256 px only (but for a leak
+of one grey level at the edge of its patch at 128 px), a middle sign at 128 and 256 px. For this the base image is rounded and clipped to [LOW, HIGH] before the
+integer textures are added. `questions.py` asks about the facts, `generate.py` writes files, `train.py` learns from both.
+
+Sides of chest and brain are the patient's, as a radiologist names them: the patient's right is on the left of the picture. Quadrants of tissue and
+fundus are the picture's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+KINDS = ("chest", "brain", "tissue", "fundus")
+SIDE, CELL, GRID = 256, 4, 64  # px of the central square, px of a cell, cells along the square
+LOW, HIGH = 38, 217  # range of the base image, so that a texture of amplitude 33 never saturates
+
+# First seed and end of each split; `distribution` says which of make's two distributions a split has.
+SPLITS = {
+    "train": range(0, 10_000_000),
+    "val": range(10_000_000, 11_000_000),
+    "test": range(11_000_000, 12_000_000),
+    "test-paraphrase": range(12_000_000, 13_000_000),
+    "test-ood": range(13_000_000, 14_000_000),
+}
+
+# Dense labels of 4-px cells, and the smallest scale in px at which they can be seen.
+LABELS: dict[str, int] = {
+    **{f"kind_{kind}": 64 for kind in KINDS},  # the whole picture
+    "lung": 64, "heart": 64, "heart_enlarged": 64, "spine": 64, "effusion": 64,
+    "skull": 64, "brain": 64, "ventricles": 64, "ventricles_enlarged": 64, "bleed": 64,
+    "pink": 64, "cellular": 64, "gland": 64, "nucleus": 128,
+    "field": 64, "disc": 64, "macula": 64, "haemorrhage": 64, "vessel": 128,
+    "middle_horizontal": 128, "middle_vertical": 128, "middle_checker": 128,
+    "fine_horizontal": 256, "fine_vertical": 256, "fine_checker": 256,
+}  # fmt: skip
+
+BODY_ZONES = ("right upper", "left upper", "right lower", "left lower")  # of the patient
+BRAIN_ZONES = ("right front", "left front", "right back", "left back")  # of the patient
+QUADRANTS = ("upper left", "upper right", "lower left", "lower right")  # of the picture
+ZONES = {"chest": BODY_ZONES, "brain": BRAIN_ZONES, "tissue": QUADRANTS, "fundus": QUADRANTS}
+
+P_SIGN = 0.6  # probability of a middle sign and of a fine one
+P_COARSE = 0.5  # probability of an effusion, a bleed and a haemorrhage
+
+# Pairs that the distribution "train" never draws; half of the signs of these findings in "ood" are such pairs.
+HELD_OUT = {
+    ("chest", "fine"): {("horizontal", "right upper"), ("vertical", "left lower")},
+    ("brain", "middle"): {("checker", "left front"), ("horizontal", "right back")},
+    ("tissue", "middle"): {("horizontal", "lower right"), ("vertical", "upper left")},
+    ("fundus", "middle"): {("left", "upper right"), ("right", "lower left")},  # eye and quadrant
+}
+
+
+@dataclass
+class Phantom:
+    """A picture and everything that is true of it."""
+
+    seed: int
+    kind: str
+    image: np.ndarray  # (height, width, 3) uint8
+    exact: bool  # the reference pre-processing keeps the pixels of the central square
+    facts: dict  # can be written as JSON
+    cells: dict[str, np.ndarray] = field(repr=False)  # label -> (GRID, GRID) bool, cells of the central square
+
+
+def distribution(split: str) -> str:
+    """The distribution of a split of SPLITS."""
+    return "ood" if split == "test-ood" else "train"
+
+
+def make(seed: int, split: str = "train", kind: str | None = None, hide: tuple[str, ...] = ()) -> Phantom:
+    """The phantom of a seed. `split` is a distribution, "train" or "ood"; `hide` leaves out the "fine" or "middle" texture (for tests of the gate)."""
+    if split not in ("train", "ood"):
+        raise ValueError(f'split: expected "train" or "ood", found {split!r}')
+    rng = np.random.default_rng([seed, split == "ood"])
+    drawn = KINDS[rng.integers(len(KINDS))]
+    kind = kind or drawn
+    height, width, scale = draw_size(rng)
+    exact = scale == 1.0
+    facts = draw_facts(rng, kind, split, exact)
+    facts["split"] = split
+
+    canvas = Canvas(rng, height, width, rigid=kind != "tissue")
+    base, areas, zones = PAINTERS[kind](canvas, rng, facts)
+    base = expose(rng, base, split)
+    cells = {name: np.zeros((GRID, GRID), bool) for name in LABELS}
+    cells[f"kind_{kind}"][:] = True
+    for name, area in areas.items():
+        cells[name] = area if area.dtype == bool else canvas.cells(area) > 0.5
+
+    texture = np.zeros((SIDE, SIDE), np.int16)
+    taken = np.zeros((GRID, GRID), bool)
+    for scale_name in ("middle", "fine"):
+        for sign in facts[scale_name]:
+            small = len(sign["pattern"]) == 7 and scale_name == "fine"  # spots of "checker"
+            patch = draw_patch(rng, zones[sign["zone"]], taken, small)
+            taken |= patch
+            cells[f"{scale_name}_{sign['pattern']}"] |= patch
+            amplitude = int(rng.integers(21, 34)) * int(rng.choice((-1, 1)))
+            if scale_name not in hide:
+                texture += amplitudes(patch, amplitude, 2 if small else 3) * PATTERNS[scale_name, sign["pattern"]]
+
+    top, left = canvas.corner
+    base[top : top + SIDE, left : left + SIDE] += texture[..., None]
+    image = base.astype(np.uint8)
+    if not exact:
+        image = np.asarray(Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC))
+    return Phantom(seed, kind, image, exact, facts, cells)
+
+
+# ---- facts ----------------------------------------------------------------------------------------------------------------------------------------
+
+
+def draw_size(rng: np.random.Generator) -> tuple[int, int, float]:
+    """Height and width in px whose shortest edge is SIDE, and the factor by which the file is then enlarged (1: exact)."""
+    form, edge, tall = rng.random(), SIDE + CELL * int(rng.integers(6, 27)), rng.random() < 0.4
+    scale = 1.0 if form < 0.9 else float(rng.choice((200, 224, 320, 384, 512))) / SIDE
+    if form < 0.7 or form > 0.95:
+        return SIDE, SIDE, scale
+    return (edge, SIDE, scale) if tall else (SIDE, edge, scale)
+
+
+def draw_facts(rng: np.random.Generator, kind: str, split: str, exact: bool) -> dict:
+    """Independent facts of a kind: coarse ones by name, "middle" and "fine" as lists of {"pattern", "zone"}."""
+    yes = lambda p=0.5: bool(rng.random() < p)
+    side = lambda: ("right", "left")[rng.integers(2)]
+    facts: dict = {}
+    if kind == "chest":
+        facts["heart_enlarged"] = yes()
+        facts["effusion"] = side() if yes(P_COARSE) else None
+        patterns = {"middle": {"horizontal": 0.5, "vertical": 0.5}, "fine": {"horizontal": 0.5, "vertical": 0.5}}
+    elif kind == "brain":
+        facts["ventricles_enlarged"] = yes()
+        facts["bleed"] = side() if yes(P_COARSE) else None
+        patterns = {"middle": {"checker": 0.5, "horizontal": 0.25, "vertical": 0.25}, "fine": {}}
+    elif kind == "tissue":
+        facts["stain"] = ("pink", "purple")[rng.integers(2)]
+        facts["cellularity"] = ("low", "high")[rng.integers(2)]
+        patterns = {"middle": {"horizontal": 0.5, "vertical": 0.5}, "fine": {"horizontal": 0.5, "vertical": 0.5}}
+    else:
+        facts["eye"] = side()
+        facts["haemorrhage"] = QUADRANTS[rng.integers(4)] if yes(P_COARSE) else None
+        patterns = {"middle": {"checker": 1.0}, "fine": {}}
+    for name in ("middle", "fine"):
+        present = yes(P_SIGN) and exact
+        if not patterns[name]:  # spots: one to three, in different quadrants
+            count = int(rng.integers(1, 4)) * present
+            signs = [("checker", zone) for zone in rng.permutation(ZONES[kind])[:count]]
+        else:
+            signs = [draw_sign(rng, kind, name, split, patterns[name], facts.get("eye"))] if present else []
+        facts[name] = [{"pattern": str(pattern), "zone": str(zone)} for pattern, zone in signs]
+    return facts
+
+
+def draw_sign(rng: np.random.Generator, kind: str, name: str, split: str, patterns: dict[str, float], eye: str | None) -> tuple[str, str]:
+    """Pattern and zone of a sign: every pattern and zone as often as the margins say, held-out pairs only in "ood"."""
+    zones, held_out = ZONES[kind], HELD_OUT.get((kind, name), frozenset())
+    first = tuple(patterns.items()) if eye is None else (("right", 0.5), ("left", 0.5))  # what is paired with the zone
+    table = pair_table(first, zones, frozenset(held_out))
+    if split == "ood" and held_out and rng.random() < 0.5:
+        table = np.array([[float((row, zone) in held_out) for zone in zones] for row, _ in first])
+    if eye is not None:
+        table = table * np.array([[float(row == eye)] for row, _ in first])
+    row_idx, zone_idx = divmod(int(rng.choice(table.size, p=table.ravel() / table.sum())), len(zones))
+    return first[row_idx][0] if eye is None else "checker", zones[zone_idx]
+
+
+@lru_cache
+def pair_table(first: tuple[tuple[str, float], ...], zones: tuple[str, ...], held_out: frozenset) -> np.ndarray:
+    """Probabilities (n_first, n_zones) that are zero at the held-out pairs and have the given margins, by proportional fitting."""
+    table = np.array([[0.0 if (row, zone) in held_out else 1.0 for zone in zones] for row, _ in first])
+    margin = np.array([[p] for _, p in first])
+    for _ in range(200):
+        table *= margin / table.sum(1, keepdims=True)
+        table *= 1 / len(zones) / table.sum(0)
+    return table / table.sum()
+
+
+# ---- textures -------------------------------------------------------------------------------------------------------------------------------------
+
+_px = np.arange(SIDE)
+_waves = {"fine": 1 - 2 * (_px % 2), "middle": 1 - 2 * (_px // 2 % 2)}  # +1, -1 with period 2 and 4 px, in step with the cells
+PATTERNS = {}  # (scale, pattern) -> (SIDE, SIDE) of +1 and -1
+for _scale, _wave in _waves.items():
+    PATTERNS[_scale, "horizontal"] = np.repeat(_wave[:, None], SIDE, 1).astype(np.int16)
+    PATTERNS[_scale, "vertical"] = np.repeat(_wave[None, :], SIDE, 0).astype(np.int16)
+    PATTERNS[_scale, "checker"] = np.outer(_wave, _wave).astype(np.int16)
+
+_cell_y, _cell_x = np.mgrid[:GRID, :GRID]
+
+
+def grow(cells: np.ndarray) -> np.ndarray:
+    """Cells and their eight neighbours."""
+    padded = np.pad(cells, 1)
+    rows = padded[:-2] | padded[1:-1] | padded[2:]
+    return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+
+
+def shrink(cells: np.ndarray) -> np.ndarray:
+    """Cells all of whose eight neighbours are in the set; outside the grid counts as not in it."""
+    return ~grow(~np.pad(cells, 1))[1:-1, 1:-1]
+
+
+def draw_patch(rng: np.random.Generator, zone: np.ndarray, taken: np.ndarray, small: bool) -> np.ndarray:
+    """A blob of cells inside a zone (GRID, GRID), clear of the cells taken: 20 to 24 px across if small, else about 28 to 52."""
+    free = zone & ~grow(grow(taken))
+    best = np.zeros_like(free)
+    for _ in range(12):
+        radius = rng.uniform(2.5, 2.9) if small else rng.uniform(4.2, 6.6)
+        centres = free
+        for _ in range(int(radius) - 1):  # prefer centres where the whole blob fits
+            inner = shrink(centres)
+            centres = inner if inner.any() else centres
+        places = np.flatnonzero(centres)
+        centre_y, centre_x = divmod(int(places[rng.integers(len(places))]), GRID)
+        y, x = _cell_y - centre_y, _cell_x - centre_x
+        angle, (a, b, c, d) = np.arctan2(y, x), rng.uniform(0, 2 * np.pi, 4)
+        lobes = 0.16 * np.cos(2 * angle + a) + 0.10 * np.cos(3 * angle + b) + 0.07 * np.cos(5 * angle + c) + 0.04 * np.cos(7 * angle + d)
+        blob = free & (np.hypot(y, x) < radius * (1 + (0.4 if small else 1.0) * lobes))
+        best = blob if blob.sum() > best.sum() else best
+        if best.sum() >= (16 if small else 42):
+            break
+    return best
+
+
+def amplitudes(patch: np.ndarray, amplitude: int, steps: int) -> np.ndarray:
+    """Integer amplitude of each pixel (SIDE, SIDE): it rises from the edge of the patch in equal steps of one cell, so that little leaks at 128 px."""
+    level = patch.astype(np.int16)
+    for _ in range(steps - 1):
+        patch = shrink(patch)
+        level += patch
+    return np.rint(amplitude * level / steps).astype(np.int16).repeat(CELL, 0).repeat(CELL, 1)
+
+
+# ---- drawing --------------------------------------------------------------------------------------------------------------------------------------
+
+
+def ramp(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Smooth step from 0 at `low` to 1 at `high` (which may be the smaller one)."""
+    t = np.clip((value - low) * np.float32(1 / (high - low)), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def curve(points, closed: bool = False, steps: int = 6) -> np.ndarray:
+    """Catmull-Rom curve (n, 2) through points."""
+    p = np.asarray(points, np.float32)
+    p = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
+    t = (np.arange(steps, dtype=np.float32) / steps)[None, :, None]
+    a, b, c, d = (p[i : len(p) - 3 + i, None] for i in range(4))
+    spline = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    return np.concatenate([spline.reshape(-1, 2), p[-2:-1]])
+
+
+def mirrored(points) -> np.ndarray:
+    """Points on the other side of the midline."""
+    return np.asarray(points, np.float32) * (-1, 1)
+
+
+class Canvas:
+    """A picture of (height, width) px. Shapes are given in px from the anatomy's centre, x to the right and y down, and drawn in a random pose."""
+
+    def __init__(self, rng: np.random.Generator, height: int, width: int, rigid: bool):
+        self.rng, self.height, self.width = rng, height, width
+        self.corner = ((height - SIDE) // 2, (width - SIDE) // 2)  # top and left of the central square
+        angle, scale, dy, dx = np.radians(rng.uniform(-5, 5)), rng.uniform(0.94, 1.04), rng.uniform(-6, 6), rng.uniform(-6, 6)
+        if not rigid:
+            angle, scale, dy, dx = 0.0, 1.0, 0.0, 0.0
+        self.turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32) * np.float32(scale)
+        self.centre = np.array([width / 2 + dx, height / 2 + dy], np.float32)
+        self.scale = scale
+        back = np.linalg.inv(self.turn)
+        px, py = np.arange(width, dtype=np.float32) + 0.5 - self.centre[0], np.arange(height, dtype=np.float32)[:, None] + 0.5 - self.centre[1]
+        self.x, self.y = back[0, 0] * px + back[0, 1] * py, back[1, 0] * px + back[1, 1] * py  # (height, width) anatomical coordinates
+
+    def place(self, points) -> np.ndarray:
+        """Pixel coordinates (n, 2) of anatomical points."""
+        return np.asarray(points, np.float32) @ self.turn.T + self.centre
+
+    def paint(self, draw, blur: float) -> np.ndarray:
+        """Soft mask (height, width) in [0, 1] of what `draw(pen, factor)` draws on a sheet of `factor` times the size."""
+        factor = 2 if blur < 1 else 1
+        sheet = Image.new("L", (self.width * factor, self.height * factor))
+        draw(ImageDraw.Draw(sheet), factor)
+        sheet = sheet.reduce(2) if factor == 2 else sheet
+        sheet = sheet.filter(ImageFilter.GaussianBlur(blur)) if blur > 0 else sheet
+        return np.asarray(sheet, np.float32) * np.float32(1 / 255)
+
+    def fill(self, *outlines, blur: float = 1.0) -> np.ndarray:
+        """Soft mask of closed outlines."""
+        return self.paint(lambda pen, f: [pen.polygon((self.place(o) * f).ravel().tolist(), fill=255) for o in outlines], blur)
+
+    def stroke(self, lines, blur: float = 1.0) -> np.ndarray:
+        """Soft mask of (points, width in px, ink in [0, 1]) lines."""
+
+        def draw(pen, f):
+            for points, width, ink in lines:
+                pen.line((self.place(points) * f).ravel().tolist(), fill=int(255 * ink), width=max(1, round(width * f * self.scale)), joint="curve")
+
+        return self.paint(draw, blur)
+
+    def ellipse(self, x: float, y: float, rx: float, ry: float, edge: float = 1.0) -> np.ndarray:
+        """Soft mask of an ellipse whose edge is `edge` px wide."""
+        rho = np.hypot((self.x - x) * np.float32(1 / rx), (self.y - y) * np.float32(1 / ry))
+        soft = edge / min(rx, ry)
+        return ramp(rho, 1 + soft / 2, 1 - soft / 2)
+
+    def cloud(self, size_y: float, size_x: float | None = None) -> np.ndarray:
+        """Smooth noise (height, width) of about unit deviation with structures of `size` px."""
+        size_x = size_x or size_y
+        grid = self.rng.standard_normal((int(self.height / size_y) + 4, int(self.width / size_x) + 4), np.float32) * np.float32(1.4)
+        box = (1, 1, 1 + self.width / size_x, 1 + self.height / size_y)
+        return np.asarray(Image.fromarray(grid).resize((self.width, self.height), Image.Resampling.BICUBIC, box=box))
+
+    def square(self, area: np.ndarray) -> np.ndarray:
+        """The central square of an area (height, width)."""
+        top, left = self.corner
+        return area[top : top + SIDE, left : left + SIDE]
+
+    def cells(self, area: np.ndarray) -> np.ndarray:
+        """Mean of an area (height, width) over each cell of the central square: (GRID, GRID)."""
+        return self.square(area).reshape(GRID, CELL, GRID, CELL).mean((1, 3))
+
+    def cell_centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Anatomical y and x (GRID, GRID) of the cells."""
+        return self.square(self.y)[2::CELL, 2::CELL], self.square(self.x)[2::CELL, 2::CELL]
+
+
+def quadrants(names: tuple[str, ...], inside: np.ndarray, y: np.ndarray, x: np.ndarray, gap_y: float, gap_x: float) -> dict[str, np.ndarray]:
+    """The zones (GRID, GRID) of four names, from top left by rows: cells inside that are off the two midlines."""
+    top, bottom, left, right = y < -gap_y, y > gap_y, x < -gap_x, x > gap_x
+    return dict(zip(names, (inside & top & left, inside & top & right, inside & bottom & left, inside & bottom & right)))
+
+
+def expose(rng: np.random.Generator, base: np.ndarray, split: str) -> np.ndarray:
+    """Exposure, tone and noise, independent of every fact: (height, width) or (height, width, 3) float -> (height, width, 3) int16 in [LOW, HIGH]."""
+    if split == "train":
+        contrast, brightness, tone, sigma = rng.uniform(0.88, 1.1), rng.uniform(-10, 10), rng.uniform(-0.25, 0.25), rng.uniform(1.5, 4)
+    else:
+        contrast, brightness = rng.choice((rng.uniform(0.65, 0.8), rng.uniform(1.15, 1.3))), rng.choice((-1, 1)) * rng.uniform(12, 22)
+        tone, sigma = rng.choice((-1, 1)) * rng.uniform(0.3, 0.5), rng.uniform(5, 7)
+    t = (base.reshape(*base.shape[:2], -1) - np.float32(LOW)) * np.float32(1 / (HIGH - LOW))
+    t = t + np.float32(tone) * t * (1 - t)  # a monotonic tone curve, cheaper than a power
+    value = (t - np.float32(0.5)) * np.float32(contrast * (HIGH - LOW)) + np.float32((HIGH + LOW) / 2 + brightness)
+    value = value + rng.standard_normal(base.shape[:2], np.float32)[..., None] * np.float32(sigma)
+    if value.shape[2] == 3:  # a camera also has noise of colour
+        value += rng.integers(-2, 3, value.shape, np.int8)
+    value = np.clip(np.rint(value), LOW, HIGH).astype(np.int16)
+    return np.repeat(value, 3, 2) if value.shape[2] == 1 else value
+
+
+# ---- chest film -----------------------------------------------------------------------------------------------------------------------------------
+
+LUNG = ((-31, -101), (-54, -93), (-74, -72), (-88, -38), (-97, 2), (-103, 44), (-105, 70), (-96, 58), (-80, 48), (-60, 43), (-38, 45), (-21, 54),
+        (-19, 20), (-20, -20), (-21, -60), (-22, -88))  # fmt: skip
+INNER_THORAX = 206.0  # px between the lateral walls
+
+
+def paint_chest(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[np.ndarray, dict, dict]:
+    """Base image (height, width), soft or cell areas by label, cells of the zones."""
+    x, y, jitter = canvas.x, canvas.y, lambda points, s=1.5: np.asarray(points, np.float32) + rng.normal(0, s, (len(points), 2)).astype(np.float32)
+    right, left = curve(jitter(LUNG), True), curve(jitter(mirrored(LUNG) + [(0, 7 * (py > 30)) for _, py in LUNG]), True)
+    lungs = canvas.fill(right, left, blur=1.6)
+    shoulder = rng.uniform(-6, 6)
+    half = [(20, -300), (22, -132), (30, -117), (70, -104 + shoulder), (112, -92 + shoulder), (138, -70), (150, -30), (160, 40), (172, 300)]
+    torso = canvas.fill(curve(half + mirrored(half[::-1]).tolist(), True), blur=2.5)
+    armpits = canvas.fill(*(curve(s * np.array([(124, 8), (128, 40), (131, 300), (147, 300), (139, 60)]) * (1, s), True) for s in (-1, 1)), blur=3)
+
+    # soft tissue, thicker towards the abdomen and the axillae
+    image = 45 + torso * (74 + 8 * canvas.cloud(60)) + torso * ramp(y, 20, 150) * 42
+    image -= armpits * (image - 45) * 0.95
+    image += (72 - 10 * ramp(np.abs(x), 30, 95) + 14 * ramp(y, -40, -110) + 12 * ramp(y, 10, 70) + 5 * canvas.cloud(28) - image) * lungs * 0.9
+
+    # spine, mediastinum and trachea
+    spine = ramp(np.abs(x + 2 * np.sin(y / 60)), 17, 12) * torso
+    image += spine * (26 + 5 * np.sin(y * (2 * np.pi / 17)))
+    mediastinum = ramp(np.abs(x - 3), 34, 20) * ramp(y, -120, -70) * ramp(y, 70, 30)
+    image += mediastinum * 34
+    image -= ramp(np.abs(x - 1 - 0.02 * y), 8, 4) * ramp(y, -135, -110) * ramp(y, -30, -48) * 26
+
+    # heart: a third on the patient's right, the rest on the left
+    ctr = rng.uniform(0.575, 0.66) if facts["heart_enlarged"] else rng.uniform(0.37, 0.45)
+    facts["ctr"] = round(float(ctr), 3)
+    w = ctr * INNER_THORAX
+    outline = [(-0.10 * w, -38), (-0.24 * w, -14), (-0.34 * w, 14), (-0.32 * w, 40), (-0.18 * w, 56), (0.2 * w, 62), (0.52 * w, 58), (0.66 * w, 44), (0.64 * w, 26),
+               (0.46 * w, 2), (0.28 * w, -22), (0.20 * w, -40)]  # fmt: skip
+    heart = canvas.fill(curve(jitter(outline, 1), True), blur=2.2)
+    image += (174 + 3 * canvas.cloud(40) - image) * heart * 0.88
+    image += canvas.ellipse(19, -48, 15, 14, 6) * 26
+
+    # vessels from the hila, ribs, clavicles
+    branches = []
+    for s in (-1, 1):
+        for heading in np.linspace(-1.25, 1.35, 9) + rng.normal(0, 0.12, 9):
+            length, bend = rng.uniform(34, 62), rng.normal(0, 0.35)
+            t = np.linspace(0, 1, 5)
+            points = np.stack([s * (22 + length * t * np.cos(heading + bend * t)), -6 + length * t * np.sin(heading + bend * t)], 1)
+            branches += [(points[:3], 4, 0.6), (points[1:4], 3, 0.45), (points[2:], 2, 0.35)]
+    image += canvas.stroke(branches, 1.6) * lungs * 46
+    ribs, slope = [], rng.uniform(24, 36)
+    for s in (-1, 1):
+        for rib in range(10):
+            top, t = -104 + 17.5 * rib + rng.normal(0, 1), np.linspace(0, 1, 8)
+            reach = (60, 78, 89, 95, 99, 103, 106, 108, 109, 109)[rib]
+            ribs.append((np.stack([s * (14 + (reach - 14) * np.sin(t * np.pi / 2)), top - 9 * np.sin(t * np.pi * 0.7) + slope * t**2.4], 1), 8, 1.0))
+            if 1 < rib < 8:  # the anterior part runs down to the midline
+                front = np.stack([s * (reach - (reach - 44) * t**1.2), top + slope + 34 * t**0.8 - 12], 1)
+                ribs.append((front, 7, 0.55))
+    bones = canvas.stroke(ribs, 1.3)
+    core = canvas.stroke([(points, 4, ink) for points, _, ink in ribs], 1.5)
+    image += (bones * 27 - core * 12) * (0.45 + 0.55 * lungs) * torso
+    clavicles = [curve([(s * 9, -84), (s * 34, -92), (s * 62, -101 + shoulder), (s * 104, -99 + shoulder)]) for s in (-1, 1)]
+    image += canvas.stroke([(line, 10, 1.0) for line in clavicles], 1.5) * 26 - canvas.stroke([(line, 5, 1.0) for line in clavicles], 1.5) * 10
+    scapulae = [curve([(s * 92, -84), (s * 82, -50), (s * 90, -14), (s * 108, -40)]) for s in (-1, 1)]
+    image += canvas.stroke([(line, 5, 1.0) for line in scapulae], 2.0) * 12
+
+    effusion = np.zeros_like(image)
+    if facts["effusion"]:
+        s, top = (-1 if facts["effusion"] == "right" else 1), rng.uniform(-8, 14)
+        fluid = curve([(s * 112, top - 6), (s * 98, top + 8), (s * 80, top + 21), (s * 58, top + 29), (s * 30, top + 33), (s * 12, top + 35)])
+        effusion = canvas.fill(np.concatenate([fluid, [(s * 12, 110), (s * 114, 110)]]), blur=3) * lungs
+        image += (176 + 3 * canvas.cloud(30) - image) * effusion * 0.92
+
+    # distractors: the stomach's bubble, the film's marker, leads on the skin
+    if rng.random() < 0.6:
+        image -= canvas.ellipse(rng.uniform(40, 66), rng.uniform(82, 94), rng.uniform(10, 18), rng.uniform(7, 11), 5) * rng.uniform(20, 45)
+    marker = [((-5, 8), (-5, -8), (2, -8), (4, -5), (2, -1), (-5, -1)), ((-1, -1), (5, 8))]
+    corner = (rng.uniform(-114, -106), rng.uniform(-116, -110))
+    extras = [(np.array(line) * 0.8 + corner, 2, 1.0) for line in marker] if rng.random() < 0.6 else []
+    if rng.random() < 0.25:
+        lead = rng.normal(0, 8, (5, 2)) + np.linspace((rng.uniform(-90, 90), -60), (rng.uniform(-60, 60), 140), 5)
+        extras += [(curve(lead), 1, 0.5), (lead[:1] + [(-3, 0), (3, 0)], 6, 0.8)]
+    if extras:
+        image += canvas.stroke(extras, 0.6) * 75
+
+    cell_y, cell_x = canvas.cell_centres()
+    inside = canvas.cells(lungs) > 0.7
+    zones = quadrants(BODY_ZONES, inside, cell_y + 22, cell_x, 5, 20)
+    areas = {"lung": lungs, "heart": heart, "spine": spine, "effusion": effusion, "heart_enlarged": heart * facts["heart_enlarged"]}
+    return image, areas, zones
+
+
+# ---- CT slice of the brain ------------------------------------------------------------------------------------------------------------------------
+
+VENTRICLE = ((3, -6), (3, -24), (8, -40), (17, -48), (20, -42), (15, -26), (10, -8), (13, 10), (25, 32), (29, 48), (22, 50), (12, 34), (5, 16))
+
+
+def paint_brain(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[np.ndarray, dict, dict]:
+    """Base image (height, width), soft or cell areas by label, cells of the zones."""
+    x, y = canvas.x, canvas.y
+    rx, ry = rng.uniform(83, 90), rng.uniform(100, 106)
+    rho = np.hypot(x / (rx * (1 + np.float32(0.0011) * y)), y / np.float32(ry)) + 0.006 * canvas.cloud(60)  # 1 at the inside of the skull
+    skull_edge, scalp_edge = rng.uniform(1.09, 1.13), rng.uniform(1.15, 1.19)
+    inside = ramp(rho, 1.01, 0.985)
+    skull = ramp(rho, 0.985, 1.01) * ramp(rho, skull_edge + 0.012, skull_edge - 0.012)
+    scalp = ramp(rho, scalp_edge + 0.02, scalp_edge - 0.02)
+
+    # white matter is darker than the cortex; sulci and fissures hold dark fluid
+    folds, depth = canvas.cloud(11), canvas.cloud(26)
+    white = ramp(rho + 0.07 * folds, 0.86, 0.74) * ramp(np.abs(x), 3, 12)
+    tissue = 128 - 15 * white + 2.5 * canvas.cloud(8) + 3 * depth
+    for s in (-1, 1):  # basal ganglia and thalamus
+        tissue += canvas.ellipse(s * 27, -12, 9, 17, 6) * 11 + canvas.ellipse(s * 12, 12, 9, 12, 6) * 10
+    atrophy = rng.uniform(0.8, 1.25)
+    sulci = ramp(np.abs(folds + 0.35 * depth), 0.3, 0.06) * ramp(rho, 0.68, 0.88) * atrophy
+    rim = ramp(rho + 0.02 * depth, 0.955, 0.985)
+    fissure = ramp(np.abs(x + 1.2 * depth), 4.2, 1.2) * ramp(np.abs(y + 4), 50, 66)
+    sylvian = canvas.stroke([(curve([(s * 84, -20), (s * 66, -14), (s * 52, -8), (s * 45, 6)]) + rng.normal(0, 2, 2), 4, 0.9) for s in (-1, 1)], 1.6)
+    fluid = np.clip(np.maximum(np.maximum(sulci, rim), np.maximum(fissure, sylvian)), 0, 1)
+    tissue -= fluid * (tissue - 84) * 0.85
+    tissue += ramp(np.abs(x), 1.8, 0.6) * ramp(np.abs(y + 4), 46, 56) * 50  # the falx
+
+    # ventricles
+    wide = rng.uniform(1.75, 2.1) if facts["ventricles_enlarged"] else rng.uniform(0.75, 0.95)
+    tall = 1 + 0.28 * (wide - 1)
+    horn = np.asarray(VENTRICLE) * (wide, tall) + rng.normal(0, 0.8, (len(VENTRICLE), 2))
+    ventricles = canvas.fill(curve(horn, True), curve(mirrored(horn), True), blur=1.4)
+    third = ramp(np.abs(x), 1.2 + wide, 0.4 + wide * 0.6) * ramp(np.abs(y - 16), 12, 8)
+    tissue += (72 - tissue) * np.maximum(ventricles, third) * 0.95
+
+    bleed = np.zeros_like(tissue)
+    if facts["bleed"]:
+        s = -1 if facts["bleed"] == "right" else 1
+        cx, cy, radius, t = s * rng.uniform(38, 50), rng.uniform(-42, 42), rng.uniform(12, 19), np.linspace(0, 2 * np.pi, 10)[:-1]
+        shape = lambda r: np.stack([cx + r * np.cos(t), cy + 1.15 * r * np.sin(t)], 1)
+        lobes = radius * (1 + rng.normal(0, 0.13, 9))
+        oedema = canvas.fill(curve(shape(lobes + 7), True), blur=5)
+        bleed = canvas.fill(curve(shape(lobes), True), blur=1.8) * inside
+        tissue += (94 - tissue) * oedema * 0.6
+        tissue += (196 + 4 * folds - tissue) * bleed
+
+    # distractors: calcified plexus and pineal gland, the head rest
+    if rng.random() < 0.6:
+        for cx, cy in ((0, 34), (-19 * wide, 38), (19 * wide, 38)):
+            tissue += canvas.ellipse(cx + rng.normal(), cy + rng.normal(), 2.4, 2.4, 2) * rng.uniform(30, 80)
+    image = 44 + (58 + 3 * canvas.cloud(9)) * scalp
+    image -= (image - 62) * ramp(rho, scalp_edge - 0.05, scalp_edge - 0.02) * ramp(rho, scalp_edge, scalp_edge - 0.02) * 0.3
+    image += (212 - image) * skull - skull * ramp(np.abs(rho - (1 + skull_edge) / 2), 0.03, 0.012) * (22 + 10 * folds)
+    image += (tissue - image) * inside
+    if rng.random() < 0.5:
+        rest = np.abs(np.hypot(x, y + 190) - rng.uniform(314, 318))
+        image += ramp(rest, 2.2, 0.8) * ramp(np.abs(x), 110, 90) * (1 - scalp) * rng.uniform(20, 45)
+
+    cell_y, cell_x = canvas.cell_centres()
+    zones = quadrants(BRAIN_ZONES, canvas.cells(rho) < 0.9, cell_y, cell_x, 5, 8)
+    areas = {"brain": inside, "skull": skull, "ventricles": ventricles, "ventricles_enlarged": ventricles * facts["ventricles_enlarged"], "bleed": bleed}
+    return image, areas, zones
+
+
+# ---- stained tissue -------------------------------------------------------------------------------------------------------------------------------
+
+STAINS = {"pink": ((218, 140, 172), (196, 104, 148), (104, 62, 128)), "purple": ((176, 138, 202), (142, 102, 178), (72, 52, 124))}  # stroma, fibre, nucleus
+
+
+def paint_tissue(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[np.ndarray, dict, dict]:
+    """Base image (height, width, 3), soft or cell areas by label, cells of the zones."""
+    height, width = canvas.height, canvas.width
+    stroma, fibre, ink = (np.asarray(colour, np.float32) + rng.normal(0, 4, 3).astype(np.float32) for colour in STAINS[facts["stain"]])
+
+    # fibres: noise stretched along a direction that wanders
+    direction = rng.uniform(0, np.pi) + 0.25 * canvas.cloud(110)
+    sheet = rng.standard_normal((64, 256), np.float32)
+    sheet = np.asarray(Image.fromarray(sheet).resize((512, 512), Image.Resampling.BICUBIC))
+    along, across = canvas.x * np.cos(direction) + canvas.y * np.sin(direction), canvas.y * np.cos(direction) - canvas.x * np.sin(direction)
+    across += 5 * canvas.cloud(38)
+    fibres = sheet[(along * 1.0).astype(np.int32) & 511, (across * 0.9).astype(np.int32) & 511]
+    density = 0.45 + 0.22 * fibres + 0.2 * canvas.cloud(46)
+    image = stroma + (fibre - stroma) * np.clip(density, 0, 1.2)[..., None]
+
+    # clefts between bundles are pale
+    clefts = ramp(fibres + 0.9 * canvas.cloud(30), 1.7, 2.3) * rng.uniform(0.4, 0.9)
+    image += (213 - image) * clefts[..., None]
+
+    # glands: a pale lumen, a ring of cells
+    gland, lumen, ring_nuclei = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32), []
+    for _ in range(int(rng.integers(0, 4))):
+        cx, cy, radius = rng.uniform(-width / 2, width / 2), rng.uniform(-height / 2, height / 2), rng.uniform(20, 32)
+        if any(np.hypot(cx - gx, cy - gy) < radius + gr + 4 for gx, gy, gr, _, _ in ring_nuclei):
+            continue
+        t = np.linspace(0, 2 * np.pi, 9)[:-1]
+        lobes = 1 + rng.normal(0, 0.1, 8)
+        outline = lambda r: curve(np.stack([cx + r * lobes * np.cos(t), cy + r * lobes * np.sin(t)], 1), True)
+        gland = np.maximum(gland, canvas.fill(outline(radius), blur=1.2))
+        lumen = np.maximum(lumen, canvas.fill(outline(radius * rng.uniform(0.35, 0.5)), blur=1.2))
+        ring_nuclei.append((cx, cy, radius, outline(radius * 0.78), lobes))
+    image += (0.45 * stroma + 0.55 * fibre - 6 - image) * gland[..., None] * 0.85
+    image += (215 - image) * lumen[..., None]
+
+    # nuclei: a jittered grid (about a Poisson-disc sample), none in glands but those of their rings
+    step = rng.uniform(24, 28) if facts["cellularity"] == "low" else rng.uniform(12.5, 14)
+    rows, columns = np.mgrid[-step : height + step : step * 0.87, -step : width + step : step]
+    columns += (np.arange(len(columns)) % 2 * step / 2)[:, None]
+    centres = np.stack([rows.ravel(), columns.ravel()], 1) + rng.uniform(-0.3, 0.3, (rows.size, 2)) * step
+    centres = centres[rng.random(len(centres)) < 0.88]
+    at = np.clip(centres.astype(int), 0, (height - 1, width - 1))
+    centres = centres[(gland[at[:, 0], at[:, 1]] < 0.1) & (clefts[at[:, 0], at[:, 1]] < 0.2)]
+    turn = direction[at[:, 0], at[:, 1]][: len(centres)] + rng.normal(0, 0.5, len(centres))
+    long, short = rng.uniform(3.6, 5.6, len(centres)), rng.uniform(2.3, 3.6, len(centres))
+    for cx, cy, radius, line, _ in ring_nuclei:
+        spots = line[:: max(1, round(len(line) * 7.5 / (2 * np.pi * radius * 0.78)))][:-1]
+        centres = np.concatenate([centres, np.stack([spots[:, 1] + height / 2, spots[:, 0] + width / 2], 1) + rng.normal(0, 0.7, (len(spots), 2))])
+        turn = np.concatenate([turn, np.arctan2(spots[:, 1] - cy, spots[:, 0] - cx)])
+        long, short = np.concatenate([long, rng.uniform(3.6, 4.8, len(spots))]), np.concatenate([short, rng.uniform(2.4, 3.0, len(spots))])
+    nuclei = stamp(rng, height, width, centres, turn, long, short)
+    shade = nuclei * (0.8 + 0.1 * canvas.cloud(5))
+    image += (ink - image) * np.clip(shade, 0, 0.97)[..., None]
+
+    cell_y, cell_x = canvas.cell_centres()
+    margin = np.zeros((GRID, GRID), bool)
+    margin[2:-2, 2:-2] = True
+    everywhere = np.ones((GRID, GRID), bool)
+    areas = {"gland": gland, "nucleus": nuclei, "pink": everywhere & (facts["stain"] == "pink"), "cellular": everywhere & (facts["cellularity"] == "high")}
+    return image, areas, quadrants(QUADRANTS, margin, cell_y, cell_x, 6, 6)
+
+
+def stamp(rng, height: int, width: int, centres: np.ndarray, turn: np.ndarray, long: np.ndarray, short: np.ndarray) -> np.ndarray:
+    """Soft ellipses (height, width) at centres (n, 2) of y and x, with half axes in px, a membrane and a paler inside."""
+    size, half = 16, 8
+    canvas = np.zeros((height + 2 * size, width + 2 * size), np.float32)
+    corner = np.floor(centres).astype(int) - half
+    offset = (centres - corner - half).astype(np.float32)
+    y = np.arange(-half, half, dtype=np.float32)[None, :, None] + 0.5 - offset[:, :1, None]
+    x = np.arange(-half, half, dtype=np.float32)[None, None, :] + 0.5 - offset[:, 1:, None]
+    cos, sin = np.cos(turn).astype(np.float32)[:, None, None], np.sin(turn).astype(np.float32)[:, None, None]
+    rho = np.hypot((x * cos + y * sin) / long.astype(np.float32)[:, None, None], (y * cos - x * sin) / short.astype(np.float32)[:, None, None])
+    pale = rng.uniform(0, 0.25, len(centres)).astype(np.float32)[:, None, None]
+    ellipses = ramp(rho, 1.16, 0.84) * (1 - pale * ramp(rho, 0.85, 0.5)) * rng.uniform(0.75, 1, len(centres)).astype(np.float32)[:, None, None]
+    for (top, left), ellipse in zip((corner + size).tolist(), ellipses):
+        if 0 <= top <= height + size and 0 <= left <= width + size:
+            window = canvas[top : top + size, left : left + size]
+            np.maximum(window, ellipse, out=window)
+    return canvas[size:-size, size:-size]
+
+
+# ---- fundus ---------------------------------------------------------------------------------------------------------------------------------------
+
+
+def paint_fundus(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[np.ndarray, dict, dict]:
+    """Base image (height, width, 3), soft or cell areas by label, cells of the zones."""
+    x, y = canvas.x, canvas.y
+    nasal = 1 if facts["eye"] == "right" else -1  # the disc of a right eye is on the right of the picture
+    disc_x, disc_y, fovea_x, fovea_y = nasal * rng.uniform(50, 62), rng.uniform(-8, 4), -nasal * rng.uniform(14, 24), rng.uniform(-2, 8)
+    radius = rng.uniform(116, 132)
+    rho = np.hypot(x, y) / np.float32(radius)
+    inside = ramp(rho, 1.012, 0.99)
+    light = (1.04 - 0.2 * rho**2 - 0.16 * ramp(rho, 0.8, 1.02) + 0.05 * (x * rng.normal() + y * rng.normal()) / 100 + 0.03 * canvas.cloud(50)) * inside
+    pigment, choroid = canvas.cloud(22), canvas.cloud(7, 9)
+    tint = rng.normal(0, 1)
+    image = np.stack([205 + 5 * pigment, 104 + 7 * tint + 6 * pigment + 3 * choroid, 58 + 5 * tint + 3 * pigment], 2) * light[..., None]
+    fovea = np.hypot(x - np.float32(fovea_x), y - np.float32(fovea_y))
+    image *= 1 - ramp(fovea, 34, 2)[..., None] * np.array((0.20, 0.34, 0.25), np.float32)
+
+    disc = canvas.ellipse(disc_x, disc_y, 17, 19, 5)
+    cup = canvas.ellipse(disc_x + nasal * 1.5, disc_y, 17 * (ratio := rng.uniform(0.3, 0.55)), 19 * ratio, 6)
+    image += ramp(np.abs(np.hypot((x - disc_x) / 17, (y - disc_y) / 19) - 1.15), 0.4, 0)[..., None] * np.array((4, 12, 6), np.float32)
+    image += (np.array((216, 172, 112), np.float32) - image) * disc[..., None] * 0.92
+    image += (np.array((217, 205, 165), np.float32) - image) * cup[..., None] * 0.85
+
+    veins, arteries = draw_vessels(rng, nasal, (disc_x, disc_y), (fovea_x, fovea_y))
+    vein, artery = canvas.stroke(veins, 0.7) * inside, canvas.stroke(arteries, 0.6) * inside
+    image *= 1 - vein[..., None] * np.array((0.36, 0.56, 0.36), np.float32)
+    image *= 1 - artery[..., None] * np.array((0.16, 0.42, 0.30), np.float32)
+
+    cell_y, cell_x = canvas.cell_centres()
+    top, left = canvas.corner
+    middle_y, middle_x = np.mgrid[:GRID, :GRID] * CELL + CELL / 2 - SIDE / 2
+    seen = (canvas.cells(rho) < 0.93) & (np.hypot(cell_x - disc_x, cell_y - disc_y) > 22)
+    seen[[0, -1]] = seen[:, [0, -1]] = False
+    zones = quadrants(QUADRANTS, seen, middle_y, middle_x, 5, 5)
+
+    blood = np.zeros_like(light)
+    if facts["haemorrhage"]:
+        places = np.argwhere(shrink(shrink(zones[facts["haemorrhage"]])))
+        first = places[rng.integers(len(places))]
+        near = places[np.hypot(*(places - first).T) < 9]
+        blots = []
+        for cell_row, cell_column in np.concatenate([first[None], near[rng.integers(len(near), size=int(rng.integers(3, 6)))]]):
+            t, size = np.linspace(0, 2 * np.pi, 8)[:-1], rng.uniform(4, 9)
+            lobes = size * (1 + rng.normal(0, 0.2, 7))
+            blot = np.stack([lobes * np.cos(t) * rng.uniform(0.8, 1.3), lobes * np.sin(t)], 1) + (cell_column * CELL - 126, cell_row * CELL - 126)
+            back = (blot + (canvas.width / 2, canvas.height / 2) - canvas.centre) @ np.linalg.inv(canvas.turn).T
+            blots.append(curve(back, True))
+        blood = canvas.fill(*blots, blur=1.4) * inside
+        image *= 1 - blood[..., None] * np.array((0.42, 0.74, 0.55), np.float32)
+
+    # distractors: pale drusen-like flecks, a reflex of the flash
+    if rng.random() < 0.3:
+        for _ in range(int(rng.integers(2, 7))):
+            fleck = canvas.ellipse(fovea_x + rng.normal(0, 22), fovea_y + rng.normal(0, 22), rng.uniform(1.5, 3), rng.uniform(1.5, 3), 2)
+            image += fleck[..., None] * np.array((10, 40, 20), np.float32)
+    image += (1 - inside[..., None]) * np.array((44, 42, 42), np.float32)
+    areas = {"field": inside, "disc": disc, "macula": ramp(fovea, 24, 18), "haemorrhage": blood, "vessel": canvas.cells(np.maximum(vein, artery)) > 0.3}
+    return image, areas, zones
+
+
+def draw_vessels(rng: np.random.Generator, nasal: int, disc: tuple[float, float], fovea: tuple[float, float]) -> tuple[list, list]:
+    """Veins and arteries as (points, width, ink) lines: arcades around the fovea and nasal trunks, which branch."""
+    layers: tuple[list, list] = ([], [])
+
+    def walk(layer: list, x: float, y: float, heading: float, bend: float, width: float, length: float) -> None:
+        points, step = [(x, y)], 7.0
+        for i in range(int(length / step)):
+            heading += bend * step + rng.normal(0, 0.09)
+            x, y = x + step * np.cos(heading), y + step * np.sin(heading)
+            points.append((x, y))
+            if width > 1.2 and i > 1 and rng.random() < 0.22:
+                turn = rng.choice((-1, 1)) * rng.uniform(0.5, 0.9)
+                walk(layer, x, y, heading + turn, -turn * 0.006, width * 0.6, (length - step * i) * rng.uniform(0.4, 0.75))
+        third = max(2, len(points) // 3)
+        for i in range(0, len(points) - 1, third):  # thinner along the way
+            layer.append((curve(points[i : i + third + 1], steps=3), width * (1 - 0.18 * (i // third)), 0.95 if width > 1.2 else 0.7))
+
+    for layer, width, shift in ((layers[0], 3.4, 0.0), (layers[1], 2.4, 0.16)):
+        for s in (-1, 1):  # arcades up and down, towards the temple, then around the fovea
+            away = np.pi / 2 - nasal * (0.25 - shift)
+            heading = s * (away if nasal > 0 else np.pi - away + 2 * nasal * 0)
+            heading = np.arctan2(s * 1.0, -nasal * (0.45 + shift + rng.normal(0, 0.08)))
+            walk(layer, disc[0] + rng.normal(), disc[1] + s * 3, heading, -nasal * s * -0.0085 * -1, width, rng.uniform(170, 215))
+            heading = np.arctan2(s * (0.75 + rng.normal(0, 0.15)), nasal * (0.7 + shift))
+            walk(layer, disc[0] + rng.normal(), disc[1] + s * 3, heading, rng.normal(0, 0.003), width * 0.72, rng.uniform(70, 120))
+    return layers
+
+
+PAINTERS = {"chest": paint_chest, "brain": paint_brain, "tissue": paint_tissue, "fundus": paint_fundus}
