@@ -286,11 +286,15 @@ class Canvas:
 
     def paint(self, draw, blur: float) -> np.ndarray:
         """Soft mask (height, width) in [0, 1] of what `draw(pen, factor)` draws on a sheet of `factor` times the size."""
-        factor = 2 if blur < 1 else 1
-        sheet = Image.new("L", (self.width * factor, self.height * factor))
+        factor = 2 if blur < 1 else 1 if blur < 2 else 0.5
+        sheet = Image.new("L", (int(self.width * factor), int(self.height * factor)))
         draw(ImageDraw.Draw(sheet), factor)
-        sheet = sheet.reduce(2) if factor == 2 else sheet
-        sheet = sheet.filter(ImageFilter.GaussianBlur(blur)) if blur > 0 else sheet
+        if blur < 1:  # supersampling alone is soft enough
+            sheet = sheet.reduce(2)
+        elif blur < 2:
+            sheet = sheet.filter(ImageFilter.BoxBlur(blur)).filter(ImageFilter.BoxBlur(blur * 0.7))
+        else:
+            sheet = sheet.filter(ImageFilter.GaussianBlur(blur / 2)).resize((self.width, self.height), Image.Resampling.BILINEAR)
         return np.asarray(sheet, np.float32) * np.float32(1 / 255)
 
     def fill(self, *outlines, blur: float = 1.0) -> np.ndarray:
@@ -340,20 +344,27 @@ def quadrants(names: tuple[str, ...], inside: np.ndarray, y: np.ndarray, x: np.n
 
 
 def expose(rng: np.random.Generator, base: np.ndarray, split: str) -> np.ndarray:
-    """Exposure, tone and noise, independent of every fact: (height, width) or (height, width, 3) float -> (height, width, 3) int16 in [LOW, HIGH]."""
+    """Exposure, tone and noise, independent of every fact: (height, width) or (3, height, width) float -> (height, width, 3) int16 in [LOW, HIGH]."""
+    sign = lambda: 1 - 2 * int(rng.integers(2))
     if split == "train":
         contrast, brightness, tone, sigma = rng.uniform(0.88, 1.1), rng.uniform(-10, 10), rng.uniform(-0.25, 0.25), rng.uniform(1.5, 4)
     else:
-        contrast, brightness = rng.choice((rng.uniform(0.65, 0.8), rng.uniform(1.15, 1.3))), rng.choice((-1, 1)) * rng.uniform(12, 22)
-        tone, sigma = rng.choice((-1, 1)) * rng.uniform(0.3, 0.5), rng.uniform(5, 7)
-    t = (base.reshape(*base.shape[:2], -1) - np.float32(LOW)) * np.float32(1 / (HIGH - LOW))
-    t = t + np.float32(tone) * t * (1 - t)  # a monotonic tone curve, cheaper than a power
-    value = (t - np.float32(0.5)) * np.float32(contrast * (HIGH - LOW)) + np.float32((HIGH + LOW) / 2 + brightness)
-    value = value + rng.standard_normal(base.shape[:2], np.float32)[..., None] * np.float32(sigma)
-    if value.shape[2] == 3:  # a camera also has noise of colour
+        contrast, brightness = rng.uniform(0.65, 0.8) if sign() > 0 else rng.uniform(1.15, 1.3), sign() * rng.uniform(12, 22)
+        tone, sigma = sign() * rng.uniform(0.3, 0.5), rng.uniform(5, 7)
+    value = (base.reshape(-1, *base.shape[-2:]) - LOW) * (1 / (HIGH - LOW))
+    value += tone * value * (1 - value)  # a monotonic tone curve, cheaper than a power
+    value *= contrast * (HIGH - LOW)
+    value += brightness + (HIGH + LOW) / 2 - contrast * (HIGH - LOW) / 2
+    value += rng.standard_normal(value.shape[1:], np.float32) * sigma
+    if len(value) == 3:  # a camera also has noise of colour
         value += rng.integers(-2, 3, value.shape, np.int8)
     value = np.clip(np.rint(value), LOW, HIGH).astype(np.int16)
-    return np.repeat(value, 3, 2) if value.shape[2] == 1 else value
+    return np.repeat(value[0, :, :, None], 3, 2) if len(value) == 1 else np.ascontiguousarray(value.transpose(1, 2, 0))
+
+
+def colour(*channels: float) -> np.ndarray:
+    """A colour (3, 1, 1) to combine with masks (height, width)."""
+    return np.array(channels, np.float32)[:, None, None]
 
 
 # ---- chest film -----------------------------------------------------------------------------------------------------------------------------------
@@ -373,64 +384,65 @@ def paint_chest(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[
     torso = canvas.fill(curve(half + mirrored(half[::-1]).tolist(), True), blur=2.5)
     armpits = canvas.fill(*(curve(s * np.array([(124, 8), (128, 40), (131, 300), (147, 300), (139, 60)]) * (1, s), True) for s in (-1, 1)), blur=3)
 
-    # soft tissue, thicker towards the abdomen and the axillae
-    image = 45 + torso * (74 + 8 * canvas.cloud(60)) + torso * ramp(y, 20, 150) * 42
+    # soft tissue, thicker towards the abdomen
+    image = 45 + torso * (72 + 7 * canvas.cloud(60) + ramp(y, 10, 140) * 56)
     image -= armpits * (image - 45) * 0.95
-    image += (72 - 10 * ramp(np.abs(x), 30, 95) + 14 * ramp(y, -40, -110) + 12 * ramp(y, 10, 70) + 5 * canvas.cloud(28) - image) * lungs * 0.9
+    lung_level = 52 + 14 * ramp(np.abs(x), 50, 20) + 16 * ramp(y, -50, -110) + 14 * ramp(y, 0, 70) + 5 * canvas.cloud(24) + 2.5 * canvas.cloud(9)
+    image += (lung_level - image) * lungs * 0.92
 
-    # spine, mediastinum and trachea
-    spine = ramp(np.abs(x + 2 * np.sin(y / 60)), 17, 12) * torso
-    image += spine * (26 + 5 * np.sin(y * (2 * np.pi / 17)))
-    mediastinum = ramp(np.abs(x - 3), 34, 20) * ramp(y, -120, -70) * ramp(y, 70, 30)
-    image += mediastinum * 34
-    image -= ramp(np.abs(x - 1 - 0.02 * y), 8, 4) * ramp(y, -135, -110) * ramp(y, -30, -48) * 26
-
-    # heart: a third on the patient's right, the rest on the left
+    # mediastinum and heart: a third on the patient's right, the rest on the left
+    mediastinum = ramp(np.abs(x - 3), 36, 18) * ramp(y, -125, -60) * ramp(y, 80, 30)
+    image += mediastinum * 46
+    image += canvas.ellipse(21, -47, 15, 16, 9) * 20
     ctr = rng.uniform(0.575, 0.66) if facts["heart_enlarged"] else rng.uniform(0.37, 0.45)
     facts["ctr"] = round(float(ctr), 3)
     w = ctr * INNER_THORAX
-    outline = [(-0.10 * w, -38), (-0.24 * w, -14), (-0.34 * w, 14), (-0.32 * w, 40), (-0.18 * w, 56), (0.2 * w, 62), (0.52 * w, 58), (0.66 * w, 44), (0.64 * w, 26),
+    outline = [(-0.10 * w, -38), (-0.24 * w, -14), (-0.34 * w, 14), (-0.32 * w, 40), (-0.18 * w, 56), (0.2 * w, 64), (0.52 * w, 62), (0.66 * w, 46), (0.64 * w, 26),
                (0.46 * w, 2), (0.28 * w, -22), (0.20 * w, -40)]  # fmt: skip
-    heart = canvas.fill(curve(jitter(outline, 1), True), blur=2.2)
-    image += (174 + 3 * canvas.cloud(40) - image) * heart * 0.88
-    image += canvas.ellipse(19, -48, 15, 14, 6) * 26
+    heart = canvas.fill(curve(jitter(outline, 1), True), blur=2.4)
+    image += (166 + 10 * ramp(y, -30, 50) + 3 * canvas.cloud(40) - image) * heart * 0.86
+    spine = ramp(np.abs(x + 2 * np.sin(y / 60)), 17, 11) * torso
+    image += spine * (14 + 4 * np.sin(y * (2 * np.pi / 17)))
+    image -= ramp(np.abs(x - 1 - 0.02 * y), 8, 4) * ramp(y, -135, -110) * ramp(y, -30, -48) * 24  # the trachea
+    aerated = lungs * (1 - 0.85 * heart)
 
-    # vessels from the hila, ribs, clavicles
+    # vessels from the hila
     branches = []
     for s in (-1, 1):
-        for heading in np.linspace(-1.25, 1.35, 9) + rng.normal(0, 0.12, 9):
-            length, bend = rng.uniform(34, 62), rng.normal(0, 0.35)
+        for heading in np.linspace(-1.25, 1.35, 10) + rng.normal(0, 0.12, 10):
+            length, bend = rng.uniform(36, 66), rng.normal(0, 0.5)
             t = np.linspace(0, 1, 5)
-            points = np.stack([s * (22 + length * t * np.cos(heading + bend * t)), -6 + length * t * np.sin(heading + bend * t)], 1)
-            branches += [(points[:3], 4, 0.6), (points[1:4], 3, 0.45), (points[2:], 2, 0.35)]
-    image += canvas.stroke(branches, 1.6) * lungs * 46
-    ribs, slope = [], rng.uniform(24, 36)
+            points = np.stack([s * (20 + length * t * np.cos(heading + bend * t)), -10 + 14 * heading * (1 - t) + length * t * np.sin(heading + bend * t)], 1)
+            branches += [(points[2:], 2, 0.4), (points[1:4], 3, 0.5), (points[:3], 4, 0.6)]
+    hila = canvas.ellipse(-27, -8, 10, 20, 12) + canvas.ellipse(27, -14, 10, 18, 12)
+    image += (canvas.stroke(branches, 1.4) * 44 + hila * 22) * aerated
+
+    # bones: ribs (the anterior part runs down to the midline), clavicles, scapulae, heads of the humeri; each with a paler marrow
+    bones, slope = [], rng.uniform(24, 36)
     for s in (-1, 1):
         for rib in range(10):
             top, t = -104 + 17.5 * rib + rng.normal(0, 1), np.linspace(0, 1, 8)
             reach = (60, 78, 89, 95, 99, 103, 106, 108, 109, 109)[rib]
-            ribs.append((np.stack([s * (14 + (reach - 14) * np.sin(t * np.pi / 2)), top - 9 * np.sin(t * np.pi * 0.7) + slope * t**2.4], 1), 8, 1.0))
-            if 1 < rib < 8:  # the anterior part runs down to the midline
-                front = np.stack([s * (reach - (reach - 44) * t**1.2), top + slope + 34 * t**0.8 - 12], 1)
-                ribs.append((front, 7, 0.55))
-    bones = canvas.stroke(ribs, 1.3)
-    core = canvas.stroke([(points, 4, ink) for points, _, ink in ribs], 1.5)
-    image += (bones * 27 - core * 12) * (0.45 + 0.55 * lungs) * torso
-    clavicles = [curve([(s * 9, -84), (s * 34, -92), (s * 62, -101 + shoulder), (s * 104, -99 + shoulder)]) for s in (-1, 1)]
-    image += canvas.stroke([(line, 10, 1.0) for line in clavicles], 1.5) * 26 - canvas.stroke([(line, 5, 1.0) for line in clavicles], 1.5) * 10
-    scapulae = [curve([(s * 92, -84), (s * 82, -50), (s * 90, -14), (s * 108, -40)]) for s in (-1, 1)]
-    image += canvas.stroke([(line, 5, 1.0) for line in scapulae], 2.0) * 12
+            bones.append((np.stack([s * (14 + (reach - 14) * np.sin(t * np.pi / 2)), top - 9 * np.sin(t * np.pi * 0.7) + slope * t**2.4], 1), 8, 0.8))
+            if 1 < rib < 8:
+                bones.append((np.stack([s * (reach - (reach - 44) * t**1.2), top + slope + 34 * t**0.8 - 12], 1), 7, 0.42))
+        bones.append((curve([(s * 92, -84), (s * 82, -50), (s * 90, -14), (s * 110, -44), (s * 122, -80)]), 5, 0.4))
+        bones.append((curve([(s * 9, -84), (s * 34, -92), (s * 62, -101 + shoulder), (s * 96, -102 + shoulder), (s * 116, -93 + shoulder)]), 10, 1.0))
+    shell, marrow = canvas.stroke(bones, 1.3), canvas.stroke([(points, width / 2, ink) for points, width, ink in bones], 1.2)
+    image += (shell * 36 - marrow * 16) * (0.3 + 0.7 * aerated) * torso
+    for s in (-1, 1):
+        image += canvas.ellipse(s * 124, -76 + shoulder, 16, 18, 9) * 18 * torso
 
     effusion = np.zeros_like(image)
     if facts["effusion"]:
         s, top = (-1 if facts["effusion"] == "right" else 1), rng.uniform(-8, 14)
         fluid = curve([(s * 112, top - 6), (s * 98, top + 8), (s * 80, top + 21), (s * 58, top + 29), (s * 30, top + 33), (s * 12, top + 35)])
         effusion = canvas.fill(np.concatenate([fluid, [(s * 12, 110), (s * 114, 110)]]), blur=3) * lungs
-        image += (176 + 3 * canvas.cloud(30) - image) * effusion * 0.92
+        image += (174 + 3 * canvas.cloud(30) - image) * effusion * 0.9
 
     # distractors: the stomach's bubble, the film's marker, leads on the skin
     if rng.random() < 0.6:
-        image -= canvas.ellipse(rng.uniform(40, 66), rng.uniform(82, 94), rng.uniform(10, 18), rng.uniform(7, 11), 5) * rng.uniform(20, 45)
+        image -= canvas.ellipse(rng.uniform(42, 62), rng.uniform(80, 90), rng.uniform(16, 24), rng.uniform(9, 13), 9) * rng.uniform(18, 40)
     marker = [((-5, 8), (-5, -8), (2, -8), (4, -5), (2, -1), (-5, -1)), ((-1, -1), (5, 8))]
     corner = (rng.uniform(-114, -106), rng.uniform(-116, -110))
     extras = [(np.array(line) * 0.8 + corner, 2, 1.0) for line in marker] if rng.random() < 0.6 else []
@@ -442,7 +454,7 @@ def paint_chest(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[
 
     cell_y, cell_x = canvas.cell_centres()
     inside = canvas.cells(lungs) > 0.7
-    zones = quadrants(BODY_ZONES, inside, cell_y + 22, cell_x, 5, 20)
+    zones = quadrants(BODY_ZONES, inside, cell_y + 22, cell_x, 5, 24)
     areas = {"lung": lungs, "heart": heart, "spine": spine, "effusion": effusion, "heart_enlarged": heart * facts["heart_enlarged"]}
     return image, areas, zones
 
@@ -456,25 +468,32 @@ def paint_brain(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[
     """Base image (height, width), soft or cell areas by label, cells of the zones."""
     x, y = canvas.x, canvas.y
     rx, ry = rng.uniform(83, 90), rng.uniform(100, 106)
-    rho = np.hypot(x / (rx * (1 + np.float32(0.0011) * y)), y / np.float32(ry)) + 0.006 * canvas.cloud(60)  # 1 at the inside of the skull
+    rho = np.hypot(x / (rx * (1 + np.float32(0.0008) * y)), y / np.float32(ry)) + 0.006 * canvas.cloud(60)  # 1 at the inside of the skull
     skull_edge, scalp_edge = rng.uniform(1.09, 1.13), rng.uniform(1.15, 1.19)
     inside = ramp(rho, 1.01, 0.985)
     skull = ramp(rho, 0.985, 1.01) * ramp(rho, skull_edge + 0.012, skull_edge - 0.012)
     scalp = ramp(rho, scalp_edge + 0.02, scalp_edge - 0.02)
 
-    # white matter is darker than the cortex; sulci and fissures hold dark fluid
+    # sulci: lines that run inwards from the skull, as noise in polar coordinates; they and the fissures hold dark fluid
     folds, depth = canvas.cloud(11), canvas.cloud(26)
-    white = ramp(rho + 0.07 * folds, 0.86, 0.74) * ramp(np.abs(x), 3, 12)
-    tissue = 128 - 15 * white + 2.5 * canvas.cloud(8) + 3 * depth
-    for s in (-1, 1):  # basal ganglia and thalamus
-        tissue += canvas.ellipse(s * 27, -12, 9, 17, 6) * 11 + canvas.ellipse(s * 12, 12, 9, 12, 6) * 10
-    atrophy = rng.uniform(0.8, 1.25)
-    sulci = ramp(np.abs(folds + 0.35 * depth), 0.3, 0.06) * ramp(rho, 0.68, 0.88) * atrophy
-    rim = ramp(rho + 0.02 * depth, 0.955, 0.985)
+    polar = rng.standard_normal((9, 46), np.float32)
+    polar[:, -3:] = polar[:, :3]
+    polar = np.asarray(Image.fromarray(polar).resize((1024, 128), Image.Resampling.BICUBIC, box=(1, 0, 44, 9)))
+    turn = np.arctan2(y, x) * (1023 / (2 * np.pi)) + 512 + 9 * depth
+    lines = polar[np.clip(rho * 110 + 4 * folds, 0, 127).astype(np.int32), turn.astype(np.int32) & 1023]
+    atrophy = rng.uniform(0.75, 1.2)
+    sulci = ramp(np.abs(lines), 0.26 * atrophy, 0.0) * ramp(rho + 0.05 * folds, 0.66, 0.86)
+    rim = ramp(rho + 0.015 * depth, 0.95, 0.985)
     fissure = ramp(np.abs(x + 1.2 * depth), 4.2, 1.2) * ramp(np.abs(y + 4), 50, 66)
     sylvian = canvas.stroke([(curve([(s * 84, -20), (s * 66, -14), (s * 52, -8), (s * 45, 6)]) + rng.normal(0, 2, 2), 4, 0.9) for s in (-1, 1)], 1.6)
-    fluid = np.clip(np.maximum(np.maximum(sulci, rim), np.maximum(fissure, sylvian)), 0, 1)
-    tissue -= fluid * (tissue - 84) * 0.85
+
+    # white matter is darker than the cortex, which follows the sulci
+    white = ramp(rho + 0.05 * folds, 0.88, 0.76) * ramp(np.abs(x), 3, 12) * ramp(np.abs(lines) + 2 * ramp(rho, 0.8, 0.7), 0.3, 0.8)
+    tissue = 130 - 17 * white + 2.5 * canvas.cloud(7) + 3 * depth
+    for s in (-1, 1):  # basal ganglia and thalamus
+        tissue += canvas.ellipse(s * 27, -12, 9, 17, 6) * 12 + canvas.ellipse(s * 12, 12, 9, 12, 6) * 11
+    fluid = np.maximum(np.maximum(sulci, rim), np.maximum(fissure, sylvian))
+    tissue -= fluid * (tissue - 82) * 0.85
     tissue += ramp(np.abs(x), 1.8, 0.6) * ramp(np.abs(y + 4), 46, 56) * 50  # the falx
 
     # ventricles
@@ -482,7 +501,7 @@ def paint_brain(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[
     tall = 1 + 0.28 * (wide - 1)
     horn = np.asarray(VENTRICLE) * (wide, tall) + rng.normal(0, 0.8, (len(VENTRICLE), 2))
     ventricles = canvas.fill(curve(horn, True), curve(mirrored(horn), True), blur=1.4)
-    third = ramp(np.abs(x), 1.2 + wide, 0.4 + wide * 0.6) * ramp(np.abs(y - 16), 12, 8)
+    third = canvas.ellipse(0, 16, 1.2 + 1.1 * wide, 12, 2)
     tissue += (72 - tissue) * np.maximum(ventricles, third) * 0.95
 
     bleed = np.zeros_like(tissue)
@@ -520,23 +539,25 @@ STAINS = {"pink": ((218, 140, 172), (196, 104, 148), (104, 62, 128)), "purple": 
 
 
 def paint_tissue(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[np.ndarray, dict, dict]:
-    """Base image (height, width, 3), soft or cell areas by label, cells of the zones."""
+    """Base image (3, height, width), soft or cell areas by label, cells of the zones."""
     height, width = canvas.height, canvas.width
-    stroma, fibre, ink = (np.asarray(colour, np.float32) + rng.normal(0, 4, 3).astype(np.float32) for colour in STAINS[facts["stain"]])
+    stroma, fibre, ink = (colour(*rgb) + colour(*rng.normal(0, 4, 3)) for rgb in STAINS[facts["stain"]])
 
     # fibres: noise stretched along a direction that wanders
     direction = rng.uniform(0, np.pi) + 0.25 * canvas.cloud(110)
-    sheet = rng.standard_normal((64, 256), np.float32)
-    sheet = np.asarray(Image.fromarray(sheet).resize((512, 512), Image.Resampling.BICUBIC))
     along, across = canvas.x * np.cos(direction) + canvas.y * np.sin(direction), canvas.y * np.cos(direction) - canvas.x * np.sin(direction)
     across += 5 * canvas.cloud(38)
-    fibres = sheet[(along * 1.0).astype(np.int32) & 511, (across * 0.9).astype(np.int32) & 511]
-    density = 0.45 + 0.22 * fibres + 0.2 * canvas.cloud(46)
-    image = stroma + (fibre - stroma) * np.clip(density, 0, 1.2)[..., None]
+    thin, broad = (
+        np.asarray(Image.fromarray(rng.standard_normal(shape, np.float32)).resize((512, 512), Image.Resampling.BICUBIC)) for shape in ((64, 256), (26, 64))
+    )
+    row, column = along.astype(np.int32) & 511, (across * 0.9).astype(np.int32) & 511
+    fibres, bundles = thin[row, column], broad[row, column]
+    density = 0.42 + 0.2 * fibres + 0.14 * bundles + 0.16 * canvas.cloud(46)
+    image = stroma + (fibre - stroma) * np.clip(density, 0, 1.2)
 
     # clefts between bundles are pale
-    clefts = ramp(fibres + 0.9 * canvas.cloud(30), 1.7, 2.3) * rng.uniform(0.4, 0.9)
-    image += (213 - image) * clefts[..., None]
+    clefts = ramp(0.9 * bundles + 0.25 * fibres + 0.8 * canvas.cloud(34), 1.5, 1.9) * rng.uniform(0.5, 0.95)
+    image += (213 - image) * clefts
 
     # glands: a pale lumen, a ring of cells
     gland, lumen, ring_nuclei = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32), []
@@ -550,8 +571,8 @@ def paint_tissue(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple
         gland = np.maximum(gland, canvas.fill(outline(radius), blur=1.2))
         lumen = np.maximum(lumen, canvas.fill(outline(radius * rng.uniform(0.35, 0.5)), blur=1.2))
         ring_nuclei.append((cx, cy, radius, outline(radius * 0.78), lobes))
-    image += (0.45 * stroma + 0.55 * fibre - 6 - image) * gland[..., None] * 0.85
-    image += (215 - image) * lumen[..., None]
+    image += (0.45 * stroma + 0.55 * fibre - 6 - image) * gland * 0.85
+    image += (215 - image) * lumen
 
     # nuclei: a jittered grid (about a Poisson-disc sample), none in glands but those of their rings
     step = rng.uniform(24, 28) if facts["cellularity"] == "low" else rng.uniform(12.5, 14)
@@ -570,7 +591,7 @@ def paint_tissue(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple
         long, short = np.concatenate([long, rng.uniform(3.6, 4.8, len(spots))]), np.concatenate([short, rng.uniform(2.4, 3.0, len(spots))])
     nuclei = stamp(rng, height, width, centres, turn, long, short)
     shade = nuclei * (0.8 + 0.1 * canvas.cloud(5))
-    image += (ink - image) * np.clip(shade, 0, 0.97)[..., None]
+    image += (ink - image) * np.clip(shade, 0, 0.97)
 
     cell_y, cell_x = canvas.cell_centres()
     margin = np.zeros((GRID, GRID), bool)
@@ -603,7 +624,7 @@ def stamp(rng, height: int, width: int, centres: np.ndarray, turn: np.ndarray, l
 
 
 def paint_fundus(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[np.ndarray, dict, dict]:
-    """Base image (height, width, 3), soft or cell areas by label, cells of the zones."""
+    """Base image (3, height, width), soft or cell areas by label, cells of the zones."""
     x, y = canvas.x, canvas.y
     nasal = 1 if facts["eye"] == "right" else -1  # the disc of a right eye is on the right of the picture
     disc_x, disc_y, fovea_x, fovea_y = nasal * rng.uniform(50, 62), rng.uniform(-8, 4), -nasal * rng.uniform(14, 24), rng.uniform(-2, 8)
@@ -611,22 +632,17 @@ def paint_fundus(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple
     rho = np.hypot(x, y) / np.float32(radius)
     inside = ramp(rho, 1.012, 0.99)
     light = (1.04 - 0.2 * rho**2 - 0.16 * ramp(rho, 0.8, 1.02) + 0.05 * (x * rng.normal() + y * rng.normal()) / 100 + 0.03 * canvas.cloud(50)) * inside
-    pigment, choroid = canvas.cloud(22), canvas.cloud(7, 9)
-    tint = rng.normal(0, 1)
-    image = np.stack([205 + 5 * pigment, 104 + 7 * tint + 6 * pigment + 3 * choroid, 58 + 5 * tint + 3 * pigment], 2) * light[..., None]
     fovea = np.hypot(x - np.float32(fovea_x), y - np.float32(fovea_y))
-    image *= 1 - ramp(fovea, 34, 2)[..., None] * np.array((0.20, 0.34, 0.25), np.float32)
+    pigment, choroid, tint = canvas.cloud(22), canvas.cloud(7, 9), rng.normal(0, 1)
+    image = np.stack([205 + 5 * pigment, 104 + 7 * tint + 6 * pigment + 3 * choroid, 58 + 5 * tint + 3 * pigment]) * light
 
-    disc = canvas.ellipse(disc_x, disc_y, 17, 19, 5)
-    cup = canvas.ellipse(disc_x + nasal * 1.5, disc_y, 17 * (ratio := rng.uniform(0.3, 0.55)), 19 * ratio, 6)
-    image += ramp(np.abs(np.hypot((x - disc_x) / 17, (y - disc_y) / 19) - 1.15), 0.4, 0)[..., None] * np.array((4, 12, 6), np.float32)
-    image += (np.array((216, 172, 112), np.float32) - image) * disc[..., None] * 0.92
-    image += (np.array((217, 205, 165), np.float32) - image) * cup[..., None] * 0.85
+    around = np.hypot((x - disc_x) * (1 / 17), (y - disc_y) * (1 / 19))  # 1 at the edge of the disc
+    cup_size = rng.uniform(0.3, 0.55)
+    disc, cup = ramp(around, 1.12, 0.86), canvas.ellipse(disc_x + nasal * 1.5, disc_y, 17 * cup_size, 19 * cup_size, 6)
+    image += (colour(217, 174, 112) + cup * colour(0, 28, 46) - image) * (disc * 0.92)
 
     veins, arteries = draw_vessels(rng, nasal, (disc_x, disc_y), (fovea_x, fovea_y))
-    vein, artery = canvas.stroke(veins, 0.7) * inside, canvas.stroke(arteries, 0.6) * inside
-    image *= 1 - vein[..., None] * np.array((0.36, 0.56, 0.36), np.float32)
-    image *= 1 - artery[..., None] * np.array((0.16, 0.42, 0.30), np.float32)
+    vein, artery = canvas.stroke(veins, 0.7), canvas.stroke(arteries, 0.6)
 
     cell_y, cell_x = canvas.cell_centres()
     top, left = canvas.corner
@@ -644,19 +660,22 @@ def paint_fundus(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple
         for cell_row, cell_column in np.concatenate([first[None], near[rng.integers(len(near), size=int(rng.integers(3, 6)))]]):
             t, size = np.linspace(0, 2 * np.pi, 8)[:-1], rng.uniform(4, 9)
             lobes = size * (1 + rng.normal(0, 0.2, 7))
-            blot = np.stack([lobes * np.cos(t) * rng.uniform(0.8, 1.3), lobes * np.sin(t)], 1) + (cell_column * CELL - 126, cell_row * CELL - 126)
+            blot = np.stack([lobes * np.cos(t) * rng.uniform(0.7, 1.6), lobes * np.sin(t) * rng.uniform(0.7, 1.2)], 1) + (cell_column * CELL - 126, cell_row * CELL - 126)
             back = (blot + (canvas.width / 2, canvas.height / 2) - canvas.centre) @ np.linalg.inv(canvas.turn).T
             blots.append(curve(back, True))
-        blood = canvas.fill(*blots, blur=1.4) * inside
-        image *= 1 - blood[..., None] * np.array((0.42, 0.74, 0.55), np.float32)
+        blood = canvas.fill(*blots, blur=1.8) * inside
+
+    # each pigment absorbs its own share of red, green and blue
+    absorbed = np.array([[0.20, 0.36, 0.16, 0.44], [0.34, 0.56, 0.42, 0.76], [0.25, 0.36, 0.30, 0.56]], np.float32)
+    image *= 1 - np.minimum(np.tensordot(absorbed, np.stack([ramp(fovea, 34, 2), vein, artery, blood]), 1), 0.85)
 
     # distractors: pale drusen-like flecks, a reflex of the flash
     if rng.random() < 0.3:
         for _ in range(int(rng.integers(2, 7))):
             fleck = canvas.ellipse(fovea_x + rng.normal(0, 22), fovea_y + rng.normal(0, 22), rng.uniform(1.5, 3), rng.uniform(1.5, 3), 2)
-            image += fleck[..., None] * np.array((10, 40, 20), np.float32)
-    image += (1 - inside[..., None]) * np.array((44, 42, 42), np.float32)
-    areas = {"field": inside, "disc": disc, "macula": ramp(fovea, 24, 18), "haemorrhage": blood, "vessel": canvas.cells(np.maximum(vein, artery)) > 0.3}
+            image += fleck * colour(10, 40, 20)
+    image += (1 - inside) * colour(44, 42, 42)
+    areas = {"field": inside, "disc": disc, "macula": ramp(fovea, 24, 18), "haemorrhage": blood, "vessel": canvas.cells(np.maximum(vein, artery) * inside) > 0.3}
     return image, areas, zones
 
 
@@ -665,24 +684,23 @@ def draw_vessels(rng: np.random.Generator, nasal: int, disc: tuple[float, float]
     layers: tuple[list, list] = ([], [])
 
     def walk(layer: list, x: float, y: float, heading: float, bend: float, width: float, length: float) -> None:
-        points, step = [(x, y)], 7.0
+        points, step = [(x, y)], 5.0
         for i in range(int(length / step)):
-            heading += bend * step + rng.normal(0, 0.09)
+            heading += bend * step + rng.normal(0, 0.075)
             x, y = x + step * np.cos(heading), y + step * np.sin(heading)
             points.append((x, y))
-            if width > 1.2 and i > 1 and rng.random() < 0.22:
+            if width > 1.2 and i > 2 and rng.random() < 0.16:
                 turn = rng.choice((-1, 1)) * rng.uniform(0.5, 0.9)
                 walk(layer, x, y, heading + turn, -turn * 0.006, width * 0.6, (length - step * i) * rng.uniform(0.4, 0.75))
-        third = max(2, len(points) // 3)
-        for i in range(0, len(points) - 1, third):  # thinner along the way
-            layer.append((curve(points[i : i + third + 1], steps=3), width * (1 - 0.18 * (i // third)), 0.95 if width > 1.2 else 0.7))
+        part = max(2, len(points) // 4)
+        for i in range(0, len(points) - 1, part):  # thinner along the way
+            taper = 1 - 0.2 * (i // part)
+            layer.append((points[i : i + part + 1], width * taper, (0.95 if width > 1.2 else 0.7) * (0.5 + 0.5 * taper)))
 
     for layer, width, shift in ((layers[0], 3.4, 0.0), (layers[1], 2.4, 0.16)):
         for s in (-1, 1):  # arcades up and down, towards the temple, then around the fovea
-            away = np.pi / 2 - nasal * (0.25 - shift)
-            heading = s * (away if nasal > 0 else np.pi - away + 2 * nasal * 0)
             heading = np.arctan2(s * 1.0, -nasal * (0.45 + shift + rng.normal(0, 0.08)))
-            walk(layer, disc[0] + rng.normal(), disc[1] + s * 3, heading, -nasal * s * -0.0085 * -1, width, rng.uniform(170, 215))
+            walk(layer, disc[0] + rng.normal(), disc[1] + s * 3, heading, nasal * s * 0.0085, width, rng.uniform(170, 215))
             heading = np.arctan2(s * (0.75 + rng.normal(0, 0.15)), nasal * (0.7 + shift))
             walk(layer, disc[0] + rng.normal(), disc[1] + s * 3, heading, rng.normal(0, 0.003), width * 0.72, rng.uniform(70, 120))
     return layers
