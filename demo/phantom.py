@@ -96,17 +96,13 @@ def make(seed: int, split: str = "train", kind: str | None = None, hide: tuple[s
     for name, area in areas.items():
         cells[name] = area if area.dtype == bool else canvas.cells(area) > 0.5
 
+    signs = [(name, sign["pattern"], sign["zone"]) for name in ("middle", "fine") for sign in facts[name]]
     texture = np.zeros((SIDE, SIDE), np.int16)
-    taken = np.zeros((GRID, GRID), bool)
-    for scale_name in ("middle", "fine"):
-        for sign in facts[scale_name]:
-            small = scale_name == "fine" and sign["pattern"] == "checker"  # spots
-            patch = draw_patch(rng, zones[sign["zone"]], taken, small)
-            taken |= patch
-            cells[f"{scale_name}_{sign['pattern']}"] |= patch
-            amplitude = int(rng.integers(21, 34)) * int(rng.choice((-1, 1)))
-            if scale_name not in hide:
-                texture += amplitudes(patch, amplitude, 2 if small else 3) * PATTERNS[scale_name, sign["pattern"]]
+    for (name, pattern, _), patch in zip(signs, draw_patches(rng, signs, zones)):
+        cells[f"{name}_{pattern}"] |= patch
+        amplitude = int(rng.integers(21, 34)) * (1 - 2 * int(rng.integers(2)))
+        if name not in hide:
+            texture += amplitudes(patch, amplitude, 2 if is_spot(name, pattern) else 3) * PATTERNS[name, pattern]
 
     top, left = canvas.corner
     base[top : top + SIDE, left : left + SIDE] += texture[..., None]
@@ -209,26 +205,42 @@ def shrink(cells: np.ndarray) -> np.ndarray:
     return ~grow(~np.pad(cells, 1))[1:-1, 1:-1]
 
 
-def draw_patch(rng: np.random.Generator, zone: np.ndarray, taken: np.ndarray, small: bool) -> np.ndarray:
-    """A blob of cells inside a zone (GRID, GRID), clear of the cells taken: 20 to 24 px across if small, else about 28 to 52."""
-    free = zone & ~grow(grow(taken))
-    best = np.zeros_like(free)
-    for _ in range(12):
-        radius = rng.uniform(2.5, 2.9) if small else rng.uniform(4.2, 6.6)
-        centres = free
-        for _ in range(int(radius) - 1):  # prefer centres where the whole blob fits
-            inner = shrink(centres)
-            centres = inner if inner.any() else centres
-        places = np.flatnonzero(centres)
-        centre_y, centre_x = divmod(int(places[rng.integers(len(places))]), GRID)
-        y, x = _cell_y - centre_y, _cell_x - centre_x
-        angle, (a, b, c, d) = np.arctan2(y, x), rng.uniform(0, 2 * np.pi, 4)
-        lobes = 0.16 * np.cos(2 * angle + a) + 0.10 * np.cos(3 * angle + b) + 0.07 * np.cos(5 * angle + c) + 0.04 * np.cos(7 * angle + d)
-        blob = free & (np.hypot(y, x) < radius * (1 + (0.4 if small else 1.0) * lobes))
-        best = blob if blob.sum() > best.sum() else best
-        if best.sum() >= (16 if small else 42):
+def is_spot(name: str, pattern: str) -> bool:
+    """Whether a sign is a spot of 20 to 24 px; the other patches are about 28 to 52 px across."""
+    return (name, pattern) == ("fine", "checker")
+
+
+def draw_patches(rng: np.random.Generator, signs: list[tuple[str, str, str]], zones: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Blobs of cells (GRID, GRID), clear of each other, for signs of (name, pattern, zone)."""
+    best, best_size = [], -1.0
+    for _ in range(8):  # a zone that holds two patches may need another try
+        taken, patches = np.zeros((GRID, GRID), bool), []
+        for name, pattern, zone in signs:
+            patches.append(draw_patch(rng, zones[zone] & ~grow(grow(taken)), is_spot(name, pattern)))
+            taken |= patches[-1]
+        size = min((patch.sum() / (16 if is_spot(*sign[:2]) else 44) for sign, patch in zip(signs, patches)), default=1.0)
+        if size > best_size:
+            best, best_size = patches, size
+        if size >= 1:
             break
     return best
+
+
+def draw_patch(rng: np.random.Generator, free: np.ndarray, spot: bool) -> np.ndarray:
+    """A blob with lobes, of the free cells (GRID, GRID)."""
+    radius = rng.uniform(2.5, 2.9) if spot else rng.uniform(4.2, 6.6)
+    centres = free
+    for _ in range(int(radius)):  # prefer centres where the whole blob fits
+        inner = shrink(centres)
+        centres = inner if inner.any() else centres
+    places = np.flatnonzero(centres)
+    if not len(places):
+        return centres
+    centre_y, centre_x = divmod(int(places[rng.integers(len(places))]), GRID)
+    y, x = _cell_y - centre_y, _cell_x - centre_x
+    angle, (a, b, c, d) = np.arctan2(y, x), rng.uniform(0, 2 * np.pi, 4)
+    lobes = 0.16 * np.cos(2 * angle + a) + 0.10 * np.cos(3 * angle + b) + 0.07 * np.cos(5 * angle + c) + 0.04 * np.cos(7 * angle + d)
+    return free & (np.hypot(y, x) < radius * (1 + (0.4 if spot else 1.0) * lobes))
 
 
 def amplitudes(patch: np.ndarray, amplitude: int, steps: int) -> np.ndarray:
@@ -427,8 +439,8 @@ def paint_chest(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple[
     ctr = rng.uniform(0.575, 0.66) if facts["heart_enlarged"] else rng.uniform(0.37, 0.45)
     facts["ctr"] = round(float(ctr), 3)
     w = ctr * INNER_THORAX
-    outline = [(-0.10 * w, -38), (-0.24 * w, -14), (-0.34 * w, 14), (-0.32 * w, 40), (-0.18 * w, 56), (0.2 * w, 64), (0.52 * w, 62), (0.66 * w, 46), (0.64 * w, 26),
-               (0.46 * w, 2), (0.28 * w, -22), (0.20 * w, -40)]  # fmt: skip
+    outline = [(-0.10 * w, -38), (-0.24 * w, -14), (-0.34 * w, 14), (-0.32 * w, 40), (-0.18 * w, 56), (0.2 * w, 64), (0.52 * w, 62), (0.66 * w, 46),
+               (0.64 * w, 26), (0.46 * w, 2), (0.28 * w, -22), (0.20 * w, -40)]  # fmt: skip
     heart = canvas.fill(curve(jitter(outline, 1), True), blur=2.4)
     image += (166 + 10 * ramp(y, -30, 50) + 3 * canvas.cloud(40) - image) * heart * 0.86
     spine = ramp(np.abs(x + 2 * np.sin(y / 60)), 17, 11) * torso
@@ -690,7 +702,8 @@ def paint_fundus(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple
         for cell_row, cell_column in np.concatenate([first[None], near[rng.integers(len(near), size=int(rng.integers(3, 6)))]]):
             t, size = np.linspace(0, 2 * np.pi, 8)[:-1], rng.uniform(4, 9)
             lobes = size * (1 + rng.normal(0, 0.2, 7))
-            blot = np.stack([lobes * np.cos(t) * rng.uniform(0.7, 1.6), lobes * np.sin(t) * rng.uniform(0.7, 1.2)], 1) + (cell_column * CELL - 126, cell_row * CELL - 126)
+            blot = np.stack([lobes * np.cos(t) * rng.uniform(0.7, 1.6), lobes * np.sin(t) * rng.uniform(0.7, 1.2)], 1)
+            blot += np.array((cell_column, cell_row)) * CELL + CELL / 2 - SIDE / 2
             back = (blot + (canvas.width / 2, canvas.height / 2) - canvas.centre) @ np.linalg.inv(canvas.turn).T
             blots.append(curve(back, True))
         blood = canvas.fill(*blots, blur=1.8) * inside
@@ -705,7 +718,8 @@ def paint_fundus(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple
             fleck = canvas.ellipse(fovea_x + rng.normal(0, 22), fovea_y + rng.normal(0, 22), rng.uniform(1.5, 3), rng.uniform(1.5, 3), 2)
             image += fleck * colour(10, 40, 20)
     image += (1 - inside) * colour(44, 42, 42)
-    areas = {"field": inside, "disc": disc, "macula": ramp(fovea, 24, 18), "haemorrhage": blood, "vessel": canvas.cells(np.maximum(vein, artery) * inside) > 0.3}
+    vessel = canvas.cells(np.maximum(vein, artery) * inside) > 0.3
+    areas = {"field": inside, "disc": disc, "macula": ramp(fovea, 24, 18), "haemorrhage": blood, "vessel": vessel}
     return image, areas, zones
 
 

@@ -38,15 +38,18 @@ NOUNS = {
 # Wordings by form: those of every split, then the two held out. {a} {the} {is} come from NOUNS; {place} is "in the left upper zone" or "on the right".
 FORMS = {
     "present": (
-        ("{Is} there {a}?", "Do you see {a}?", "Does the picture show {a}?", "Can you find {a}?", "Is there any sign of {a}?", "{Is} there {a} in this picture?"),
+        ("{Is} there {a}?", "Do you see {a}?", "Does the picture show {a}?", "Can you find {a}?", "Is there any sign of {a}?",
+         "{Is} there {a} in this picture?"),
         ("Look for {a}: {is} there any?", "Would you say that there {is} {a}?"),
     ),
     "place": (
-        ("{Is} there {a} {place}?", "Do you see {a} {place}?", "Does the picture show {a} {place}?", "Can you find {a} {place}?", "Is there any sign of {a} {place}?"),
+        ("{Is} there {a} {place}?", "Do you see {a} {place}?", "Does the picture show {a} {place}?", "Can you find {a} {place}?",
+         "Is there any sign of {a} {place}?"),
         ("Look {place}: {is} there {a}?", "Would you say that there {is} {a} {place}?"),
     ),
     "where": (
-        ("Where {is} {the}?", "In which {area} {is} {the}?", "Where do you see {the}?", "Name the {area} of {the}.", "Find {the}.", "Which {area} shows {the}?"),
+        ("Where {is} {the}?", "In which {area} {is} {the}?", "Where do you see {the}?", "Name the {area} of {the}.", "Find {the}.",
+         "Which {area} shows {the}?"),
         ("Tell me where {the} {is}.", "Can you say which {area} {the} {is} in?"),
     ),
     "side": (
@@ -54,15 +57,18 @@ FORMS = {
         ("Tell me on which side {the} {is}.", "Can you say where {the} {is}?"),
     ),
     "direction": (
-        ("{Is} {the} horizontal or vertical?", "Would you call {the} horizontal or vertical?", "Horizontal or vertical: how do {the} run?", "Do {the} run horizontal or vertical?", "What is the direction of {the}, horizontal or vertical?"),
+        ("{Is} {the} horizontal or vertical?", "Would you call {the} horizontal or vertical?", "Horizontal or vertical: how do {the} run?",
+         "Do {the} run horizontal or vertical?", "What is the direction of {the}, horizontal or vertical?"),
         ("Tell me if {the} {is} horizontal or vertical.", "Which is it for {the}: horizontal or vertical?"),
     ),
     "count": (
-        ("How many fine {spots} are there?", "How many fine {spots} do you see?", "Count the fine {spots}.", "What is the number of fine {spots}?", "How many fine {spots} does the picture show?"),
+        ("How many fine {spots} are there?", "How many fine {spots} do you see?", "Count the fine {spots}.", "What is the number of fine {spots}?",
+         "How many fine {spots} does the picture show?"),
         ("Tell me how many fine {spots} there are.", "Give the count of fine {spots}."),
     ),
     "more": (
-        ("Which half has more fine {spots}?", "Are there more fine {spots} in the right or the left half?", "Right or left: where are more fine {spots}?", "In which half do you see more fine {spots}?", "Which side has more fine {spots}?"),
+        ("Which half has more fine {spots}?", "Are there more fine {spots} in the right or the left half?", "Right or left: where are more fine {spots}?",
+         "In which half do you see more fine {spots}?", "Which side has more fine {spots}?"),
         ("Tell me which half has more fine {spots}.", "Compare the halves: which one has more fine {spots}?"),
     ),
 }  # fmt: skip
@@ -70,23 +76,28 @@ FORMS = {
 # Wordings of questions about one finding of one kind: id -> (wordings, held-out wordings).
 WORDINGS = {
     "chest_heart_enlarged": (
-        ("Is the heart enlarged?", "Is the heart too large?", "Does the heart look enlarged?", "Is the heart larger than normal?", "Is there an enlarged heart?", "Is the heart big?"),
+        ("Is the heart enlarged?", "Is the heart too large?", "Does the heart look enlarged?", "Is the heart larger than normal?",
+         "Is there an enlarged heart?", "Is the heart big?"),
         ("Would you call the heart enlarged?", "Look at the heart: is it enlarged?"),
     ),
     "chest_heart_size": (
-        ("Is the heart normal or enlarged?", "Is the size of the heart normal or enlarged?", "Normal or enlarged: how is the heart?", "Would you call the heart normal or enlarged?", "How large is the heart, normal or enlarged?"),
+        ("Is the heart normal or enlarged?", "Is the size of the heart normal or enlarged?", "Normal or enlarged: how is the heart?",
+         "Would you call the heart normal or enlarged?", "How large is the heart, normal or enlarged?"),
         ("Tell me if the heart is normal or enlarged.", "Which is it for the heart: normal or enlarged?"),
     ),
     "brain_ventricles_enlarged": (
-        ("Are the ventricles enlarged?", "Are the ventricles too large?", "Do the ventricles look enlarged?", "Are the ventricles larger than normal?", "Are there enlarged ventricles?", "Are the ventricles wide?"),
+        ("Are the ventricles enlarged?", "Are the ventricles too large?", "Do the ventricles look enlarged?", "Are the ventricles larger than normal?",
+         "Are there enlarged ventricles?", "Are the ventricles wide?"),
         ("Would you call the ventricles enlarged?", "Look at the ventricles: are they enlarged?"),
     ),
     "brain_ventricles_size": (
-        ("Are the ventricles normal or enlarged?", "Is the size of the ventricles normal or enlarged?", "Normal or enlarged: how are the ventricles?", "Would you call the ventricles normal or enlarged?", "How large are the ventricles, normal or enlarged?"),
+        ("Are the ventricles normal or enlarged?", "Is the size of the ventricles normal or enlarged?", "Normal or enlarged: how are the ventricles?",
+         "Would you call the ventricles normal or enlarged?", "How large are the ventricles, normal or enlarged?"),
         ("Tell me if the ventricles are normal or enlarged.", "Which is it for the ventricles: normal or enlarged?"),
     ),
     "brain_middle_pattern": (
-        ("Is the coarse patch mottled or barred?", "Would you call the coarse patch mottled or barred?", "Mottled or barred: how is the coarse patch?", "Does the coarse patch look mottled or barred?", "What is the pattern of the coarse patch, mottled or barred?"),
+        ("Is the coarse patch mottled or barred?", "Would you call the coarse patch mottled or barred?", "Mottled or barred: how is the coarse patch?",
+         "Does the coarse patch look mottled or barred?", "What is the pattern of the coarse patch, mottled or barred?"),
         ("Tell me if the coarse patch is mottled or barred.", "Which is it for the coarse patch: mottled or barred?"),
     ),
     "tissue_stain_closed": (
@@ -94,7 +105,8 @@ WORDINGS = {
         ("Would you call the stain {colour}?", "Look at the stain: is it {colour}?"),
     ),
     "tissue_stain": (
-        ("What colour is the stain?", "Which colour has the stain?", "What is the main colour?", "Is the stain pink or purple?", "Name the colour of the tissue."),
+        ("What colour is the stain?", "Which colour has the stain?", "What is the main colour?", "Is the stain pink or purple?",
+         "Name the colour of the tissue."),
         ("Tell me the colour of the stain.", "Can you say which colour the tissue has?"),
     ),
     "tissue_cellularity_high": (
@@ -102,7 +114,8 @@ WORDINGS = {
         ("Would you call the cellularity high?", "Look at the cells: are there many?"),
     ),
     "tissue_cellularity": (
-        ("Is the cellularity low or high?", "Low or high: how is the cellularity?", "Would you call the cellularity low or high?", "Is the number of cells low or high?", "What is the cellularity, low or high?"),
+        ("Is the cellularity low or high?", "Low or high: how is the cellularity?", "Would you call the cellularity low or high?",
+         "Is the number of cells low or high?", "What is the cellularity, low or high?"),
         ("Tell me if the cellularity is low or high.", "Which is it for the cellularity: low or high?"),
     ),
     "fundus_eye_closed": (
@@ -110,15 +123,18 @@ WORDINGS = {
         ("Would you say that this is the {side} eye?", "Look at the disc: is this a {side} eye?"),
     ),
     "fundus_eye": (
-        ("Is this a right or a left eye?", "Right or left: which eye is this?", "Is it the right or the left eye?", "Does the picture show a right or a left eye?", "Which eye is this, right or left?"),
+        ("Is this a right or a left eye?", "Right or left: which eye is this?", "Is it the right or the left eye?",
+         "Does the picture show a right or a left eye?", "Which eye is this, right or left?"),
         ("Tell me if this is a right or a left eye.", "Which is it: the right or the left eye?"),
     ),
     "modality": (
-        ("What is the modality?", "How was this picture made?", "Which method made this picture?", "What kind of imaging is this?", "Name the modality.", "Is this X-ray, CT, microscopy or photography?"),
+        ("What is the modality?", "How was this picture made?", "Which method made this picture?", "What kind of imaging is this?", "Name the modality.",
+         "Is this X-ray, CT, microscopy or photography?"),
         ("Tell me the modality of this picture.", "Can you say how this picture was made?"),
     ),
     "body_part": (
-        ("What part of the body is this?", "Which organ is this?", "Which part of the body does the picture show?", "What does the picture show?", "Name the part of the body.", "What do you see?"),
+        ("What part of the body is this?", "Which organ is this?", "Which part of the body does the picture show?", "What does the picture show?",
+         "Name the part of the body.", "What do you see?"),
         ("Tell me which part of the body this is.", "Can you say what organ the picture shows?"),
     ),
     "is_kind": (
@@ -126,22 +142,26 @@ WORDINGS = {
         ("Would you call this {picture}?", "Look at the picture: is it {picture}?"),
     ),
     "describe": (
-        ("Describe the picture in one sentence.", "Describe the picture.", "What are the findings?", "Sum up the picture.", "What is wrong here?", "Give the findings in one sentence."),
+        ("Describe the picture in one sentence.", "Describe the picture.", "What are the findings?", "Sum up the picture.", "What is wrong here?",
+         "Give the findings in one sentence."),
         ("Tell me in one sentence what you see.", "Can you sum up the findings?"),
     ),
     "report": (
-        ("Write the report.", "Write a full report.", "Give a full report of the picture.", "Report every finding.", "Go through the findings one by one.", "Name every finding, present or absent."),
+        ("Write the report.", "Write a full report.", "Give a full report of the picture.", "Report every finding.", "Go through the findings one by one.",
+         "Name every finding, present or absent."),
         ("Tell me the full report.", "Can you write a report of this picture?"),
     ),
     "unknowable": (
-        ("How old is the patient?", "What is the name of the patient?", "Does the patient have a fever?", "Is the patient a man or a woman?", "How should this be treated?", "What is the prognosis?",
+        ("How old is the patient?", "What is the name of the patient?", "Does the patient have a fever?", "Is the patient a man or a woman?",
+         "How should this be treated?", "What is the prognosis?",
          "Is it malignant?", "Is it cancer?", "Does the patient smoke?", "What caused this?", "How long will it last?", "Does it hurt?"),
         ("What is the age of the patient?", "Which treatment do you recommend?", "Will the patient recover?", "Is this a tumour?"),
     ),
     "greeting": (("Hello.", "Hello!", "Hi.", "Hi there.", "Good morning.", "Good evening."), ("Hey.", "Good day.")),
     "thanks": (("Thank you.", "Thanks.", "Thanks a lot.", "Thank you very much.", "Great, thanks."), ("Many thanks.", "Thank you, that is all.")),
     "off_topic": (
-        ("Write a poem.", "Tell me a joke.", "What is the weather?", "Who won the game?", "What is two plus two?", "Write some code.", "What is the capital of France?", "Sing a song."),
+        ("Write a poem.", "Tell me a joke.", "What is the weather?", "Who won the game?", "What is two plus two?", "Write some code.",
+         "What is the capital of France?", "Sing a song."),
         ("Tell me a story.", "What time is it?"),
     ),
     "about": (
@@ -203,14 +223,15 @@ def caption(p: Phantom) -> str:
         return zones if p.kind == "fundus" else f"{pattern_word(p.kind, facts[name][0]['pattern'])}, {zones}"
 
     if p.kind == "chest":
-        parts = [("Heart", enlarged("heart_enlarged")), ("Effusion", facts["effusion"] or "none"), ("Septal lines", texture("middle")), ("Fine lines", texture("fine"))]
+        parts = [("Heart", enlarged("heart_enlarged")), ("Effusion", facts["effusion"] or "none")]
     elif p.kind == "brain":
-        parts = [("Ventricles", enlarged("ventricles_enlarged")), ("Bleed", facts["bleed"] or "none"), ("Coarse patch", texture("middle")), ("Fine spots", texture("fine"))]
+        parts = [("Ventricles", enlarged("ventricles_enlarged")), ("Bleed", facts["bleed"] or "none")]
     elif p.kind == "tissue":
-        parts = [("Stain", facts["stain"]), ("Cellularity", facts["cellularity"]), ("Bands", texture("middle")), ("Fine stripes", texture("fine"))]
+        parts = [("Stain", facts["stain"]), ("Cellularity", facts["cellularity"])]
     else:
         haemorrhage = f"{facts['haemorrhage']} {area}" if facts["haemorrhage"] else "none"
-        parts = [("Eye", facts["eye"]), ("Haemorrhage", haemorrhage), ("Mottling", texture("middle")), ("Fine dots", texture("fine"))]
+        parts = [("Eye", facts["eye"]), ("Haemorrhage", haemorrhage)]
+    parts += [(NOUNS[p.kind, name][0].removeprefix("a ").capitalize(), texture(name)) for name in ("middle", "fine")]
     return f"{TITLES[p.kind]}. " + " ".join(f"{name}: {value}." for name, value in parts)
 
 
@@ -368,12 +389,16 @@ def questions(p: Phantom, rng: np.random.Generator, held_out: bool = False) -> l
 
 def suggested(p: Phantom) -> list[str]:
     """Questions that fit this picture, for the page."""
-    fine = {
-        "chest": "Are the fine lines horizontal or vertical?" if p.facts["fine"] else "Are there fine lines?",
-        "brain": "How many fine spots are there?",
-        "tissue": "Are the fine stripes horizontal or vertical?" if p.facts["fine"] else "Are there fine stripes?",
-        "fundus": "How many fine dots are there?",
+    direction = {"chest": "lines", "tissue": "stripes"}.get(p.kind)
+    if not direction:
+        fine = f"How many {NOUNS[p.kind, 'fine'][0]} are there?"
+    else:
+        fine = f"Are the fine {direction} horizontal or vertical?" if p.facts["fine"] else f"Are there fine {direction}?"
+    _, the, verb = NOUNS[p.kind, "middle"]
+    coarse = {
+        "chest": "Is the heart enlarged?",
+        "brain": "On which side is the bleed?",
+        "tissue": "What colour is the stain?",
+        "fundus": "Is this a right or a left eye?",
     }[p.kind]
-    middle = {"chest": "Where are the septal lines?", "brain": "Where is the coarse patch?", "tissue": "Where are the bands?", "fundus": "Where is the mottling?"}[p.kind]
-    coarse = {"chest": "Is the heart enlarged?", "brain": "On which side is the bleed?", "tissue": "What colour is the stain?", "fundus": "Is this a right or a left eye?"}[p.kind]
-    return [coarse, middle, fine, "Write the report."] if p.exact else [coarse, "What is the modality?", "What part of the body is this?"]
+    return [coarse, f"Where {verb} {the}?", fine, "Write the report."] if p.exact else [coarse, "What is the modality?", "What part of the body is this?"]
