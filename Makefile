@@ -102,9 +102,9 @@ fuzz:
 	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser -- \
 	  -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
 
-# Writes every golden again from PyTorch, Pillow, tokenizers and llama.cpp. Look at the difference before committing it.
+# Writes every golden again from PyTorch, Pillow, tokenizers, nltk and llama.cpp. Look at the difference before committing it.
 golden: toolchain node_modules
 	test -d .venv || python3 -m venv .venv
 	.venv/bin/pip install --quiet -r tests/golden/requirements.txt
 	node tests/golden/llama3-vocabulary.mjs
-	for script in make preprocess text ask_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
+	for script in make preprocess text metrics ask_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
