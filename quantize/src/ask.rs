@@ -6,6 +6,7 @@ use crate::model_folder::{failed, open_folder, read_small};
 use crate::native::with_session;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::image::Picture;
+use llama3med::manifest::Manifest;
 use llama3med::model::{Listener, Stage};
 use llama3med::ranks::{Threads, block_on};
 use llama3med::sampler::SamplerOptions;
@@ -53,9 +54,7 @@ pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
         None => None,
     };
     let (manifest, _, _) = open_folder(&options.model)?;
-    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let default = if manifest.n_bytes() < SMALL_MODEL_BYTES { 1 } else { n_cores };
-    let n_ranks = options.ranks.unwrap_or(default);
+    let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&manifest));
     let start = Instant::now();
     with_session(&options.model, n_ranks, options.context, |session| {
         eprintln!("loaded {:?} on {n_ranks} rank(s) in {}", manifest.name, seconds(start.elapsed()));
@@ -63,7 +62,14 @@ pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
     })
 }
 
-fn decode(path: &Path) -> Result<Picture> {
+/// Ranks where none are asked for.
+pub(crate) fn default_ranks(manifest: &Manifest) -> usize {
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if manifest.n_bytes() < SMALL_MODEL_BYTES { 1 } else { n_cores }
+}
+
+/// Reads a picture.
+pub(crate) fn decode(path: &Path) -> Result<Picture> {
     let bytes = read_small(path, MAX_PICTURE_BYTES)?;
     Picture::decode(&bytes).map_err(|error| match error {
         Error::Image(problem) => Error::Image(format!("{}: {problem}", path.display())),

@@ -1,15 +1,22 @@
-//! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random models, looks into both.
+//! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random models, looks into both, measures them.
 //!
-//! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `encode` -> `model_folder`.
+//! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `encode` -> `model_folder`; of a measurement: `records` ->
+//! `questions` -> `eval` -> `score` -> `protocol` -> `metrics`.
 pub mod ask;
 pub mod checkpoint;
 pub mod convert;
 pub mod encode;
+pub mod eval;
 pub mod inspect;
 pub mod layout;
+pub mod metrics;
 pub mod model_folder;
 pub mod native;
+pub mod protocol;
+pub mod questions;
 pub mod random;
+pub mod records;
+pub mod score;
 pub mod vocabulary;
 
 pub use convert::{Options, convert};
@@ -25,6 +32,11 @@ pub const CLIP_MEAN_STD: MeanStd = ([0.48145466, 0.4578275, 0.40821073], [0.2686
 pub const OPTIMUS_MEAN_STD: MeanStd = ([0.707223, 0.578729, 0.703617], [0.211883, 0.230117, 0.177517]);
 /// As Google trained SigLIP.
 pub const SIGLIP_MEAN_STD: MeanStd = ([0.5; 3], [0.5; 3]);
+
+/// A whole number from 1 on, as an argument of the command line.
+pub fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number from 1 on".to_owned())
+}
 
 /// What the manifest tells people about a model.
 #[derive(Debug, Clone, Default)]

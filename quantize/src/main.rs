@@ -6,9 +6,10 @@ use llama3med::manifest::{CHUNK_SIZE, Manifest};
 use llama3med::sampler::SamplerOptions;
 use llama3med::session::Finish;
 use llama3med::{Error, Result};
-use quantize::{About, ask, inspect, random};
+use quantize::{About, ask, at_least_one, eval, inspect, random, score};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ enum Command {
     Convert(ConvertArgs),
     Inspect(InspectArgs),
     Ask(AskArgs),
+    Eval(Box<eval::Options>),
+    Score(score::Options),
     Random(RandomArgs),
 }
 
@@ -225,15 +228,13 @@ fn bytes(text: &str) -> std::result::Result<u64, String> {
     number.checked_mul(unit).filter(|n| (1..=1 << 30).contains(n)).ok_or_else(|| "expected 1 byte to 1G".to_owned())
 }
 
-fn at_least_one(text: &str) -> std::result::Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number from 1 on".to_owned())
-}
-
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Convert(args) => make_converted(args),
         Command::Inspect(args) => show(&args),
         Command::Ask(args) => answer(args),
+        Command::Eval(args) => evaluate(&args),
+        Command::Score(args) => score::score(&args).map(|report| print(&report, args.scoring.json)),
         Command::Random(args) => make_random(args),
     };
     match result {
@@ -256,12 +257,31 @@ fn show(args: &InspectArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn answer(args: AskArgs) -> Result<ExitCode> {
+/// A flag that the first Ctrl-C raises; the second ends the program.
+fn watch_ctrl_c() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    // In this order: the first Ctrl-C finds the flag down and raises it, the second finds it up and ends the program.
+    // In this order: the first Ctrl-C finds the flag down and raises it, the second finds it up.
     flag::register_conditional_shutdown(SIGINT, INTERRUPTED as i32, stop.clone())
         .and_then(|_| flag::register(SIGINT, stop.clone()))
         .map_err(|error| Error::Invalid(format!("Ctrl-C cannot be watched: {error}")))?;
+    Ok(stop)
+}
+
+fn evaluate(options: &eval::Options) -> Result<ExitCode> {
+    let report = eval::eval(options, &*watch_ctrl_c()?)?;
+    Ok(report.map_or(ExitCode::SUCCESS, |report| print(&report, options.scoring.json)))
+}
+
+fn print(report: &score::Report, as_json: bool) -> ExitCode {
+    let json = || serde_json::to_string_pretty(report).expect("a report is plain data") + "\n";
+    let text = if as_json { json() } else { report.to_string() };
+    // A reader that has seen enough, such as `head`, is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn answer(args: AskArgs) -> Result<ExitCode> {
+    let stop = watch_ctrl_c()?;
     let options = ask::Options {
         model: args.model,
         image: args.image,

@@ -1,0 +1,228 @@
+//! A model folder's answers to a question set: asked picture by picture, kept as they come, scored at the end.
+//!
+//! `plan` says what is asked about which picture, `answers` keeps what was said, `score` reports. Questions about one picture follow each other, so that
+//! it is encoded once.
+
+mod answers;
+mod plan;
+
+use crate::ask::default_ranks;
+use crate::model_folder::open_folder;
+use crate::native::with_session;
+use crate::questions::QuestionSet;
+use crate::score::{Report, Scorer, Scoring, pair};
+use answers::Answers;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use llama3med::manifest::Manifest;
+use llama3med::model::{Listener, Stage};
+use llama3med::ranks::{Threads, block_on};
+use llama3med::sampler::SamplerOptions;
+use llama3med::session::{AskOptions, Chat, Finish, Session};
+use llama3med::{Error, Result};
+use plan::{Asked, Plan};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What LLaVA-Med's published answers have after each closed question.
+pub const CLOSED_SUFFIX: &str = "Please choose from the following two options: [yes, no]";
+
+/// Ask a model folder the questions of a set and score its answers.
+///
+/// Reads LLaVA-Med's test.json, Llama3-Med's questions file (with --truth), and VQA-RAD, SLAKE and PathVQA as published. Prints what the protocol's own
+/// script prints, and beside it strict numbers with 95 % confidence intervals. Answers in -o are not asked again: after Ctrl-C, which ends the run once the
+/// current question is answered, the same command goes on. Without --temperature the best token is always taken.
+#[derive(Args, Debug, Clone)]
+#[command(
+    after_help = "Examples:\n  quantize eval models/demo --questions test.json --images images -o answers.jsonl\n  \
+    quantize eval models/demo --questions test.json --images images --blank -o blank.jsonl\n  \
+    quantize eval models/demo --questions VQA_RAD.json --images VQA_RAD_images --closed-suffix -o answers.jsonl"
+)]
+pub struct Options {
+    /// The model folder.
+    pub model: PathBuf,
+    /// The questions.
+    #[arg(long, value_name = "FILE")]
+    pub questions: PathBuf,
+    /// The folder of their pictures.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// The true answers, if the questions come without: a file with the same ids.
+    #[arg(long, value_name = "FILE")]
+    pub truth: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub scoring: Scoring,
+    /// Asks the first N questions only.
+    #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
+    pub limit: Option<usize>,
+    /// Where the answers are kept, one JSON object a line.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Ends closed questions with TEXT; without TEXT, as LLaVA-Med does, with "Please choose from the following two options: [yes, no]".
+    #[arg(long, value_name = "TEXT", num_args = 0..=1, require_equals = true, default_missing_value = CLOSED_SUFFIX)]
+    pub closed_suffix: Option<String>,
+    /// Control: shows a grey picture of the same size instead of each picture.
+    #[arg(long)]
+    pub blank: bool,
+    /// Control: shows the picture of another question, always the same other one.
+    #[arg(long, conflicts_with = "blank")]
+    pub shuffle: bool,
+    /// Tokens of an answer at most.
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = crate::at_least_one)]
+    pub max_tokens: usize,
+    /// Divides the logits before a token is drawn; 0 always takes the best one.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Keeps the best tokens that together have this probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f64,
+    /// The same seed gives the same answers.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Ranks to split the model over, one thread each. Default: the number of cores, 1 for a small model.
+    #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
+    pub ranks: Option<usize>,
+    /// Tokens of the longest question with its picture and answer.
+    #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
+    pub context: Option<usize>,
+}
+
+impl Options {
+    fn sampler(&self) -> SamplerOptions {
+        let (temperature, top_p) = (self.temperature as f32, self.top_p as f32);
+        SamplerOptions { temperature, top_p, seed: self.seed, ..SamplerOptions::default() }
+    }
+}
+
+/// Asks and scores; no report where there are no true answers. `stop` ends the run after the current question with [`Error::Cancelled`].
+pub fn eval(options: &Options, stop: &AtomicBool) -> Result<Option<Report>> {
+    options.sampler().check()?;
+    let mut set = QuestionSet::read(&options.questions)?;
+    if let Some(truth) = &options.truth {
+        set.add_truth(&QuestionSet::read(truth)?)?;
+    }
+    let scorer = if set.has_answers() { Some(Scorer::new(&options.scoring, &set)?) } else { None };
+    if scorer.is_none() && options.output.is_none() {
+        let problem = "expected true answers, found questions alone: give --truth to score, or -o to keep the answers";
+        return Err(Error::corrupt(set.file, "records", problem));
+    }
+    let (manifest, _, _) = open_folder(&options.model)?;
+    let plan = Plan::new(options, &set, &model_id(&manifest))?;
+    let mut answers = Answers::open(options.output.as_deref(), &plan, &set)?;
+    let todo: Vec<&Asked> = plan.in_order_of_work().filter(|asked| answers.get(asked).is_none()).collect();
+    let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&manifest));
+    if !todo.is_empty() {
+        let n_kept = plan.n_asked - todo.len();
+        eprintln!("{} questions to ask, {n_kept} answered before; {n_ranks} rank(s)", todo.len());
+        let asked = with_session(&options.model, n_ranks, options.context, |session| {
+            block_on(ask_all(session, options, &todo, &mut answers, stop))
+        });
+        if matches!(asked, Err(Error::Cancelled)) {
+            stopped(options, &plan, &answers);
+        }
+        asked?;
+    }
+    answers.put_in_order(&plan)?;
+    let Some(scorer) = scorer else {
+        eprintln!("{} answers are kept; without true answers nothing is scored", plan.n_asked);
+        return Ok(None);
+    };
+    let text = |asked: &Asked| answers.get(asked).map(|answer| answer.text.as_str()).unwrap_or_default();
+    let pairs: Vec<_> =
+        plan.asked().iter().zip(&set.questions).map(|(asked, question)| pair(question, text(asked))).collect();
+    let mut report = scorer.report(&pairs);
+    let n_cut = plan.asked().iter().filter(|asked| answers.get(asked).is_some_and(|answer| !answer.is_whole)).count();
+    report.notes.extend(notes(options, &set, n_cut));
+    report.run = Some(json!({
+        "model": plan.model_id, "questions": set.file, "format": set.format, "n_asked": plan.n_asked,
+        "n_cut": n_cut, "control": plan.control, "closed_suffix": options.closed_suffix, "max_tokens": options.max_tokens,
+        "temperature": options.temperature, "top_p": options.top_p, "seed": options.seed,
+    }));
+    Ok(Some(report))
+}
+
+/// The name that people gave the model, and which weights these are.
+fn model_id(manifest: &Manifest) -> String {
+    let mut hash = Sha256::new();
+    manifest.files.iter().flat_map(|file| &file.chunks).for_each(|chunk| hash.update(&chunk.sha256));
+    let hash: String = hash.finalize()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{} {hash}", manifest.name)
+}
+
+fn stopped(options: &Options, plan: &Plan, answers: &Answers) {
+    let n_answered = plan.asked().iter().filter(|asked| answers.get(asked).is_some()).count();
+    let then = match &options.output {
+        Some(path) => format!("in {}; the same command goes on", path.display()),
+        None => "not kept, for want of -o".into(),
+    };
+    eprintln!("stopped: {n_answered} of {} answers are {then}", plan.n_asked);
+}
+
+fn notes(options: &Options, set: &QuestionSet, n_cut: usize) -> Vec<String> {
+    let mut notes = vec![match &options.closed_suffix {
+        Some(suffix) => format!("closed questions were asked with {suffix:?} after them"),
+        None => "closed questions were asked as they stand".into(),
+    }];
+    notes.extend(set.note.iter().map(|note| format!("{}: {note}", set.file)));
+    match (options.blank, options.shuffle) {
+        (true, _) => notes.push("control run: the model saw grey pictures".into()),
+        (_, true) => notes.push("control run: the model saw pictures of other questions".into()),
+        _ => {}
+    }
+    if let Some(limit) = options.limit.filter(|&limit| limit < set.questions.len()) {
+        notes.push(format!("the first {limit} of {} questions", set.questions.len()));
+    }
+    if n_cut > 0 {
+        notes.push(format!("{n_cut} answers were cut at {} tokens or by the context", options.max_tokens));
+    }
+    notes
+}
+
+async fn ask_all(
+    session: &mut Session<Threads>,
+    options: &Options,
+    todo: &[&Asked],
+    answers: &mut Answers,
+    stop: &AtomicBool,
+) -> Result<()> {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta} left");
+    let bar = ProgressBar::new(todo.len() as u64).with_style(style.expect("the template is a constant"));
+    let ask = AskOptions { max_tokens: options.max_tokens, sampler: options.sampler() };
+    let mut listener = Patient { stop };
+    for group in todo.chunk_by(|a, b| a.image == b.image) {
+        let picture = group[0].picture(options.blank)?;
+        bar.set_message("encoding");
+        let look = session.look(&picture, &mut listener).await?;
+        bar.set_message("answering");
+        for asked in group {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled);
+            }
+            let mut chat = Chat { image: Some(look.key), ..Chat::default() };
+            let answer = session.ask(&mut chat, &asked.prompt, &ask, &mut listener).await;
+            let answer = answer.map_err(|error| asked.located(error))?;
+            answers.push(asked, &answer.text, answer.finish == Finish::Stop)?;
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Lets an answer come to its end, and gives up a picture at once.
+struct Patient<'a> {
+    stop: &'a AtomicBool,
+}
+
+impl Listener for Patient<'_> {
+    async fn progress(&mut self, stage: Stage, _: usize, _: usize) -> bool {
+        stage == Stage::Reading || !self.stop.load(Ordering::Relaxed)
+    }
+
+    async fn token(&mut self, _: u32, _: &str) -> bool {
+        true
+    }
+}
