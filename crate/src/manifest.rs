@@ -159,8 +159,8 @@ impl File {
     }
 }
 
-// A manifest may come from another host: it names files beside itself and nothing else.
-fn check_path(path: &str) -> Result<()> {
+/// A manifest may come from another host: it names files beside itself and nothing else.
+pub fn check_path(path: &str) -> Result<()> {
     let inside = path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b));
     if inside && plain && path.len() <= 200 {

@@ -164,7 +164,7 @@ pub fn convert(options: &Options) -> Result<Manifest> {
     let mut writer = Writer::create(&options.output, options.chunk_size, decoder.n_bytes() + encoder.n_bytes())?;
     writer.write(DECODER, &decoder)?;
     writer.write(ENCODER, &encoder)?;
-    writer.finish(about.manifest())
+    writer.finish(&about)
 }
 
 /// Some rows of a slot as f32, from the place in the checkpoint's tensor where they are.

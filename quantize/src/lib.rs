@@ -2,6 +2,7 @@
 //!
 //! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `encode` -> `model_folder`; of a measurement: `records` ->
 //! `questions` -> `eval` -> `score` -> `protocol` -> `metrics`.
+pub mod about;
 pub mod ask;
 pub mod checkpoint;
 pub mod convert;
@@ -19,10 +20,9 @@ pub mod records;
 pub mod score;
 pub mod vocabulary;
 
+pub use about::About;
 pub use convert::{Options, convert};
 pub use random::random;
-
-use llama3med::manifest::Manifest;
 
 /// Mean and standard deviation of colour channels.
 pub type MeanStd = ([f32; 3], [f32; 3]);
@@ -36,37 +36,4 @@ pub const SIGLIP_MEAN_STD: MeanStd = ([0.5; 3], [0.5; 3]);
 /// A whole number from 1 on, as an argument of the command line.
 pub fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number from 1 on".to_owned())
-}
-
-/// What the manifest tells people about a model.
-#[derive(Debug, Clone, Default)]
-pub struct About {
-    /// Name shown to people.
-    pub name: String,
-    /// One sentence on what the model is.
-    pub description: String,
-    /// Licence of the weights.
-    pub license: String,
-    /// Notices that must be shown.
-    pub notices: Vec<String>,
-    /// Questions offered to the user.
-    pub questions: Vec<String>,
-}
-
-impl About {
-    /// A manifest that lacks its files.
-    pub fn manifest(&self) -> Manifest {
-        Manifest {
-            format: "llama3med".into(),
-            version: 1,
-            name: self.name.clone(),
-            description: self.description.clone(),
-            license: self.license.clone(),
-            notices: self.notices.clone(),
-            suggested_questions: self.questions.clone(),
-            samples: Vec::new(),
-            fidelity: None,
-            files: Vec::new(),
-        }
-    }
 }

@@ -158,6 +158,10 @@ struct OutputArgs {
     /// Bytes of a chunk; K, M and G may follow. The default fits the smallest limit of the common static hosts.
     #[arg(long, value_name = "BYTES", default_value_t = CHUNK_SIZE, value_parser = bytes)]
     chunk_size: u64,
+    /// A JSON file with name, description, license, notices, suggested_questions and samples, as in a manifest; the flags below go before it. Paths of
+    /// samples are relative to the file, and the pictures are copied into the model folder.
+    #[arg(long, value_name = "FILE")]
+    about: Option<PathBuf>,
     /// Name shown to people.
     #[arg(long)]
     name: Option<String>,
@@ -176,14 +180,25 @@ struct OutputArgs {
 }
 
 impl OutputArgs {
-    fn about(&self) -> About {
-        About {
-            name: self.name.clone().unwrap_or_default(),
-            description: self.description.clone().unwrap_or_default(),
-            license: self.license.clone().unwrap_or_default(),
-            notices: self.notice.clone(),
-            questions: self.question.clone(),
+    fn about(&self) -> Result<About> {
+        let mut about = self.about.as_deref().map_or_else(|| Ok(About::default()), About::read)?;
+        let texts = [
+            (&mut about.name, &self.name),
+            (&mut about.description, &self.description),
+            (&mut about.license, &self.license),
+        ];
+        for (text, flag) in texts {
+            if let Some(flag) = flag {
+                text.clone_from(flag);
+            }
         }
+        let lists = [(&mut about.notices, &self.notice), (&mut about.suggested_questions, &self.question)];
+        for (list, flags) in lists {
+            if !flags.is_empty() {
+                list.clone_from(flags);
+            }
+        }
+        Ok(about)
     }
 }
 
@@ -313,7 +328,7 @@ fn make_converted(args: ConvertArgs) -> Result<ExitCode> {
         chunk_size: args.output.chunk_size,
         scales: args.scales,
         drop_first_patch: args.drop_first_patch,
-        about: args.output.about(),
+        about: args.output.about()?,
         output: args.output.output.clone(),
     })?;
     report(&args.output, &manifest);
@@ -327,7 +342,7 @@ fn make_random(args: RandomArgs) -> Result<ExitCode> {
         encoder_dtype: args.output.encoder_type.map(Dtype::from),
         chunk_size: args.output.chunk_size,
         seed: args.seed,
-        about: args.output.about(),
+        about: args.output.about()?,
         output: args.output.output.clone(),
     })?;
     report(&args.output, &manifest);

@@ -1,5 +1,6 @@
 //! Model folders on disk: written chunk by chunk beside their place and moved there when whole; read as the files that the chunks make up.
 
+use crate::About;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::gguf::{ALIGNMENT, Dtype, Gguf, Header};
 use llama3med::manifest::{Chunk, DECODER, ENCODER, File, MAX_MANIFEST_BYTES, Manifest};
@@ -116,9 +117,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the manifest, with the files that were written, and moves the folder to its place.
-    pub fn finish(self, mut manifest: Manifest) -> Result<Manifest> {
-        manifest.files = self.files.clone();
+    /// Writes the manifest, with the files that were written and the samples' pictures, and moves the folder to its place.
+    pub fn finish(self, about: &About) -> Result<Manifest> {
+        for (sample, picture) in about.samples.iter().zip(&about.pictures) {
+            let path = self.partial.join(&sample.path);
+            fs::copy(picture, &path).map_err(|error| failed(&path, "write", error))?;
+        }
+        let manifest = Manifest { files: self.files.clone(), ..about.manifest() };
         let mut json = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
         json.push(b'\n');
         Manifest::parse(&json)?;
@@ -220,8 +225,9 @@ fn check_target(target: &Path) -> Result<()> {
     let Ok(manifest) = read_manifest(target) else {
         return refuse("the folder exists and holds something else than a model; choose another name".into());
     };
-    let paths = manifest.files.iter().flat_map(|file| &file.chunks).map(|chunk| chunk.path.as_str());
-    let ours: BTreeSet<&str> = paths.chain(["manifest.json"]).collect();
+    let chunks = manifest.files.iter().flat_map(|file| &file.chunks).map(|chunk| chunk.path.as_str());
+    let pictures = manifest.samples.iter().map(|sample| sample.path.as_str());
+    let ours: BTreeSet<&str> = chunks.chain(pictures).chain(["manifest.json"]).collect();
     match names.iter().find(|name| !ours.contains(name.as_str())) {
         Some(name) => refuse(format!("the model folder also holds {name}, which would be lost; remove it first")),
         None => Ok(()),

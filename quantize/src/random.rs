@@ -81,7 +81,7 @@ pub fn random(options: &Options) -> Result<Manifest> {
     let mut writer = Writer::create(&options.output, options.chunk_size, n_bytes)?;
     writer.write(DECODER, &decoder_plan)?;
     writer.write(ENCODER, &encoder_plan)?;
-    writer.finish(about.manifest())
+    writer.finish(&about)
 }
 
 fn about(options: &Options) -> About {
@@ -94,8 +94,8 @@ fn about(options: &Options) -> About {
     if about.notices.is_empty() {
         about.notices = vec!["Random weights: this model has learned nothing and its answers mean nothing.".into()];
     }
-    if about.questions.is_empty() {
-        about.questions = ["What does this picture show?", "Is anything unusual?", "Describe the left side."]
+    if about.suggested_questions.is_empty() {
+        about.suggested_questions = ["What does this picture show?", "Is anything unusual?", "Describe the left side."]
             .map(String::from)
             .into();
     }
