@@ -300,17 +300,18 @@ class Batch:
 
 
 def conversations(phantom, rng, reports_only):
-    """What is asked about a picture this time: its report, questions alone, two or three in a row, and now and then one without the picture."""
+    """What is asked about a picture this time: its report and questions, alone or several in a row, and now and then one without the picture."""
     # A report denies what a file of another size cannot show.
-    out = [([(REPORT, caption(phantom))], True)] if phantom.exact else []
-    if reports_only and out:
-        return out
+    report = [(REPORT, caption(phantom))] if phantom.exact else []
+    if report and reports_only:
+        return [(report, True)]
     # Each with a probability of its own: a fixed number of questions would favour the pictures, and so the answers, that have few.
-    asked = [one for one in questions(phantom, rng) if rng.random() < (0.15 if one["scale"] == "general" else 0.7)]
-    rng.shuffle(asked)
-    pairs = [(one["question"], one["answer"]) for one in asked]
+    asked_of = [one for one in questions(phantom, rng) if rng.random() < (0.15 if one["scale"] == "general" else 0.7)]
+    pairs = [(one["question"], one["answer"]) for one in asked_of] + report
+    rng.shuffle(pairs)
+    out = []
     while pairs:
-        n_turns = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
+        n_turns = int(rng.choice([1, 2, 3, 4, 6], p=[0.5, 0.2, 0.1, 0.1, 0.1]))
         out.append((pairs[:n_turns], True))
         pairs = pairs[n_turns:]
     if not out or rng.random() < 0.2:
