@@ -1,4 +1,4 @@
-# make serve   both wasm builds, the site with a demo model in dist/, served at http://localhost:8080/
+# make serve   both wasm builds, the site with the demo model in dist/, served at http://localhost:8080/
 # make test    everything that is tested: format, lints, native, wasm kernels in Chromium, the page in Chromium, Firefox and WebKit
 #
 # Needs rustup and Node 20 or newer; everything else is fetched and pinned here. Options:
@@ -8,15 +8,18 @@
 #   make golden                                       writes the expected values of the tests again, with Python
 #   make bench                                        the speed of the page beside llama.cpp
 #   make fuzz                                         random input for every parser
+#   make phantom | train | ablation | report          the demo model's data sets, training, ablation and report, with Python
 
 PORT ?= 8080
 MODEL_HOST ?=
+CHECKPOINT ?= demo/checkpoint
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TOOLS := $(TARGET)/tools/debug
 WASM := $(TARGET)/wasm32-unknown-unknown/release/llama3med_web.wasm
 WASM_BUILD := cargo build --locked --release -p llama3med-web --target wasm32-unknown-unknown
 WASM_TEST := cargo test --locked --release -p llama3med --target wasm32-unknown-unknown --test kernels
 BIND := $(TOOLS)/wasm-bindgen --target web --no-typescript --out-dir $(TARGET)/pkg
+QUANTIZE := $(TARGET)/debug/quantize
 DEMO := $(TARGET)/demo-model
 # `%` is read by more people than is_multiple_of, and kernels index several arrays by one variable.
 LINTS := -D warnings -A clippy::manual_is_multiple_of -A clippy::needless_range_loop -A clippy::excessive_precision
@@ -41,10 +44,15 @@ wasm: toolchain tools
 	$(WASM_BUILD) --features relaxed-simd
 	$(BIND) --out-name llama3med_relaxed $(WASM)
 
-# Random weights stand in for a trained model; the page says so.
-demo: toolchain
+# The demo model, trained on drawn phantoms: made again when its checkpoint, its texts, its pictures or the tool have changed.
+demo: $(DEMO)/manifest.json
+
+$(DEMO)/manifest.json: $(QUANTIZE) demo/about.json $(wildcard demo/samples/* $(CHECKPOINT)/*)
+	$(QUANTIZE) convert $(CHECKPOINT) --about demo/about.json -o $(DEMO)
+
+# Cargo knows whether there is anything to do.
+$(QUANTIZE): toolchain
 	cargo build --locked -p quantize
-	test $(DEMO)/manifest.json -nt $(TARGET)/debug/quantize || $(TARGET)/debug/quantize random --shape tiny -o $(DEMO)
 
 # ---- what a fresh machine lacks
 
@@ -81,7 +89,7 @@ test-kernels: tools browsers
 	PATH="$(abspath $(TOOLS)):$$PATH" WASM_BINDGEN_TEST_TIMEOUT=600 CHROMEDRIVER="$$(command -v chromedriver)" $(WASM_TEST) --features relaxed-simd
 
 test-page: site node_modules browsers
-	QUANTIZE=$(TARGET)/debug/quantize node --test --test-concurrency=1 tests/browser/*.test.mjs
+	QUANTIZE=$(QUANTIZE) node --test --test-concurrency=1 tests/browser/*.test.mjs
 
 test-engines: site node_modules browsers
 	node --test --test-concurrency=1 tests/browser/engines/*.test.mjs
@@ -92,7 +100,7 @@ test-engines: site node_modules browsers
 
 # The page beside llama.cpp on a 1B of random weights; PYTHON names an interpreter that has the package llama_cpp.
 bench: site node_modules
-	test -f $(TARGET)/bench-model/manifest.json || $(TARGET)/debug/quantize random --shape 1b -o $(TARGET)/bench-model
+	test -f $(TARGET)/bench-model/manifest.json || $(QUANTIZE) random --shape 1b -o $(TARGET)/bench-model
 	node scripts/bench.mjs dist $(TARGET)/bench-model
 
 # Needs nightly and cargo-fuzz (cargo install cargo-fuzz); FUZZ_SECONDS for each parser.
@@ -108,3 +116,34 @@ golden: toolchain node_modules
 	.venv/bin/pip install --quiet -r tests/golden/requirements.txt
 	node tests/golden/llama3-vocabulary.mjs
 	for script in make preprocess text metrics ask_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
+
+# ---- the demo model, on demand, with Python; each can be interrupted and goes on where it was
+
+.PHONY: venv phantom train ablation report
+
+PHANTOM := $(TARGET)/phantom
+ARMS ?= one two all blur
+
+venv:
+	test -d .venv || python3 -m venv .venv
+	.venv/bin/pip install --quiet -r demo/requirements.txt
+
+# The held-out splits as pictures and questions.
+phantom: venv
+	.venv/bin/python demo/generate.py --split test --images 2000 -o $(PHANTOM)/files
+	.venv/bin/python demo/generate.py --split test-paraphrase --images 700 -o $(PHANTOM)/files
+	.venv/bin/python demo/generate.py --split test-ood --images 1000 -o $(PHANTOM)/files
+
+# About two hours on two cores. Writes the checkpoint that is bundled.
+train: venv
+	.venv/bin/python demo/train.py all --noise 0.3 --work $(PHANTOM) -o demo/checkpoint
+
+# A shorter training for each arm, on the encoder and the features that `make train` left.
+ablation: venv
+	for arm in $(ARMS); do \
+	  [ $$arm != blur ] || .venv/bin/python demo/train.py features --arm blur --work $(PHANTOM) || exit 1; \
+	  for stage in decoder test; do .venv/bin/python demo/train.py $$stage --arm $$arm --seed 3 --steps 800 --work $(PHANTOM) || exit 1; done; \
+	done
+
+report: venv $(QUANTIZE)
+	.venv/bin/python demo/report.py --measure $(QUANTIZE) $(PHANTOM)/files

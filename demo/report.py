@@ -1,4 +1,6 @@
-"""Writes demo/REPORT.md from the saved results: python demo/report.py.
+"""Writes demo/REPORT.md from the saved results: python demo/report.py. With --measure QUANTIZE FILES it first measures the checkpoint natively.
+
+FILES is a folder with the splits as `generate.py` writes them, QUANTIZE the command-line tool.
 
 demo/results/ARM-STEPS-SEED.json     what `train.py test` found: every arm of the ablation in PyTorch
 demo/results/native/NAME.json        what `quantize eval --json` printed of the bundled checkpoint, converted to several formats
@@ -7,7 +9,10 @@ demo/strangers.md                    pictures that were never used while buildin
 The thresholds below were written before the final run and do not move.
 """
 
+import argparse
 import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 DEMO = Path(__file__).parent
@@ -30,6 +35,19 @@ ARMS = {
 }
 COLUMNS = [(scale, kind) for scale in ("coarse", "middle", "fine") for kind in ("CLOSED", "OPEN")]
 MAX_LOSS = 1.0  # points that 4 bits may cost against f32
+# Name of a run: number format, split, arguments of `quantize eval`. The formats and the controls answer the first questions of the test split.
+FIRST = ["--limit", "6000"]
+NATIVE = {
+    "q4_0, test": ("q4_0", "test", []),
+    "q4_0, held-out wordings": ("q4_0", "test-paraphrase", []),
+    "q4_0, out of distribution": ("q4_0", "test-ood", []),
+    "q4_0, first 6000": ("q4_0", "test", FIRST),
+    "q4_k, first 6000": ("q4_k", "test", FIRST),
+    "q8_0, first 6000": ("q8_0", "test", FIRST),
+    "f32, first 6000": ("f32", "test", FIRST),
+    "q4_0, grey picture": ("q4_0", "test", [*FIRST, "--blank"]),
+    "q4_0, another's picture": ("q4_0", "test", [*FIRST, "--shuffle"]),
+}
 
 
 def interval(percent, n):
@@ -78,23 +96,46 @@ def split_table(trained):
 
 def native_table(native):
     rows = []
-    for name, report in native.items():
-        scales = report["breakdown"]["scale"]
-        cells = []
-        for scale, kind in COLUMNS:
-            part = scales[scale][kind.lower()]
-            cells.append(f"{part['accuracy']:.1f}")
-        strict = report["strict"]
-        rows.append([name, *cells, f"{strict['closed']['accuracy']:.2f}", f"{strict['open']['accuracy']:.2f}"])
+    for name in (name for name in NATIVE if name in native):
+        report = native[name]
+        parts = [report["scale"][scale][kind.lower()] for scale, kind in COLUMNS] + [report["strict"]["closed"], report["strict"]["open"]]
+        rows.append([name, *(f"{part['accuracy']:.2f}" for part in parts)])
     return table(["", *(f"{scale} {kind.lower()}" for scale, kind in COLUMNS), "all closed", "all open"], rows)
 
 
+def measure(quantize, files):
+    """Converts the checkpoint to every format and lets `quantize eval` ask and score; an interrupted run goes on where it was."""
+    out = DEMO / "results" / "native"
+    out.mkdir(parents=True, exist_ok=True)
+
+    def run(name):
+        dtype, split, options = NATIVE[name]
+        folder = files / "models" / dtype
+        plain = name.replace(", ", "-").replace(" ", "-").replace("'", "")
+        answers = [quantize, "eval", folder, "--questions", files / f"{split}.json", "--images", files / "images", "--ranks", "1",
+                   "--max-tokens", "96", "--json", "-o", files / f"{plain}.jsonl", *options]
+        report = json.loads(subprocess.run(answers, check=True, stdout=subprocess.PIPE).stdout)
+        kept = {"name": name, "n_questions": report["n_questions"], "protocol": report["protocol"], "strict": report["strict"],
+                "scale": report["breakdown"]["scale"]}
+        (out / f"{plain}.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+    for dtype in {dtype for dtype, _, _ in NATIVE.values()}:
+        subprocess.run([quantize, "convert", DEMO / "checkpoint", "--type", dtype, "-o", files / "models" / dtype], check=True)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, NATIVE))
+
+
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--measure", nargs=2, type=Path, metavar=("QUANTIZE", "FILES"))
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(*arguments.measure)
     results = read(DEMO / "results")
     most = max(result["steps"] for result in results)
     trained = next(result for result in results if result["arm"] == "all" and result["steps"] == most)
     ablation = {result["arm"]: result for result in results if result["steps"] != most}
-    native = {path.stem: json.loads(path.read_text()) for path in sorted((DEMO / "results" / "native").glob("*.json"))}
+    native = {report["name"]: report for report in read(DEMO / "results" / "native")}
     n_steps = next(iter(ablation.values()))["steps"] if ablation else 0
     parts = [
         "# PhantomVQA: what the demo model can do\n",

@@ -41,7 +41,7 @@ POLITE = ("greeting", "thanks", "about", "off_topic", "diagnosis")  # questions 
 NO_PICTURE = "I see no picture. Open one, then ask me about it."
 
 
-# Products in bf16 where the processor has tiles for it (AMX); elsewhere bf16 is slower than f32. Attention and the patch embedding stay in f32: the one's
+# Products in bf16 where the processor has tiles for it (AMX); elsewhere bf16 is slower than f32. Attention and the patch embedding train in f32: the one's
 # gradient is slow in bf16, the other takes small differences of large numbers.
 HAS_TILES = torch.cpu._is_amx_tile_supported()
 attend = F.scaled_dot_product_attention
@@ -249,12 +249,22 @@ class Text:
     def ids(self, text):
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def turns(self, turns, has_image=True):
+    def noisy(self, ids, rng):
+        """Puts one to three random tokens somewhere into a question: words that training never has must not matter."""
+        at = int(rng.integers(len(ids)))
+        n_words = self.tokenizer.get_vocab_size() - len(model.SPECIAL)
+        return [*ids[:at], *(int(i) for i in rng.integers(n_words, size=rng.integers(1, 4))), *ids[at:]]
+
+    def turns(self, turns, has_image=True, rng=None, noise=0.0):
         """Ids after the image (or after the head), and which of them are answers."""
         ids, is_answer = [], []
         for turn_idx, (question, answer) in enumerate(turns):
             opening = ("\n" if has_image else "") if turn_idx == 0 else "<|start_header_id|>user<|end_header_id|>\n\n"
-            asked = self.ids(f"{opening}{question}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n")
+            asked = self.ids(f"{opening}{question}")
+            if noise and rng.random() < noise:
+                n_opening = len(self.ids(opening)) if opening else 0
+                asked = asked[:n_opening] + self.noisy(asked[n_opening:], rng)
+            asked = asked + self.ids("<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n")
             answered = self.ids(f"{answer}<|eot_id|>")
             ids += asked + answered
             is_answer += [False] * len(asked) + [True] * len(answered)
@@ -264,8 +274,8 @@ class Text:
 class Batch:
     """Several pictures, each with conversations packed behind one copy of its prefix: every conversation sees the prefix and itself alone."""
 
-    def __init__(self, text, conversations):
-        """`conversations`: for each picture a list of (turns, has_image)."""
+    def __init__(self, text, conversations, rng=None, noise=0.0):
+        """`conversations`: for each picture a list of (turns, has_image); `noise` is the share of questions that get some."""
         head = len(text.head)
         first = head + 64
         rows = []
@@ -273,7 +283,7 @@ class Batch:
             ids, answers, group, position = [*text.head, *[0] * 64], [False] * first, [0] * head + [1] * 64, list(range(first))
             blind = [False] * first
             for group_idx, (turns, has_image) in enumerate(of_picture):
-                more, is_answer = text.turns(turns, has_image)
+                more, is_answer = text.turns(turns, has_image, rng, noise)
                 start = first if has_image else head
                 ids += more
                 answers += is_answer
@@ -387,7 +397,7 @@ def test(folder, arm, seed, checkpoint, results):
     log(path, {split: {kind: value for kind, value in of_split.items() if " " in kind} for split, of_split in found.items()})
 
 
-def batches(text, phantoms, rng, state):
+def batches(text, phantoms, rng, state, noise):
     """Batches of 8 pictures without end, those of like length together: (indices, Batch)."""
     while True:
         order = rng.permutation(len(phantoms))
@@ -396,10 +406,10 @@ def batches(text, phantoms, rng, state):
             several.sort(key=lambda one: sum(len(text.turns(turns)[0]) for turns, _ in one[1]))
             for part in rng.permutation(4):
                 idxs, asked_of = zip(*several[8 * part:8 * part + 8])
-                yield idxs, Batch(text, asked_of)
+                yield idxs, Batch(text, asked_of, rng, noise)
 
 
-def train_decoder(folder, arm, n_steps, rate, seed, out):
+def train_decoder(folder, arm, n_steps, rate, noise, seed, out):
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     channels = ARMS[arm]
@@ -437,7 +447,7 @@ def train_decoder(folder, arm, n_steps, rate, seed, out):
         os.replace(state.with_suffix(".new"), state)
 
     visited, phase = 0, {}
-    stream = batches(text, data.phantoms, rng, phase)
+    stream = batches(text, data.phantoms, rng, phase, noise)
     while (done := step / n_steps) < 1:
         if done > 0.8 and not is_quantised:
             quantise()
@@ -460,7 +470,7 @@ def train_decoder(folder, arm, n_steps, rate, seed, out):
         running = [old + (new.item() - old) * 0.02 for old, new in zip(running, (loss, hint))]
         if step % 100 == 0:
             log(f"{arm} step {step}, {done:.0%}, answers {running[0]:.4f}, signs {running[1]:.4f}, {visited / (time.time() - start):.1f} pictures/s")
-        if step % 1000 == 0:
+        if step % 500 == 0:
             keep()
             log({kind: value for kind, value in evaluate(text, connector, llama, val_features, val.phantoms[:100], channels).items() if " " in kind})
     result = evaluate(text, connector, llama, val_features, val.phantoms, channels)
@@ -477,8 +487,9 @@ if __name__ == "__main__":
     parser.add_argument("--arm", choices=ARMS, default="all", help="what the decoder sees")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--encoder-steps", type=int, default=3000, help="of 8 pictures each")
-    parser.add_argument("--steps", type=int, default=6000, help="of the decoder's training, 8 pictures each")
+    parser.add_argument("--steps", type=int, default=4500, help="of the decoder's training, 8 pictures each")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="the decoder's highest learning rate")
+    parser.add_argument("--noise", type=float, default=0.0, help="share of questions with random words in them")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("demo/results"))
     parser.add_argument("-o", "--out", type=Path, help="the checkpoint's folder")
@@ -493,6 +504,6 @@ if __name__ == "__main__":
     if args.stage in ("features", "all"):
         make_features(args.work, TRAIN_SIZES | TEST_SIZES, args.arm == "blur")
     if args.stage in ("decoder", "all"):
-        train_decoder(args.work, args.arm, args.steps, args.rate, args.seed, out)
+        train_decoder(args.work, args.arm, args.steps, args.rate, args.noise, args.seed, out)
     if args.stage in ("test", "all"):
         test(args.work, args.arm, args.seed, out, args.results)

@@ -4,7 +4,6 @@
 import { createHash } from "node:crypto";
 import { cp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { SAMPLES } from "./film.mjs";
 
 const [pkg, demo, out] = process.argv.slice(2);
 
@@ -38,19 +37,6 @@ async function replaceIn(path, replacements) {
   await writeFile(path, text);
 }
 
-// Random weights come without pictures: give them the drawn ones.
-async function copyDemo() {
-  const folder = join(out, "models/demo");
-  await rm(folder, { recursive: true, force: true });
-  await cp(demo, folder, { recursive: true });
-  const path = join(folder, "manifest.json");
-  const manifest = JSON.parse(await readFile(path, "utf8"));
-  if (manifest.samples?.length > 0) return;
-  manifest.samples = SAMPLES.map(({ path, alt, questions }) => ({ path, alt, questions }));
-  for (const sample of SAMPLES) await writeFile(join(folder, sample.path), sample.draw());
-  await writeFile(path, JSON.stringify(manifest, null, 1));
-}
-
 async function stamp() {
   const host = modelHost();
   const rules = host ? [["connect-src 'self'", `connect-src 'self' ${host}`], ["img-src 'self'", `img-src 'self' ${host}`]] : [];
@@ -72,5 +58,6 @@ for (const name of await readdir(out).catch(() => [])) {
 }
 await cp("www", out, { recursive: true });
 await cp(pkg, join(out, "pkg"), { recursive: true });
-await copyDemo();
+await rm(join(out, "models/demo"), { recursive: true, force: true });
+await cp(demo, join(out, "models/demo"), { recursive: true });
 console.log(`${out}: ${await stamp()} files of the site and the demo model`);

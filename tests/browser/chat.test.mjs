@@ -11,7 +11,7 @@ after(() => Promise.all([browser.close(), site.stop()]));
 
 test("an image is dropped, a question is answered, and the page names its random model", async (t) => {
   const { page, seen, info, answer, ...on } = await newPage(browser, t);
-  await on.open(site, "tokens=64");
+  await on.open(site);
   await on.ready();
   assert.match(await info.textContent(), /Random weights/);
   await page.evaluate((bytes) => {
@@ -34,7 +34,7 @@ test("crop, tiles and the small pictures of each scale are shown", async (t) => 
   await on.ready();
   await on.show();
   const crop = await page.locator("#overlay .crop").evaluate((rect) => ["x", "y", "width", "height"].map((name) => Number(rect.getAttribute(name))));
-  assert.deepEqual(crop, [0, 12, 96, 96]);
+  assert.deepEqual(crop, [0, 22, 256, 256]);
   const thumbs = page.locator("#thumbs button");
   assert.ok((await thumbs.count()) >= 2);
   await thumbs.nth(1).click();
@@ -119,7 +119,7 @@ test("a second image starts afresh, also while the first is encoded or answered 
   await image.setInputFiles(IMAGE);
   await image.setInputFiles(OTHER_IMAGE);
   await on.waitStatus(/^Ready: ask/);
-  assert.equal(await page.locator("#overlay").getAttribute("viewBox"), "0 0 150 100");
+  assert.equal(await page.locator("#overlay").getAttribute("viewBox"), "0 0 348 256");
   const alone = await on.answerTo("What is this?");
   await on.show(IMAGE);
   assert.equal(await page.locator(".turn").count(), 0);

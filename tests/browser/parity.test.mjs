@@ -1,10 +1,8 @@
 // The page answers as the same engine does natively: greedy, on 1, 2 and 4 ranks, in both builds.
 
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { IMAGE, makeModel, nativeAnswer, newPage, scratch, startChromium, startSite } from "./support.mjs";
+import { IMAGE, makeModel, nativeAnswer, newPage, samplePath, startChromium, startSite } from "./support.mjs";
 
 const QUESTION = "What does this picture show?";
 const N_TOKENS = 64;
@@ -26,9 +24,7 @@ async function pageAnswer(t, model, ranks, build) {
 // weights soon answer differently.
 test("1, 2 and 4 ranks give the native answer", async (t) => {
   makeModel("exact");
-  const path = join(scratch(), "film.png");
-  writeFileSync(path, IMAGE.buffer);
-  const expected = nativeAnswer("exact", path, QUESTION, N_TOKENS);
+  const expected = nativeAnswer("exact", samplePath(IMAGE.name), QUESTION, N_TOKENS);
   assert.ok(expected.length > 0);
   for (const ranks of [1, 2, 4]) assert.equal(await pageAnswer(t, "exact", ranks, "relaxed"), expected, `${ranks} ranks`);
 });

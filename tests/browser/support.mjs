@@ -1,4 +1,5 @@
 // What the page tests share: a server with a log and with faults on demand, a model folder in many small chunks, Chromium, and the page's controls.
+// Where a long answer is needed, random weights give it, which never come to an end; the demo model answers in a few words.
 
 import { execFileSync } from "node:child_process";
 import { createReadStream, existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
@@ -6,7 +7,6 @@ import { createServer } from "node:http";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
-import { film } from "../../scripts/film.mjs";
 import { serveFile } from "../../scripts/serve.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -28,9 +28,13 @@ export function makeModel(name = "test") {
   return JSON.parse(readFileSync(path, "utf8"));
 }
 
-/** Two pictures that need cropping, one upright and one across. */
-export const IMAGE = { name: "film.png", mimeType: "image/png", buffer: film(96, 120, { nodule: [0.7, 0.3, 0.05], seed: 4 }) };
-export const OTHER_IMAGE = { name: "other.png", mimeType: "image/png", buffer: film(150, 100, { heart: 1.4, seed: 5 }) };
+/** Where a sample picture of the demo model is. */
+export const samplePath = (name) => join(root, "demo/samples", name);
+const sample = (name) => ({ name, mimeType: "image/png", buffer: readFileSync(samplePath(name)) });
+
+/** Two pictures that need cropping, one upright (256 x 300) and one across (348 x 256). */
+export const IMAGE = sample("brain.png");
+export const OTHER_IMAGE = sample("chest.png");
 
 /**
  * Serves dist/ below `/${folder}`, the models of the tests at models/test/ and models/exact/, and keeps a log.
@@ -105,6 +109,11 @@ export function controls(page) {
     /** Chooses an image and waits until it is encoded. */
     async show(image = IMAGE) {
       await by("image-input").setInputFiles(image);
+      await waitStatus(/^Ready: ask/);
+    },
+    /** Clicks a sample picture and waits until it is encoded. */
+    async sample(alt) {
+      await page.getByRole("button", { name: alt, exact: true }).click();
       await waitStatus(/^Ready: ask/);
     },
     /** Asks and waits for the whole answer. */

@@ -11,7 +11,7 @@ const INFO = {
   license: "Apache-2.0",
   notices: [],
   suggestedQuestions: ["Is the heart enlarged?", "Where is the nodule?", "Describe the image.", "Is there an effusion?"],
-  samples: [{ path: 'sample-1.png', alt: 'Film 1', questions: [] }, { path: 'sample-2.png', alt: 'Film 2', questions: [] }, { path: 'sample-3.png', alt: 'Film 3', questions: [] }],
+  samples: ["chest", "brain", "tissue", "fundus"].map((kind) => ({ path: `${kind}.png`, alt: `Drawn ${kind}`, questions: [] })),
   scales: [64, 128, 256],
   tileSize: 64,
   nTiles: 21,
