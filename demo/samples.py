@@ -20,8 +20,8 @@ HERE = Path(__file__).parent
 SAMPLES = {
     "chest": (10_000_323, "Drawn chest film"),
     "brain": (10_000_166, "Drawn CT slice of a brain"),
-    "tissue": (10_000_203, "Drawn section of stained tissue"),
-    "fundus": (10_000_256, "Drawn back of an eye"),
+    "tissue": (10_000_228, "Drawn section of stained tissue"),
+    "fundus": (10_000_295, "Drawn back of an eye"),
 }
 
 

@@ -26,14 +26,14 @@ const SAMPLES = {
     "What colour is the stain?": "Pink.",
     "Where are the bands?": "In the upper right quadrant.",
     "Are the fine stripes horizontal or vertical?": "Vertical.",
-    [REPORT]: "Stained tissue. Stain: pink. Cellularity: low. Bands: horizontal, upper right quadrant. Fine stripes: vertical, upper left quadrant.",
+    [REPORT]: "Stained tissue. Stain: pink. Cellularity: high. Bands: horizontal, upper right quadrant. Fine stripes: vertical, upper left quadrant.",
     [SHOWS]: "The tissue.",
   },
   "Drawn back of an eye": {
     "Is this a right or a left eye?": "Right.",
-    "Where is the mottling?": "In the upper right quadrant.",
-    "How many fine dots are there?": "2.",
-    [REPORT]: "Eye fundus. Eye: right. Haemorrhage: upper left quadrant. Mottling: upper right quadrant. Fine dots: 2, upper left and lower left quadrant.",
+    "Where is the mottling?": "In the upper left quadrant.",
+    "How many fine dots are there?": "3.",
+    [REPORT]: "Eye fundus. Eye: right. Haemorrhage: none. Mottling: upper left quadrant. Fine dots: 3, upper left, lower left and lower right quadrant.",
     [SHOWS]: "The eye.",
   },
 };
