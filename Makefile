@@ -128,8 +128,9 @@ venv:
 	test -d .venv || python3 -m venv .venv
 	.venv/bin/pip install --quiet -r demo/requirements.txt
 
-# The held-out splits as pictures and questions.
+# The generator's own tests, then the held-out splits as pictures and questions.
 phantom: venv
+	.venv/bin/python -m unittest demo/test_generator.py
 	.venv/bin/python demo/generate.py --split test --images 2000 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-paraphrase --images 700 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-ood --images 1000 -o $(PHANTOM)/files

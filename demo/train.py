@@ -1,11 +1,11 @@
-"""Trains the demo model on PhantomVQA in three stages, each resumable, all from fixed seeds.
+"""Trains the demo model on PhantomVQA in stages that can be interrupted, from fixed seeds.
 
-    python demo/train.py data         pictures, dense labels and facts of the training and validation splits
+    python demo/train.py data         pictures, dense labels and facts of every split
     python demo/train.py encoder      the tower, on dense labels of every patch at every scale
     python demo/train.py features     the frozen tower's merged features, once for all that follows
     python demo/train.py decoder      connector and decoder: reports first, then instructions; the last part on 4-bit weights
-    python demo/train.py test         what the trained decoder answers on the held-out splits, into demo/results
-    python demo/train.py all          the five of them; -o demo/checkpoint is where the bundled model lies
+    python demo/train.py all          the four of them; -o demo/checkpoint is where the bundled model lies
+    python demo/train.py test         what a trained decoder answers on the held-out splits, into demo/results
 
 The paper trains a connector on captions and then connector and decoder on instructions, behind encoders that others had trained. Here nothing is
 pretrained, so the tower comes first, and the connector is told at each image token which signs are in its cell.
@@ -377,7 +377,7 @@ def evaluate(text, connector, llama, features, phantoms, channels, split="val"):
 
 
 def test(folder, arm, seed, checkpoint, results):
-    """The held-out splits; for the whole model also without its picture (a grey one) and with another's."""
+    """What an arm answers on the held-out splits."""
     tokenizer, tower, connector, llama = model.load(checkpoint)
     text, channels, kind = Text(tokenizer), ARMS[arm], "blur" if arm == "blur" else "features"
     state = json.loads((folder / f"decoder-{arm}-{seed}.json").read_text())
@@ -387,10 +387,6 @@ def test(folder, arm, seed, checkpoint, results):
         phantoms = Data(folder, split).phantoms
         features = np.load(folder / f"{split}.{kind}.npy", mmap_mode="r")
         found[split] = evaluate(text, connector, llama, features, phantoms, channels, split)
-        if split == "test" and arm == "all":
-            grey = model.encode(load_tower(folder), model.normalise(torch.full((1, 256, 256, 3), 128, dtype=torch.uint8)))[0].numpy()
-            found["blank"] = evaluate(text, connector, llama, [grey] * len(phantoms), phantoms, channels, split)
-            found["shuffled"] = evaluate(text, connector, llama, np.roll(features, 1, 0), phantoms, channels, split)
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{arm}-{state['steps']}-{seed}.json"
     path.write_text(json.dumps({**state, "splits": found}, indent=1) + "\n")
@@ -505,5 +501,5 @@ if __name__ == "__main__":
         make_features(args.work, TRAIN_SIZES | TEST_SIZES, args.arm == "blur")
     if args.stage in ("decoder", "all"):
         train_decoder(args.work, args.arm, args.steps, args.rate, args.noise, args.seed, out)
-    if args.stage in ("test", "all"):
+    if args.stage == "test":
         test(args.work, args.arm, args.seed, out, args.results)
