@@ -106,7 +106,7 @@ bench: site node_modules
 # Needs nightly and cargo-fuzz (cargo install cargo-fuzz); FUZZ_SECONDS for each parser.
 FUZZ_SECONDS ?= 180
 fuzz:
-	for parser in config gguf image manifest model safetensors tokenizer; do mkdir -p fuzz/corpus/$$parser tests/malformed/$$parser; \
+	for parser in about config gguf image manifest model questions safetensors tokenizer; do mkdir -p fuzz/corpus/$$parser tests/malformed/$$parser; \
 	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser -- \
 	  -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
 

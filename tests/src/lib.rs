@@ -6,8 +6,12 @@ use llama3med::manifest::{DECODER, ENCODER, Manifest};
 use llama3med::model::ModelLoader;
 use llama3med::shard::Shard;
 use llama3med::tokenizer::Tokenizer;
+use quantize::About;
 use quantize::checkpoint::safetensors;
 use quantize::convert::Understood;
+use quantize::protocol::Protocol;
+use quantize::questions::QuestionSet;
+use quantize::score::{self, Scoring, score};
 use std::path::{Path, PathBuf};
 
 /// A GGUF header, with every array read, and the prefix behaviour of the loader.
@@ -89,6 +93,26 @@ pub fn config(data: &[u8]) {
     let _ = Understood::read(&folder, None);
 }
 
+/// Questions of a VQA set, scored as if they were their own answers.
+pub fn questions(data: &[u8]) {
+    let path = scratch("questions").join("questions.json");
+    std::fs::write(&path, data).expect("the temporary folder can be written");
+    let _ = QuestionSet::read(&path);
+    for protocol in [Protocol::Llama3Med, Protocol::LlavaMed, Protocol::LlavaMedPvqa, Protocol::MedTrinity] {
+        let scoring = Scoring { protocol, candidates: None, json: true };
+        let _ = score(&score::Options { answers: path.clone(), truth: path.clone(), scoring });
+    }
+}
+
+/// What people are told about a model.
+pub fn about(data: &[u8]) {
+    let path = scratch("about").join("about.json");
+    std::fs::write(&path, data).expect("the temporary folder can be written");
+    if let Ok(about) = About::read(&path) {
+        about.manifest();
+    }
+}
+
 /// A folder of this thread's own.
 fn scratch(purpose: &str) -> PathBuf {
     let name = format!("llama3med-{purpose}-{}-{:?}", std::process::id(), std::thread::current().id());
@@ -101,12 +125,14 @@ fn scratch(purpose: &str) -> PathBuf {
 pub type Parser = fn(&[u8]);
 
 /// Every parser by name.
-pub const PARSERS: [(&str, Parser); 7] = [
+pub const PARSERS: [(&str, Parser); 9] = [
+    ("about", about),
     ("config", config),
     ("gguf", gguf),
     ("image", image),
     ("manifest", manifest),
     ("model", model),
+    ("questions", questions),
     ("safetensors", safetensors),
     ("tokenizer", tokenizer),
 ];
