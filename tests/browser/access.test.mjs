@@ -50,6 +50,8 @@ test("a whole conversation by keyboard", async (t) => {
   const { page, answer, ...on } = await newPage(browser, t);
   await on.open(site, "fake=slow");
   await on.waitStatus(/^Ready: open/);
+  // Long before it is needed: only then is the browser sure to have heard that its dialog is to be intercepted.
+  const chooser = page.waitForEvent("filechooser");
   const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.textContent);
   const order = [];
   // Not farther than to the last control: behind it the focus leaves the page.
@@ -59,7 +61,6 @@ test("a whole conversation by keyboard", async (t) => {
   }
   assert.ok(order.includes("choose") && order.includes("question") && order.includes("ask"), order.join(", "));
   await page.locator("#choose").focus();
-  const chooser = page.waitForEvent("filechooser");
   await page.keyboard.press("Enter");
   await (await chooser).setFiles(IMAGE);
   await on.waitStatus(/^Ready: ask/);
