@@ -137,7 +137,7 @@ phantom: venv
 
 # About an hour and a half where the processor has AMX. Writes the checkpoint that is bundled.
 train: venv
-	.venv/bin/python demo/train.py all --noise 0.3 --work $(PHANTOM) -o demo/checkpoint
+	.venv/bin/python demo/train.py all --work $(PHANTOM) -o demo/checkpoint
 
 # A shorter training for each arm, on the encoder and the features that `make train` left.
 ablation: venv

@@ -1,7 +1,7 @@
 """PhantomVQA's pictures: drawn phantoms of four kinds, each a pure function of its seed.
 
 A phantom is a drawing, not medicine: a chest film, a CT slice of the brain, a stained tissue or the back of an eye, with signs whose size is known
-exactly. Coarse signs are shapes. Middle and fine signs are zero-mean textures of period 4 and 2 px on aligned 4-px cells, which the reference's
+exactly. Some pictures are strangers, no phantoms at all, so that the model can learn to say so. Coarse signs are shapes. Middle and fine signs are zero-mean textures of period 4 and 2 px on aligned 4-px cells, which the reference's
 bicubic interpolation without anti-aliasing (taps -3/32, 19/32, 19/32, -3/32) maps to exactly zero: a fine sign exists at 256 px only (but for a leak
 of one grey level at the edge of its patch at 128 px), a middle sign at 128 and 256 px. For this the base image, which `painters.py` draws, is rounded
 and clipped to [LOW, HIGH] before the integer textures are added. `questions.py` asks about the facts, `generate.py` writes files, `train.py` learns
@@ -20,8 +20,11 @@ import numpy as np
 from PIL import Image
 
 from painters import BODY_ZONES, BRAIN_ZONES, CELL, GRID, PAINTERS, QUADRANTS, SIDE, Canvas, grow, shrink
+from strangers import paint_stranger
 
 KINDS = ("chest", "brain", "tissue", "fundus")
+STRANGER = "stranger"  # the kind of a picture that is no phantom
+P_STRANGER = 0.08
 LOW, HIGH = 38, 217  # range of the base image, so that a texture of amplitude 33 never saturates
 
 # First seed and end of each split; `distribution` says which of make's two distributions a split has.
@@ -63,7 +66,7 @@ class Phantom:
     """A picture and everything that is true of it."""
 
     seed: int
-    kind: str
+    kind: str  # one of KINDS, or STRANGER
     image: np.ndarray  # (height, width, 3) uint8
     exact: bool  # the reference pre-processing keeps the pixels of the central square
     facts: dict  # can be written as JSON
@@ -80,8 +83,11 @@ def make(seed: int, split: str = "train", kind: str | None = None, hide: tuple[s
     if split not in ("train", "ood"):
         raise ValueError(f'split: expected "train" or "ood", found {split!r}')
     rng = np.random.default_rng([seed, split == "ood"])
-    drawn = KINDS[rng.integers(len(KINDS))]
+    drawn = STRANGER if rng.random() < P_STRANGER else KINDS[rng.integers(len(KINDS))]
     kind = kind or drawn
+    if kind == STRANGER:
+        image = paint_stranger(rng, lambda: make(seed, split, KINDS[rng.integers(len(KINDS))]).image)
+        return Phantom(seed, kind, image, True, {"split": split}, {name: np.zeros((GRID, GRID), bool) for name in LABELS})
     height, width, scale = draw_size(rng)
     exact = scale == 1.0
     facts = draw_facts(rng, kind, split, exact)
@@ -186,7 +192,7 @@ def expose(rng: np.random.Generator, base: np.ndarray, split: str) -> np.ndarray
     """Exposure, tone and noise, independent of every fact: (height, width) or (3, height, width) float -> (height, width, 3) int16 in [LOW, HIGH]."""
     sign = lambda: 1 - 2 * int(rng.integers(2))
     if split == "train":
-        contrast, brightness, tone, sigma = rng.uniform(0.88, 1.1), rng.uniform(-10, 10), rng.uniform(-0.25, 0.25), rng.uniform(1.5, 4)
+        contrast, brightness, tone, sigma = rng.uniform(0.81, 1.14), rng.uniform(-11.5, 11.5), rng.uniform(-0.29, 0.29), rng.uniform(1.5, 4.9)
     else:
         contrast, brightness = rng.uniform(0.65, 0.8) if sign() > 0 else rng.uniform(1.15, 1.3), sign() * rng.uniform(12, 22)
         tone, sigma = sign() * rng.uniform(0.3, 0.5), rng.uniform(5, 7)

@@ -1,0 +1,186 @@
+"""PhantomVQA as the trainer reads it: pictures, dense labels and facts on disk, and conversations as packed batches of tokens."""
+
+import pickle
+import time
+from functools import lru_cache, partial
+from multiprocessing import Pool
+
+import numpy as np
+import torch
+
+import model
+from phantom import LABELS, SPLITS, distribution, make
+from questions import caption, questions
+
+N_CELLS = 64  # a side, of 4 pixels each
+TRAIN_SIZES = {"train": 12_000, "val": 400}
+TEST_SIZES = {"test": 2000, "test-paraphrase": 700, "test-ood": 1000}
+REPORT = "Give a full report."
+POLITE = ("greeting", "thanks", "about", "off_topic", "diagnosis")  # questions whose answers need no picture
+NO_PICTURE = "I see no picture. Open one, then ask me about it."
+# Two things must be found and compared for these, which takes the longest to learn: they are asked twice, each time anew, and the others less often.
+HARD = ("_place", "_closed", "_more")
+NOISE, CASUAL = 0.3, 0.25  # shares of questions with random words in them, and of those typed without capital and full stop
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def log(*parts):
+    print(time.strftime("%H:%M:%S"), *parts, flush=True)
+
+
+# ---- pictures as the model's square, labels as bits, facts as they are
+
+
+def make_one(seed, split):
+    """A picture's square (256, 256, 3), its label cells (labels, 64, 64) as bits, and the phantom without its arrays."""
+    phantom = make(seed, distribution(split))
+    cells = np.packbits(np.stack([phantom.cells[name] for name in LABELS]).reshape(len(LABELS), -1), axis=1)
+    square = np.ascontiguousarray(model.square(phantom.image))
+    phantom.image = phantom.cells = None
+    return square, cells, phantom
+
+
+def make_data(folder, sizes):
+    for split, n_images in sizes.items():
+        if (folder / f"{split}.facts").exists():
+            continue
+        seeds = list(SPLITS[split])[:n_images]
+        squares = np.lib.format.open_memmap(folder / f"{split}.squares.npy", "w+", np.uint8, (n_images, 256, 256, 3))
+        cells = np.lib.format.open_memmap(folder / f"{split}.cells.npy", "w+", np.uint8, (n_images, len(LABELS), N_CELLS**2 // 8))
+        phantoms = []
+        with Pool() as pool:
+            for idx, (square, bits, phantom) in enumerate(pool.imap(partial(make_one, split=split), seeds, chunksize=32)):
+                squares[idx], cells[idx] = square, bits
+                phantoms.append(phantom)
+        (folder / f"{split}.facts").write_bytes(pickle.dumps(phantoms))
+        log(f"{split}: {n_images} pictures")
+
+
+class Data:
+    """One split as `make_data` left it."""
+
+    def __init__(self, folder, split):
+        self.squares = np.load(folder / f"{split}.squares.npy", mmap_mode="r")
+        self.bits = np.load(folder / f"{split}.cells.npy", mmap_mode="r")
+        self.phantoms = pickle.loads((folder / f"{split}.facts").read_bytes())
+
+    def pixels(self, idxs):
+        return model.normalise(torch.from_numpy(np.stack([self.squares[idx] for idx in idxs]))).to(DEVICE)
+
+    def cells(self, idxs):
+        bits = np.unpackbits(np.stack([self.bits[idx] for idx in idxs]), axis=2)
+        return torch.from_numpy(bits).view(len(idxs), len(LABELS), N_CELLS, N_CELLS).to(DEVICE).float()
+
+
+# ---- text to tokens
+
+
+class Text:
+    """Conversations as the reference writes them, token by token."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.head = self.ids(f"<|start_header_id|>system<|end_header_id|>\n\n{model.SYSTEM}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n")
+        self.head = [tokenizer.token_to_id("<|begin_of_text|>"), *self.head]
+
+    @lru_cache(maxsize=100_000)
+    def ids(self, text):
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def noisy(self, ids, rng):
+        """Puts one to three random tokens somewhere into a question: words that training never has must not matter."""
+        at = int(rng.integers(len(ids)))
+        n_words = self.tokenizer.get_vocab_size() - len(model.SPECIAL)
+        return [*ids[:at], *(int(i) for i in rng.integers(n_words, size=rng.integers(1, 4))), *ids[at:]]
+
+    def turns(self, turns, has_image=True, rng=None):
+        """Ids after the image (or after the head), and which of them are answers."""
+        ids, is_answer = [], []
+        for turn_idx, (question, answer) in enumerate(turns):
+            opening = ("\n" if has_image else "") if turn_idx == 0 else "<|start_header_id|>user<|end_header_id|>\n\n"
+            asked = self.ids(f"{opening}{question}")
+            if rng is not None and rng.random() < NOISE:
+                n_opening = len(self.ids(opening)) if opening else 0
+                asked = asked[:n_opening] + self.noisy(asked[n_opening:], rng)
+            asked = asked + self.ids("<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n")
+            answered = self.ids(f"{answer}<|eot_id|>")
+            ids += asked + answered
+            is_answer += [False] * len(asked) + [True] * len(answered)
+        return ids, is_answer
+
+
+class Batch:
+    """Several pictures, each with conversations packed behind one copy of its prefix: every conversation sees the prefix and itself alone."""
+
+    def __init__(self, text, conversations, rng=None):
+        """`conversations`: for each picture a list of (turns, has_image). With `rng`, some questions get random words."""
+        head = len(text.head)
+        first = head + 64
+        rows = []
+        for of_picture in conversations:
+            ids, answers, group, position = [*text.head, *[0] * 64], [False] * first, [0] * head + [1] * 64, list(range(first))
+            blind = [False] * first
+            for group_idx, (turns, has_image) in enumerate(of_picture):
+                more, is_answer = text.turns(turns, has_image, rng)
+                start = first if has_image else head
+                ids += more
+                answers += is_answer
+                group += [group_idx + 2] * len(more)
+                blind += [not has_image] * len(more)
+                position += range(start, start + len(more))
+            rows.append((ids, answers, group, position, blind))
+        length = max(len(row[0]) for row in rows)
+        padded = [torch.tensor([row[part] + [fill] * (length - len(row[part])) for row in rows], device=DEVICE)
+                  for part, fill in ((0, 0), (1, False), (2, -1), (3, 0), (4, False))]
+        self.ids, self.answers, self.group, self.positions, blind = padded
+        self.image = slice(head, first)
+        keys, queries = self.group[:, None, :], self.group[:, :, None]
+        sees = (keys == 0) | ((keys == 1) & ~blind[:, :, None]) | (keys == queries)
+        self.mask = (sees & torch.ones(length, length, dtype=torch.bool, device=DEVICE).tril())[:, None]
+
+    def run(self, llama, image_tokens):
+        """Logits that choose the answers' tokens, and these tokens."""
+        embeddings = llama.model.embed_tokens(self.ids)
+        embeddings = torch.cat([embeddings[:, :self.image.start], image_tokens, embeddings[:, self.image.stop:]], 1)
+        hidden = llama.model(inputs_embeds=embeddings, attention_mask=self.mask, position_ids=self.positions, use_cache=False).last_hidden_state
+        chosen = self.answers[:, 1:]
+        return llama.lm_head(hidden[:, :-1][chosen]), self.ids[:, 1:][chosen]
+
+
+def typed(question, rng):
+    """A question as people type it: now and then without capital and without full stop."""
+    return question[0].lower() + question[1:].rstrip(".?!") if rng.random() < CASUAL else question
+
+
+def conversations(phantom, rng, reports_only):
+    """What is asked about a picture this time: its report and questions, alone or several in a row, and now and then one without the picture."""
+    # A report denies what a file of another size cannot show.
+    report = [(REPORT, caption(phantom))] if phantom.exact else []
+    if report and reports_only:
+        return [(report, True)]
+    # Each with a probability of its own: a fixed number of questions would favour the pictures, and so the answers, that have few.
+    asked_of = [one for one in questions(phantom, rng) if rng.random() < (0.2 if one["scale"] == "general" else 1.0 if one["id"].endswith(HARD) else 0.5)]
+    asked_of += [one for one in questions(phantom, rng) if one["id"].endswith(HARD)]
+    pairs = [(typed(one["question"], rng), one["answer"]) for one in asked_of] + report
+    rng.shuffle(pairs)
+    out = []
+    while pairs:
+        n_turns = int(rng.choice([1, 2, 3, 4, 6], p=[0.5, 0.2, 0.1, 0.1, 0.1]))
+        out.append((pairs[:n_turns], True))
+        pairs = pairs[n_turns:]
+    if not out or rng.random() < 0.2:
+        one = questions(phantom, rng)[rng.integers(-10, 10)]
+        out.append(([(typed(one["question"], rng), one["answer"] if one["id"] in POLITE else NO_PICTURE)], False))
+    return out
+
+
+def batches(text, phantoms, rng, phase):
+    """Batches of 8 pictures without end, those of like length together: (indices, Batch)."""
+    while True:
+        order = rng.permutation(len(phantoms))
+        for first in range(0, len(order) - 31, 32):
+            several = [(idx, conversations(phantoms[idx], rng, phase["reports_only"])) for idx in order[first:first + 32]]
+            several.sort(key=lambda one: sum(len(text.turns(turns)[0]) for turns, _ in one[1]))
+            for part in rng.permutation(4):
+                idxs, asked_of = zip(*several[8 * part:8 * part + 8])
+                yield idxs, Batch(text, asked_of, rng)
