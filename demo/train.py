@@ -162,6 +162,7 @@ def train_encoder(folder, n_steps):
         return
     torch.manual_seed(1)
     data, val = Data(folder, "train"), Data(folder, "val")
+    data.squares = np.array(data.squares)  # 2.4 GB; drawn at random, pages of a file would be read from the disk again and again
     tower = model.make_tower().to(DEVICE)
     whiten(tower, data.pixels(range(64)))
     heads = nn.Linear(model.WIDTH, 2 * len(LABELS)).to(DEVICE)
@@ -268,7 +269,7 @@ def evaluate(text, connector, llama, features, phantoms, channels, split="val"):
         hits[batch.answers[:, 1:]] = (logits.argmax(-1) == targets).float()
         for row, of_picture in enumerate(found):
             for group_idx, one in enumerate(of_picture):
-                mine = batch.answers[row, 1:] & (batch.group[row, 1:] == group_idx + 2)
+                mine = batch.answers[row, 1:] & (batch.group[row, 1:] == group_idx)
                 # Greedy answers are right token for token exactly when each token is the likeliest after the right ones before it.
                 for kind in (f"{one['scale']} {one['answer_type']}", one["id"]):
                     right.setdefault(kind, []).append(float(hits[row][mine].min()))
@@ -298,7 +299,7 @@ def train_decoder(folder, arm, n_steps, rate, seed, out):
     channels = ARMS[arm]
     data, val = Data(folder, "train"), Data(folder, "val")
     kind = "blur" if arm == "blur" else "features"
-    features, val_features = (np.load(folder / f"{split}.{kind}.npy", mmap_mode="r") for split in ("train", "val"))
+    features, val_features = (np.load(folder / f"{split}.{kind}.npy") for split in ("train", "val"))
     tokenizer = tokenizer_of(folder, data)
     text = Text(tokenizer)
     connector, llama = model.make_connector({"one": 1, "two": 2}.get(arm, 3)).to(DEVICE), model.make_llama(tokenizer).to(DEVICE)
@@ -336,8 +337,8 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, default=Path("target/phantom"), help="where pictures and intermediate states are kept")
     parser.add_argument("--arm", choices=ARMS, default="all", help="what the decoder sees")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--encoder-steps", type=int, default=3000, help="of 8 pictures each")
-    parser.add_argument("--steps", type=int, default=4500, help="of the decoder's training, 8 pictures each")
+    parser.add_argument("--encoder-steps", type=int, default=6000, help="of 8 pictures each")
+    parser.add_argument("--steps", type=int, default=5000, help="of the decoder's training, 8 pictures each")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="the decoder's highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("demo/results"))
