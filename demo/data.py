@@ -20,8 +20,6 @@ TEST_SIZES = {"test": 2000, "test-paraphrase": 700, "test-ood": 1000}
 REPORT = "Give a full report."
 POLITE = ("greeting", "thanks", "about", "off_topic", "diagnosis")  # questions whose answers need no picture
 NO_PICTURE = "I see no picture. Open one, then ask me about it."
-# Two things must be found and compared for these, which takes the longest to learn: they are asked twice, each time anew, and the others less often.
-HARD = ("_place", "_closed", "_more")
 NOISE, CASUAL = 0.3, 0.25  # shares of questions with random words in them, and of those typed without capital and full stop
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -204,15 +202,24 @@ def typed(question, rng):
     return question[0].lower() + question[1:].rstrip(".?!") if rng.random() < CASUAL else question
 
 
-def conversations(phantom, rng, reports_only):
-    """What is asked about a picture this time: its report and questions, alone or several in a row, and now and then one without the picture."""
+def shares(found):
+    """How often to ask each question, from what `train.evaluate` found: what is answered well is asked less, general questions half as often."""
+    general = ("general CLOSED", "general OPEN")
+    return {id: min(1.0, max(0.12, 1.15 - percent / 100)) for id, (percent, _) in found.items() if id not in general}
+
+
+def conversations(phantom, rng, phase):
+    """What is asked about a picture this time: its report and questions, alone or several in a row, and now and then one without the picture.
+
+    `phase` holds `reports_only` and, once something was evaluated, the `shares` of the questions.
+    """
     # A report denies what a file of another size cannot show.
     report = [(REPORT, caption(phantom))] if phantom.exact else []
-    if report and reports_only:
+    if report and phase["reports_only"]:
         return [(report, True)]
     # Each with a probability of its own: a fixed number of questions would favour the pictures, and so the answers, that have few.
-    asked_of = [one for one in questions(phantom, rng) if rng.random() < (0.2 if one["scale"] == "general" else 1.0 if one["id"].endswith(HARD) else 0.5)]
-    asked_of += [one for one in questions(phantom, rng) if one["id"].endswith(HARD)]
+    share = lambda one: phase.get("shares", {}).get(one["id"], 0.4) * (0.5 if one["scale"] == "general" else 1.0)
+    asked_of = [one for _ in range(2) for one in questions(phantom, rng) if rng.random() < share(one)]
     pairs = [(typed(one["question"], rng), one["answer"]) for one in asked_of] + report
     rng.shuffle(pairs)
     out = []
@@ -231,7 +238,7 @@ def batches(text, phantoms, rng, phase):
     while True:
         order = rng.permutation(len(phantoms))
         for first in range(0, len(order) - 31, 32):
-            several = [(idx, conversations(phantoms[idx], rng, phase["reports_only"])) for idx in order[first:first + 32]]
+            several = [(idx, conversations(phantoms[idx], rng, phase)) for idx in order[first:first + 32]]
             several.sort(key=lambda one: sum(len(text.turns(turns)[0]) for turns, _ in one[1]))
             for part in rng.permutation(4):
                 idxs, asked_of = zip(*several[8 * part:8 * part + 8])
