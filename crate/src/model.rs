@@ -191,6 +191,9 @@ pub struct Model<P> {
 /// Encoded images that are kept: a second look at one of the last few costs nothing.
 pub const MAX_IMAGES: usize = 4;
 
+/// Memory that keys and values of kept conversations leave free.
+const SPARE_BYTES: usize = 1 << 20;
+
 const CLOSE: u32 = 0;
 const ENCODE: u32 = 1;
 const FORWARD: u32 = 2;
@@ -398,20 +401,20 @@ impl<P: Peers> Model<P> {
 
     /// Every rank: makes the positions `first..end` writable. The ranks agree on what is given up for it.
     async fn make_room(&mut self, first: usize, end: usize) -> Result<()> {
-        while !self.decoder.kv_cache().has_room(first, end) {
+        if self.decoder.kv_cache().has_room(first, end) {
+            return Ok(());
+        }
+        loop {
             let reserved = self.decoder.kv_cache().reserve(first, end);
-            let mut n_failed = [reserved.is_err() as u8 as f32];
-            ranks::sum(&self.peers, &mut n_failed).await?;
-            if n_failed == [0.0] {
-                break;
-            }
-            if self.kept.is_empty() {
-                reserved?;
-                return Err(Error::RankLost("another rank has no memory left for keys and values".into()));
+            // What else the work allocates cannot fail gently: a little must be left for it.
+            let is_short = reserved.is_err() || Vec::<u8>::new().try_reserve_exact(SPARE_BYTES).is_err();
+            let mut n_short = [is_short as u8 as f32];
+            ranks::sum(&self.peers, &mut n_short).await?;
+            if n_short == [0.0] || self.kept.is_empty() {
+                return reserved;
             }
             self.run_forget();
         }
-        Ok(())
     }
 
     /// Every rank: `words` is a [`FORWARD`] message without its first word.
