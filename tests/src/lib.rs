@@ -7,7 +7,7 @@ use llama3med::model::ModelLoader;
 use llama3med::shard::Shard;
 use llama3med::tokenizer::Tokenizer;
 use quantize::About;
-use quantize::checkpoint::safetensors;
+use quantize::checkpoint::{Parts, pickle, safetensors, tensor::Tensor};
 use quantize::convert::Understood;
 use quantize::protocol::Protocol;
 use quantize::questions::QuestionSet;
@@ -72,11 +72,21 @@ pub fn model(data: &[u8]) {
 pub fn safetensors(data: &[u8]) {
     let path = scratch("safetensors").join("model.safetensors");
     std::fs::write(&path, data).expect("the temporary folder can be written");
-    if let Ok(tensors) = safetensors::open(&path) {
-        for tensor in tensors.values().filter(|tensor| tensor.check_dtype().is_ok()) {
-            let n_elements = tensor.shape.iter().product::<usize>();
-            let _ = tensor.read(0..n_elements.min(64), &mut Vec::new());
-        }
+    safetensors::open(&path).iter().flat_map(|tensors| tensors.values()).for_each(read_some);
+}
+
+/// A file of torch.save: the zip archive, or else its pickle alone, as if it were in a good archive.
+pub fn pickle(data: &[u8]) {
+    let _ = pickle::tensors(data);
+    let path = scratch("pickle").join("pytorch_model.bin");
+    std::fs::write(&path, data).expect("the temporary folder can be written");
+    pickle::open(&path).iter().flat_map(|tensors| tensors.values()).for_each(read_some);
+}
+
+fn read_some(tensor: &Tensor) {
+    if tensor.check_dtype().is_ok() {
+        let n_elements = tensor.shape.iter().product::<usize>();
+        let _ = tensor.read(0..n_elements.min(64), &mut Vec::new());
     }
 }
 
@@ -90,7 +100,7 @@ pub fn config(data: &[u8]) {
         }
     }
     std::fs::write(folder.join("config.json"), data).expect("the temporary folder can be written");
-    let _ = Understood::read(&folder, None);
+    let _ = Understood::read(&folder, &Parts::default(), None);
 }
 
 /// Questions of a VQA set, scored as if they were their own answers.
@@ -125,13 +135,14 @@ fn scratch(purpose: &str) -> PathBuf {
 pub type Parser = fn(&[u8]);
 
 /// Every parser by name.
-pub const PARSERS: [(&str, Parser); 9] = [
+pub const PARSERS: [(&str, Parser); 10] = [
     ("about", about),
     ("config", config),
     ("gguf", gguf),
     ("image", image),
     ("manifest", manifest),
     ("model", model),
+    ("pickle", pickle),
     ("questions", questions),
     ("safetensors", safetensors),
     ("tokenizer", tokenizer),

@@ -47,6 +47,16 @@ impl Json {
         path.split('.').try_fold(&self.value, |value, key| value.get(key)).filter(|value| !value.is_null())
     }
 
+    /// Takes what a tower's own `config.json` says of it where this configuration says nothing. Of a whole CLIP model the image half counts.
+    pub fn complete_vision(&mut self, mut tower: Value) {
+        if self.get("vision_config").is_none() {
+            self.value["vision_config"] = match tower["vision_config"].take() {
+                Value::Null => tower,
+                vision => vision,
+            };
+        }
+    }
+
     fn read_as<T>(&self, path: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.get(path) else { return Ok(None) };
         match read(value) {
@@ -102,7 +112,7 @@ impl Json {
     }
 
     /// Fails unless the field, if it is there, has one of the values.
-    fn only(&self, path: &str, allowed: &[&str]) -> Result<()> {
+    pub fn only(&self, path: &str, allowed: &[&str]) -> Result<()> {
         match self.string(path)? {
             Some(found) if !allowed.contains(&found.as_str()) => {
                 Err(self.error(path, format!("expected {}, found {found:?}", allowed.join(" or "))))

@@ -7,5 +7,6 @@ mod golden;
 mod image;
 mod lies;
 mod llama_cpp;
+mod parts;
 mod quantized;
 mod whole;
