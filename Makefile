@@ -136,7 +136,7 @@ phantom: venv
 	.venv/bin/python demo/generate.py --split test-paraphrase --images 700 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-ood --images 1000 -o $(PHANTOM)/files
 
-# About an hour and a half where the processor has AMX. Writes the checkpoint that is bundled.
+# About two hours where the processor has AMX. Writes the checkpoint that is bundled.
 train: venv
 	.venv/bin/python demo/train.py all --work $(PHANTOM) -o demo/checkpoint
 
