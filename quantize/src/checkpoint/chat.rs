@@ -18,7 +18,8 @@ const FUEL: u64 = 100_000;
 const MAX_TEMPLATE_BYTES: usize = 1 << 18;
 
 /// System text of LLaVA's Llama-3 conversations, the same as Vicuna's.
-const LLAVA_SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.";
+const LLAVA_SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. \
+    The assistant gives helpful, detailed, and polite answers to the user's questions.";
 
 /// The template, given the tokenizer and the text of its file.
 pub fn template(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str) -> Result<Template> {
