@@ -106,7 +106,7 @@ bench: site node_modules
 # Needs nightly and cargo-fuzz (cargo install cargo-fuzz); FUZZ_SECONDS for each parser.
 FUZZ_SECONDS ?= 180
 fuzz:
-	for parser in about config gguf image manifest model pickle questions safetensors tokenizer; do mkdir -p fuzz/corpus/$$parser tests/malformed/$$parser; \
+	for parser in about chat_template config gguf image manifest model pickle questions safetensors sentencepiece tokenizer; do mkdir -p fuzz/corpus/$$parser tests/malformed/$$parser; \
 	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser -- \
 	  -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
 
@@ -115,7 +115,8 @@ golden: toolchain node_modules
 	test -d .venv || python3 -m venv .venv
 	.venv/bin/pip install --quiet -r tests/golden/requirements.txt
 	node tests/golden/llama3-vocabulary.mjs
-	for script in make parts preprocess text metrics ask_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
+	node tests/golden/sentencepiece-vocabularies.mjs
+	for script in make parts families preprocess text pieces metrics ask_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
 
 # ---- the demo model, on demand, with Python; each can be interrupted and goes on where it was
 

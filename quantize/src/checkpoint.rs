@@ -4,17 +4,22 @@
 //! `vision_tower` and `connector`. A part may come from elsewhere, and an adapter may change what is there: see [`Parts`].
 
 pub mod adapter;
+pub mod chat;
 pub mod config;
+pub mod family;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;
+pub mod sentencepiece;
 pub mod tensor;
 
 use crate::checkpoint::config::Json;
+use crate::checkpoint::family::Family;
 use crate::checkpoint::names::Part;
 use crate::checkpoint::tensor::Tensor;
 use crate::model_folder::read_small;
 use llama3med::{Error, Result};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +47,8 @@ pub struct Parts {
 pub struct Checkpoint {
     /// The folder.
     pub folder: PathBuf,
+    /// What it was trained by.
+    pub family: Family,
     /// `config.json`.
     pub config: Json,
     /// `generation_config.json`, if it is there.
@@ -63,6 +70,7 @@ impl Checkpoint {
         };
         let mut checkpoint = Self {
             folder: folder.into(),
+            family: Family::Llama3Med,
             config: Json::read(&folder.join("config.json"), MAX_CONFIG_BYTES)?,
             generation: optional(folder, "generation_config.json")?,
             preprocessor: optional(folder, "preprocessor_config.json")?,
@@ -104,15 +112,55 @@ impl Checkpoint {
                 format!("expected {}, in the folder or in its language_model, found none", FILES.join(" or "));
             return Err(Error::corrupt(folder.display().to_string(), "tensors", expected));
         }
+        checkpoint.family = family::recognise(&checkpoint)?;
         Ok(checkpoint)
     }
 
-    /// The text of `tokenizer.json`, of the first folder that has one.
+    /// The text of `tokenizer.json`, or what `tokenizer.model` means in its place, of the first folder that has one of them.
     pub fn tokenizer(&self) -> Result<String> {
-        let paths: Vec<PathBuf> = self.tokenizer_folders.iter().map(|folder| folder.join("tokenizer.json")).collect();
-        let path = paths.iter().find(|path| path.exists()).unwrap_or(&paths[0]);
-        let bytes = read_small(path, MAX_TOKENIZER_BYTES)?;
-        String::from_utf8(bytes).map_err(|error| Error::corrupt("tokenizer.json", "text", error.to_string()))
+        if let Some(text) = self.text("tokenizer.json", MAX_TOKENIZER_BYTES)? {
+            return Ok(text);
+        }
+        let Some(path) = self.tokenizer_file("tokenizer.model") else {
+            // The error names the file that is expected.
+            return read_small(&self.folder.join("tokenizer.json"), MAX_TOKENIZER_BYTES).map(|_| String::new());
+        };
+        let added = match self.json("added_tokens.json")? {
+            Some(json) => {
+                let entry = |(text, id): (&String, &Value)| Some((text.clone(), u32::try_from(id.as_u64()?).ok()?));
+                let tokens: Option<BTreeMap<String, u32>> =
+                    json.value.as_object().into_iter().flatten().map(entry).collect();
+                tokens.ok_or_else(|| json.error("added_tokens", "expected ids by token".into()))?
+            }
+            None => BTreeMap::new(),
+        };
+        let adds_bos = match self.tokenizer_config() {
+            Some(config) => config.flag("add_bos_token")?.unwrap_or(true),
+            None => true,
+        };
+        sentencepiece::tokenizer_json(&read_small(&path, MAX_TOKENIZER_BYTES)?, &added, adds_bos)
+    }
+
+    /// A file about tokens, of the first folder that has it.
+    fn tokenizer_file(&self, name: &str) -> Option<PathBuf> {
+        self.tokenizer_folders.iter().map(|folder| folder.join(name)).find(|path| path.exists())
+    }
+
+    /// Such a file's text, if it is there.
+    fn text(&self, name: &str, max: usize) -> Result<Option<String>> {
+        let Some(path) = self.tokenizer_file(name) else { return Ok(None) };
+        let text = String::from_utf8(read_small(&path, max)?);
+        text.map(Some).map_err(|error| Error::corrupt(name, "text", error.to_string()))
+    }
+
+    /// Such a file as JSON, if it is there.
+    fn json(&self, name: &str) -> Result<Option<Json>> {
+        self.tokenizer_file(name).map(|path| Json::read(&path, MAX_TOKENIZER_BYTES)).transpose()
+    }
+
+    /// `tokenizer_config.json`, if it is there and can be read: nothing in it is needed.
+    fn tokenizer_config(&self) -> Option<Json> {
+        self.json("tokenizer_config.json").ok().flatten()
     }
 
     /// The shape of a tensor, if it is there.

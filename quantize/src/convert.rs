@@ -5,7 +5,7 @@
 use crate::About;
 use crate::checkpoint::names::{self, Part};
 use crate::checkpoint::tensor::Tensor;
-use crate::checkpoint::{Checkpoint, Parts, config};
+use crate::checkpoint::{Checkpoint, Parts, chat, config};
 use crate::encode::encode;
 use crate::layout::{Decoder, Encoder, Slot, Tower};
 use crate::model_folder::{Plan, Rows, Writer};
@@ -77,8 +77,9 @@ impl Understood {
         let encoder = config::encoder(&checkpoint, scales, decoder.dim)?;
         let pad = checkpoint.config.ids("pad_token_id")?.first().copied();
         let json = checkpoint.tokenizer()?;
-        Tokenizer::from_json(json.as_bytes())?;
-        let vocabulary = Vocabulary::parse(json, &config::stop_ids(&checkpoint)?, pad)?;
+        let tokenizer = Tokenizer::from_json(json.as_bytes())?;
+        let template = chat::template(&checkpoint, &tokenizer, &json)?;
+        let vocabulary = Vocabulary::parse(json, template, &config::stop_ids(&checkpoint)?, pad)?;
         if vocabulary.n_tokens() > decoder.vocab_size {
             let problem =
                 format!("it has ids up to {}, the embedding {} rows", vocabulary.n_tokens() - 1, decoder.vocab_size);

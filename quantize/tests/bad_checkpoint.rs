@@ -363,7 +363,7 @@ fn configuration_contradicts_the_tensors() {
 fn configuration_asks_for_what_is_not_there() {
     let cases = [
         ("model_type", json!("mllama"), "model_type"),
-        ("model_type", json!("llava"), "model_type"),
+        ("model_type", json!("gpt2"), "model_type"),
         ("connector_type", json!("resampler"), "connector_type"),
         ("connector_type", json!("mlp2x_gelu"), "connector_type"),
         ("vision_feature_layer", json!(-9), "vision_feature_layer"),

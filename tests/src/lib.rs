@@ -7,7 +7,7 @@ use llama3med::model::ModelLoader;
 use llama3med::shard::Shard;
 use llama3med::tokenizer::Tokenizer;
 use quantize::About;
-use quantize::checkpoint::{Parts, pickle, safetensors, tensor::Tensor};
+use quantize::checkpoint::{Parts, chat, pickle, safetensors, sentencepiece, tensor::Tensor};
 use quantize::convert::Understood;
 use quantize::protocol::Protocol;
 use quantize::questions::QuestionSet;
@@ -65,6 +65,20 @@ pub fn model(data: &[u8]) {
                 loader.feed(file, range.start, bytes).expect("a loader takes what it asked for");
             }
         }
+    }
+}
+
+/// A tokenizer.model, used if it can be read.
+pub fn sentencepiece(data: &[u8]) {
+    if let Ok(json) = sentencepiece::tokenizer_json(data, &Default::default(), true) {
+        tokenizer(json.as_bytes());
+    }
+}
+
+/// A Jinja template of conversations.
+pub fn chat_template(data: &[u8]) {
+    if let Ok(source) = std::str::from_utf8(data) {
+        let _ = chat::marks(source, &chat::Bos { token: "<s>".into(), is_added: true });
     }
 }
 
@@ -135,8 +149,9 @@ fn scratch(purpose: &str) -> PathBuf {
 pub type Parser = fn(&[u8]);
 
 /// Every parser by name.
-pub const PARSERS: [(&str, Parser); 10] = [
+pub const PARSERS: [(&str, Parser); 12] = [
     ("about", about),
+    ("chat_template", chat_template),
     ("config", config),
     ("gguf", gguf),
     ("image", image),
@@ -145,5 +160,6 @@ pub const PARSERS: [(&str, Parser); 10] = [
     ("pickle", pickle),
     ("questions", questions),
     ("safetensors", safetensors),
+    ("sentencepiece", sentencepiece),
     ("tokenizer", tokenizer),
 ];

@@ -3,6 +3,7 @@
 
 mod candle;
 mod decoder;
+mod families;
 mod golden;
 mod image;
 mod lies;
