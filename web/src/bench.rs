@@ -1,10 +1,12 @@
-//! The products alone, for `bench.html?kernels=1`: JavaScript has the clock.
+//! The products alone, and what the machine gives them at most, for `bench.html`: JavaScript has the clock.
 
 use crate::js_error;
 use llama3med::bench::prepare;
 use llama3med::gguf::Dtype;
 use llama3med::kernels::Kernel;
 use llama3med::matrix::{Activations, Matrix};
+use std::arch::wasm32::*;
+use std::hint::black_box;
 use wasm_bindgen::prelude::*;
 
 /// One product, ready to be run again and again.
@@ -37,5 +39,82 @@ impl Product {
     /// Runs it once.
     pub fn run(&mut self) {
         self.matrix.matmul(&self.activations, &mut self.out);
+    }
+}
+
+/// A stretch of memory that is only read: as fast as weights can come.
+#[wasm_bindgen]
+pub struct Stretch {
+    words: Vec<u64>,
+}
+
+#[wasm_bindgen]
+impl Stretch {
+    /// `n_bytes` of memory, each page of them written once.
+    #[wasm_bindgen(constructor)]
+    pub fn new(n_bytes: usize) -> Result<Self, JsValue> {
+        let mut words = Vec::new();
+        let n_words = n_bytes / 64 * 8;
+        words.try_reserve_exact(n_words).map_err(|_| js_error("out-of-memory", &format!("{n_bytes} bytes to read")))?;
+        words.resize(n_words, 1);
+        Ok(Self { words })
+    }
+
+    /// Reads it once.
+    pub fn read(&self) -> u64 {
+        let mut sums = [0u64; 8];
+        for words in self.words.chunks_exact(8) {
+            sums.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
+        }
+        sums.into_iter().fold(0, |sum, word| sum ^ word)
+    }
+}
+
+/// Sums that are under way at once, so that none waits for the last: latency times instructions a cycle, and some more.
+const CHAINS: usize = 12;
+
+/// Multiplies small integers in registers and adds them up, `n_runs` times, with the instructions that the products use and nothing else; gives the
+/// number of multiplications. No product can be faster.
+#[wasm_bindgen]
+pub fn multiply(n_runs: u32) -> f64 {
+    let ones = black_box(u8x16_splat(1));
+    let mut sums = [ones; CHAINS];
+    // SAFETY: the build with relaxed SIMD runs only where it exists.
+    #[cfg(feature = "relaxed-simd")]
+    unsafe {
+        multiply_relaxed(n_runs, ones, &mut sums)
+    };
+    #[cfg(not(feature = "relaxed-simd"))]
+    for _ in 0..n_runs {
+        sums.iter_mut().for_each(|sum| *sum = i32x4_add(*sum, i32x4_dot_i16x8(ones, ones)));
+    }
+    black_box(sums);
+    let per_instruction = if cfg!(feature = "relaxed-simd") { 16 } else { 8 };
+    f64::from(n_runs) * (CHAINS * per_instruction) as f64
+}
+
+#[cfg(feature = "relaxed-simd")]
+#[target_feature(enable = "relaxed-simd")]
+fn multiply_relaxed(n_runs: u32, ones: v128, sums: &mut [v128; CHAINS]) {
+    for _ in 0..n_runs {
+        sums.iter_mut().for_each(|sum| *sum = i32x4_relaxed_dot_i8x16_i7x16_add(ones, ones, *sum));
+    }
+}
+#[cfg(feature = "relaxed-simd")]
+#[wasm_bindgen]
+pub fn multiply2(n_runs: u32) -> f64 {
+    let ones = black_box(u8x16_splat(1));
+    let mut sums = [ones; CHAINS];
+    unsafe {
+        multiply_relaxed2(n_runs, ones, &mut sums)
+    };
+    black_box(sums);
+    f64::from(n_runs) * (CHAINS * 16) as f64
+}
+#[cfg(feature = "relaxed-simd")]
+#[target_feature(enable = "relaxed-simd")]
+fn multiply_relaxed2(n_runs: u32, ones: v128, sums: &mut [v128; CHAINS]) {
+    for _ in 0..n_runs {
+        sums.iter_mut().for_each(|sum| *sum = i16x8_add(*sum, i16x8_relaxed_dot_i8x16_i7x16(ones, *sum)));
     }
 }
