@@ -12,6 +12,15 @@ import torch
 import transformers
 
 
+def mtmd():
+    """Whether llama.cpp's image encoder could be measured, too."""
+    try:
+        import llama_cpp.mtmd_cpp
+        return "The package llama_cpp has llama.cpp's mtmd, which is not measured here."
+    except Exception:
+        return "llama.cpp's mtmd is not in the package llama_cpp."
+
+
 def main():
     torch.set_num_threads(int(sys.argv[1]))
     torch.manual_seed(0)
@@ -27,7 +36,8 @@ def main():
         return (time.perf_counter() - start) / n_tiles
 
     seconds_per_tile(1)
-    print(json.dumps({"version": f"PyTorch {torch.__version__}, transformers {transformers.__version__}"}), flush=True)
+    version = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
+    print(json.dumps({"version": version, "mtmd": mtmd()}), flush=True)
     for line in sys.stdin:
         n_tiles = json.loads(line)["tiles"]
         print(json.dumps({"one": seconds_per_tile(1), "batch": seconds_per_tile(n_tiles)}), flush=True)

@@ -1,5 +1,5 @@
 // Measures one model in this browser: bench.html?model=…&ranks=N&build=…&prompt=256&generate=32&image=0. The result is one JSON object, in the page and
-// as `window.result`; a failure is `{ error }`. `image=0` leaves the encoder out, `cache=0` keeps nothing in the browser, `products=1` times the products
+// as `window.result`; a failure is `{ error }`. `image=0` leaves the encoder out, `cache=0` keeps nothing in the browser, `kernels=1` times the products
 // alone. With `wait=1` nothing is measured: whoever drives the page (bench/contestants.mjs) calls `window.bench`, whose functions are all below.
 
 import { load, timeKernels } from "./llama3med.js";
@@ -11,19 +11,21 @@ const status = document.getElementById("status");
 
 let model = null; // the one that is loaded
 let n_pictures = 0;
+let n_kept = 0; // tokens of all conversations with it
 
 /** Loads a model in place of the one before. */
 async function open({ manifestUrl = "models/demo/manifest.json", ...options }) {
   model?.close();
+  n_kept = 0;
   const onProgress = ({ done, total }) => (status.textContent = `Loading: ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
   model = await load(manifestUrl, { ...options, onProgress });
   const { name, build, ranks, files, nTiles, note } = model.info;
   return { name, build, ranks, note, nTiles, fileBytes: files.reduce((sum, { size }) => sum + size, 0), loadS: model.loadMs / 1000, memoryBytes: await model.memory() };
 }
 
-/** Bytes of every rank's memory; it never shrinks: what it is now is the most that it was. */
-function memory() {
-  return model.memory();
+/** Bytes of every rank's memory, which never shrinks: what it is now is the most that it was. And the tokens whose keys and values are in it at most. */
+async function memory() {
+  return { bytes: await model.memory(), tokens: Math.min(n_kept, model.info.contextLength) };
 }
 
 /** A picture without a file that no other call gives: stripes and noise, 640 x 480, as BMP. */
@@ -39,24 +41,27 @@ function picture(seed = ++n_pictures) {
   return bytes;
 }
 
-/** Asks a question of so many new tokens, nothing of which has been read before, and has `generate` tokens written. */
+/** Asks a question of about so many tokens that have not been read before, and has `generate` tokens written. */
 async function ask({ prompt, generate }) {
+  // Conversations of before are found read as far as they are the same: no question begins as another did.
+  const begin = () => Math.random().toString(36).slice(2, 8);
   const word = " heart";
-  const { nPrompt, nReused } = await asked("a", 1);
-  const n_question = prompt - (nPrompt - nReused - 1);
+  const { read } = await answered(model.chat(), begin(), 1);
   const perWord = (await model.countTokens(word.repeat(64))) / 64;
-  let n_words = Math.max(1, Math.ceil(n_question / perWord));
-  while (n_words > 1 && (await model.countTokens(word.repeat(n_words))) > n_question) n_words--;
-  const { timings, first } = await asked(word.repeat(n_words).trimStart(), generate);
-  const { prefillTokensPerSecond: prefill, tokensPerSecond: decode = null, nTokens } = timings;
-  return { prefill, decode, read: timings.nPrompt - timings.nReused, depth: timings.nPrompt, written: nTokens, first };
+  const { timings, read: n_read } = await answered(model.chat(), begin() + word.repeat(Math.max(1, Math.round((prompt - read) / perWord))), generate);
+  const { prefillTokensPerSecond: prefill, tokensPerSecond: decode = null, nTokens: written, nPrompt: depth } = timings;
+  return { prefill, decode, read: n_read, depth, written };
 }
 
-async function asked(text, maxTokens) {
-  const chat = model.chat();
-  for await (const _ of chat.ask(text, { maxTokens })) status.textContent = `Answering: ${chat.timings.nTokens ?? ""}`;
+/** An answer to its end: `seconds` to its first token, and how many tokens of the prompt had to be `read`. */
+async function answered(chat, question, maxTokens) {
+  const start = performance.now();
+  let seconds = null;
+  for await (const _ of chat.ask(question, { maxTokens })) seconds ??= (performance.now() - start) / 1000;
   chat.close();
-  return { ...chat.timings, timings: chat.timings, first: chat.first };
+  const { nPrompt, nReused, nTokens } = chat.timings;
+  n_kept += nPrompt + nTokens;
+  return { timings: chat.timings, seconds, read: nPrompt - nReused };
 }
 
 /** Encodes a new picture, or only its first tiles, and gives the seconds for each tile. */
@@ -83,20 +88,13 @@ async function encode({ tiles = Infinity } = {}) {
  * has been ("typed"), and asked at once about a picture that has been seen before ("again").
  */
 async function firstToken({ question = "Is there anything unusual in this picture, and where is it?" } = {}) {
-  const first = async (chat) => {
-    const start = performance.now();
-    for await (const _ of chat.ask(question, { maxTokens: 1 }));
-    const seconds = (performance.now() - start) / 1000;
-    chat.close();
-    return seconds;
-  };
-  const dropped = await first(model.chat({ image: picture() }));
+  const { seconds: dropped } = await answered(model.chat({ image: picture() }), question, 1);
   const chat = model.chat({ image: picture() });
   await chat.ready;
   while (chat.timings.prepareMs === undefined) await new Promise((resolve) => setTimeout(resolve, 20));
   const { encodeMs, prepareMs } = chat.timings;
-  const typed = await first(chat);
-  const again = await first(model.chat({ image: picture(n_pictures) }));
+  const { seconds: typed } = await answered(chat, question, 1);
+  const { seconds: again } = await answered(model.chat({ image: picture(n_pictures) }), `${question} Say why.`, 1);
   return { dropped, typed, again, encodeS: encodeMs / 1000, prepareS: prepareMs / 1000 };
 }
 
@@ -135,7 +133,7 @@ async function measure() {
   const opened = await open({ ...options, cache: query.get("cache") !== "0" });
   const encoded = query.get("image") === "0" ? null : await encode();
   const answer = await ask({ prompt: number("prompt", 256), generate: number("generate", 32) });
-  const result = { ...opened, ...answer, encoded, memoryBytes: await memory(), cores: navigator.hardwareConcurrency, userAgent: navigator.userAgent };
+  const result = { ...opened, ...answer, encoded, memoryBytes: (await memory()).bytes, cores: navigator.hardwareConcurrency, userAgent: navigator.userAgent };
   model.close();
   return result;
 }
@@ -152,7 +150,7 @@ if (query.get("wait") === "1") {
   status.textContent = "Waiting for orders";
   window.bench = { open, memory, ask, encode, firstToken, products, limits, readKept };
 } else {
-  (query.get("products") === "1" ? measureProducts() : measure())
+  (query.get("kernels") === "1" ? measureProducts() : measure())
     .catch((error) => ({ error: `${error.name}: ${error.message}`, detail: error.detail }))
     .then((result) => {
       status.textContent = "error" in result ? "Failed" : "Done";

@@ -42,8 +42,8 @@ async function read({ build, bytes, ms }) {
 async function multiply({ build, ms }) {
   const wasm = await start(build);
   const n_runs = 100_000;
-  const n = wasm.multiply(n_runs);
-  return { gmacsPerSecond: (perSecond(ms, () => wasm.multiply(n_runs)) * n) / 1e9, two: wasm.multiply2 && (perSecond(ms, () => wasm.multiply2(n_runs)) * n) / 1e9 };
+  const speeds = [true, false].map((wide) => perSecond(ms, () => wasm.multiply(n_runs, wide)) * wasm.multiply(n_runs, wide));
+  return { gmacsPerSecond: Math.max(...speeds) / 1e9 };
 }
 
 async function kept({ manifestUrl }) {

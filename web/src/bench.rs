@@ -74,47 +74,30 @@ impl Stretch {
 const CHAINS: usize = 12;
 
 /// Multiplies small integers in registers and adds them up, `n_runs` times, with the instructions that the products use and nothing else; gives the
-/// number of multiplications. No product can be faster.
+/// number of multiplications. No product can be faster. `wide` adds them up as i32, otherwise as i16: which is faster depends on the processor, and
+/// without relaxed SIMD there is no choice.
 #[wasm_bindgen]
-pub fn multiply(n_runs: u32) -> f64 {
+pub fn multiply(n_runs: u32, wide: bool) -> f64 {
     let ones = black_box(u8x16_splat(1));
     let mut sums = [ones; CHAINS];
-    // SAFETY: the build with relaxed SIMD runs only where it exists.
     #[cfg(feature = "relaxed-simd")]
-    unsafe {
-        multiply_relaxed(n_runs, ones, &mut sums)
-    };
+    match wide {
+        true => repeat(n_runs, &mut sums, |sum| i32x4_relaxed_dot_i8x16_i7x16_add(ones, ones, sum)),
+        false => repeat(n_runs, &mut sums, |sum| i16x8_add(sum, i16x8_relaxed_dot_i8x16_i7x16(ones, sum))),
+    }
     #[cfg(not(feature = "relaxed-simd"))]
-    for _ in 0..n_runs {
-        sums.iter_mut().for_each(|sum| *sum = i32x4_add(*sum, i32x4_dot_i16x8(ones, ones)));
+    {
+        let _ = wide;
+        repeat(n_runs, &mut sums, |sum| i32x4_add(sum, i32x4_dot_i16x8(ones, sum)));
     }
     black_box(sums);
     let per_instruction = if cfg!(feature = "relaxed-simd") { 16 } else { 8 };
     f64::from(n_runs) * (CHAINS * per_instruction) as f64
 }
 
-#[cfg(feature = "relaxed-simd")]
-#[target_feature(enable = "relaxed-simd")]
-fn multiply_relaxed(n_runs: u32, ones: v128, sums: &mut [v128; CHAINS]) {
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+fn repeat(n_runs: u32, sums: &mut [v128; CHAINS], next: impl Fn(v128) -> v128) {
     for _ in 0..n_runs {
-        sums.iter_mut().for_each(|sum| *sum = i32x4_relaxed_dot_i8x16_i7x16_add(ones, ones, *sum));
-    }
-}
-#[cfg(feature = "relaxed-simd")]
-#[wasm_bindgen]
-pub fn multiply2(n_runs: u32) -> f64 {
-    let ones = black_box(u8x16_splat(1));
-    let mut sums = [ones; CHAINS];
-    unsafe {
-        multiply_relaxed2(n_runs, ones, &mut sums)
-    };
-    black_box(sums);
-    f64::from(n_runs) * (CHAINS * 16) as f64
-}
-#[cfg(feature = "relaxed-simd")]
-#[target_feature(enable = "relaxed-simd")]
-fn multiply_relaxed2(n_runs: u32, ones: v128, sums: &mut [v128; CHAINS]) {
-    for _ in 0..n_runs {
-        sums.iter_mut().for_each(|sum| *sum = i16x8_add(*sum, i16x8_relaxed_dot_i8x16_i7x16(ones, *sum)));
+        sums.iter_mut().for_each(|sum| *sum = next(*sum));
     }
 }

@@ -5,6 +5,7 @@ mod candle;
 mod decoder;
 mod golden;
 mod image;
+mod large;
 mod lies;
 mod llama_cpp;
 mod quantized;

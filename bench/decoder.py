@@ -1,4 +1,4 @@
-"""llama.cpp on a GGUF file, natively: `llama_cpp.py FILE THREADS CONTEXT`. Needs the package llama_cpp (pip install llama-cpp-python).
+"""llama.cpp on a GGUF file, natively: `decoder.py FILE THREADS CONTEXT`. Needs the package llama_cpp (pip install llama-cpp-python).
 
 Prints one line of JSON when the model is loaded, and one for each line `{"prompt": N, "generate": M}` that it is given: tokens per second of reading
 the prompt and of writing after it.
