@@ -21,7 +21,7 @@ for (const [shape, n_tiles] of [["8b-clip-s2", 14], ["8b-optimus-s2", 46]]) {
   test(`${shape} answers about a picture on ${RANKS} ranks`, { timeout: 3_600_000 }, async (t) => {
     const { name } = model(shape);
     const { page, seen } = await newPage(browser, t);
-    await page.goto(`${server.origin}/icon.svg`);
+    await page.goto(`${server.origin}/bench.html?wait=1`); // a page of this site that does nothing
     const script = async ({ url, picture, ranks, maxTokens }) => {
       const { load } = await import("/llama3med.js");
       const model = await load(url, { ranks, cache: false });

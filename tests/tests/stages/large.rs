@@ -13,8 +13,9 @@ use std::path::PathBuf;
 const PIECE_BYTES: u64 = 4 << 20;
 
 /// Root mean square of the differences in units of that of llama.cpp's logits, after every token. Both round activations to 8 bits a block, llama.cpp the
-/// blocks' scales to 16 bits besides; where that tips an activation over to its next step, the following layers of random weights carry the difference
-/// along and add to it (`quantized.rs` has what the rounding itself costs).
+/// blocks' scales to 16 bits besides (Q4_K: 256 activations share one); where that tips an activation over to its next step, the following layers of
+/// random weights carry the difference along and add to it (`quantized.rs` has what the rounding itself costs). Measured: 0.029 for an 8B in Q4_0, 0.027
+/// and 0.037 for a 1B in Q4_0 and Q4_K.
 const BOUND: f32 = 0.05;
 
 fn load(stored: &Stored, shard: Shard) -> Decoder {
