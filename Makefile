@@ -156,7 +156,7 @@ train: venv
 ablation: venv
 	for seed in $(SEEDS); do for arm in $(ARMS); do \
 	  [ $$arm != blur ] || .venv/bin/python demo/train.py features --arm blur --work $(PHANTOM) || exit 1; \
-	  for stage in decoder test; do .venv/bin/python demo/train.py $$stage --arm $$arm --seed $$seed --steps 3000 --limit 700 --work $(PHANTOM) || exit 1; done; \
+	  for stage in decoder test; do .venv/bin/python demo/train.py $$stage --arm $$arm --seed $$seed --steps 2000 --reports 0.7 --limit 700 --work $(PHANTOM) || exit 1; done; \
 	done; done
 
 report: venv $(QUANTIZE)

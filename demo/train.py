@@ -30,7 +30,6 @@ from generate import asked
 from phantom import LABELS
 from questions import caption, questions
 
-REPORTS_ONLY = 1 / 3  # share of the decoder's steps; they are cheap, and each names every finding and its place
 ARMS = {"all": slice(None), "two": slice(0, 2 * model.WIDTH), "one": slice(0, model.WIDTH), "blur": slice(None)}
 
 # Products in bf16 where the processor has tiles for it (AMX) or on a GPU; elsewhere bf16 is slower than f32. Attention on a processor and the patch
@@ -295,7 +294,7 @@ def test(folder, arm, seed, checkpoint, limit, results):
     log(path, {split: {kind: value for kind, value in of_split.items() if " " in kind} for split, of_split in found.items()})
 
 
-def train_decoder(folder, arm, n_steps, rate, seed, out):
+def train_decoder(folder, arm, n_steps, reports, rate, seed, out):
     torch.manual_seed(seed)
     channels = ARMS[arm]
     data, val = Data(folder, "train"), Data(folder, "val")
@@ -312,11 +311,11 @@ def train_decoder(folder, arm, n_steps, rate, seed, out):
     running, phase = [0.0, 0.0], {}
     stream = batches(text, data.phantoms, run.rng, phase)
     for done in run:
-        if run.n_done % 500 == 0 and done >= REPORTS_ONLY:
+        if run.n_done % 500 == 0 and done >= reports:
             found = evaluate(text, connector, llama, val_features, val.phantoms[:150], channels)
             phase["shares"] = shares(found)
             log(found)
-        phase["reports_only"] = done < REPORTS_ONLY
+        phase["reports_only"] = done < reports
         idxs, batch = next(stream)
         present = F.adaptive_max_pool2d(data.cells(idxs), model.GRID).flatten(2).transpose(1, 2)
         with mixed():
@@ -342,6 +341,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--encoder-steps", type=int, default=6000, help="of 8 pictures each")
     parser.add_argument("--steps", type=int, default=9000, help="of the decoder's training, 8 pictures each")
+    parser.add_argument("--reports", type=float, default=1 / 3, help="share of these steps on reports alone: they are cheap, and each names every finding")
     parser.add_argument("--rate", type=float, default=1e-3, help="the decoder's highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=int, help="pictures of each split that are tested")
@@ -358,6 +358,6 @@ if __name__ == "__main__":
     if args.stage in ("features", "all"):
         make_features(args.work, TRAIN_SIZES | TEST_SIZES, args.arm == "blur")
     if args.stage in ("decoder", "all"):
-        train_decoder(args.work, args.arm, args.steps, args.rate, args.seed, out)
+        train_decoder(args.work, args.arm, args.steps, args.reports, args.rate, args.seed, out)
     if args.stage == "test":
         test(args.work, args.arm, args.seed, out, args.limit, args.results)
