@@ -9,7 +9,8 @@
 
 The paper trains a connector on captions and then connector and decoder on instructions, behind encoders that others had trained. Here nothing is
 pretrained, so the tower comes first, and the connector is told at each image token which signs are in its cell.
-`--arm` trains a decoder of the ablation on the same features: `one` and `two` scales are slices of them, `blur` has its own.
+`--arm` trains a connector and a decoder of the ablation on the same features: `one` and `two` scales are slices of them, `blur` has its own. With
+`--init` the decoder can speak already and only learns to see.
 """
 
 import argparse
@@ -294,7 +295,7 @@ def test(folder, arm, seed, checkpoint, limit, results):
     log(path, {split: {kind: value for kind, value in of_split.items() if " " in kind} for split, of_split in found.items()})
 
 
-def train_decoder(folder, arm, n_steps, reports, rate, seed, out):
+def train_decoder(folder, arm, n_steps, reports, rate, seed, out, init=None):
     torch.manual_seed(seed)
     channels = ARMS[arm]
     data, val = Data(folder, "train"), Data(folder, "val")
@@ -304,7 +305,10 @@ def train_decoder(folder, arm, n_steps, reports, rate, seed, out):
     text = Text(tokenizer)
     connector, llama = model.make_connector({"one": 1, "two": 2}.get(arm, 3)).to(DEVICE), model.make_llama(tokenizer).to(DEVICE)
     standardise(connector, picked(features, range(400), channels))
-    nn.init.normal_(llama.model.embed_tokens.weight, 0, 0.5)
+    if init:
+        llama.load_state_dict(model.load(init)[3].state_dict())
+    else:
+        nn.init.normal_(llama.model.embed_tokens.weight, 0, 0.5)
     signs = nn.Linear(model.DIM, len(LABELS)).to(DEVICE)  # which signs lie in the cell of an image token; dropped afterwards
     modules = nn.ModuleList([connector, llama, signs])
     run = Run(folder / f"decoder-{arm}-{seed}.pt", modules, [connector, llama], n_steps, seed, rate, 200, 0.02, 0.95, 0.05)
@@ -342,6 +346,7 @@ if __name__ == "__main__":
     parser.add_argument("--encoder-steps", type=int, default=6000, help="of 8 pictures each")
     parser.add_argument("--steps", type=int, default=9000, help="of the decoder's training, 8 pictures each")
     parser.add_argument("--reports", type=float, default=1 / 3, help="share of these steps on reports alone: they are cheap, and each names every finding")
+    parser.add_argument("--init", type=Path, help="a checkpoint whose decoder is where this one starts; the connector starts anew")
     parser.add_argument("--rate", type=float, default=1e-3, help="the decoder's highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=int, help="pictures of each split that are tested")
@@ -358,6 +363,6 @@ if __name__ == "__main__":
     if args.stage in ("features", "all"):
         make_features(args.work, TRAIN_SIZES | TEST_SIZES, args.arm == "blur")
     if args.stage in ("decoder", "all"):
-        train_decoder(args.work, args.arm, args.steps, args.reports, args.rate, args.seed, out)
+        train_decoder(args.work, args.arm, args.steps, args.reports, args.rate, args.seed, out, args.init)
     if args.stage == "test":
         test(args.work, args.arm, args.seed, out, args.limit, args.results)
