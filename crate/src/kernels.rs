@@ -85,7 +85,11 @@ impl Kernel {
         #[cfg(all(target_arch = "wasm32", feature = "relaxed-simd"))]
         return vec![Self::REFERENCE, Self::RELAXED, Self::RELAXED_NARROW];
         #[cfg(not(all(target_arch = "wasm32", feature = "relaxed-simd")))]
-        if Self::best().name == Self::REFERENCE.name { vec![Self::REFERENCE] } else { vec![Self::REFERENCE, Self::best()] }
+        if Self::best().name == Self::REFERENCE.name {
+            vec![Self::REFERENCE]
+        } else {
+            vec![Self::REFERENCE, Self::best()]
+        }
     }
 
     /// `out` (n_tokens, n_rows) = activations times the transposed matrix whose groups lie in `bytes`.

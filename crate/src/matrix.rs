@@ -85,7 +85,11 @@ impl Matrix {
         assert_eq!(x.n_cols, self.n_cols);
         match self.form {
             Stored::Groups { layout, first } => {
-                assert_eq!(x.blocks, Some((layout.form, layout.n_blocks, first)), "activations were loaded for another form");
+                assert_eq!(
+                    x.blocks,
+                    Some((layout.form, layout.n_blocks, first)),
+                    "activations were loaded for another form"
+                );
                 kernel.matmul(&layout, self.bytes(), self.n_rows, &x.tiles, out);
             }
             Stored::Panels { dtype } => {

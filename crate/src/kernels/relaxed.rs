@@ -9,10 +9,10 @@
 //! ```
 //!
 //! Bytes are two planes of nibbles, high and low. As the second operand of both instructions never has its highest bit set, and no pair of products
-//! leaves 16 bits (2 * 63 * 127 = 16002), they give the same result on every engine. Of i16: 8 dots of nibbles stay within 8 * 2 * 15 * 127 = 30480, 2
-//! dots of 6-bit values within 2 * 2 * 63 * 127 = 32004.
+//! leaves 16 bits (2 * 63 * 127 = 16002), they give the same result on every engine. Of i16: 8 dots of nibbles stay within 8 * 2 * 15 * 127 = 30480. Only
+//! 2 dots of 6-bit values would: they are added up at once, which then costs no more.
 
-use super::wasm::{self, Engine, splat};
+use super::wasm::{self, Dots, Engine, STEP_BYTES, Steps, splat};
 use super::{Sums, Tile};
 use crate::quant::Group;
 use std::arch::wasm32::*;
@@ -36,115 +36,99 @@ pub(super) fn is_wide_faster() -> bool {
 
 struct Relaxed<const WIDE: bool>;
 
-impl<const WIDE: bool> Relaxed<WIDE> {
-    /// `start` + the sums of the columns from the first of `x` on; `CHAIN` dots fit into i16.
+impl<const WIDE: bool> Engine for Relaxed<WIDE> {
+    const N_STEPS: usize = 8;
+
     #[inline]
     #[target_feature(enable = "relaxed-simd")]
-    unsafe fn dot<const T: usize, const N: usize, const CHAIN: usize>(
-        quants: &[v128; N],
-        x: *const u8,
-        start: [v128; T],
-    ) -> [v128; T] {
-        let mut sums = start;
-        // SAFETY: the caller's.
-        unsafe {
-            if WIDE {
-                // A token alone would wait for each sum: it gets two.
-                let mut odd = [i32x4_splat(0); T];
-                for (k, quants) in quants.iter().enumerate() {
-                    for t in 0..T {
-                        let sum = if T == 1 && k % 2 == 1 { &mut odd[t] } else { &mut sums[t] };
-                        *sum = i32x4_relaxed_dot_i8x16_i7x16_add(splat(x.add(32 * t + 4 * k)), *quants, *sum);
-                    }
-                }
-                if T == 1 {
-                    sums[0] = i32x4_add(sums[0], odd[0]);
-                }
-                return sums;
+    unsafe fn nibbles(values: *const u8, steps: &mut Steps) -> *const u8 {
+        for j in 0..4 {
+            for half in 0..2 {
+                // SAFETY: the caller's.
+                let packed = unsafe { v128_load(values.add(32 * j + 16 * half).cast()) };
+                (steps[j][half], steps[j + 4][half]) = (low(packed), high(packed));
             }
-            for (chain_idx, quants) in quants.chunks(CHAIN).enumerate() {
-                let mut chain = [i16x8_splat(0); T];
-                for (k, quants) in quants.iter().enumerate() {
-                    for t in 0..T {
-                        let a = splat(x.add(32 * t + 4 * (chain_idx * CHAIN + k)));
-                        chain[t] = i16x8_add(chain[t], i16x8_relaxed_dot_i8x16_i7x16(a, *quants));
+        }
+        steps.as_ptr().cast()
+    }
+
+    #[inline]
+    #[target_feature(enable = "relaxed-simd")]
+    unsafe fn sixes(values: *const u8, _: &mut Steps) -> *const u8 {
+        values
+    }
+
+    #[inline]
+    #[target_feature(enable = "relaxed-simd")]
+    unsafe fn bytes(values: *const u8, steps: &mut Steps) -> *const u8 {
+        for j in 0..8 {
+            for half in 0..2 {
+                // SAFETY: the caller's.
+                let bytes = unsafe { v128_load(values.add(32 * j + 16 * half).cast()) };
+                (steps[j][half], steps[j + 8][half]) = (high(bytes), low(bytes));
+            }
+        }
+        steps.as_ptr().cast()
+    }
+
+    #[inline]
+    #[target_feature(enable = "relaxed-simd")]
+    unsafe fn dot_nibbles<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
+        if WIDE {
+            // SAFETY: the caller's.
+            return unsafe { Self::dot_sixes(steps, x, start, n_steps) };
+        }
+        let mut sums = [[i16x8_splat(0); 2]; T];
+        for k in 0..n_steps {
+            // SAFETY: the caller's.
+            unsafe {
+                let step = steps.add(STEP_BYTES * k);
+                let weights = [v128_load(step.cast()), v128_load(step.add(16).cast())];
+                for t in 0..T {
+                    let a = splat(x.add(32 * t + 4 * k));
+                    for half in 0..2 {
+                        let dots = i16x8_relaxed_dot_i8x16_i7x16(a, weights[half]);
+                        sums[t][half] = i16x8_add(sums[t][half], dots);
                     }
                 }
+            }
+        }
+        for t in 0..T {
+            for half in 0..2 {
+                sums[t][half] = i32x4_add(start[t][half], i32x4_dot_i16x8(sums[t][half], i16x8_splat(1)));
+            }
+        }
+        sums
+    }
+
+    #[inline]
+    #[target_feature(enable = "relaxed-simd")]
+    unsafe fn dot_sixes<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
+        let mut sums = start;
+        for k in 0..n_steps {
+            // SAFETY: the caller's.
+            unsafe {
+                let step = steps.add(STEP_BYTES * k);
+                let weights = [v128_load(step.cast()), v128_load(step.add(16).cast())];
                 for t in 0..T {
-                    sums[t] = i32x4_add(sums[t], i32x4_dot_i16x8(chain[t], i16x8_splat(1)));
+                    let a = splat(x.add(32 * t + 4 * k));
+                    for half in 0..2 {
+                        sums[t][half] = i32x4_relaxed_dot_i8x16_i7x16_add(a, weights[half], sums[t][half]);
+                    }
                 }
             }
         }
         sums
     }
-}
-
-impl<const WIDE: bool> Engine for Relaxed<WIDE> {
-    type Nibbles = [v128; 8];
-    type Sixes = [v128; 4];
-    /// Low and high nibbles.
-    type Bytes = [[v128; 8]; 2];
 
     #[inline]
     #[target_feature(enable = "relaxed-simd")]
-    unsafe fn nibbles(values: *const u8) -> Self::Nibbles {
-        // SAFETY: the caller's.
-        let packed = unsafe { load::<4>(values) };
-        let mut quants = [u8x16_splat(0); 8];
-        for step in 0..4 {
-            (quants[step], quants[step + 4]) = (low(packed[step]), high(packed[step]));
-        }
-        quants
-    }
-
-    #[inline]
-    #[target_feature(enable = "relaxed-simd")]
-    unsafe fn sixes(values: *const u8) -> Self::Sixes {
-        // SAFETY: the caller's.
-        unsafe { load(values) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "relaxed-simd")]
-    unsafe fn bytes(values: *const u8) -> Self::Bytes {
-        // SAFETY: the caller's.
-        let bytes = unsafe { load::<8>(values) };
-        let mut planes = [bytes; 2];
-        for step in 0..8 {
-            (planes[0][step], planes[1][step]) = (low(bytes[step]), high(bytes[step]));
-        }
-        planes
-    }
-
-    #[inline]
-    #[target_feature(enable = "relaxed-simd")]
-    unsafe fn dot_nibbles<const T: usize>(quants: &Self::Nibbles, x: *const u8, start: [v128; T]) -> [v128; T] {
-        // SAFETY: the caller's.
-        unsafe { Self::dot::<T, 8, 8>(quants, x, start) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "relaxed-simd")]
-    unsafe fn dot_sixes<const T: usize>(
-        quants: &Self::Sixes,
-        x: *const u8,
-        half: usize,
-        start: [v128; T],
-    ) -> [v128; T] {
-        // SAFETY: the caller's.
-        unsafe { Self::dot::<T, 4, 2>(quants, x.add(16 * half), start) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "relaxed-simd")]
-    unsafe fn dot_bytes<const T: usize>([low, high]: &Self::Bytes, x: *const u8, start: [v128; T]) -> [v128; T] {
-        // SAFETY: the caller's.
+    unsafe fn dot_bytes<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
+        // SAFETY: the caller's; the high nibbles come first.
         unsafe {
-            let mut sums = Self::dot::<T, 8, 8>(high, x, start);
-            for sum in &mut sums {
-                *sum = i32x4_shl(*sum, 4);
-            }
-            Self::dot::<T, 8, 8>(low, x, sums)
+            let high = Self::dot_nibbles(steps, x, start, n_steps);
+            let start = high.map(|pair| pair.map(|sum| i32x4_shl(sum, 4)));
+            Self::dot_nibbles(steps.add(8 * STEP_BYTES), x, start, n_steps)
         }
     }
 }
@@ -159,17 +143,4 @@ fn low(bytes: v128) -> v128 {
 #[target_feature(enable = "relaxed-simd")]
 fn high(bytes: v128) -> v128 {
     v128_and(u16x8_shr(bytes, 4), u8x16_splat(15))
-}
-
-/// # Safety
-/// `values` has `N` times 16 bytes, 32 bytes apart.
-#[inline]
-#[target_feature(enable = "relaxed-simd")]
-unsafe fn load<const N: usize>(values: *const u8) -> [v128; N] {
-    let mut registers = [u8x16_splat(0); N];
-    for (step, register) in registers.iter_mut().enumerate() {
-        // SAFETY: the caller's.
-        *register = unsafe { v128_load(values.add(32 * step).cast()) };
-    }
-    registers
 }
