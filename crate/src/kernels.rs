@@ -19,11 +19,13 @@ mod reference;
 mod relaxed;
 #[cfg(all(target_arch = "wasm32", not(feature = "relaxed-simd")))]
 mod simd128;
+#[cfg(target_arch = "wasm32")]
+mod wasm;
 
-use crate::quant::{BLOCK, GROUP, Group, Layout};
+use crate::quant::{BLOCK, Form, GROUP, Group, Layout};
 
-/// Tokens of a full tile.
-pub const TILE: usize = 4;
+/// Tokens of a full tile: so many share the unpacking of a block of weights, which is then little beside the products.
+pub const TILE: usize = 16;
 
 /// Activations of a chunk of tiles stay in the processor's cache while all groups of rows pass by.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -41,6 +43,9 @@ const ORDER: [usize; 4] = if size_of::<Quant>() == 2 { [0, 2, 1, 3] } else { [0,
 /// Bytes of one token's quants of a block.
 const QUANT_BYTES: usize = BLOCK * size_of::<Quant>();
 
+/// Bytes of one token's block: quants, scale and two terms.
+const TOKEN_BYTES: usize = QUANT_BYTES + 12;
+
 /// Sums of a tile: 8 rows of up to [`TILE`] tokens.
 pub type Sums = [[f32; GROUP]; TILE];
 
@@ -56,6 +61,11 @@ impl Kernel {
     /// The definition.
     pub const REFERENCE: Self = Self { name: "reference", multiply: reference::multiply };
 
+    #[cfg(all(target_arch = "wasm32", feature = "relaxed-simd"))]
+    const RELAXED: Self = Self { name: "relaxed", multiply: relaxed::multiply::<true> };
+    #[cfg(all(target_arch = "wasm32", feature = "relaxed-simd"))]
+    const RELAXED_NARROW: Self = Self { name: "relaxed, 16-bit sums", multiply: relaxed::multiply::<false> };
+
     /// The fastest kernel that runs here.
     pub fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
@@ -65,22 +75,28 @@ impl Kernel {
         #[cfg(all(target_arch = "wasm32", not(feature = "relaxed-simd")))]
         return Self { name: "simd128", multiply: simd128::multiply };
         #[cfg(all(target_arch = "wasm32", feature = "relaxed-simd"))]
-        return Self { name: "relaxed", multiply: relaxed::multiply };
+        return if relaxed::is_wide_faster() { Self::RELAXED } else { Self::RELAXED_NARROW };
         #[cfg(not(target_arch = "wasm32"))]
         Self::REFERENCE
     }
 
     /// Every kernel that runs here, the definition first.
     pub fn all() -> Vec<Self> {
-        let best = Self::best();
-        if best.name == Self::REFERENCE.name { vec![best] } else { vec![Self::REFERENCE, best] }
+        #[cfg(all(target_arch = "wasm32", feature = "relaxed-simd"))]
+        return vec![Self::REFERENCE, Self::RELAXED, Self::RELAXED_NARROW];
+        #[cfg(not(all(target_arch = "wasm32", feature = "relaxed-simd")))]
+        if Self::best().name == Self::REFERENCE.name {
+            vec![Self::REFERENCE]
+        } else {
+            vec![Self::REFERENCE, Self::best()]
+        }
     }
 
     /// `out` (n_tokens, n_rows) = activations times the transposed matrix whose groups lie in `bytes`.
     pub fn matmul(self, layout: &Layout, bytes: &[u8], n_rows: usize, x: &Tiles, out: &mut [f32]) {
-        assert_eq!(x.n_blocks, layout.n_blocks);
+        assert_eq!((x.n_blocks, x.form), (layout.n_blocks, Some(layout.form)));
         assert_eq!(out.len(), x.n_tokens * n_rows);
-        let tiles_per_chunk = (CHUNK_BYTES / (TILE * x.n_blocks * (QUANT_BYTES + 8)).max(1)).max(1);
+        let tiles_per_chunk = (CHUNK_BYTES / (TILE * x.n_blocks * TOKEN_BYTES).max(1)).max(1);
         let mut sums = [[0.0; GROUP]; TILE];
         for first_tile in (0..x.n_tiles()).step_by(tiles_per_chunk) {
             let tiles = first_tile..x.n_tiles().min(first_tile + tiles_per_chunk);
@@ -102,35 +118,36 @@ impl Kernel {
 
 /// Activations in 8 bits, in tiles of [`TILE`] tokens (the last may have fewer).
 ///
-/// A tile is a run of blocks; a block of `t` tokens is `t` x 32 quants, `t` x f32 scale, `t` x (i16, i16) sums of the quants of each half.
+/// A tile is a run of blocks; a block of `t` tokens is `t` x 32 quants, `t` x f32 scale, `t` x two [`terms`].
 #[derive(Default)]
 pub struct Tiles {
+    form: Option<Form>,
     n_tokens: usize,
     n_blocks: usize,
     bytes: Vec<u8>,
 }
 
 impl Tiles {
-    /// Quantizes `x` (n_tokens, n_cols), which stands from column `first` on in rows of `n_blocks` blocks; zeros around it.
-    pub fn load(&mut self, x: &[f32], n_tokens: usize, first: usize, n_blocks: usize) {
-        (self.n_tokens, self.n_blocks) = (n_tokens, n_blocks);
-        self.bytes.resize(n_tokens * n_blocks * (QUANT_BYTES + 8), 0);
+    /// Quantizes `x` (n_tokens, n_cols), which stands from column `first` on in rows of `n_blocks` blocks, for weights of `form`; zeros around it.
+    pub fn load(&mut self, x: &[f32], n_tokens: usize, first: usize, n_blocks: usize, form: Form) {
+        (self.form, self.n_tokens, self.n_blocks) = (Some(form), n_tokens, n_blocks);
+        self.bytes.resize(n_tokens * n_blocks * TOKEN_BYTES, 0);
         let n_cols = x.len() / n_tokens.max(1);
         for token in 0..n_tokens {
             let (tile, place) = (token / TILE, token % TILE);
             let in_tile = TILE.min(n_tokens - tile * TILE);
-            let stride = in_tile * (QUANT_BYTES + 8);
-            let tile = &mut self.bytes[tile * TILE * n_blocks * (QUANT_BYTES + 8)..];
+            let tile = &mut self.bytes[tile * TILE * n_blocks * TOKEN_BYTES..][..in_tile * n_blocks * TOKEN_BYTES];
             let row = &x[token * n_cols..][..n_cols];
-            for (block, bytes) in tile.chunks_exact_mut(stride.max(1)).take(n_blocks).enumerate() {
-                let mut values = [0.0; BLOCK];
+            for (block, bytes) in tile.chunks_exact_mut(in_tile * TOKEN_BYTES).enumerate() {
                 let from = (block * BLOCK).max(first);
                 let to = (block * BLOCK + BLOCK).min(first + n_cols);
-                if from < to {
+                let mut values = [0.0; BLOCK];
+                if to - from.min(to) == BLOCK {
+                    values.copy_from_slice(&row[from - first..to - first]);
+                } else if from < to {
                     values[from - block * BLOCK..to - block * BLOCK].copy_from_slice(&row[from - first..to - first]);
                 }
-                let quantized = float::quantize(&values);
-                store(bytes, in_tile, place, &quantized);
+                store(bytes, in_tile, place, &float::quantize(&values), form);
             }
         }
     }
@@ -146,7 +163,7 @@ impl Tiles {
 
     fn tile(&self, idx: usize) -> Tile<'_> {
         let n_tokens = TILE.min(self.n_tokens - idx * TILE);
-        let token_bytes = self.n_blocks * (QUANT_BYTES + 8);
+        let token_bytes = self.n_blocks * TOKEN_BYTES;
         let bytes = &self.bytes[idx * TILE * token_bytes..][..n_tokens * token_bytes];
         Tile { n_tokens, n_blocks: self.n_blocks, bytes }
     }
@@ -161,7 +178,7 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     fn block(&self, block: usize) -> &[u8] {
-        let n_bytes = self.n_tokens * (QUANT_BYTES + 8);
+        let n_bytes = self.n_tokens * TOKEN_BYTES;
         &self.bytes[block * n_bytes..][..n_bytes]
     }
 
@@ -176,20 +193,25 @@ impl Tile<'_> {
     fn scale(&self, block: usize, token: usize) -> f32 {
         bytemuck::pod_read_unaligned(&self.block(block)[self.n_tokens * QUANT_BYTES + 4 * token..][..4])
     }
+}
 
-    /// The sums of the quants of both halves of one token and block.
-    fn sums(&self, block: usize, token: usize) -> [i32; 2] {
-        let at = self.n_tokens * (QUANT_BYTES + 4) + 4 * token;
-        bytemuck::pod_read_unaligned::<[i16; 2]>(&self.block(block)[at..][..4]).map(i32::from)
+/// What a token's products with unsigned quants have to be put right by: -8 M' as i32 for Q4 and, in 16ths, for Q8; M' as f32 for Q4K, where M' is the
+/// sum of the activations; -32 times the sum of each half for Q6K, as i32. The definition does without.
+fn terms(form: Form, [first, second]: [i16; 2]) -> [i32; 2] {
+    let (first, second) = (first as i32, second as i32);
+    match form {
+        Form::Q4 | Form::Q8 => [-8 * (first + second), 0],
+        Form::Q4K => [((first + second) as f32).to_bits() as i32, 0],
+        Form::Q6K => [-32 * first, -32 * second],
     }
 }
 
-fn store(block: &mut [u8], n_tokens: usize, token: usize, quantized: &float::Quantized) {
+fn store(block: &mut [u8], n_tokens: usize, token: usize, quantized: &float::Quantized, form: Form) {
     let (quants, rest) = block.split_at_mut(n_tokens * QUANT_BYTES);
-    let (scales, sums) = rest.split_at_mut(4 * n_tokens);
+    let (scales, corrections) = rest.split_at_mut(4 * n_tokens);
     let quants = &mut quants[token * QUANT_BYTES..][..QUANT_BYTES];
     let ordered: [Quant; BLOCK] = std::array::from_fn(|i| quantized.quants[i / 4 * 4 + ORDER[i % 4]] as Quant);
     quants.copy_from_slice(bytemuck::bytes_of(&ordered));
     scales[4 * token..][..4].copy_from_slice(&quantized.scale.to_le_bytes());
-    sums[4 * token..][..4].copy_from_slice(bytemuck::bytes_of(&quantized.sums));
+    corrections[8 * token..][..8].copy_from_slice(bytemuck::bytes_of(&terms(form, quantized.sums)));
 }

@@ -47,7 +47,7 @@ impl Matrix {
     /// Whether [`Activations`] loaded for one of the two serve the other too.
     pub fn same_input(&self, other: &Self) -> bool {
         let blocks = |matrix: &Self| match matrix.form {
-            Stored::Groups { layout, first } => Some((layout.n_blocks, first)),
+            Stored::Groups { layout, first } => Some((layout.form, layout.n_blocks, first)),
             Stored::Panels { .. } => None,
         };
         self.n_cols == other.n_cols && blocks(self) == blocks(other)
@@ -85,7 +85,11 @@ impl Matrix {
         assert_eq!(x.n_cols, self.n_cols);
         match self.form {
             Stored::Groups { layout, first } => {
-                assert_eq!(x.blocks, Some((layout.n_blocks, first)), "activations were loaded for another form");
+                assert_eq!(
+                    x.blocks,
+                    Some((layout.form, layout.n_blocks, first)),
+                    "activations were loaded for another form"
+                );
                 kernel.matmul(&layout, self.bytes(), self.n_rows, &x.tiles, out);
             }
             Stored::Panels { dtype } => {
@@ -106,8 +110,8 @@ impl Matrix {
 pub struct Activations {
     n_tokens: usize,
     n_cols: usize,
-    /// Blocks and first column of the 8-bit form; none: f32.
-    blocks: Option<(usize, usize)>,
+    /// For weights of which form, blocks and first column of the 8-bit form; none: f32.
+    blocks: Option<(Form, usize, usize)>,
     values: Vec<f32>,
     tiles: Tiles,
 }
@@ -119,8 +123,8 @@ impl Activations {
         (self.n_tokens, self.n_cols) = (n_tokens, matrix.n_cols);
         match matrix.form {
             Stored::Groups { layout, first } => {
-                self.blocks = Some((layout.n_blocks, first));
-                self.tiles.load(x, n_tokens, first, layout.n_blocks);
+                self.blocks = Some((layout.form, layout.n_blocks, first));
+                self.tiles.load(x, n_tokens, first, layout.n_blocks, layout.form);
             }
             Stored::Panels { .. } => {
                 self.blocks = None;

@@ -48,16 +48,15 @@ vectorized! {
 
 #[inline(always)]
 fn quantize_lanes(x: &[f32; 32]) -> Quantized {
-    let (mut max, mut poison) = ([0.0f32; 8], [0.0f32; 8]);
+    // Magnitudes are ordered as their bits are, with infinity and NaN above all numbers.
+    let mut max = [0; 8];
     for x in x.as_chunks::<8>().0 {
         for lane in 0..8 {
-            let magnitude = x[lane].abs();
-            max[lane] = if magnitude > max[lane] { magnitude } else { max[lane] };
-            poison[lane] += x[lane] * 0.0;
+            max[lane] = max[lane].max(x[lane].abs().to_bits() as i32);
         }
     }
-    let max = max.iter().fold(0.0f32, |a, &b| if b > a { b } else { a });
-    let poison: f32 = poison.iter().sum();
+    let max = f32::from_bits(max.into_iter().fold(0, i32::max) as u32);
+    let max = if max.is_finite() { max } else { f32::NAN };
     // Denormal activations, whose inverse is infinite, are as good as zero.
     let inverse = if max > 127.0 * f32::MIN_POSITIVE { 127.0 / max } else { 0.0 };
     let wide: [i32; 32] =
@@ -65,7 +64,7 @@ fn quantize_lanes(x: &[f32; 32]) -> Quantized {
     let quants = wide.map(|quant| quant as i8);
     let sums =
         [0, 16].map(|first| wide[first..first + 16].iter().fold(0i32, |sum, quant| sum.wrapping_add(*quant)) as i16);
-    Quantized { quants, scale: max / 127.0 + poison, sums }
+    Quantized { quants, scale: max / 127.0, sums }
 }
 
 /// e^x within 2e-7 of its value; 0 to within 1.2e-38 below -87.3, not above 2.3e38; NaN stays NaN.

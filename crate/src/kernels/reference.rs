@@ -11,11 +11,12 @@ pub(super) fn multiply(group: &Group, tile: &Tile, out: &mut Sums) {
             let quants = group.quants(block, row);
             let Factors { factor, offset, scale, min } = group.factors(block, row);
             for (token, out) in out[..tile.n_tokens].iter_mut().enumerate() {
-                let mut dots = [0; 2];
+                let (mut dots, mut sums) = ([0; 2], [0; 2]);
                 for (col, &quant) in quants.iter().enumerate() {
-                    dots[col / 16] += quant as i32 * tile.quant(block, token, col);
+                    let activation = tile.quant(block, token, col);
+                    dots[col / 16] += quant as i32 * activation;
+                    sums[col / 16] += activation;
                 }
-                let sums = tile.sums(block, token);
                 let product = scale[0] * dots[0] + scale[1] * dots[1];
                 let correction = min[0] * sums[0] + min[1] * sums[1];
                 let weighted = if group.layout.form == Form::Q4K {

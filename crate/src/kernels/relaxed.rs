@@ -3,235 +3,144 @@
 //! ```text
 //! values      row 0: w w w w   row 1: w w w w   row 2: w w w w   row 3: w w w w     16 bytes, unsigned and below 128
 //! activation         a a a a          a a a a          a a a a          a a a a     4 bytes, repeated
-//! dot         row 0: i16 i16   row 1: i16 i16   ...                                 added up over a block (or less)
+//! dot         row 0: i32       row 1: i32       row 2: i32       row 3: i32         added up at once (WIDE), or
+//!             row 0: i16 i16   row 1: i16 i16   ...                                 added up as i16 for as long as they fit
 //! madd(ones)  row 0: i32       row 1: i32       row 2: i32       row 3: i32         no horizontal step
 //! ```
 //!
-//! Nibbles: 8 dots into one i16 chain stay within 8 * 2 * 15 * 127 = 30480. Bytes (Q8) are two planes of nibbles, high and low. 6-bit values: 2 dots stay
-//! within 2 * 2 * 63 * 127 = 32004. As the second operand of `i16x8_relaxed_dot_i8x16_i7x16` never has its highest bit set, the instruction gives the
-//! same result on every engine. A group's rows are taken as two halves of 4.
+//! Bytes are two planes of nibbles, high and low. As the second operand of both instructions never has its highest bit set, and no pair of products
+//! leaves 16 bits (2 * 63 * 127 = 16002), they give the same result on every engine. Of i16: 8 dots of nibbles stay within 8 * 2 * 15 * 127 = 30480. Only
+//! 2 dots of 6-bit values would: they are added up at once, which then costs no more.
 
-// One index runs through registers and memory alike.
-#![allow(clippy::needless_range_loop)]
-
-use super::{Sums, TILE, Tile};
-use crate::quant::{Form, GROUP, Group, SUPER};
+use super::wasm::{self, Dots, Engine, STEP_BYTES, Steps, splat};
+use super::{Sums, Tile};
+use crate::quant::Group;
 use std::arch::wasm32::*;
 
-/// As [`super::reference::multiply`].
-pub(super) fn multiply(group: &Group, tile: &Tile, out: &mut Sums) {
+/// As [`super::reference::multiply`]. Both values of `WIDE` give the same bits; [`is_wide_faster`] says which is faster here.
+pub(super) fn multiply<const WIDE: bool>(group: &Group, tile: &Tile, out: &mut Sums) {
     assert_eq!(group.layout.n_blocks, tile.n_blocks);
     // SAFETY: the module runs only where relaxed SIMD exists; `Group` and `Tile` guarantee the lengths of their bytes.
-    unsafe {
-        match tile.n_tokens {
-            1 => rows::<1>(group, tile, out),
-            2 => rows::<2>(group, tile, out),
-            3 => rows::<3>(group, tile, out),
-            _ => rows::<TILE>(group, tile, out),
-        }
-    }
+    unsafe { wasm::multiply::<Relaxed<WIDE>>(group, tile, out) }
 }
 
-/// # Safety
-/// `tile` has `T` tokens and as many blocks as `group`.
+/// Whether the processor adds four products to an i32 in one instruction, or needs as many for either way.
+///
+/// An x86 without that instruction makes it of three, the first of which saturates its sums at 16 bits: with a second operand beyond the agreed range
+/// it shows. (AVX-VNNI gives 4 * 127 * 255, ARM takes 255 as -1.)
 #[target_feature(enable = "relaxed-simd")]
-unsafe fn rows<const T: usize>(group: &Group, tile: &Tile, out: &mut Sums) {
-    for half in 0..2 {
-        // SAFETY: the caller's; the form is the group's.
-        let acc = unsafe {
-            match group.layout.form {
-                Form::Q4 => q4::<T>(group, tile, half),
-                Form::Q8 => q8::<T>(group, tile, half),
-                Form::Q4K => q4_k::<T>(group, tile, half),
-                Form::Q6K => q6_k::<T>(group, tile, half),
-            }
-        };
-        for (out, acc) in out.iter_mut().zip(acc) {
-            // SAFETY: 4 of 8 lanes.
-            unsafe { v128_store(out.as_mut_ptr().add(half * GROUP / 2).cast(), acc) };
-        }
-    }
+pub(super) fn is_wide_faster() -> bool {
+    let dot = i32x4_relaxed_dot_i8x16_i7x16_add(i8x16_splat(127), i8x16_splat(-1), i32x4_splat(0));
+    i32x4_extract_lane::<0>(dot) != 2 * i16::MAX as i32
 }
 
-/// # Safety
-/// As [`rows`], for groups of form Q4; `half` is 0 or 1.
-#[target_feature(enable = "relaxed-simd")]
-unsafe fn q4<const T: usize>(group: &Group, tile: &Tile, half: usize) -> [v128; T] {
-    let mut values = group.values.as_ptr().wrapping_add(16 * half);
-    let mut scales = group.scales.as_ptr().wrapping_add(16 * half);
-    let mut x = tile.bytes.as_ptr();
-    let mut acc = [f32x4_splat(0.0); T];
-    for _ in 0..tile.n_blocks {
-        // SAFETY: a block has 128 bytes of values, 32 of scales and 40 T of activations.
-        unsafe {
-            let chain = nibbles::<T>(values, x);
-            let factor = v128_load(scales.cast());
-            for t in 0..T {
-                let dot = i32x4_dot_i16x8(chain[t], i16x8_splat(1));
-                let correction = i32x4_dot_i16x8(splat(x, 36 * T + 4 * t), i16x8_splat(8));
-                let dot = f32x4_mul(factor, f32x4_convert_i32x4(i32x4_sub(dot, correction)));
-                acc[t] = f32x4_add(acc[t], f32x4_mul(splat(x, 32 * T + 4 * t), dot));
+struct Relaxed<const WIDE: bool>;
+
+impl<const WIDE: bool> Engine for Relaxed<WIDE> {
+    const N_STEPS: usize = 8;
+
+    #[inline]
+    #[target_feature(enable = "relaxed-simd")]
+    unsafe fn nibbles(values: *const u8, steps: &mut Steps) -> *const u8 {
+        for j in 0..4 {
+            for half in 0..2 {
+                // SAFETY: the caller's.
+                let packed = unsafe { v128_load(values.add(32 * j + 16 * half).cast()) };
+                (steps[j][half], steps[j + 4][half]) = (low(packed), high(packed));
             }
         }
-        values = values.wrapping_add(128);
-        scales = scales.wrapping_add(32);
-        x = x.wrapping_add(40 * T);
+        steps.as_ptr().cast()
     }
-    acc
-}
 
-/// # Safety
-/// As [`rows`], for groups of form Q8; `half` is 0 or 1.
-#[target_feature(enable = "relaxed-simd")]
-unsafe fn q8<const T: usize>(group: &Group, tile: &Tile, half: usize) -> [v128; T] {
-    let mut values = group.values.as_ptr().wrapping_add(16 * half);
-    let mut scales = group.scales.as_ptr().wrapping_add(16 * half);
-    let mut x = tile.bytes.as_ptr();
-    let mut acc = [f32x4_splat(0.0); T];
-    for _ in 0..tile.n_blocks {
-        // SAFETY: a block has 256 bytes of values, 32 of scales and 40 T of activations.
-        unsafe {
-            let (mut low, mut high) = ([i16x8_splat(0); T], [i16x8_splat(0); T]);
-            for step in 0..8 {
-                let bytes = v128_load(values.add(32 * step).cast());
-                let first = v128_and(bytes, u8x16_splat(15));
-                let second = v128_and(u16x8_shr(bytes, 4), u8x16_splat(15));
+    #[inline]
+    #[target_feature(enable = "relaxed-simd")]
+    unsafe fn sixes(values: *const u8, _: &mut Steps) -> *const u8 {
+        values
+    }
+
+    #[inline]
+    #[target_feature(enable = "relaxed-simd")]
+    unsafe fn bytes(values: *const u8, steps: &mut Steps) -> *const u8 {
+        for j in 0..8 {
+            for half in 0..2 {
+                // SAFETY: the caller's.
+                let bytes = unsafe { v128_load(values.add(32 * j + 16 * half).cast()) };
+                (steps[j][half], steps[j + 8][half]) = (high(bytes), low(bytes));
+            }
+        }
+        steps.as_ptr().cast()
+    }
+
+    #[inline]
+    #[target_feature(enable = "relaxed-simd")]
+    unsafe fn dot_nibbles<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
+        if WIDE {
+            // SAFETY: the caller's.
+            return unsafe { Self::dot_sixes(steps, x, start, n_steps) };
+        }
+        let mut sums = [[i16x8_splat(0); 2]; T];
+        for k in 0..n_steps {
+            // SAFETY: the caller's.
+            unsafe {
+                let step = steps.add(STEP_BYTES * k);
+                let weights = [v128_load(step.cast()), v128_load(step.add(16).cast())];
                 for t in 0..T {
-                    let a = splat(x, 32 * t + 4 * step);
-                    low[t] = i16x8_add(low[t], i16x8_relaxed_dot_i8x16_i7x16(a, first));
-                    high[t] = i16x8_add(high[t], i16x8_relaxed_dot_i8x16_i7x16(a, second));
+                    let a = splat(x.add(32 * t + 4 * k));
+                    for half in 0..2 {
+                        let dots = i16x8_relaxed_dot_i8x16_i7x16(a, weights[half]);
+                        sums[t][half] = i16x8_add(sums[t][half], dots);
+                    }
                 }
             }
-            let factor = v128_load(scales.cast());
-            for t in 0..T {
-                let low = i32x4_dot_i16x8(low[t], i16x8_splat(1));
-                let high = i32x4_dot_i16x8(high[t], i16x8_splat(16));
-                let correction = i32x4_dot_i16x8(splat(x, 36 * T + 4 * t), i16x8_splat(128));
-                let dot = i32x4_sub(i32x4_add(low, high), correction);
-                let dot = f32x4_mul(factor, f32x4_convert_i32x4(dot));
-                acc[t] = f32x4_add(acc[t], f32x4_mul(splat(x, 32 * T + 4 * t), dot));
+        }
+        for t in 0..T {
+            for half in 0..2 {
+                sums[t][half] = i32x4_add(start[t][half], i32x4_dot_i16x8(sums[t][half], i16x8_splat(1)));
             }
         }
-        values = values.wrapping_add(256);
-        scales = scales.wrapping_add(32);
-        x = x.wrapping_add(40 * T);
+        sums
     }
-    acc
-}
 
-/// # Safety
-/// As [`rows`], for groups of form Q4K; `half` is 0 or 1.
-#[target_feature(enable = "relaxed-simd")]
-unsafe fn q4_k<const T: usize>(group: &Group, tile: &Tile, half: usize) -> [v128; T] {
-    let mut values = group.values.as_ptr().wrapping_add(16 * half);
-    let mut scales = group.scales.as_ptr().wrapping_add(4 * half);
-    let mut x = tile.bytes.as_ptr();
-    let mut acc = [f32x4_splat(0.0); T];
-    for block in 0..tile.n_blocks {
-        // SAFETY: a block has 128 bytes of values, 16 of scales, a head of 64 bytes shared with its super-block and 40 T of activations.
-        unsafe {
-            let head = group.heads.as_ptr().add((group.layout.first_sub + block) / SUPER * 64 + 16 * half);
-            let (factor, offset) = (v128_load(head.cast()), v128_load(head.add(32).cast()));
-            let (scale, min) = (twice(scales), twice(scales.add(8)));
-            let chain = nibbles::<T>(values, x);
-            for t in 0..T {
-                let dot = f32x4_mul(factor, f32x4_convert_i32x4(i32x4_dot_i16x8(chain[t], scale)));
-                let correction = f32x4_convert_i32x4(i32x4_dot_i16x8(splat(x, 36 * T + 4 * t), min));
-                let dot = f32x4_sub(dot, f32x4_mul(offset, correction));
-                acc[t] = f32x4_add(acc[t], f32x4_mul(splat(x, 32 * T + 4 * t), dot));
-            }
-        }
-        values = values.wrapping_add(128);
-        scales = scales.wrapping_add(16);
-        x = x.wrapping_add(40 * T);
-    }
-    acc
-}
-
-/// # Safety
-/// As [`rows`], for groups of form Q6K; `half` is 0 or 1.
-#[target_feature(enable = "relaxed-simd")]
-unsafe fn q6_k<const T: usize>(group: &Group, tile: &Tile, half: usize) -> [v128; T] {
-    let mut values = group.values.as_ptr().wrapping_add(16 * half);
-    let mut scales = group.scales.as_ptr().wrapping_add(8 * half);
-    let mut x = tile.bytes.as_ptr();
-    let mut acc = [f32x4_splat(0.0); T];
-    for block in 0..tile.n_blocks {
-        // SAFETY: a block has 256 bytes of values, 16 of scales, a head of 32 bytes shared with its super-block and 40 T of activations.
-        unsafe {
-            let head = group.heads.as_ptr().add((group.layout.first_sub + block) / SUPER * 32 + 16 * half);
-            let factor = v128_load(head.cast());
-            // Both scales of a row side by side; and each of them twice.
-            let both = i16x8_load_extend_i8x8(scales.cast());
-            let first = i16x8_shuffle::<0, 0, 2, 2, 4, 4, 6, 6>(both, both);
-            let second = i16x8_shuffle::<1, 1, 3, 3, 5, 5, 7, 7>(both, both);
-            let mut dot = [i32x4_splat(0); T];
-            for pair in 0..4 {
-                let even = v128_load(values.add(64 * pair).cast());
-                let odd = v128_load(values.add(64 * pair + 32).cast());
-                let scale = if pair < 2 { first } else { second };
+    #[inline]
+    #[target_feature(enable = "relaxed-simd")]
+    unsafe fn dot_sixes<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
+        let mut sums = start;
+        for k in 0..n_steps {
+            // SAFETY: the caller's.
+            unsafe {
+                let step = steps.add(STEP_BYTES * k);
+                let weights = [v128_load(step.cast()), v128_load(step.add(16).cast())];
                 for t in 0..T {
-                    let even = i16x8_relaxed_dot_i8x16_i7x16(splat(x, 32 * t + 8 * pair), even);
-                    let odd = i16x8_relaxed_dot_i8x16_i7x16(splat(x, 32 * t + 8 * pair + 4), odd);
-                    dot[t] = i32x4_add(dot[t], i32x4_dot_i16x8(i16x8_add(even, odd), scale));
+                    let a = splat(x.add(32 * t + 4 * k));
+                    for half in 0..2 {
+                        sums[t][half] = i32x4_relaxed_dot_i8x16_i7x16_add(a, weights[half], sums[t][half]);
+                    }
                 }
             }
-            for t in 0..T {
-                let correction = i32x4_shl(i32x4_dot_i16x8(splat(x, 36 * T + 4 * t), both), 5);
-                let dot = f32x4_mul(factor, f32x4_convert_i32x4(i32x4_sub(dot[t], correction)));
-                acc[t] = f32x4_add(acc[t], f32x4_mul(splat(x, 32 * T + 4 * t), dot));
-            }
         }
-        values = values.wrapping_add(256);
-        scales = scales.wrapping_add(16);
-        x = x.wrapping_add(40 * T);
+        sums
     }
-    acc
-}
 
-/// The i16 sums of half a block of nibbles with each token.
-///
-/// # Safety
-/// `values` is the first or second 16 bytes of a block of 128, `x` a block of `T` tokens.
-#[inline]
-#[target_feature(enable = "relaxed-simd")]
-unsafe fn nibbles<const T: usize>(values: *const u8, x: *const u8) -> [v128; T] {
-    let mut chain = [i16x8_splat(0); T];
-    for step in 0..4 {
-        // SAFETY: the caller's; quants are the first 32 T bytes of a block.
+    #[inline]
+    #[target_feature(enable = "relaxed-simd")]
+    unsafe fn dot_bytes<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
+        // SAFETY: the caller's; the high nibbles come first.
         unsafe {
-            let packed = v128_load(values.add(32 * step).cast());
-            let first = v128_and(packed, u8x16_splat(15));
-            let second = v128_and(u16x8_shr(packed, 4), u8x16_splat(15));
-            for t in 0..T {
-                let (a, b) = (splat(x, 32 * t + 4 * step), splat(x, 32 * t + 4 * step + 16));
-                chain[t] = i16x8_add(chain[t], i16x8_relaxed_dot_i8x16_i7x16(a, first));
-                chain[t] = i16x8_add(chain[t], i16x8_relaxed_dot_i8x16_i7x16(b, second));
-            }
+            let high = Self::dot_nibbles(steps, x, start, n_steps);
+            let start = high.map(|pair| pair.map(|sum| i32x4_shl(sum, 4)));
+            Self::dot_nibbles(steps.add(8 * STEP_BYTES), x, start, n_steps)
         }
     }
-    chain
 }
 
-/// Four bytes, in all lanes.
-///
-/// # Safety
-/// `x` has 4 bytes at `at`.
 #[inline]
 #[target_feature(enable = "relaxed-simd")]
-unsafe fn splat(x: *const u8, at: usize) -> v128 {
-    // SAFETY: the caller's.
-    unsafe { v128_load32_splat(x.add(at).cast()) }
+fn low(bytes: v128) -> v128 {
+    v128_and(bytes, u8x16_splat(15))
 }
 
-/// 4 bytes as pairs of equal i16.
-///
-/// # Safety
-/// `bytes` has 4 bytes.
 #[inline]
 #[target_feature(enable = "relaxed-simd")]
-unsafe fn twice(bytes: *const u8) -> v128 {
-    // SAFETY: the caller's.
-    let wide = u16x8_extend_low_u8x16(unsafe { v128_load32_zero(bytes.cast()) });
-    i16x8_shuffle::<0, 0, 1, 1, 2, 2, 3, 3>(wide, wide)
+fn high(bytes: v128) -> v128 {
+    v128_and(u16x8_shr(bytes, 4), u8x16_splat(15))
 }
