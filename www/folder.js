@@ -1,6 +1,8 @@
 // A model's folder in the browser's own file system (OPFS): the manifest, and each chunk under its sha256, so that a changed manifest keeps what
-// has not changed. A chunk is written under another name and renamed when it is whole; whoever reads one checks its hash.
-// Runs in the store worker. Without a secure context, in some private windows and in some engines there is no such file system: `open` gives null.
+// has not changed. A chunk comes here when its hash has been checked; it is written under another name and renamed when it is whole and on the disk. So
+// what has the name of a chunk is that chunk, and is not hashed again at every load.
+// Runs in the store worker and, to read, in the ranks. Without a secure context, in some private windows and in some engines there is no such file
+// system, or one that cannot rename: `open` gives null.
 
 const ROOT = "llama3med";
 const MANIFEST = "manifest.json";
@@ -35,7 +37,8 @@ export class Folder {
       const root = await navigator.storage.getDirectory();
       const models = await root.getDirectoryHandle(ROOT, { create: true });
       const directory = await models.getDirectoryHandle(name, { create: true });
-      const canWrite = "createSyncAccessHandle" in FileSystemFileHandle.prototype || "createWritable" in FileSystemFileHandle.prototype;
+      const { prototype } = FileSystemFileHandle;
+      const canWrite = "move" in prototype && ("createSyncAccessHandle" in prototype || "createWritable" in prototype);
       return canWrite ? new Folder(directory, await lock(`${ROOT} folder ${name}`)) : null;
     } catch {
       return null;
@@ -75,16 +78,41 @@ export class Folder {
     await this.#write(MANIFEST, bytes);
   }
 
-  /** Whether a file of the chunk's size is there. */
-  async has(chunk) {
-    const file = await this.#file(chunk.sha256);
-    return file?.size === chunk.size;
+  /** Names of all that is here: each chunk that is kept has its sha256 for one. */
+  async names() {
+    const names = [];
+    for await (const name of this.directory.keys()) names.push(name);
+    return names;
   }
 
   /** The bytes that are kept for a chunk, unchecked; null if there are none of its size. */
   async read(chunk) {
     const file = await this.#file(chunk.sha256);
     return file?.size === chunk.size ? file.arrayBuffer() : null;
+  }
+
+  /**
+   * Opens a kept chunk to be read piece by piece: `read(into, at)` fills `into` with the bytes from `at` on and says how many they were. Where several
+   * workers may have a file open at once, the bytes come from the system without a copy in between.
+   */
+  async reader(chunk) {
+    const handle = await this.directory.getFileHandle(chunk.sha256);
+    if ("mode" in (globalThis.FileSystemSyncAccessHandle?.prototype ?? {})) {
+      const access = await handle.createSyncAccessHandle({ mode: "read-only" });
+      return { read: (into, at) => access.read(into, { at }), close: () => access.close() };
+    }
+    const file = await handle.getFile();
+    const read = (into, at) => {
+      const bytes = new Uint8Array(new FileReaderSync().readAsArrayBuffer(file.slice(at, at + into.length)));
+      into.set(bytes);
+      return bytes.length;
+    };
+    return { read, close: () => {} };
+  }
+
+  /** Removes a chunk, if it can be removed. */
+  async discard(chunk) {
+    if (this.isOurs) await this.directory.removeEntry(chunk.sha256).catch(() => {});
   }
 
   /** Keeps the bytes of a chunk. Throws when the disk is full. */
@@ -96,10 +124,9 @@ export class Folder {
   async sweep(chunks) {
     if (!this.isOurs) return;
     const needed = new Set(chunks.map((chunk) => chunk.sha256)).add(MANIFEST);
-    const names = [];
-    for await (const name of this.directory.keys()) if (!needed.has(name)) names.push(name);
+    const names = await this.names();
     // What is open somewhere cannot be removed, and need not be.
-    await Promise.all(names.map((name) => this.directory.removeEntry(name).catch(() => {})));
+    await Promise.all(names.filter((name) => !needed.has(name)).map((name) => this.directory.removeEntry(name).catch(() => {})));
   }
 
   /** Bytes of everything that is kept. */
@@ -124,14 +151,11 @@ export class Folder {
     try {
       await fill(handle, new Uint8Array(bytes));
       await this.directory.removeEntry(name).catch(() => {});
-      if (handle.move) return await handle.move(name);
+      await handle.move(name);
     } catch (error) {
       await this.directory.removeEntry(part).catch(() => {});
       throw error;
     }
-    // No renaming in this engine: written in place; a torn file has the wrong size or the wrong hash.
-    await this.directory.removeEntry(part);
-    await fill(await this.directory.getFileHandle(name, { create: true }), new Uint8Array(bytes));
   }
 }
 

@@ -30,12 +30,12 @@ const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's qu
 /**
  * Loads a model.
  * @param {string|URL} manifestUrl  of a model folder's manifest.json, relative to the page
- * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, onProgress?: (progress: Progress) => void,
- *   signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js); `context` limits the tokens of a
- *   conversation; `cache: false` keeps nothing in this browser
+ * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, verify?: boolean,
+ *   onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
+ *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` hashes what it keeps once more
  * @returns {Promise<Model>}
  */
-export async function load(manifestUrl, { ranks, build, context, cache = true, onProgress = () => {}, signal } = {}) {
+export async function load(manifestUrl, { ranks, build, context, cache = true, verify = false, onProgress = () => {}, signal } = {}) {
   const start = performance.now();
   const url = absolute(manifestUrl);
   const session = new Session();
@@ -45,7 +45,7 @@ export async function load(manifestUrl, { ranks, build, context, cache = true, o
   const ended = session.ended.then((error) => Promise.reject(error));
   ended.catch(() => {});
   try {
-    return await Promise.race([ended, loadInto(session, { url, ranks, build, context, cache, onProgress, start })]);
+    return await Promise.race([ended, loadInto(session, { url, ranks, build, context, cache, verify, onProgress, start })]);
   } catch (error) {
     session.end(error);
     throw error;
@@ -54,7 +54,7 @@ export async function load(manifestUrl, { ranks, build, context, cache = true, o
   }
 }
 
-async function loadInto(session, { url, ranks, build, context, cache, onProgress, start }) {
+async function loadInto(session, { url, ranks, build, context, cache, verify, onProgress, start }) {
   const chosen = chooseBuild(build);
   const module = await compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url));
   if (session.error) return null;
@@ -75,7 +75,7 @@ async function loadInto(session, { url, ranks, build, context, cache, onProgress
   if (cache && n_bytes > ASK_TO_KEEP_BYTES) navigator.storage?.persist?.().catch(() => {});
   const { loaded, storePorts } = session.startRanks(n_ranks, { build: chosen, module, context });
   const served = next("served");
-  store.postMessage({ type: "serve", ports: storePorts }, storePorts);
+  store.postMessage({ type: "serve", ports: storePorts, verify }, storePorts);
   const [shape, { cached, note }] = await Promise.all([loaded, served]);
   session.endStore();
   const info = { ...shown(manifest), ...shape, ranks: n_ranks, build: chosen, cached, note, memoryBytes: session.memoryBytes };

@@ -19,9 +19,15 @@
 //   { type: "failed", error: { kind, message, detail } }     this rank is lost
 // The store's messages are listed in store.js.
 
+import { Folder } from "./folder.js";
+
+// Bytes of a file that are read and repacked at once: they stay in the processor's cache in between.
+const PIECE_BYTES = 1 << 20;
+
 let wasm = null; // the module of the bindings
 let memory = null; // the memory of the instance
 let rank = null; // the instance's Rank
+let folder = null; // what this browser keeps of the model
 let current = null; // id of the operation that runs
 
 const handlers = { start, look, prepare, ask, count, stop, forget, ping };
@@ -54,28 +60,79 @@ async function start({ rank: idx, ports, store, build, module, lock, context }) 
   wasm = await import(`./pkg/llama3med_${build}.js`);
   ({ memory } = wasm.initSync({ module }));
   rank = new wasm.Rank(idx, ports);
-  store.onmessage = ({ data }) => {
-    try {
-      take(store, data, idx, context);
-    } catch (error) {
-      fail(error);
-    }
-  };
+  const messages = [];
+  store.onmessage = ({ data }) => messages.push(data) === 1 && takeAll(store, messages, idx, context).catch(fail);
   postMessage({ type: "started" });
 }
 
-/** What the store sends. */
-function take(store, { type, file, size, bytes, parts }, idx, context) {
+/** Takes what the store sends, one message after the other; a chunk is opened while the one before it is read. What cannot be read is the last. */
+async function takeAll(store, messages, idx, context) {
+  while (messages.length > 0) {
+    for (const message of messages.slice(0, 2)) if (message.type === "kept") message.reader ??= openKept(message);
+    const problem = await take(store, messages[0], idx, context);
+    if (problem) return;
+    messages.shift();
+  }
+}
+
+/** Takes one message; resolves with what stood in the way, if anything did. */
+async function take(store, message, idx, context) {
+  const { type, file, size, bytes, parts } = message;
   if (type === "header") store.postMessage({ type: "ranges", ranges: rank.header(file, bytes, size) });
   if (type === "bytes") {
-    for (const part of parts) rank.feed(file, part.offset, part.bytes);
+    for (const { offset, bytes } of parts) feed(file, offset, bytes.length, (into, at) => into.set(bytes.subarray(at, at + into.length)));
     store.postMessage({ type: "taken" });
   }
-  if (type !== "end") return;
+  if (type === "kept") {
+    const problem = await takeKept(message);
+    store.postMessage({ type: "taken", problem });
+    return problem;
+  }
+  if (type !== "end") return null;
   rank.finish(context);
   store.close();
   if (idx > 0) rank.follow().catch(fail);
   postMessage({ type: "loaded", memory: memory.buffer.byteLength, info: idx === 0 ? rank.info() : null });
+  return null;
+}
+
+/** Opens a chunk in this browser's folder, or says why it cannot be opened. */
+async function openKept({ manifestUrl, chunk }) {
+  try {
+    folder ??= Folder.peek(manifestUrl);
+    return await (await folder).reader(chunk);
+  } catch (error) {
+    return { read: () => { throw error; }, close: () => {} };
+  }
+}
+
+/** Takes parts of a chunk from this browser's folder; resolves with what stands in the way of reading it, if anything does. */
+async function takeKept({ file, parts, chunk, reader }) {
+  const { read, close } = await reader;
+  try {
+    for (const part of parts) {
+      feed(file, part.offset, part.size, (into, at) => {
+        const n_bytes = read(into, part.at + at);
+        if (n_bytes !== into.length) throw new Error(`${n_bytes} bytes came instead of ${into.length}`);
+      });
+    }
+    return null;
+  } catch (error) {
+    if (error?.kind || error instanceof WebAssembly.RuntimeError) throw error; // the model's own
+    return `${chunk.path}: ${error}`;
+  } finally {
+    close();
+  }
+}
+
+/** Brings `size` bytes of a file, from `offset` on, into the rank: `read(into, at)` fills `into` with those `at` a place from there. */
+function feed(file, offset, size, read) {
+  for (let at = 0; at < size; at += PIECE_BYTES) {
+    const n_bytes = Math.min(PIECE_BYTES, size - at);
+    const place = rank.room(n_bytes); // the memory may have grown for it
+    read(new Uint8Array(memory.buffer, place, n_bytes), at);
+    rank.feed(file, offset + at);
+  }
 }
 
 /** Runs one operation of rank 0: `run` does it, `timings` says what it took. */

@@ -2,8 +2,8 @@
 //
 // Messages from the page                                     answered by
 //   { type: "open", manifestUrl, build, module, cache }      { type: "manifest", manifest, isCopy }
-//   { type: "serve", ports: [MessagePort of each rank] }     { type: "progress", done, total, bytesPerSecond, secondsLeft }, ...
-//                                                            { type: "served", cached, note }
+//   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, bytesPerSecond, secondsLeft }, ...
+//     verify }                                               { type: "served", cached, note }
 //   { type: "cached", manifestUrl }                          { type: "cached", bytes, complete }
 //   { type: "forget", manifestUrl }                          { type: "forgotten" }
 //   { type: "ping" }                                         { type: "pong" }
@@ -11,8 +11,13 @@
 // Messages to a rank, over its port                          answered by
 //   { type: "header", file, size, bytes }                    { type: "ranges", ranges: [start, end, start, end, ...] }
 //   { type: "bytes", file, parts: [{ offset, bytes }] }      { type: "taken" }
+//   { type: "kept", file, parts: [{ offset, at, size }],     { type: "taken", problem }, the problem being what stood in the way of reading, if
+//     manifestUrl, chunk }                                     anything did; a part lies `at` a place of the chunk
 //   { type: "end" }                                          nothing
 // A rank answers in order, one answer a message: that bounds what is under way.
+//
+// What the folder keeps already, the ranks read there themselves, each what it needs, straight into its memory: bytes that came through this worker would
+// be copied twice more. They were checked before they got their place (folder.js); with `verify` they are read and hashed here once more.
 
 import { checkStatus, fetchBytes, StoreError } from "./fetching.js";
 import { Folder, hex } from "./folder.js";
@@ -71,10 +76,14 @@ function timeout(ms) {
   return controller.signal;
 }
 
-async function serve({ ports }) {
+async function serve({ ports, verify }) {
   const { manifest } = model;
   const chunks = manifest.files.flatMap((file) => placed(file));
+  const names = new Set(await model.folder?.names());
+  for (const placed of chunks) placed.isKept = names.has(placed.chunk.sha256);
   await checkRoom(chunks);
+  // Read here is what is not kept yet, what is to be verified, and the headers.
+  for (const placed of chunks) placed.isRead = verify || !placed.isKept || placed.offset < placed.file.header_size;
   const progress = new Progress(chunks.reduce((sum, { chunk }) => sum + chunk.size, 0));
   const feeds = ports.map((port) => new Feed(port));
   await deliver(chunks, feeds, progress);
@@ -98,8 +107,7 @@ function placed(file) {
 /** If the disk has no room for what is missing, the model still runs, only nothing is kept. */
 async function checkRoom(chunks) {
   if (!model.folder?.isOurs) return;
-  const missing = await Promise.all(chunks.map(async ({ chunk }) => ((await model.folder.has(chunk)) ? 0 : chunk.size)));
-  const n_missing = missing.reduce((sum, size) => sum + size, 0);
+  const n_missing = chunks.reduce((sum, { chunk, isKept }) => sum + (isKept ? 0 : chunk.size), 0);
   const { quota = Infinity, usage = 0 } = (await navigator.storage.estimate?.()) ?? {};
   if (n_missing <= quota - usage) return;
   keepNothing(new DOMException(`${n_missing} bytes are needed, ${quota - usage} are free`, "QuotaExceededError"));
@@ -119,7 +127,7 @@ async function deliver(chunks, feeds, progress) {
   const obtained = [];
   let waiting = { file: null, parts: [], n_bytes: 0 }; // chunks of a file whose header is not complete
   let taken = Promise.resolve();
-  for (const [idx, { file, offset }] of chunks.entries()) {
+  for (const [idx, { file, chunk, offset }] of chunks.entries()) {
     while (obtained.length < chunks.length && mayObtain(chunks, idx, obtained.length)) {
       const next = obtain(chunks[obtained.length], chunks, progress);
       next.catch(() => {}); // heard of when its turn comes
@@ -127,13 +135,19 @@ async function deliver(chunks, feeds, progress) {
     }
     const { bytes, kept } = await obtained[idx];
     obtained[idx] = null;
+    if (!bytes) {
+      // Nothing is under way but a few words: the ranks need not be waited for.
+      taken = Promise.all([taken, letRead(feeds, { file, chunk, offset }, progress)]);
+      taken.catch(() => {}); // heard of when they are waited for
+      continue;
+    }
     if (offset === 0) waiting = { file, parts: [], n_bytes: 0 };
     waiting.parts.push({ offset, bytes });
     waiting.n_bytes += bytes.length;
     if (waiting.n_bytes >= file.header_size) {
+      await taken;
       if (offset < file.header_size || offset === 0) await announce(file, waiting, feeds);
       const parts = waiting.parts.splice(0);
-      await taken;
       taken = Promise.all(parts.flatMap((part) => feeds.map((feed) => feed.bytes(file.name, part))));
     }
     await kept;
@@ -143,8 +157,17 @@ async function deliver(chunks, feeds, progress) {
 
 /** Whether chunk `next` may be obtained already while chunk `idx` is waited for. */
 function mayObtain(chunks, idx, next) {
-  const n_bytes = chunks.slice(idx, next + 1).reduce((sum, { chunk }) => sum + chunk.size, 0);
+  const n_bytes = chunks.slice(idx, next + 1).reduce((sum, { chunk, isRead }) => sum + (isRead ? chunk.size : 0), 0);
   return next === idx || (next < idx + N_AHEAD && n_bytes <= AHEAD_BYTES);
+}
+
+/** Has the ranks read a kept chunk. One that cannot be read is removed, so that it will be fetched the next time. */
+async function letRead(feeds, { file, chunk, offset }, progress) {
+  const problems = await Promise.all(feeds.map((feed) => feed.kept(file.name, chunk, offset)));
+  const problem = problems.find(Boolean);
+  if (!problem) return progress.add(chunk.size);
+  await model.folder?.discard(chunk);
+  throw new StoreError("kept", "A part of the model that this browser keeps could not be read. Load the model again: that part will be fetched anew.", problem);
 }
 
 /** Gives the ranks a file's header; they say which bytes they need. */
@@ -156,8 +179,9 @@ async function announce(file, { parts }, feeds) {
   await Promise.all(feeds.map((feed) => feed.header(file, header.slice())));
 }
 
-/** A chunk's bytes, checked, from the folder or from the network. `kept` resolves when they are on the disk. */
-async function obtain({ chunk }, chunks, progress) {
+/** A chunk's bytes, checked, from the folder or from the network; none if the ranks read it. `kept` resolves when they are on the disk. */
+async function obtain({ chunk, isRead }, chunks, progress) {
+  if (!isRead) return {};
   const copy = await model.folder?.read(chunk).catch(() => null);
   if (copy && (await sha256(new Uint8Array(copy))) === chunk.sha256) {
     progress.add(chunk.size);
@@ -216,17 +240,29 @@ class Feed {
   }
 
   async bytes(file, { offset, bytes }) {
+    const parts = this.#needed(file, offset, bytes.length).map(({ at, size, ...part }) => ({ ...part, bytes: bytes.slice(at, at + size) }));
+    if (parts.length > 0) await this.#send({ type: "bytes", file, parts }, parts.map((part) => part.bytes.buffer));
+  }
+
+  /** Resolves with what stood in the way of reading, if anything did. */
+  async kept(file, chunk, offset) {
+    const parts = this.#needed(file, offset, chunk.size);
+    if (parts.length > 0) return (await this.#send({ type: "kept", file, parts, manifestUrl: model.url, chunk })).problem;
+  }
+
+  /** What the rank needs of the `size` bytes of a file from `offset` on: each part is `at` a place from there. */
+  #needed(file, offset, size) {
     const ranges = this.ranges.get(file);
     const parts = [];
     for (let i = 0; i < ranges.length; i += 2) {
       const from = Math.max(ranges[i], offset);
-      const to = Math.min(ranges[i + 1], offset + bytes.length);
-      if (from < to) parts.push({ offset: from, bytes: bytes.slice(from - offset, to - offset) });
+      const to = Math.min(ranges[i + 1], offset + size);
+      if (from < to) parts.push({ offset: from, at: from - offset, size: to - from });
     }
-    if (parts.length > 0) await this.#send({ type: "bytes", file, parts }, parts.map((part) => part.bytes.buffer));
+    return parts;
   }
 
-  #send(message, transfer) {
+  #send(message, transfer = []) {
     return new Promise((resolve) => {
       this.waiting.push(resolve);
       this.port.postMessage(message, transfer);

@@ -175,7 +175,6 @@ impl MatrixBuilder {
         let mut data = Vec::new();
         data.try_reserve_exact(n_bytes.div_ceil(16))
             .map_err(|_| Error::OutOfMemory { what: format!("a matrix of {n_rows} rows"), bytes: n_bytes })?;
-        data.resize(n_bytes.div_ceil(16), 0);
         Ok(Self {
             dtype,
             n_cols,
@@ -188,7 +187,7 @@ impl MatrixBuilder {
         })
     }
 
-    /// Takes the next bytes.
+    /// Takes the next bytes. Reserved memory is touched first when a group is written: the system's work for it falls between the reads.
     pub fn push(&mut self, mut bytes: &[u8]) {
         self.n_pushed += bytes.len() as u64;
         while !bytes.is_empty() {
@@ -208,10 +207,12 @@ impl MatrixBuilder {
             self.partial.extend_from_slice(more);
             bytes = rest;
             if self.partial.len() == wanted {
-                let group = std::mem::take(&mut self.partial);
+                let mut group = std::mem::take(&mut self.partial);
                 self.pack(&group);
-                self.partial = group;
-                self.partial.clear();
+                if self.n_groups_done * GROUP < self.matrix.n_rows {
+                    group.clear();
+                    self.partial = group;
+                }
             }
         }
     }
@@ -238,22 +239,25 @@ impl MatrixBuilder {
     fn pack(&mut self, rows: &[u8]) {
         let group = self.n_groups_done;
         self.n_groups_done += 1;
-        let n_bytes = self.matrix.n_bytes;
-        let data = &mut bytemuck::cast_slice_mut::<u128, u8>(&mut self.matrix.data)[..n_bytes];
+        let group_bytes = match self.matrix.form {
+            Stored::Groups { layout, .. } => layout.group_bytes(),
+            Stored::Panels { .. } => GROUP * self.kept.len(),
+        };
+        let end = ((group + 1) * group_bytes).min(self.matrix.n_bytes);
+        self.matrix.data.resize(end.div_ceil(16), 0);
+        let group = &mut bytemuck::cast_slice_mut::<u128, u8>(&mut self.matrix.data)[group * group_bytes..end];
         let rows = rows.chunks_exact(self.row_bytes).map(|row| &row[self.kept.clone()]).enumerate();
         match self.matrix.form {
             Stored::Groups { layout, .. } => {
-                let packed = &mut data[group * layout.group_bytes()..][..layout.group_bytes()];
-                rows.for_each(|(row, stored)| layout.pack_row(stored, row, packed));
+                rows.for_each(|(row, stored)| layout.pack_row(stored, row, group));
             }
             Stored::Panels { dtype } => {
                 let size = dtype.block_bytes();
                 let n_rows = rows.len();
-                let panel = &mut data[group * GROUP * self.kept.len()..][..n_rows * self.kept.len()];
                 for (row, stored) in rows {
                     match size {
-                        2 => interleave::<2>(stored, row, n_rows, panel),
-                        _ => interleave::<4>(stored, row, n_rows, panel),
+                        2 => interleave::<2>(stored, row, n_rows, group),
+                        _ => interleave::<4>(stored, row, n_rows, group),
                     }
                 }
             }

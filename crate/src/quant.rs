@@ -196,22 +196,15 @@ impl Layout {
     pub fn pack_row(&self, bytes: &[u8], row: usize, group: &mut [u8]) {
         let (heads, rest) = group.split_at_mut(self.n_heads() * self.form.head_bytes());
         let (scales, values) = rest.split_at_mut(self.n_blocks * self.form.scale_bytes());
-        let per_block =
-            scales.chunks_exact_mut(self.form.scale_bytes()).zip(values.chunks_exact_mut(self.form.value_bytes()));
         match self.form {
-            Form::Q4 => per_block.zip(bytes.chunks_exact(18)).for_each(|((scales, values), stored)| {
-                put_f32(scales, row, f16_at(stored, 0));
-                (0..4).for_each(|j| put_word(values, j, row, word(&stored[2..], j)));
-            }),
-            Form::Q8 => per_block.zip(bytes.chunks_exact(34)).for_each(|((scales, values), stored)| {
-                put_f32(scales, row, f16_at(stored, 0));
-                (0..8).for_each(|j| put_word(values, j, row, word(&stored[2..], j) ^ 0x8080_8080));
-            }),
+            Form::Q4 => pack_blocks::<18, 128>(bytes, row, 0, scales, values),
+            Form::Q8 => pack_blocks::<34, 256>(bytes, row, 0x8080_8080, scales, values),
             Form::Q4K => {
                 for (head, stored) in heads.chunks_exact_mut(64).zip(bytes.chunks_exact(144)) {
                     put_f32(head, row, f16_at(stored, 0));
                     put_f32(head, GROUP + row, f16_at(stored, 2));
                 }
+                let per_block = scales.as_chunks_mut::<16>().0.iter_mut().zip(values.as_chunks_mut::<128>().0);
                 for (block, (scales, values)) in per_block.enumerate() {
                     let (at, sub) = ((self.first_sub + block) / SUPER, (self.first_sub + block) % SUPER);
                     pack_q4_k(&bytes[at * 144..][..144], sub, row, scales, values);
@@ -221,6 +214,7 @@ impl Layout {
                 for (head, stored) in heads.chunks_exact_mut(32).zip(bytes.chunks_exact(210)) {
                     put_f32(head, row, f16_at(stored, 208));
                 }
+                let per_block = scales.as_chunks_mut::<16>().0.iter_mut().zip(values.as_chunks_mut::<256>().0);
                 for (block, (scales, values)) in per_block.enumerate() {
                     let (at, sub) = ((self.first_sub + block) / SUPER, (self.first_sub + block) % SUPER);
                     let stored = &bytes[at * 210..][..210];
@@ -311,6 +305,24 @@ impl Group<'_> {
                     Form::Q6K => factor * scale[half] as f32 * (quant - 32) as f32,
                 };
             }
+        }
+    }
+}
+
+// Blocks of `N` bytes, a f16 scale and quants, to `V` bytes of values for 8 rows; the bits `flip` of the quants are turned over.
+fn pack_blocks<const N: usize, const V: usize>(
+    bytes: &[u8],
+    row: usize,
+    flip: u32,
+    scales: &mut [u8],
+    values: &mut [u8],
+) {
+    let per_block = scales.as_chunks_mut::<32>().0.iter_mut().zip(values.as_chunks_mut::<V>().0);
+    for ((scales, values), stored) in per_block.zip(bytes.as_chunks::<N>().0) {
+        put_f32(scales, row, f16_at(stored, 0));
+        let words = stored[2..].as_chunks::<4>().0;
+        for (step, word) in values.as_chunks_mut::<32>().0.iter_mut().zip(words) {
+            put_word(step, 0, row, u32::from_le_bytes(*word) ^ flip);
         }
     }
 }

@@ -74,6 +74,56 @@ test("a damaged chunk is fetched once more, then named", async (t) => {
   await other.ready();
 });
 
+test("what is kept was checked before: it is not read by the store again unless that is asked for, and damage is made good", async (t) => {
+  const site = await withSite(t);
+  const { page } = await newPage(browser, t);
+  await page.goto(site.url);
+  // Loads on two ranks and gives the answer's first words, or the kind of the error.
+  const loaded = (options) => page.evaluate(async (options) => {
+    const { load } = await import("./llama3med.js");
+    try {
+      const model = await load("models/test/manifest.json", { ranks: 2, ...options });
+      let text = "";
+      for await (const piece of model.chat().ask("What is this?", { maxTokens: 8 })) text += piece;
+      model.close();
+      return { text };
+    } catch ({ kind, message }) {
+      return { kind, message };
+    }
+  }, options);
+  // Has a chunk of the decoder damaged where it is kept.
+  const chunk = makeModel().files.find(({ name }) => name === "decoder.gguf").chunks.at(-2);
+  const damage = (act) => page.evaluate(async ([name, act]) => {
+    const [models] = await Array.fromAsync((await navigator.storage.getDirectory()).values());
+    for await (const folder of models.values()) {
+      const handle = await folder.getFileHandle(name).catch(() => null);
+      if (!handle) continue;
+      const bytes = new Uint8Array(await (await handle.getFile()).arrayBuffer());
+      if (act === "flip") bytes[bytes.length >> 1] ^= 1;
+      const writable = await handle.createWritable();
+      await writable.write(act === "cut" ? bytes.subarray(0, bytes.length - 9) : bytes);
+      await writable.close();
+    }
+  }, [chunk.sha256, act]);
+  const fetched = () => site.paths().filter((path) => chunks().includes(path));
+  const first = await loaded();
+  assert.ok(first.text.length > 0, JSON.stringify(first));
+
+  site.log.length = 0;
+  assert.deepEqual(await loaded(), first);
+  assert.deepEqual(fetched(), []);
+
+  await damage("flip");
+  assert.deepEqual(await loaded({ verify: true }), first);
+  assert.deepEqual(fetched(), [`models/test/${chunk.path}`]);
+
+  await damage("cut");
+  site.log.length = 0;
+  assert.equal((await loaded()).kind, "kept");
+  assert.deepEqual(await loaded(), first);
+  assert.deepEqual(fetched(), [`models/test/${chunk.path}`]);
+});
+
 test("a model that is not there and a manifest that lies are named", async (t) => {
   const site = await withSite(t);
   const { page, ...on } = await newPage(browser, t);

@@ -3,7 +3,6 @@
 //! Every method takes `&self`, so that `stop` may come while an operation runs. Operations come one at a time: `llama3med.js` sees to it.
 
 use crate::ports::{Ports, Turn};
-use crate::store::in_pieces;
 use crate::{js_error, to_js};
 use js_sys::{Array, Function, Object, Reflect, Uint8Array};
 use llama3med::Error;
@@ -23,6 +22,8 @@ type JsResult<T> = Result<T, JsValue>;
 #[wasm_bindgen]
 pub struct Rank {
     shard: Shard,
+    /// Bytes of a file on their way.
+    piece: RefCell<Vec<u8>>,
     state: RefCell<State>,
     chats: RefCell<BTreeMap<u32, WebChat>>,
     stop: Cell<bool>,
@@ -91,7 +92,7 @@ impl Rank {
         let ports = Ports::new(rank, ports).map_err(to_js)?;
         let state = RefCell::new(State::Loading(Box::new(ModelLoader::new(shard)), ports));
         let turn = Turn::new().map_err(to_js)?;
-        Ok(Self { shard, state, chats: RefCell::default(), stop: Cell::new(false), turn })
+        Ok(Self { shard, piece: RefCell::default(), state, chats: RefCell::default(), stop: Cell::new(false), turn })
     }
 
     /// Takes the header of a file, reserves memory, and returns the byte ranges that [`Rank::feed`] is to be given: start, end, start, end, ...
@@ -102,16 +103,24 @@ impl Rank {
         Ok(ranges.into_iter().flat_map(|range| [range.start as f64, range.end as f64]).collect())
     }
 
-    /// Takes bytes of a file from `offset` on.
-    pub fn feed(&self, file: &str, offset: f64, bytes: &Uint8Array) -> JsResult<()> {
+    /// Makes room in this memory for `n_bytes` that [`Rank::feed`] is to take, and says where: they are read to their place without a copy in between.
+    pub fn room(&self, n_bytes: usize) -> usize {
+        let mut piece = self.piece.borrow_mut();
+        piece.resize(n_bytes, 0);
+        piece.as_ptr() as usize
+    }
+
+    /// Takes the bytes of a file from `offset` on that have been put where [`Rank::room`] said.
+    pub fn feed(&self, file: &str, offset: f64) -> JsResult<()> {
         let mut state = self.state.borrow_mut();
         let State::Loading(loader, _) = &mut *state else { return Err(busy()) };
-        in_pieces(bytes, |at, piece| loader.feed(file, offset as u64 + at as u64, piece)).map_err(to_js)
+        loader.feed(file, offset as u64, &self.piece.borrow()).map_err(to_js)
     }
 
     /// Everything has been fed. `context` limits the tokens of a conversation.
     pub fn finish(&self, context: Option<usize>) -> JsResult<()> {
         let State::Loading(loader, ports) = self.state.replace(State::Away) else { return Err(busy()) };
+        self.piece.take();
         let (model, gguf) = loader.finish(ports).map_err(to_js)?;
         let state = match self.shard.rank {
             0 => State::Leading(Box::new(Session::new(model, &gguf, context).map_err(to_js)?)),

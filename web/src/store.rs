@@ -48,7 +48,7 @@ impl Sha256 {
 }
 
 /// Copies `bytes` into wasm memory piece by piece; `take` gets each with its offset.
-pub fn in_pieces<E>(bytes: &Uint8Array, mut take: impl FnMut(u32, &[u8]) -> Result<(), E>) -> Result<(), E> {
+fn in_pieces<E>(bytes: &Uint8Array, mut take: impl FnMut(u32, &[u8]) -> Result<(), E>) -> Result<(), E> {
     let mut buffer = vec![0; bytes.length().min(PIECE_BYTES) as usize];
     let mut offset = 0;
     while offset < bytes.length() {
