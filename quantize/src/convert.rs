@@ -9,6 +9,7 @@ use crate::checkpoint::{Checkpoint, Parts, chat, config};
 use crate::encode::encode;
 use crate::layout::{Decoder, Encoder, Slot, Tower};
 use crate::model_folder::{Plan, Rows, Writer};
+use crate::types::Types;
 use crate::vocabulary::Vocabulary;
 use llama3med::gguf::Dtype;
 use llama3med::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
@@ -26,10 +27,8 @@ pub struct Options {
     pub parts: Parts,
     /// The model folder.
     pub output: PathBuf,
-    /// Type of the large matrices.
-    pub dtype: Dtype,
-    /// Type of the encoder's and the connector's large matrices, if another.
-    pub encoder_dtype: Option<Dtype>,
+    /// Types of the large matrices.
+    pub types: Types,
     /// Bytes of a chunk.
     pub chunk_size: u64,
     /// The scales, where the checkpoint does not tell or tells wrong.
@@ -47,8 +46,7 @@ impl Options {
             checkpoint: checkpoint.into(),
             parts: Parts::default(),
             output: output.into(),
-            dtype: Dtype::Q4_0,
-            encoder_dtype: None,
+            types: Dtype::Q4_0.into(),
             chunk_size: CHUNK_SIZE,
             scales: None,
             drop_first_patch: false,
@@ -118,24 +116,23 @@ impl Understood {
     }
 
     /// Both files as they are to be written.
-    pub fn plans(&self, name: &str, dtype: Dtype, encoder_dtype: Dtype) -> Result<(Plan<'_>, Plan<'_>)> {
+    pub fn plans(&self, name: &str, types: &Types) -> Result<(Plan<'_>, Plan<'_>)> {
         let mut decoder = Plan::new(self.decoder.keys(name, &self.vocabulary));
         let mut encoder = Plan::new(self.encoder.keys(name));
         if let Some(factors) = &self.decoder.rope_factors {
             let rows: Rows = Box::new(|_| encode("rope_freqs.weight", Dtype::F32, factors.clone()));
             decoder.push("rope_freqs.weight", Dtype::F32, &[factors.len()], rows);
         }
-        for (part, slot) in self.slots() {
-            match part {
-                Part::Decoder => self.push(&mut decoder, part, slot, dtype)?,
-                _ => self.push(&mut encoder, part, slot, encoder_dtype)?,
-            }
+        let slots = self.slots();
+        let dtypes = types.assign(slots.iter().map(|(_, slot)| slot))?;
+        for ((part, slot), dtype) in slots.into_iter().zip(dtypes) {
+            let plan = if part == Part::Decoder { &mut decoder } else { &mut encoder };
+            self.push(plan, part, slot, dtype)?;
         }
         Ok((decoder, encoder))
     }
 
     fn push(&self, plan: &mut Plan, part: Part, slot: Slot, dtype: Dtype) -> Result<()> {
-        let dtype = slot.dtype(dtype);
         let tensor = self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?;
         let (name, shape) = (slot.name.clone(), slot.shape.clone());
         let rows: Rows = Box::new(move |rows| encode(&tensor.name, dtype, read_rows(&tensor, &slot, rows)?));
@@ -160,8 +157,7 @@ pub fn convert(options: &Options) -> Result<Manifest> {
             options.checkpoint.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into()));
         about.name = name.unwrap_or_else(|| "Llama3-Med".into());
     }
-    let encoder_dtype = options.encoder_dtype.unwrap_or(options.dtype);
-    let (decoder, encoder) = understood.plans(&about.name, options.dtype, encoder_dtype)?;
+    let (decoder, encoder) = understood.plans(&about.name, &options.types)?;
     // What is written must load: the engine's own readers look at the headers first.
     llama3med::config::Config::from_gguf(&decoder.gguf(DECODER)?.0)?;
     llama3med::encoder::Config::from_gguf(&encoder.gguf(ENCODER)?.0)?;

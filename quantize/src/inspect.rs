@@ -154,7 +154,7 @@ fn inspect_folder(path: &Path, verify: bool) -> Result<Report> {
 fn inspect_checkpoint(path: &Path) -> Result<Report> {
     let understood = Understood::read(path, &Parts::default(), None)?;
     let name = path.display().to_string();
-    let (decoder, encoder) = understood.plans(&name, Dtype::Q4_0, Dtype::Q4_0)?;
+    let (decoder, encoder) = understood.plans(&name, &Dtype::Q4_0.into())?;
     let (decoder, encoder) =
         (decoder.gguf("decoder.gguf, if written as q4_0")?, encoder.gguf("encoder.gguf, if written as q4_0")?);
     let files = [&decoder, &encoder].map(|(gguf, size)| file_report(gguf, *size, 0)).into();

@@ -1,6 +1,6 @@
 //! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random models, looks into both, measures them.
 //!
-//! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `encode` -> `model_folder`; of a measurement: `records` ->
+//! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `types` -> `encode` -> `model_folder`; of a measurement: `records` ->
 //! `questions` -> `eval` -> `score` -> `protocol` -> `metrics`.
 pub mod about;
 pub mod ask;
@@ -18,6 +18,7 @@ pub mod questions;
 pub mod random;
 pub mod records;
 pub mod score;
+pub mod types;
 pub mod vocabulary;
 
 pub use about::About;

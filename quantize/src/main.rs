@@ -1,12 +1,13 @@
 //! The command-line tool: arguments in, one line per error out.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use llama3med::gguf::Dtype;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
 use llama3med::manifest::{CHUNK_SIZE, Manifest};
 use llama3med::sampler::SamplerOptions;
 use llama3med::session::Finish;
 use llama3med::{Error, Result};
 use quantize::checkpoint::Parts;
+use quantize::types::{Choice, Exception, Types};
 use quantize::{About, ask, at_least_one, eval, inspect, random, score};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
@@ -115,7 +116,7 @@ struct AskArgs {
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize convert checkpoints/llama3-med -o models/llama3-med --license llama3\n  \
-    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_k --encoder-type q8_0\n  \
+    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_k_m --encoder-type q8_0\n  \
     quantize convert runs/llama3-med-lora --decoder checkpoints/llama-3-8b --encoder checkpoints/clip-l-336 -o models/llama3-med"
 )]
 struct ConvertArgs {
@@ -164,12 +165,17 @@ struct OutputArgs {
     /// The model folder to write. An older model there is replaced once the new one is whole.
     #[arg(short, long, value_name = "MODEL")]
     output: PathBuf,
-    /// Number format of the large matrices.
-    #[arg(long = "type", value_name = "TYPE", default_value = "q4_0")]
-    dtype: Type,
+    /// Number format of the large matrices; q4_k_m mixes q6_k into q4_k as llama.cpp does. Where rows are no whole number of blocks, the nearest finer
+    /// format that fits is taken.
+    #[arg(long = "type", value_name = "TYPE", default_value = "q4_0", value_parser = choices())]
+    choice: Choice,
     /// Number format of the large matrices of encoder and connector, if another.
-    #[arg(long, value_name = "TYPE")]
-    encoder_type: Option<Type>,
+    #[arg(long = "encoder-type", value_name = "TYPE", value_parser = choices())]
+    encoder_choice: Option<Choice>,
+    /// Another format for the large matrices in whose names PATTERN, a regular expression, is found: ffn_down=q8_0, ^blk\.0\.=f16, ^mm\.=f32. May be
+    /// given several times; the last that fits counts. Names are those of GGUF files.
+    #[arg(long = "tensor", value_name = "PATTERN=TYPE")]
+    exceptions: Vec<Exception>,
     /// Bytes of a chunk; K, M and G may follow. The default fits the smallest limit of the common static hosts.
     #[arg(long, value_name = "BYTES", default_value_t = CHUNK_SIZE, value_parser = bytes)]
     chunk_size: u64,
@@ -195,6 +201,10 @@ struct OutputArgs {
 }
 
 impl OutputArgs {
+    fn types(&self) -> Types {
+        Types { decoder: self.choice, encoder: self.encoder_choice, exceptions: self.exceptions.clone() }
+    }
+
     fn about(&self) -> Result<About> {
         let mut about = self.about.as_deref().map_or_else(|| Ok(About::default()), About::read)?;
         let texts = [
@@ -217,29 +227,8 @@ impl OutputArgs {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Type {
-    #[value(name = "q4_0")]
-    Q4_0,
-    #[value(name = "q4_k")]
-    Q4K,
-    #[value(name = "q8_0")]
-    Q8_0,
-    F16,
-    F32,
-}
-
-impl From<Type> for Dtype {
-    fn from(value: Type) -> Self {
-        match value {
-            Type::Q4_0 => Self::Q4_0,
-            Type::Q4K => Self::Q4K,
-            Type::Q8_0 => Self::Q8_0,
-            Type::F16 => Self::F16,
-            Type::F32 => Self::F32,
-        }
-    }
+fn choices() -> impl TypedValueParser<Value = Choice> {
+    PossibleValuesParser::new(Choice::names()).try_map(|name| name.parse())
 }
 
 fn bytes(text: &str) -> std::result::Result<u64, String> {
@@ -339,8 +328,7 @@ fn make_converted(args: ConvertArgs) -> Result<ExitCode> {
     let manifest = quantize::convert(&quantize::Options {
         checkpoint: args.checkpoint,
         parts: Parts { decoder: args.decoder, encoder: args.encoder, connector: args.connector, adapter: args.adapter },
-        dtype: args.output.dtype.into(),
-        encoder_dtype: args.output.encoder_type.map(Dtype::from),
+        types: args.output.types(),
         chunk_size: args.output.chunk_size,
         scales: args.scales,
         drop_first_patch: args.drop_first_patch,
@@ -354,8 +342,7 @@ fn make_converted(args: ConvertArgs) -> Result<ExitCode> {
 fn make_random(args: RandomArgs) -> Result<ExitCode> {
     let manifest = random(&random::Options {
         shape: args.shape,
-        dtype: args.output.dtype.into(),
-        encoder_dtype: args.output.encoder_type.map(Dtype::from),
+        types: args.output.types(),
         chunk_size: args.output.chunk_size,
         seed: args.seed,
         about: args.output.about()?,

@@ -41,7 +41,7 @@ fn chunks_of_any_size_make_up_the_same_file() {
 #[test]
 fn weights_arrive_where_they_belong() {
     let checkpoint = Checkpoint::new("optimus-s2", "weights");
-    convert(&quantize::Options { dtype: Dtype::F32, ..checkpoint.options() }).unwrap();
+    convert(&quantize::Options { types: Dtype::F32.into(), ..checkpoint.options() }).unwrap();
     let source = |folder: &str, name: &str| {
         let tensors =
             quantize::checkpoint::safetensors::open(&checkpoint.folder.join(folder).join("model.safetensors"));

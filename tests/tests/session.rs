@@ -21,7 +21,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
 /// becomes a whole step now and then.
 static EXACT_FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("session-exact");
-    let options = random::Options { dtype: Dtype::F32, ..random::Options::new("tiny", &folder) };
+    let options = random::Options { types: Dtype::F32.into(), ..random::Options::new("tiny", &folder) };
     random::random(&options).unwrap();
     folder
 });
