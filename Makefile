@@ -50,6 +50,7 @@ demo: $(DEMO)/manifest.json
 
 $(DEMO)/manifest.json: $(QUANTIZE) demo/about.json $(wildcard demo/samples/* $(CHECKPOINT)/*)
 	$(QUANTIZE) convert $(CHECKPOINT) --about demo/about.json -o $(DEMO)
+	$(QUANTIZE) compare $(DEMO) $(CHECKPOINT) --write
 
 # Cargo knows whether there is anything to do.
 $(QUANTIZE): toolchain

@@ -8,9 +8,11 @@ use llama3med::session::Finish;
 use llama3med::{Error, Result};
 use quantize::checkpoint::Parts;
 use quantize::types::{Choice, Exception, Types};
-use quantize::{About, ask, at_least_one, eval, inspect, random, score};
+use quantize::{About, ask, at_least_one, calibrate, compare, eval, inspect, random, score};
+use serde::Serialize;
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
+use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +35,7 @@ enum Command {
     Convert(ConvertArgs),
     Inspect(InspectArgs),
     Ask(AskArgs),
+    Compare(Box<compare::Options>),
     Eval(Box<eval::Options>),
     Score(score::Options),
     Random(RandomArgs),
@@ -125,18 +128,15 @@ struct ConvertArgs {
     /// Sides in pixels at which pictures are seen, such as 336,672,1008, where the checkpoint does not tell.
     #[arg(long, value_delimiter = ',')]
     scales: Option<Vec<usize>>,
-    /// The language model, where the checkpoint does not hold it: a folder, or one file of tensors.
-    #[arg(long, value_name = "PATH")]
-    decoder: Option<PathBuf>,
-    /// The image tower, such as a folder of openai/clip-vit-large-patch14-336 or the file checkpoint.pth of H-optimus-0.
-    #[arg(long, value_name = "PATH")]
-    encoder: Option<PathBuf>,
-    /// The connector, such as the file mm_projector.bin.
-    #[arg(long, value_name = "PATH")]
-    connector: Option<PathBuf>,
-    /// A LoRA adapter to merge: a folder with adapter_config.json. One in the checkpoint's own folder is merged without being named.
-    #[arg(long, value_name = "FOLDER")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    parts: Parts,
+    /// Prompts that the unquantized model answers first, to learn which weights matter (an importance matrix): a text file with one a line, or a
+    /// question set that eval reads. Counts for q4_0, q4_k and q6_k.
+    #[arg(long, value_name = "FILE")]
+    calibrate: Option<PathBuf>,
+    /// A folder of pictures that these prompts are asked about in turn, or those of the question set.
+    #[arg(long, value_name = "DIR", requires = "calibrate")]
+    images: Option<PathBuf>,
     /// Leaves out the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
     #[arg(long)]
     drop_first_patch: bool,
@@ -252,6 +252,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => make_converted(args),
         Command::Inspect(args) => show(&args),
         Command::Ask(args) => answer(args),
+        Command::Compare(args) => beside(&args),
         Command::Eval(args) => evaluate(&args),
         Command::Score(args) => score::score(&args).map(|report| print(&report, args.scoring.json)),
         Command::Random(args) => make_random(args),
@@ -286,12 +287,17 @@ fn watch_ctrl_c() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+fn beside(options: &compare::Options) -> Result<ExitCode> {
+    let report = compare::compare(options, &*watch_ctrl_c()?)?;
+    Ok(print(&report, options.json))
+}
+
 fn evaluate(options: &eval::Options) -> Result<ExitCode> {
     let report = eval::eval(options, &*watch_ctrl_c()?)?;
     Ok(report.map_or(ExitCode::SUCCESS, |report| print(&report, options.scoring.json)))
 }
 
-fn print(report: &score::Report, as_json: bool) -> ExitCode {
+fn print(report: &(impl Serialize + Display), as_json: bool) -> ExitCode {
     let json = || serde_json::to_string_pretty(report).expect("a report is plain data") + "\n";
     let text = if as_json { json() } else { report.to_string() };
     // A reader that has seen enough, such as `head`, is no error.
@@ -327,7 +333,8 @@ fn answer(args: AskArgs) -> Result<ExitCode> {
 fn make_converted(args: ConvertArgs) -> Result<ExitCode> {
     let manifest = quantize::convert(&quantize::Options {
         checkpoint: args.checkpoint,
-        parts: Parts { decoder: args.decoder, encoder: args.encoder, connector: args.connector, adapter: args.adapter },
+        parts: args.parts,
+        calibration: args.calibrate.map(|prompts| calibrate::Options { prompts, images: args.images }),
         types: args.output.types(),
         chunk_size: args.output.chunk_size,
         scales: args.scales,

@@ -58,6 +58,62 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// A planned file that is read without being written: its tensors are made piece by piece as they are read.
+pub struct Unwritten<'a> {
+    header: Vec<u8>,
+    tensors: Vec<Planned<'a>>,
+}
+
+impl<'a> From<Plan<'a>> for Unwritten<'a> {
+    fn from(plan: Plan<'a>) -> Self {
+        Self { header: plan.header.to_bytes(), tensors: plan.tensors }
+    }
+}
+
+impl Unwritten<'_> {
+    /// The header's bytes.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        let place = |start: u64, tensor: &Planned| (start + tensor.n_bytes).next_multiple_of(ALIGNMENT);
+        self.tensors.iter().fold(self.header.len() as u64, place)
+    }
+
+    /// A byte range of the file.
+    pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let header =
+            &self.header[self.header.len().min(range.start as usize)..self.header.len().min(range.end as usize)];
+        let (mut bytes, mut start) = (header.to_vec(), self.header.len() as u64);
+        for tensor in &self.tensors {
+            let (from, to) = (range.start.max(start), range.end.min(start + tensor.n_bytes));
+            if from < to {
+                let row_bytes = tensor.n_bytes / tensor.n_rows as u64;
+                let rows = ((from - start) / row_bytes) as usize..(to - start).div_ceil(row_bytes) as usize;
+                let n_before = (from - start) as usize - rows.start * row_bytes as usize;
+                let pieces = tensor.pieces(rows).into_par_iter().map(|rows| (tensor.rows)(rows));
+                let made = pieces.collect::<Result<Vec<_>>>()?.concat();
+                bytes.extend_from_slice(&made[n_before..n_before + (to - from) as usize]);
+            }
+            start = (start + tensor.n_bytes).next_multiple_of(ALIGNMENT);
+            // Between two tensors there are zeros.
+            let n_so_far = range.end.min(start).saturating_sub(range.start) as usize;
+            bytes.resize(n_so_far.max(bytes.len()), 0);
+        }
+        Ok(bytes)
+    }
+}
+
+impl Planned<'_> {
+    /// Rows in pieces that one thread makes at a time.
+    fn pieces(&self, rows: Range<usize>) -> Vec<Range<usize>> {
+        let piece_rows = (PIECE_WEIGHTS / self.n_cols).max(1);
+        rows.clone().step_by(piece_rows).map(|row| row..(row + piece_rows).min(rows.end)).collect()
+    }
+}
+
 /// A model folder in the making. Dropped before [`Writer::finish`], it leaves nothing behind.
 pub struct Writer {
     target: PathBuf,
@@ -95,10 +151,7 @@ impl Writer {
         chunks.push(&header)?;
         for tensor in &plan.tensors {
             let start = chunks.n_bytes;
-            let piece_rows = (PIECE_WEIGHTS / tensor.n_cols).max(1);
-            let pieces: Vec<_> =
-                (0..tensor.n_rows).step_by(piece_rows).map(|row| row..(row + piece_rows).min(tensor.n_rows)).collect();
-            for batch in pieces.chunks(2 * rayon::current_num_threads()) {
+            for batch in tensor.pieces(0..tensor.n_rows).chunks(2 * rayon::current_num_threads()) {
                 let made: Vec<Result<Vec<u8>>> = batch.par_iter().map(|rows| (tensor.rows)(rows.clone())).collect();
                 for bytes in made {
                     chunks.push(&bytes?)?;
@@ -124,11 +177,8 @@ impl Writer {
             fs::copy(picture, &path).map_err(|error| failed(&path, "write", error))?;
         }
         let manifest = Manifest { files: self.files.clone(), ..about.manifest() };
-        let mut json = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
-        json.push(b'\n');
-        Manifest::parse(&json)?;
         let path = self.partial.join("manifest.json");
-        fs::write(&path, json).map_err(|error| failed(&path, "write", error))?;
+        fs::write(&path, manifest_bytes(&manifest)?).map_err(|error| failed(&path, "write", error))?;
         check_target(&self.target)?;
         let old = beside(&self.target, "old")?;
         if old.exists() {
@@ -248,6 +298,20 @@ fn check_space(folder: &Path, n_bytes: u64) -> Result<()> {
 #[cfg(not(unix))]
 fn check_space(_: &Path, _: u64) -> Result<()> {
     Ok(())
+}
+
+/// Puts another manifest in a folder's place of it.
+pub fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<()> {
+    let (path, new) = (folder.join("manifest.json"), folder.join("manifest.json.new"));
+    fs::write(&new, manifest_bytes(manifest)?).map_err(|error| failed(&new, "write", error))?;
+    fs::rename(&new, &path).map_err(|error| failed(&path, "write", error))
+}
+
+fn manifest_bytes(manifest: &Manifest) -> Result<Vec<u8>> {
+    let mut json = serde_json::to_vec_pretty(manifest).expect("a manifest is plain data");
+    json.push(b'\n');
+    Manifest::parse(&json)?;
+    Ok(json)
 }
 
 /// Reads and checks a folder's manifest.

@@ -1,14 +1,12 @@
 //! The number format of each large matrix: one for all, or a mixture that spends more bits where they count, and exceptions by name.
 
+use crate::encode::TYPES;
 use crate::layout::{Role, Slot, fitting};
 use llama3med::gguf::Dtype;
 use llama3med::{Error, Result};
 use regex::Regex;
 use std::fmt;
 use std::str::FromStr;
-
-/// Formats that weights can be written in.
-pub const WRITTEN: [Dtype; 7] = [Dtype::Q4_0, Dtype::Q4K, Dtype::Q6K, Dtype::Q8_0, Dtype::F16, Dtype::Bf16, Dtype::F32];
 
 /// The mixture's name, as llama.cpp has it.
 const Q4_K_M: &str = "q4_k_m";
@@ -26,8 +24,7 @@ pub enum Choice {
 impl Choice {
     /// Every choice by name.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        let (first, rest) = WRITTEN.split_at(2);
-        first.iter().map(|dtype| dtype.name()).chain([Q4_K_M]).chain(rest.iter().map(|dtype| dtype.name()))
+        TYPES.into_iter().map(Dtype::name).chain([Q4_K_M])
     }
 
     /// What a matrix of this name gets in a file of `n_layers` layers.
@@ -73,7 +70,7 @@ impl FromStr for Exception {
     /// `PATTERN=TYPE`.
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let (pattern, name) = text.rsplit_once('=').ok_or("expected PATTERN=TYPE, such as ffn_down=q8_0")?;
-        let known = || WRITTEN.map(Dtype::name).join(", ");
+        let known = || TYPES.map(Dtype::name).join(", ");
         let dtype = written(name).ok_or_else(|| format!("expected a type after '=', one of {}", known()))?;
         if pattern.is_empty() {
             return Err("expected a pattern before '='".into());
@@ -93,7 +90,7 @@ impl fmt::Display for Exception {
 }
 
 fn written(name: &str) -> Option<Dtype> {
-    WRITTEN.into_iter().find(|dtype| dtype.name() == name)
+    TYPES.into_iter().find(|dtype| dtype.name() == name)
 }
 
 /// The formats of a model's two files.
@@ -239,9 +236,9 @@ mod tests {
         let parse = |text: &str| text.parse::<Exception>().unwrap_err();
         assert!(parse("ffn_down").contains("PATTERN=TYPE"));
         assert!(parse("=q8_0").contains("a pattern before"));
-        assert!(parse("ffn=q4_k_m").contains("one of q4_0, q4_k"));
+        assert!(parse("ffn=q4_k_m").contains("one of f32, f16"));
         assert!(parse("(=q8_0").contains("unclosed group"));
         assert!(parse(&format!("{}=q8_0", "(a{999}){999}".repeat(9))).contains("size limit"));
-        assert_eq!("q3_k_m".parse::<Choice>(), Err("expected q4_0, q4_k, q4_k_m, q6_k, q8_0, f16, bf16, f32".into()));
+        assert_eq!("q3_k_m".parse::<Choice>(), Err("expected f32, f16, bf16, q4_0, q8_0, q4_k, q6_k, q4_k_m".into()));
     }
 }

@@ -6,7 +6,9 @@ use common::Checkpoint;
 use llama3med::gguf::{Dtype, Gguf};
 use llama3med::manifest::{DECODER, ENCODER};
 use llama3med::quant::dequantize;
-use quantize::model_folder::{Stored, open_folder, read_manifest};
+use quantize::checkpoint::Parts;
+use quantize::convert::Understood;
+use quantize::model_folder::{Stored, Unwritten, open_folder, read_manifest};
 use quantize::{convert, inspect, random};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,25 @@ fn tensor(bytes: &[u8], name: &str) -> Vec<f32> {
     let mut values = vec![0.0; info.n_rows * info.n_cols];
     dequantize(info.dtype, &bytes[info.offset as usize..][..info.n_bytes() as usize], &mut values);
     values
+}
+
+#[test]
+fn files_that_are_never_written_read_the_same() {
+    let checkpoint = Checkpoint::new("clip-s2", "unwritten");
+    convert(&checkpoint.options()).unwrap();
+    let understood = Understood::read(&checkpoint.folder, &Parts::default(), None).unwrap();
+    let (decoder, encoder) = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
+    for (name, plan) in [(DECODER, decoder), (ENCODER, encoder)] {
+        let (written, unwritten) = (whole(checkpoint.output(), name), Unwritten::from(plan));
+        assert_eq!(unwritten.size(), written.len() as u64);
+        for piece in [7919, 1 << 20] {
+            let ranges = (0..written.len()).step_by(piece).map(|start| start..(start + piece).min(written.len()));
+            for range in ranges {
+                let read = unwritten.read(range.start as u64..range.end as u64).unwrap();
+                assert!(read == written[range.clone()], "{name}: {range:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Pieces are read rather than mapped: the memory in use stays what the tool asked for, and a file that shrinks meanwhile is an error, not a signal.
 
 use half::{bf16, f16};
+use llama3med::gguf;
 use llama3med::{Error, Result};
 use safetensors::Dtype;
 use std::fs;
@@ -46,6 +47,15 @@ impl Tensor {
                 let problem = format!("expected weights in F32, F16 or BF16, found {other:?}");
                 Err(Error::corrupt(&self.file_name, &self.name, problem))
             }
+        }
+    }
+
+    /// The format in which nothing of the weights is lost.
+    pub fn exact_dtype(&self) -> gguf::Dtype {
+        match (self.dtype, &self.update) {
+            (Dtype::F16, None) => gguf::Dtype::F16,
+            (Dtype::BF16, None) => gguf::Dtype::Bf16,
+            _ => gguf::Dtype::F32,
         }
     }
 
