@@ -102,6 +102,12 @@ impl Understood {
         Ok(())
     }
 
+    /// What the weights are made from: the tensors, their files as they are now, and how columns are weighted.
+    pub fn source(&self, importance: Option<&Importance>) -> String {
+        let tensors: Vec<String> = self.checkpoint.tensors.values().map(Tensor::source).collect();
+        format!("{}\n{importance:?}", tensors.join("\n"))
+    }
+
     /// Every slot with its part.
     fn slots(&self) -> Vec<(Part, Slot)> {
         let with = |part| move |slot| (part, slot);
@@ -218,7 +224,8 @@ pub fn convert(options: &Options) -> Result<Manifest> {
     // What is written must load: the engine's own readers look at the headers first.
     llama3med::config::Config::from_gguf(&decoder.gguf(DECODER)?.0)?;
     llama3med::encoder::Config::from_gguf(&encoder.gguf(ENCODER)?.0)?;
-    let mut writer = Writer::create(&options.output, options.chunk_size, decoder.n_bytes() + encoder.n_bytes())?;
+    let source = understood.source(importance.as_ref());
+    let mut writer = Writer::create(&options.output, options.chunk_size, [&decoder, &encoder], source.as_bytes())?;
     writer.write(DECODER, &decoder)?;
     writer.write(ENCODER, &encoder)?;
     writer.finish(&about)

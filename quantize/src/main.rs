@@ -115,7 +115,7 @@ struct AskArgs {
 /// CHECKPOINT is a folder with config.json, a tokenizer (tokenizer.json or tokenizer.model) and tensors: safetensors, or torch's pytorch_model.bin and
 /// checkpoint.pth, of which no code is ever run; one file, shards with an index, or the folders language_model, vision_tower and connector. It may be a
 /// Llama3-Med, a TinyLLaVA, a LLaVA in its original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or transformers'. What it lacks may come from elsewhere.
-/// The model folder appears when it is whole; an interrupted run leaves nothing in its place and can be started again.
+/// The model folder appears when it is whole; an interrupted run goes on where it was when the same command is given again.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize convert checkpoints/llama3-med -o models/llama3-med --license llama3\n  \

@@ -79,8 +79,9 @@ pub fn random(options: &Options) -> Result<Manifest> {
     let encoder_dtypes = dtypes.split_off(decoder_slots.len());
     push_all(&mut decoder_plan, decoder_slots, dtypes, options.seed);
     push_all(&mut encoder_plan, encoder_slots, encoder_dtypes, !options.seed);
-    let n_bytes = decoder_plan.n_bytes() + encoder_plan.n_bytes();
-    let mut writer = Writer::create(&options.output, options.chunk_size, n_bytes)?;
+    let source = format!("random {} {}", options.shape, options.seed);
+    let files = [&decoder_plan, &encoder_plan];
+    let mut writer = Writer::create(&options.output, options.chunk_size, files, source.as_bytes())?;
     writer.write(DECODER, &decoder_plan)?;
     writer.write(ENCODER, &encoder_plan)?;
     writer.finish(&about)

@@ -5,7 +5,7 @@ use llama3med::gguf::Dtype;
 use quantize::compare::{Options, Report, compare};
 use quantize::model_folder::{read_manifest, write_manifest};
 use quantize::types::Types;
-use quantize::{About, convert, inspect, random};
+use quantize::{About, calibrate, convert, inspect, random};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -62,6 +62,35 @@ fn a_model_is_as_close_to_its_checkpoint_as_its_types_allow() {
     assert!(q4_0.fidelity.top1_agreement > 0.9 && q4_0.fidelity.encoder_error.unwrap() < 0.15);
     let fidelity = &q4_0.fidelity;
     assert_eq!((fidelity.reference.as_str(), fidelity.n_prompts, fidelity.n_images), ("checkpoint, f16", 3, 1));
+}
+
+#[test]
+fn calibration_weights_what_prompts_meet() {
+    let prompts = path("prompts.txt");
+    fs::write(
+        &prompts,
+        "Is the heart enlarged?\nGive a full report.\nWhat does the picture show?\nWhere are the septal lines?\n",
+    )
+    .unwrap();
+    let calibrated = |name: &str, prompts: &Path| {
+        let calibration = calibrate::Options { prompts: prompts.into(), images: Some(demo().join("samples")) };
+        let options = quantize::Options::new(demo().join("checkpoint"), path(name));
+        convert(&quantize::Options { calibration: Some(calibration), ..options }).map(|_| path(name))
+    };
+    let (plain, weighted) = (converted("plain", Dtype::Q4_0), calibrated("weighted", &prompts).unwrap());
+    let held_out = path("held_out.txt");
+    fs::write(&held_out, "On which side is the bleed?\nWhat colour is the stain?\nHow many fine dots are there?\n")
+        .unwrap();
+    let errors = [plain, weighted].map(|model| {
+        let (images, prompts) = (Some(demo().join("samples")), Some(held_out.clone()));
+        let options = Options { images, prompts, limit: None, ..options(&model, &demo().join("checkpoint")) };
+        let report = measure(&options);
+        println!("{report}");
+        (report.fidelity.layer_errors[4], report.fidelity.encoder_error.unwrap())
+    });
+    assert!(errors[1].0 < errors[0].0 && errors[1].1 < errors[0].1, "{errors:?}");
+    let error = calibrated("nothing", Path::new("/nowhere.txt")).unwrap_err().to_string();
+    assert!(error.contains("/nowhere.txt: cannot open") && !path("nothing").exists(), "{error}");
 }
 
 #[test]

@@ -59,6 +59,13 @@ impl Tensor {
         }
     }
 
+    /// Which weights these are: their file with its size and its latest change, their place in it, and what is added to them.
+    pub fn source(&self) -> String {
+        let file = self.file.metadata().map(|file| (file.len(), file.modified().ok()));
+        let update = self.update.as_ref().map(|update| (update.a.source(), update.b.source(), update.scale));
+        format!("{} {} {:?} {} {file:?} {update:?}", self.file_name, self.name, self.dtype, self.start)
+    }
+
     /// The same matrix with an update, whose shapes must fit.
     pub fn updated(self, update: LowRank) -> Result<Self> {
         let LowRank { a, b, .. } = &update;
