@@ -8,6 +8,7 @@
 #   make golden                                       writes the expected values of the tests again, with Python
 #   make bench PARTS="decode large"                   speed and memory beside llama.cpp, wllama and PyTorch: BENCHMARKS.md, all of it without PARTS
 #   make test-large                                   an 8B in the page and beside llama.cpp
+#   make convert-large SHAPE=3b                       time and memory of a conversion at real size
 #   make fuzz                                         random input for every parser
 #   make phantom | train | ablation | report          the demo model's data sets, training, ablation and report, with Python
 
@@ -50,6 +51,7 @@ demo: $(DEMO)/manifest.json
 
 $(DEMO)/manifest.json: $(QUANTIZE) demo/about.json $(wildcard demo/samples/* $(CHECKPOINT)/*)
 	$(QUANTIZE) convert $(CHECKPOINT) --about demo/about.json -o $(DEMO)
+	$(QUANTIZE) compare $(DEMO) $(CHECKPOINT) --write
 
 # Cargo knows whether there is anything to do.
 $(QUANTIZE): toolchain
@@ -97,7 +99,7 @@ test-engines: site node_modules browsers
 
 # ---- on demand
 
-.PHONY: bench test-large fuzz golden
+.PHONY: bench test-large convert-large fuzz golden
 
 # Measures and writes BENCHMARKS.md; PARTS are some of limits, decode, peers, encoder, scaling and large, or `report` to write it again. About 25 minutes
 # and 15 GB of disk for all of them. PYTHON names an interpreter with the packages of tests/golden/requirements.txt; without it the page is measured alone.
@@ -113,6 +115,15 @@ test-large: site node_modules browsers
 	$(PYTHON) tests/golden/large_logits.py $(LARGE) $(TARGET)/bench/large.safetensors
 	LARGE_DECODER=$(abspath $(LARGE)) LARGE_LOGITS=$(abspath $(TARGET)/bench/large.safetensors) \
 	  cargo test --locked -p tests --test stages -- --ignored --nocapture large
+
+# A conversion at real size, of random weights: time and peak memory. SHAPE is 8b (16.8 GB of disk and 5 more for the model), 3b or 1b. Ctrl-C it and
+# start it again: it goes on where it was.
+SHAPE ?= 8b
+CONVERTED := $(TARGET)/large-$(SHAPE)
+convert-large: toolchain
+	cargo build --locked --release -p quantize
+	test -f $(CONVERTED)/checkpoint/model.safetensors.index.json || python3 tests/golden/large_checkpoint.py $(SHAPE) $(CONVERTED)/checkpoint
+	/usr/bin/time -v $(TARGET)/release/quantize convert $(CONVERTED)/checkpoint -o $(CONVERTED)/model
 
 # Needs nightly and cargo-fuzz (cargo install cargo-fuzz); FUZZ_SECONDS for each parser.
 FUZZ_SECONDS ?= 180

@@ -35,6 +35,7 @@ export function showModel(panel, info) {
     ["Name", info.name],
     ["Licence", info.license],
     ["Size", info.files ? bytesText(info.files.reduce((sum, file) => sum + file.size, 0)) : null],
+    ["Fidelity", info.fidelity ? fidelityText(info.fidelity) : null],
     ["Ranks", info.ranks],
     ["Build", BUILDS[info.build] ?? info.build],
     ["Kept here", info.cached === undefined ? null : info.cached ? "yes: it opens with the network cut" : info.note || "no: it is fetched each time"],
@@ -58,12 +59,28 @@ export function showNumbers(details, info, { timings = {}, first = [] } = {}) {
     section("Model files", (info.files ?? []).map((file) => [file.name, bytesText(file.size)])),
     section("Build", [["Kernels", BUILDS[info.build] ?? info.build], ["Ranks", info.ranks]]),
   );
-  const fidelity = Object.entries(info.fidelity ?? {});
-  if (fidelity.length > 0) {
-    const rows = fidelity.map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : value]);
-    body.append(section("Fidelity, measured at conversion", rows));
-  }
+  if (info.fidelity) body.append(section("Beside the unquantized model", fidelityRows(info.fidelity)));
   details.hidden = false;
+}
+
+const percent = (part) => `${(100 * part).toFixed(1)} %`;
+
+/** What is left of the unquantized model, in a line. */
+function fidelityText({ top1_agreement: agreement, n_tokens: tokens }) {
+  return `${percent(agreement)} of ${tokens} tokens as the unquantized model has them`;
+}
+
+// The manifest's card, as `quantize compare` wrote it.
+function fidelityRows(card) {
+  const errors = card.layer_errors;
+  return [
+    ["Compared with", card.reference],
+    ["On", `${card.n_prompts} prompts, ${card.n_images} pictures, ${card.n_tokens} tokens`],
+    ["Same likeliest token", percent(card.top1_agreement)],
+    ["KL divergence", `${card.kl_divergence.toPrecision(2)} nats a token`],
+    ["Image features", Number.isFinite(card.encoder_error) ? `${percent(card.encoder_error)} off` : null],
+    ["Layers", errors.length > 0 ? `${percent(Math.min(...errors))} to ${percent(Math.max(...errors))} off` : null],
+  ];
 }
 
 function timeRows(timings, info) {

@@ -10,6 +10,7 @@ use crate::matrix::Activations;
 use crate::ops::Activation;
 use crate::ranks::Peers;
 use crate::shard::{Shard, Tensors, Want};
+use crate::watch::{Part, Point, Watch};
 use std::ops::Range;
 
 /// Weights and buffers of one rank.
@@ -18,6 +19,7 @@ pub struct Connector {
     n_inputs: usize,
     n_outputs: usize,
     state: State,
+    watch: Watch,
 }
 
 enum Layer {
@@ -89,7 +91,7 @@ impl Connector {
             })
         };
         let layers = shapes.into_iter().map(layer).collect::<Result<_>>()?;
-        Ok(Self { layers, n_inputs, n_outputs, state: State::default() })
+        Ok(Self { layers, n_inputs, n_outputs, state: State::default(), watch: Watch::default() })
     }
 
     /// Channels of a merged feature.
@@ -102,6 +104,11 @@ impl Connector {
         self.n_outputs
     }
 
+    /// From now on `watch` sees what passes through.
+    pub fn watch(&mut self, watch: Watch) {
+        self.watch = watch;
+    }
+
     /// Image tokens (n_tokens, n_outputs), the same on every rank, from `features` (n_tokens, n_inputs).
     pub async fn forward<P: Peers>(&mut self, peers: &P, features: &[f32]) -> Result<Vec<f32>> {
         let n_tokens = features.len() / self.n_inputs;
@@ -112,6 +119,7 @@ impl Connector {
             if layer_idx > 0 {
                 Activation::Gelu.apply(x);
             }
+            self.watch.see(Part::Connector, layer_idx, Point::Mlp, n_tokens, x);
             match layer {
                 Layer::Rows(linear) => linear.forward(x, n_tokens, input, out),
                 Layer::Sum(linear) => linear.forward(peers, x, n_tokens, input, sum, out).await?,

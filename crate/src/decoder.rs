@@ -13,6 +13,7 @@ use crate::ops;
 use crate::ranks::{self, Peers};
 use crate::rope::Rope;
 use crate::shard::{HeadShare, Shard, Tensors, Want};
+use crate::watch::{Part, Point, Watch};
 use std::ops::Range;
 
 /// Tokens that one forward pass takes at most: bounds the buffers; longer prompts come in pieces.
@@ -41,6 +42,7 @@ pub struct Decoder {
     rope: Rope,
     kv_cache: KvCache,
     state: State,
+    watch: Watch,
 }
 
 struct Layer {
@@ -130,6 +132,7 @@ impl Decoder {
             rope: Rope::new(config.head_dim, config.rope_theta, factors.as_deref()),
             kv_cache: KvCache::new(config.n_layers, heads.n_kv_heads * config.head_dim),
             state: State::default(),
+            watch: Watch::default(),
             heads,
             config,
         })
@@ -145,6 +148,11 @@ impl Decoder {
         &mut self.kv_cache
     }
 
+    /// From now on `watch` sees what passes through.
+    pub fn watch(&mut self, watch: Watch) {
+        self.watch = watch;
+    }
+
     /// Runs `inputs` (at most [`MAX_TOKENS`]) at the positions from `first_pos` on, over whatever the cache held there.
     pub async fn forward<P: Peers>(&mut self, peers: &P, inputs: &[Input<'_>], first_pos: usize) -> Result<()> {
         let Config { dim, head_dim, norm_eps, .. } = self.config;
@@ -156,8 +164,10 @@ impl Decoder {
         s.xb.resize(n_tokens * dim, 0.0);
         s.att.resize(n_tokens * n_heads * head_dim, 0.0);
         for (idx, layer) in self.layers.iter().enumerate() {
+            let see = |point, value: &[f32]| self.watch.see(Part::Decoder, idx, point, n_tokens, value);
             // h = x + self.attention(self.attention_norm(x))
             ops::rms_norm(&s.x, &layer.attention_norm, norm_eps, &mut s.xb);
+            see(Point::Attention, &s.xb);
             product(&layer.wq, &s.xb, n_tokens, &mut s.input, &mut s.q);
             product(&layer.wk, &s.xb, n_tokens, &mut s.input, &mut s.k);
             product(&layer.wv, &s.xb, n_tokens, &mut s.input, &mut s.v);
@@ -168,15 +178,19 @@ impl Decoder {
                 let pages = self.kv_cache.pages(idx, first_pos + n_tokens);
                 attend(&s.q, &pages, &self.heads, Some(first_pos), &mut s.att);
             }
+            see(Point::Heads, &s.att);
             layer.wo.forward(peers, &s.att, n_tokens, &mut s.input, &mut s.sum, &mut s.xb).await?;
             ops::add(&mut s.x, &s.xb);
             // out = h + w2(silu(w1(ffn_norm(h))) * w3(ffn_norm(h)))
             ops::rms_norm(&s.x, &layer.ffn_norm, norm_eps, &mut s.xb);
+            see(Point::Mlp, &s.xb);
             product(&layer.w1, &s.xb, n_tokens, &mut s.input, &mut s.hb);
             product(&layer.w3, &s.xb, n_tokens, &mut s.input, &mut s.hb2);
             ops::silu_mul(&mut s.hb, &s.hb2);
+            see(Point::Hidden, &s.hb);
             layer.w2.forward(peers, &s.hb, n_tokens, &mut s.input, &mut s.sum, &mut s.xb).await?;
             ops::add(&mut s.x, &s.xb);
+            see(Point::Residual, &s.x);
         }
         Ok(())
     }
@@ -190,6 +204,7 @@ impl Decoder {
         for x in s.x[first * dim..].chunks_exact(dim) {
             s.xb.resize(dim, 0.0);
             ops::rms_norm(x, &self.norm, norm_eps, &mut s.xb);
+            self.watch.see(Part::Decoder, self.layers.len(), Point::Mlp, 1, &s.xb);
             product(output, &s.xb, 1, &mut s.input, &mut s.logits);
             ranks::gather(peers, &s.logits, logits).await?;
         }

@@ -12,6 +12,7 @@ use crate::matrix::{Activations, MatrixBuilder};
 use crate::ops::{self, Activation};
 use crate::ranks::Peers;
 use crate::shard::{HeadShare, Shard, Tensors, Want};
+use crate::watch::{Part, Point, Watch};
 
 /// Shape of the encoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -201,6 +202,7 @@ pub struct Encoder {
     blocks: Vec<Block>,
     norm: Option<Norm>,
     state: State,
+    watch: Watch,
 }
 
 struct Block {
@@ -291,6 +293,7 @@ impl Encoder {
             blocks: (0..config.n_layers).map(|layer| Block::new(&config, layer, tensors)).collect::<Result<_>>()?,
             norm: if config.norm { Some(Norm::new("v.post_ln", tensors)?) } else { None },
             state: State::default(),
+            watch: Watch::default(),
             heads,
             config,
         })
@@ -311,6 +314,11 @@ impl Encoder {
         self.config.n_tokens()
     }
 
+    /// From now on `watch` sees what passes through.
+    pub fn watch(&mut self, watch: Watch) {
+        self.watch = watch;
+    }
+
     /// Features (n_tokens, dim) of a tile (3, image_size, image_size), the same on every rank.
     pub async fn forward<P: Peers>(&mut self, peers: &P, tile: &[f32]) -> Result<Vec<f32>> {
         let Config { dim, norm_eps, n_drop, .. } = self.config;
@@ -324,19 +332,23 @@ impl Encoder {
             norm.forward(&s.x, norm_eps, &mut s.xb);
             std::mem::swap(&mut s.x, &mut s.xb);
         }
-        for block in &self.blocks {
+        for (idx, block) in self.blocks.iter().enumerate() {
+            let see = |point, value: &[f32]| self.watch.see(Part::Tower, idx, point, n, value);
             // x = x + self.ls1(self.attn(self.norm1(x)))
             block.norm1.forward(&s.x, norm_eps, &mut s.xb);
+            see(Point::Attention, &s.xb);
             block.q.forward(&s.xb, n, &mut s.input, &mut s.q);
             block.k.forward(&s.xb, n, &mut s.input, &mut s.k);
             block.v.forward(&s.xb, n, &mut s.input, &mut s.v);
             if self.heads.n_kv_heads > 0 {
                 attend(&s.q, &[Page { k: &s.k, v: &s.v }], &self.heads, None, &mut s.att);
             }
+            see(Point::Heads, &s.att);
             block.proj.forward(peers, &s.att, n, &mut s.input, &mut s.sum, &mut s.xb).await?;
             add_scaled(&mut s.x, &s.xb, block.ls1.as_deref());
             // x = x + self.ls2(self.mlp(self.norm2(x)))
             block.norm2.forward(&s.x, norm_eps, &mut s.xb);
+            see(Point::Mlp, &s.xb);
             block.fc1.forward(&s.xb, n, &mut s.input, &mut s.hidden);
             match &block.gate {
                 Some(gate) => {
@@ -346,8 +358,10 @@ impl Encoder {
                 }
                 None => self.config.activation.apply(&mut s.hidden),
             }
+            see(Point::Hidden, &s.hidden);
             block.fc2.forward(peers, &s.hidden, n, &mut s.input, &mut s.sum, &mut s.xb).await?;
             add_scaled(&mut s.x, &s.xb, block.ls2.as_deref());
+            see(Point::Residual, &s.x);
         }
         let seen = &s.x[n_drop * dim..];
         let Some(norm) = &self.norm else { return Ok(seen.to_vec()) };

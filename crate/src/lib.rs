@@ -72,5 +72,6 @@ pub mod session;
 pub mod shard;
 pub mod tiles;
 pub mod tokenizer;
+pub mod watch;
 
 pub use error::{Error, Result};

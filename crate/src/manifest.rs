@@ -30,9 +30,9 @@ pub struct Manifest {
     /// Pictures offered to the user.
     #[serde(default)]
     pub samples: Vec<Sample>,
-    /// Fidelity measured at conversion: free-form numbers by name.
+    /// How much of the unquantized model is left, as `quantize compare` measured it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fidelity: Option<serde_json::Map<String, serde_json::Value>>,
+    pub fidelity: Option<Fidelity>,
     /// `decoder.gguf` and `encoder.gguf`.
     pub files: Vec<File>,
 }
@@ -48,6 +48,29 @@ pub struct Sample {
     /// Questions that fit the picture.
     #[serde(default)]
     pub questions: Vec<String>,
+}
+
+/// A model beside the one that it was made from, both given the same prompts and the answers of the latter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fidelity {
+    /// What it was compared with ("checkpoint, f16").
+    pub reference: String,
+    /// Prompts, each asked once.
+    pub n_prompts: u64,
+    /// Different pictures among them.
+    pub n_images: u64,
+    /// Tokens that were predicted: those of the reference's answers, and their ends.
+    pub n_tokens: u64,
+    /// Kullback-Leibler divergence of the model's next-token distributions from the reference's, in nats, mean of all tokens.
+    pub kl_divergence: f64,
+    /// Part of the tokens for which both have the same likeliest one.
+    pub top1_agreement: f64,
+    /// Relative error (root mean square) of the residual stream after each layer of the decoder.
+    pub layer_errors: Vec<f64>,
+    /// Relative error of the image features, if pictures were shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_error: Option<f64>,
 }
 
 /// One GGUF file, cut into chunks.
@@ -94,6 +117,10 @@ pub const CHUNK_SIZE: u64 = 24 << 20;
 /// A manifest larger than this is refused: chunks of a 100 GB model still fit.
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
 
+/// Bounds of a fidelity card, far beyond any real one.
+const MAX_REFERENCE_BYTES: usize = 300;
+const MAX_LAYERS: usize = 1 << 10;
+
 impl Manifest {
     /// Parses and checks a manifest.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
@@ -118,6 +145,7 @@ impl Manifest {
         for sample in &manifest.samples {
             check_path(&sample.path)?;
         }
+        manifest.fidelity.as_ref().map_or(Ok(()), Fidelity::check)?;
         Ok(manifest)
     }
 
@@ -129,6 +157,26 @@ impl Manifest {
     /// Bytes of all files.
     pub fn n_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
+    }
+}
+
+impl Fidelity {
+    fn check(&self) -> Result<()> {
+        let corrupt = |problem: String| Err(Error::corrupt("manifest.json", "fidelity", problem));
+        if self.reference.len() > MAX_REFERENCE_BYTES || self.layer_errors.len() > MAX_LAYERS {
+            let (n_bytes, n_layers) = (self.reference.len(), self.layer_errors.len());
+            return corrupt(format!(
+                "a reference of {n_bytes} bytes and {n_layers} layers are more than any model has"
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.top1_agreement) {
+            return corrupt(format!("top1_agreement is {}, expected 0 to 1", self.top1_agreement));
+        }
+        let errors = self.layer_errors.iter().chain(&self.encoder_error).chain([&self.kl_divergence]);
+        match errors.copied().find(|error| !(error.is_finite() && *error >= 0.0)) {
+            Some(error) => corrupt(format!("an error is {error}, expected 0 or more")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -178,7 +226,10 @@ mod tests {
             let chunk = serde_json::json!({ "path": format!("{name}.000"), "size": 10, "sha256": "0a".repeat(32) });
             serde_json::json!({ "name": name, "size": 10, "header_size": 4, "chunks": [chunk] })
         };
-        serde_json::json!({ "format": "llama3med", "version": 1, "name": "x", "files": [file(DECODER), file(ENCODER)] })
+        let fidelity = serde_json::json!({ "reference": "checkpoint, f16", "n_prompts": 3, "n_images": 1, "n_tokens": 40,
+            "kl_divergence": 0.0125, "top1_agreement": 0.975, "layer_errors": [0.01, 0.02], "encoder_error": 0.03 });
+        serde_json::json!({ "format": "llama3med", "version": 1, "name": "x", "fidelity": fidelity,
+                            "files": [file(DECODER), file(ENCODER)] })
     }
 
     #[test]
@@ -191,7 +242,7 @@ mod tests {
     #[test]
     fn every_lie_is_named() {
         type Lie = fn(&mut serde_json::Value);
-        let lies: [(Lie, &str); 9] = [
+        let lies: [(Lie, &str); 15] = [
             (|m| m["format"] = "other".into(), "format: expected"),
             (|m| m["version"] = 2.into(), "format: expected"),
             (|m| m["files"][0]["name"] = ENCODER.into(), "files: expected one"),
@@ -201,6 +252,15 @@ mod tests {
             (|m| m["files"][1]["chunks"][0]["path"] = "http://x/y".into(), "path"),
             (|m| m["files"][1]["chunks"][0]["sha256"] = "0A".repeat(32).into(), "encoder.gguf: chunk"),
             (|m| m["surprise"] = 1.into(), "JSON: unknown field `surprise`"),
+            (|m| m["fidelity"]["surprise"] = 1.into(), "JSON: unknown field `surprise`"),
+            (|m| m["fidelity"]["kl_divergence"] = "low".into(), "JSON: invalid type"),
+            (|m| m["fidelity"]["top1_agreement"] = 1.5.into(), "fidelity: top1_agreement is 1.5"),
+            (|m| m["fidelity"]["layer_errors"][1] = (-0.5).into(), "fidelity: an error is -0.5"),
+            (
+                |m| m["fidelity"]["layer_errors"] = vec![0.5; 2000].into(),
+                "fidelity: a reference of 15 bytes and 2000 layers",
+            ),
+            (|m| m["fidelity"]["reference"] = "x".repeat(400).into(), "fidelity: a reference of 400 bytes"),
         ];
         for (lie, message) in lies {
             let mut manifest = example();

@@ -15,6 +15,7 @@ use crate::manifest::{DECODER, ENCODER};
 use crate::ranks::{self, Peers};
 use crate::shard::{Loader, Shard};
 use crate::tiles::{Merge, Scales};
+use crate::watch::Watch;
 use std::ops::Range;
 
 /// Collects the bytes of both files for one rank.
@@ -221,6 +222,13 @@ impl<P: Peers> Model<P> {
     /// Tokens that an image becomes.
     pub fn n_image_tokens(&self) -> usize {
         self.encoder.n_tokens()
+    }
+
+    /// From now on `watch` sees what passes through this rank; [`Watch::default`] ends it.
+    pub fn watch(&mut self, watch: Watch) {
+        self.encoder.watch(watch.clone());
+        self.connector.watch(watch.clone());
+        self.decoder.watch(watch);
     }
 
     /// Conversations whose keys and values are kept besides the one that [`Model::forward`] goes on with.

@@ -15,6 +15,7 @@ use crate::prompt::{Piece, Template};
 use crate::ranks::Peers;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::tokenizer::Tokenizer;
+use crate::watch::Watch;
 use sha2::{Digest, Sha256};
 
 /// A conversation about at most one picture. Belongs to the caller; any number may take turns in one session.
@@ -68,6 +69,15 @@ pub struct Answer {
     pub n_prompt: usize,
     /// Tokens of the prompt that were not read again.
     pub n_reused: usize,
+}
+
+/// An answer as the model would have continued it at every token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forced {
+    /// Prompt and answer, position by position.
+    pub items: Vec<Item>,
+    /// Logits (1 + answer length, vocab_size) after the prompt and after each token of the answer.
+    pub logits: Vec<f32>,
 }
 
 /// What the model sees of a picture.
@@ -203,6 +213,39 @@ impl<P: Peers> Session<P> {
         }
         chat.turns.push(Turn { question: question.into(), answer: ids });
         Ok(Answer { text: text.trim().into(), finish, n_prompt: prompt.len(), n_reused })
+    }
+
+    /// What the model would have said at every token of an answer that is given: logits (1 + answer.len(), vocab_size) after the prompt and after each
+    /// token. `watch` sees these positions alone.
+    pub async fn force(
+        &mut self,
+        chat: &Chat,
+        question: &str,
+        answer: &[u32],
+        watch: Watch,
+        listener: &mut impl Listener,
+    ) -> Result<Forced> {
+        let mut items = self.items(chat, 0, question)?;
+        let n_known = items.len() - 1;
+        items.extend(answer.iter().map(|&id| Item::Token(id)));
+        if items.len() > self.cache.context {
+            return Err(Error::ContextFull { needed: items.len(), context: self.cache.context });
+        }
+        if n_known > 0 && self.cache.go_to(&mut self.model, &items[..n_known]).await? < n_known {
+            self.cache.read(&mut self.model, &items[..n_known], listener).await?;
+        }
+        self.model.watch(watch);
+        let mut logits = Vec::new();
+        for batch in items[n_known..].chunks(MAX_TOKENS) {
+            logits.extend(self.cache.forward(&mut self.model, batch, batch.len()).await?);
+        }
+        self.model.watch(Watch::default());
+        Ok(Forced { items, logits })
+    }
+
+    /// From now on `watch` sees what passes through this rank; [`Watch::default`] ends it.
+    pub fn watch(&mut self, watch: Watch) {
+        self.model.watch(watch);
     }
 
     /// Ends the other ranks.

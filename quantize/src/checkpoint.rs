@@ -18,6 +18,7 @@ use crate::checkpoint::family::Family;
 use crate::checkpoint::names::Part;
 use crate::checkpoint::tensor::Tensor;
 use crate::model_folder::read_small;
+use clap::Args;
 use llama3med::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -31,15 +32,19 @@ const MAX_INDEX_BYTES: usize = 64 << 20;
 const MAX_TOKENIZER_BYTES: usize = 256 << 20;
 
 /// Where parts of a model are that its folder does not hold: folders or files, each `None` where the checkpoint's own folder has it.
-#[derive(Debug, Clone, Default)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct Parts {
-    /// The language model: of the tensors there, those of a decoder count.
+    /// The language model, where the checkpoint does not hold it: a folder, or one file of tensors.
+    #[arg(long, value_name = "PATH")]
     pub decoder: Option<PathBuf>,
-    /// The image tower, such as a folder of openai/clip-vit-large-patch14-336.
+    /// The image tower, such as a folder of openai/clip-vit-large-patch14-336 or the file checkpoint.pth of H-optimus-0.
+    #[arg(long, value_name = "PATH")]
     pub encoder: Option<PathBuf>,
-    /// The connector, such as `mm_projector.bin`.
+    /// The connector, such as the file mm_projector.bin.
+    #[arg(long, value_name = "PATH")]
     pub connector: Option<PathBuf>,
-    /// A LoRA adapter as PEFT saves it; the checkpoint's own folder is looked into as well.
+    /// A LoRA adapter to merge: a folder with adapter_config.json. One in the checkpoint's own folder is merged without being named.
+    #[arg(long, value_name = "FOLDER")]
     pub adapter: Option<PathBuf>,
 }
 

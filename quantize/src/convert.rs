@@ -3,12 +3,14 @@
 //! Memory holds the pieces at work, a few megabytes for each thread, never a model and rarely a whole tensor.
 
 use crate::About;
+use crate::calibrate::{self, Importance};
 use crate::checkpoint::names::{self, Part};
 use crate::checkpoint::tensor::Tensor;
 use crate::checkpoint::{Checkpoint, Parts, chat, config};
-use crate::encode::encode;
-use crate::layout::{Decoder, Encoder, Slot, Tower};
+use crate::encode::{encode, encode_for};
+use crate::layout::{Decoder, Encoder, Role, Slot, Tower};
 use crate::model_folder::{Plan, Rows, Writer};
+use crate::types::Types;
 use crate::vocabulary::Vocabulary;
 use llama3med::gguf::Dtype;
 use llama3med::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
@@ -26,10 +28,10 @@ pub struct Options {
     pub parts: Parts,
     /// The model folder.
     pub output: PathBuf,
-    /// Type of the large matrices.
-    pub dtype: Dtype,
-    /// Type of the encoder's and the connector's large matrices, if another.
-    pub encoder_dtype: Option<Dtype>,
+    /// Types of the large matrices.
+    pub types: Types,
+    /// Prompts that tell which columns count.
+    pub calibration: Option<calibrate::Options>,
     /// Bytes of a chunk.
     pub chunk_size: u64,
     /// The scales, where the checkpoint does not tell or tells wrong.
@@ -47,8 +49,8 @@ impl Options {
             checkpoint: checkpoint.into(),
             parts: Parts::default(),
             output: output.into(),
-            dtype: Dtype::Q4_0,
-            encoder_dtype: None,
+            types: Dtype::Q4_0.into(),
+            calibration: None,
             chunk_size: CHUNK_SIZE,
             scales: None,
             drop_first_patch: false,
@@ -90,6 +92,22 @@ impl Understood {
         Ok(understood)
     }
 
+    /// Leaves out the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
+    pub fn drop_first_patch(&mut self) -> Result<()> {
+        if self.encoder.tower != Tower::Siglip || self.encoder.scales.len() > 1 {
+            let problem = "drop-first-patch is for SigLIP towers with one scale; others have a class token to drop, or tiles to merge";
+            return Err(Error::Invalid(problem.into()));
+        }
+        self.encoder.n_drop = Some(1);
+        Ok(())
+    }
+
+    /// What the weights are made from: the tensors, their files as they are now, and how columns are weighted.
+    pub fn source(&self, importance: Option<&Importance>) -> String {
+        let tensors: Vec<String> = self.checkpoint.tensors.values().map(Tensor::source).collect();
+        format!("{}\n{importance:?}", tensors.join("\n"))
+    }
+
     /// Every slot with its part.
     fn slots(&self) -> Vec<(Part, Slot)> {
         let with = |part| move |slot| (part, slot);
@@ -117,28 +135,68 @@ impl Understood {
         }
     }
 
-    /// Both files as they are to be written.
-    pub fn plans(&self, name: &str, dtype: Dtype, encoder_dtype: Dtype) -> Result<(Plan<'_>, Plan<'_>)> {
+    /// Both files as they are to be written; `importance` weights the columns of the matrices that it knows.
+    pub fn plans<'a>(
+        &'a self,
+        name: &str,
+        types: &Types,
+        importance: Option<&'a Importance>,
+    ) -> Result<(Plan<'a>, Plan<'a>)> {
+        let slots = self.slots();
+        let dtypes = types.assign(slots.iter().map(|(_, slot)| slot))?;
+        self.plans_with(name, slots.into_iter().zip(dtypes), importance)
+    }
+
+    /// Both files with every matrix as exact as the checkpoint has it.
+    pub fn exact_plans(&self) -> Result<(Plan<'_>, Plan<'_>)> {
+        let exact = |(part, slot): (Part, Slot)| {
+            let dtype = match slot.role {
+                Role::Matrix => self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?.exact_dtype(),
+                Role::Exact | Role::Patch => Dtype::F32,
+            };
+            Ok(((part, slot), dtype))
+        };
+        let slots = self.slots().into_iter().map(exact).collect::<Result<Vec<_>>>()?;
+        self.plans_with("reference", slots.into_iter(), None)
+    }
+
+    fn plans_with<'a>(
+        &'a self,
+        name: &str,
+        slots: impl Iterator<Item = ((Part, Slot), Dtype)>,
+        importance: Option<&'a Importance>,
+    ) -> Result<(Plan<'a>, Plan<'a>)> {
         let mut decoder = Plan::new(self.decoder.keys(name, &self.vocabulary));
         let mut encoder = Plan::new(self.encoder.keys(name));
         if let Some(factors) = &self.decoder.rope_factors {
             let rows: Rows = Box::new(|_| encode("rope_freqs.weight", Dtype::F32, factors.clone()));
             decoder.push("rope_freqs.weight", Dtype::F32, &[factors.len()], rows);
         }
-        for (part, slot) in self.slots() {
-            match part {
-                Part::Decoder => self.push(&mut decoder, part, slot, dtype)?,
-                _ => self.push(&mut encoder, part, slot, encoder_dtype)?,
-            }
+        for ((part, slot), dtype) in slots {
+            let plan = if part == Part::Decoder { &mut decoder } else { &mut encoder };
+            self.push(plan, part, slot, dtype, importance)?;
         }
         Ok((decoder, encoder))
     }
 
-    fn push(&self, plan: &mut Plan, part: Part, slot: Slot, dtype: Dtype) -> Result<()> {
-        let dtype = slot.dtype(dtype);
+    fn push<'a>(
+        &'a self,
+        plan: &mut Plan<'a>,
+        part: Part,
+        slot: Slot,
+        dtype: Dtype,
+        importance: Option<&'a Importance>,
+    ) -> Result<()> {
         let tensor = self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?;
         let (name, shape) = (slot.name.clone(), slot.shape.clone());
-        let rows: Rows = Box::new(move |rows| encode(&tensor.name, dtype, read_rows(&tensor, &slot, rows)?));
+        let columns = importance.and_then(|importance| importance.of(&name));
+        let rows: Rows = Box::new(move |rows| {
+            let values = read_rows(&tensor, &slot, rows)?;
+            match columns {
+                Some(columns) => encode_for(&tensor.name, dtype, values, columns),
+                None => encode(&tensor.name, dtype, values),
+            }
+        });
         plan.push(&name, dtype, &shape, rows);
         Ok(())
     }
@@ -148,11 +206,7 @@ impl Understood {
 pub fn convert(options: &Options) -> Result<Manifest> {
     let mut understood = Understood::read(&options.checkpoint, &options.parts, options.scales.as_deref())?;
     if options.drop_first_patch {
-        if understood.encoder.tower != Tower::Siglip || understood.encoder.scales.len() > 1 {
-            let problem = "drop-first-patch is for SigLIP towers with one scale; others have a class token to drop, or tiles to merge";
-            return Err(Error::Invalid(problem.into()));
-        }
-        understood.encoder.n_drop = Some(1);
+        understood.drop_first_patch()?;
     }
     let mut about = options.about.clone();
     if about.name.is_empty() {
@@ -160,12 +214,18 @@ pub fn convert(options: &Options) -> Result<Manifest> {
             options.checkpoint.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into()));
         about.name = name.unwrap_or_else(|| "Llama3-Med".into());
     }
-    let encoder_dtype = options.encoder_dtype.unwrap_or(options.dtype);
-    let (decoder, encoder) = understood.plans(&about.name, options.dtype, encoder_dtype)?;
+    // Wrong types are found before the prompts are answered.
+    understood.plans(&about.name, &options.types, None)?;
+    let importance = match &options.calibration {
+        Some(calibration) => Some(calibrate::calibrate(&understood, calibration)?),
+        None => None,
+    };
+    let (decoder, encoder) = understood.plans(&about.name, &options.types, importance.as_ref())?;
     // What is written must load: the engine's own readers look at the headers first.
     llama3med::config::Config::from_gguf(&decoder.gguf(DECODER)?.0)?;
     llama3med::encoder::Config::from_gguf(&encoder.gguf(ENCODER)?.0)?;
-    let mut writer = Writer::create(&options.output, options.chunk_size, decoder.n_bytes() + encoder.n_bytes())?;
+    let source = understood.source(importance.as_ref());
+    let mut writer = Writer::create(&options.output, options.chunk_size, [&decoder, &encoder], source.as_bytes())?;
     writer.write(DECODER, &decoder)?;
     writer.write(ENCODER, &encoder)?;
     writer.finish(&about)

@@ -11,6 +11,7 @@ use llama3med::connector::Connector;
 use llama3med::decoder::Decoder;
 use llama3med::encoder::{self, Encoder};
 use llama3med::gguf::{Dtype, Gguf};
+use llama3med::manifest::{Fidelity, Manifest};
 use llama3med::model;
 use llama3med::shard::{HeadShare, Shard, held_bytes};
 use llama3med::{Error, Result};
@@ -35,6 +36,9 @@ pub struct Report {
     /// Licence of the weights.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub license: String,
+    /// What was measured of it beside the unquantized model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<Fidelity>,
     /// The language model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decoder: Option<DecoderReport>,
@@ -147,14 +151,15 @@ fn inspect_folder(path: &Path, verify: bool) -> Result<Report> {
         files.push(file_report(&gguf, stored.size(), file.chunks.len()));
         headers.push(gguf);
     }
-    let report = report("model folder", manifest.name, Some(&headers[0]), Some(&headers[1]), files)?;
-    Ok(Report { description: manifest.description, license: manifest.license, ..report })
+    let report = report("model folder", manifest.name.clone(), Some(&headers[0]), Some(&headers[1]), files)?;
+    let Manifest { description, license, fidelity, .. } = manifest;
+    Ok(Report { description, license, fidelity, ..report })
 }
 
 fn inspect_checkpoint(path: &Path) -> Result<Report> {
     let understood = Understood::read(path, &Parts::default(), None)?;
     let name = path.display().to_string();
-    let (decoder, encoder) = understood.plans(&name, Dtype::Q4_0, Dtype::Q4_0)?;
+    let (decoder, encoder) = understood.plans(&name, &Dtype::Q4_0.into(), None)?;
     let (decoder, encoder) =
         (decoder.gguf("decoder.gguf, if written as q4_0")?, encoder.gguf("encoder.gguf, if written as q4_0")?);
     let files = [&decoder, &encoder].map(|(gguf, size)| file_report(gguf, *size, 0)).into();
@@ -181,6 +186,7 @@ fn report(
         name,
         description: String::new(),
         license: String::new(),
+        fidelity: None,
         decoder: decoder.map(decoder_report).transpose()?,
         encoder: encoder.map(encoder_report).transpose()?,
         files,
@@ -288,6 +294,13 @@ impl fmt::Display for Report {
             if !text.is_empty() {
                 line(f, label, text)?;
             }
+        }
+        if let Some(Fidelity { reference, kl_divergence, top1_agreement, n_tokens, .. }) = &self.fidelity {
+            let same = 100.0 * top1_agreement;
+            let text = format!(
+                "{same:.1} % of {n_tokens} tokens as {reference}, KL divergence {kl_divergence:.4} nats a token"
+            );
+            line(f, "fidelity", &text)?;
         }
         if let Some(decoder) = &self.decoder {
             decoder.show(f)?;

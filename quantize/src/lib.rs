@@ -1,10 +1,12 @@
 //! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random models, looks into both, measures them.
 //!
-//! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `encode` -> `model_folder`; of a measurement: `records` ->
-//! `questions` -> `eval` -> `score` -> `protocol` -> `metrics`.
+//! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `types` -> `encode` -> `model_folder`; of a measurement:
+//! `records` -> `questions` -> `eval` -> `score` -> `protocol` -> `metrics`, or `prompts` -> `compare`.
 pub mod about;
 pub mod ask;
+pub mod calibrate;
 pub mod checkpoint;
+pub mod compare;
 pub mod convert;
 pub mod encode;
 pub mod eval;
@@ -13,11 +15,13 @@ pub mod layout;
 pub mod metrics;
 pub mod model_folder;
 pub mod native;
+pub mod prompts;
 pub mod protocol;
 pub mod questions;
 pub mod random;
 pub mod records;
 pub mod score;
+pub mod types;
 pub mod vocabulary;
 
 pub use about::About;

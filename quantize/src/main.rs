@@ -1,15 +1,18 @@
 //! The command-line tool: arguments in, one line per error out.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use llama3med::gguf::Dtype;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
 use llama3med::manifest::{CHUNK_SIZE, Manifest};
 use llama3med::sampler::SamplerOptions;
 use llama3med::session::Finish;
 use llama3med::{Error, Result};
 use quantize::checkpoint::Parts;
-use quantize::{About, ask, at_least_one, eval, inspect, random, score};
+use quantize::types::{Choice, Exception, Types};
+use quantize::{About, ask, at_least_one, calibrate, compare, eval, inspect, random, score};
+use serde::Serialize;
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
+use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +35,7 @@ enum Command {
     Convert(ConvertArgs),
     Inspect(InspectArgs),
     Ask(AskArgs),
+    Compare(Box<compare::Options>),
     Eval(Box<eval::Options>),
     Score(score::Options),
     Random(RandomArgs),
@@ -111,11 +115,11 @@ struct AskArgs {
 /// CHECKPOINT is a folder with config.json, a tokenizer (tokenizer.json or tokenizer.model) and tensors: safetensors, or torch's pytorch_model.bin and
 /// checkpoint.pth, of which no code is ever run; one file, shards with an index, or the folders language_model, vision_tower and connector. It may be a
 /// Llama3-Med, a TinyLLaVA, a LLaVA in its original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or transformers'. What it lacks may come from elsewhere.
-/// The model folder appears when it is whole; an interrupted run leaves nothing in its place and can be started again.
+/// The model folder appears when it is whole; an interrupted run goes on where it was when the same command is given again.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize convert checkpoints/llama3-med -o models/llama3-med --license llama3\n  \
-    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_k --encoder-type q8_0\n  \
+    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_k_m --encoder-type q8_0\n  \
     quantize convert runs/llama3-med-lora --decoder checkpoints/llama-3-8b --encoder checkpoints/clip-l-336 -o models/llama3-med"
 )]
 struct ConvertArgs {
@@ -124,18 +128,15 @@ struct ConvertArgs {
     /// Sides in pixels at which pictures are seen, such as 336,672,1008, where the checkpoint does not tell.
     #[arg(long, value_delimiter = ',')]
     scales: Option<Vec<usize>>,
-    /// The language model, where the checkpoint does not hold it: a folder, or one file of tensors.
-    #[arg(long, value_name = "PATH")]
-    decoder: Option<PathBuf>,
-    /// The image tower, such as a folder of openai/clip-vit-large-patch14-336 or the file checkpoint.pth of H-optimus-0.
-    #[arg(long, value_name = "PATH")]
-    encoder: Option<PathBuf>,
-    /// The connector, such as the file mm_projector.bin.
-    #[arg(long, value_name = "PATH")]
-    connector: Option<PathBuf>,
-    /// A LoRA adapter to merge: a folder with adapter_config.json. One in the checkpoint's own folder is merged without being named.
-    #[arg(long, value_name = "FOLDER")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    parts: Parts,
+    /// Prompts that the unquantized model answers first, to learn which weights matter (an importance matrix): a text file with one a line, or a
+    /// question set that eval reads. Counts for q4_0, q4_k and q6_k.
+    #[arg(long, value_name = "FILE")]
+    calibrate: Option<PathBuf>,
+    /// A folder of pictures that these prompts are asked about in turn, or those of the question set.
+    #[arg(long, value_name = "DIR", requires = "calibrate")]
+    images: Option<PathBuf>,
     /// Leaves out the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
     #[arg(long)]
     drop_first_patch: bool,
@@ -164,12 +165,17 @@ struct OutputArgs {
     /// The model folder to write. An older model there is replaced once the new one is whole.
     #[arg(short, long, value_name = "MODEL")]
     output: PathBuf,
-    /// Number format of the large matrices.
-    #[arg(long = "type", value_name = "TYPE", default_value = "q4_0")]
-    dtype: Type,
+    /// Number format of the large matrices; q4_k_m mixes q6_k into q4_k as llama.cpp does. Where rows are no whole number of blocks, the nearest finer
+    /// format that fits is taken.
+    #[arg(long = "type", value_name = "TYPE", default_value = "q4_0", value_parser = choices())]
+    choice: Choice,
     /// Number format of the large matrices of encoder and connector, if another.
-    #[arg(long, value_name = "TYPE")]
-    encoder_type: Option<Type>,
+    #[arg(long = "encoder-type", value_name = "TYPE", value_parser = choices())]
+    encoder_choice: Option<Choice>,
+    /// Another format for the large matrices in whose names PATTERN, a regular expression, is found: ffn_down=q8_0, ^blk\.0\.=f16, ^mm\.=f32. May be
+    /// given several times; the last that fits counts. Names are those of GGUF files.
+    #[arg(long = "tensor", value_name = "PATTERN=TYPE")]
+    exceptions: Vec<Exception>,
     /// Bytes of a chunk; K, M and G may follow. The default fits the smallest limit of the common static hosts.
     #[arg(long, value_name = "BYTES", default_value_t = CHUNK_SIZE, value_parser = bytes)]
     chunk_size: u64,
@@ -195,6 +201,10 @@ struct OutputArgs {
 }
 
 impl OutputArgs {
+    fn types(&self) -> Types {
+        Types { decoder: self.choice, encoder: self.encoder_choice, exceptions: self.exceptions.clone() }
+    }
+
     fn about(&self) -> Result<About> {
         let mut about = self.about.as_deref().map_or_else(|| Ok(About::default()), About::read)?;
         let texts = [
@@ -217,29 +227,8 @@ impl OutputArgs {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Type {
-    #[value(name = "q4_0")]
-    Q4_0,
-    #[value(name = "q4_k")]
-    Q4K,
-    #[value(name = "q8_0")]
-    Q8_0,
-    F16,
-    F32,
-}
-
-impl From<Type> for Dtype {
-    fn from(value: Type) -> Self {
-        match value {
-            Type::Q4_0 => Self::Q4_0,
-            Type::Q4K => Self::Q4K,
-            Type::Q8_0 => Self::Q8_0,
-            Type::F16 => Self::F16,
-            Type::F32 => Self::F32,
-        }
-    }
+fn choices() -> impl TypedValueParser<Value = Choice> {
+    PossibleValuesParser::new(Choice::names()).try_map(|name| name.parse())
 }
 
 fn bytes(text: &str) -> std::result::Result<u64, String> {
@@ -263,6 +252,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => make_converted(args),
         Command::Inspect(args) => show(&args),
         Command::Ask(args) => answer(args),
+        Command::Compare(args) => beside(&args),
         Command::Eval(args) => evaluate(&args),
         Command::Score(args) => score::score(&args).map(|report| print(&report, args.scoring.json)),
         Command::Random(args) => make_random(args),
@@ -297,12 +287,17 @@ fn watch_ctrl_c() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+fn beside(options: &compare::Options) -> Result<ExitCode> {
+    let report = compare::compare(options, &*watch_ctrl_c()?)?;
+    Ok(print(&report, options.json))
+}
+
 fn evaluate(options: &eval::Options) -> Result<ExitCode> {
     let report = eval::eval(options, &*watch_ctrl_c()?)?;
     Ok(report.map_or(ExitCode::SUCCESS, |report| print(&report, options.scoring.json)))
 }
 
-fn print(report: &score::Report, as_json: bool) -> ExitCode {
+fn print(report: &(impl Serialize + Display), as_json: bool) -> ExitCode {
     let json = || serde_json::to_string_pretty(report).expect("a report is plain data") + "\n";
     let text = if as_json { json() } else { report.to_string() };
     // A reader that has seen enough, such as `head`, is no error.
@@ -338,9 +333,9 @@ fn answer(args: AskArgs) -> Result<ExitCode> {
 fn make_converted(args: ConvertArgs) -> Result<ExitCode> {
     let manifest = quantize::convert(&quantize::Options {
         checkpoint: args.checkpoint,
-        parts: Parts { decoder: args.decoder, encoder: args.encoder, connector: args.connector, adapter: args.adapter },
-        dtype: args.output.dtype.into(),
-        encoder_dtype: args.output.encoder_type.map(Dtype::from),
+        parts: args.parts,
+        calibration: args.calibrate.map(|prompts| calibrate::Options { prompts, images: args.images }),
+        types: args.output.types(),
         chunk_size: args.output.chunk_size,
         scales: args.scales,
         drop_first_patch: args.drop_first_patch,
@@ -354,8 +349,7 @@ fn make_converted(args: ConvertArgs) -> Result<ExitCode> {
 fn make_random(args: RandomArgs) -> Result<ExitCode> {
     let manifest = random(&random::Options {
         shape: args.shape,
-        dtype: args.output.dtype.into(),
-        encoder_dtype: args.output.encoder_type.map(Dtype::from),
+        types: args.output.types(),
         chunk_size: args.output.chunk_size,
         seed: args.seed,
         about: args.output.about()?,

@@ -58,7 +58,63 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// A model folder in the making. Dropped before [`Writer::finish`], it leaves nothing behind.
+/// A planned file that is read without being written: its tensors are made piece by piece as they are read.
+pub struct Unwritten<'a> {
+    header: Vec<u8>,
+    tensors: Vec<Planned<'a>>,
+}
+
+impl<'a> From<Plan<'a>> for Unwritten<'a> {
+    fn from(plan: Plan<'a>) -> Self {
+        Self { header: plan.header.to_bytes(), tensors: plan.tensors }
+    }
+}
+
+impl Unwritten<'_> {
+    /// The header's bytes.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        let place = |start: u64, tensor: &Planned| (start + tensor.n_bytes).next_multiple_of(ALIGNMENT);
+        self.tensors.iter().fold(self.header.len() as u64, place)
+    }
+
+    /// A byte range of the file.
+    pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let header =
+            &self.header[self.header.len().min(range.start as usize)..self.header.len().min(range.end as usize)];
+        let (mut bytes, mut start) = (header.to_vec(), self.header.len() as u64);
+        for tensor in &self.tensors {
+            let (from, to) = (range.start.max(start), range.end.min(start + tensor.n_bytes));
+            if from < to {
+                let row_bytes = tensor.n_bytes / tensor.n_rows as u64;
+                let rows = ((from - start) / row_bytes) as usize..(to - start).div_ceil(row_bytes) as usize;
+                let n_before = (from - start) as usize - rows.start * row_bytes as usize;
+                let pieces = tensor.pieces(rows).into_par_iter().map(|rows| (tensor.rows)(rows));
+                let made = pieces.collect::<Result<Vec<_>>>()?.concat();
+                bytes.extend_from_slice(&made[n_before..n_before + (to - from) as usize]);
+            }
+            start = (start + tensor.n_bytes).next_multiple_of(ALIGNMENT);
+            // Between two tensors there are zeros.
+            let n_so_far = range.end.min(start).saturating_sub(range.start) as usize;
+            bytes.resize(n_so_far.max(bytes.len()), 0);
+        }
+        Ok(bytes)
+    }
+}
+
+impl Planned<'_> {
+    /// Rows in pieces that one thread makes at a time.
+    fn pieces(&self, rows: Range<usize>) -> Vec<Range<usize>> {
+        let piece_rows = (PIECE_WEIGHTS / self.n_cols).max(1);
+        rows.clone().step_by(piece_rows).map(|row| row..(row + piece_rows).min(rows.end)).collect()
+    }
+}
+
+/// A model folder in the making. Dropped before [`Writer::finish`], it leaves nothing behind; killed, the chunks that the next run goes on from.
 pub struct Writer {
     target: PathBuf,
     partial: PathBuf,
@@ -67,37 +123,58 @@ pub struct Writer {
     progress: ProgressBar,
 }
 
+/// Where a folder in the making says what it is going to be.
+const FINGERPRINT: &str = "fingerprint";
+
 impl Writer {
-    /// Makes sure that `target` may be (over)written and that `n_bytes` have room. What an interrupted run left is cleared away.
-    pub fn create(target: &Path, chunk_size: u64, n_bytes: u64) -> Result<Self> {
+    /// Makes sure that `target` may be (over)written and that both files have room. `source` names what their tensors are made from: what an interrupted
+    /// run left of the same files, from the same source, is kept; anything else is cleared away.
+    pub fn create(target: &Path, chunk_size: u64, files: [&Plan; 2], source: &[u8]) -> Result<Self> {
         if !(1..=1 << 30).contains(&chunk_size) {
             return Err(Error::Invalid(format!("chunk size must be 1 to {} bytes, found {chunk_size}", 1 << 30)));
         }
         check_target(target)?;
         let partial = beside(target, "partial")?;
-        if partial.exists() {
+        let mut hash = Sha256::new();
+        hash.update(env!("CARGO_PKG_VERSION"));
+        hash.update(chunk_size.to_le_bytes());
+        files.iter().for_each(|plan| hash.update(plan.header.to_bytes()));
+        hash.update(source);
+        let fingerprint = hex(hash);
+        let note = partial.join(FINGERPRINT);
+        if partial.exists() && read_small(&note, 64).ok().as_deref() != Some(fingerprint.as_bytes()) {
             fs::remove_dir_all(&partial).map_err(|error| failed(&partial, "remove", error))?;
         }
         fs::create_dir_all(&partial).map_err(|error| failed(&partial, "create", error))?;
+        fs::write(&note, &fingerprint).map_err(|error| failed(&note, "write", error))?;
+        let n_bytes = files.map(Plan::n_bytes).iter().sum::<u64>();
         let style =
             ProgressStyle::with_template("{msg:14} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
         let progress = ProgressBar::new(n_bytes).with_style(style.expect("the template is a constant"));
         let writer = Self { target: target.into(), partial, chunk_size, files: Vec::new(), progress };
-        check_space(&writer.partial, n_bytes)?;
+        let n_kept: u64 = [DECODER, ENCODER].iter().map(|name| writer.n_whole_chunks(name) as u64 * chunk_size).sum();
+        check_space(&writer.partial, n_bytes.saturating_sub(n_kept))?;
         Ok(writer)
+    }
+
+    /// Chunks of a file that an interrupted run has written: the first ones of full size, of which the last of the file is none.
+    fn n_whole_chunks(&self, name: &str) -> usize {
+        let is_whole = |path: PathBuf| fs::metadata(path).is_ok_and(|found| found.len() == self.chunk_size);
+        (0..).take_while(|&idx| is_whole(self.partial.join(chunk_name(name, idx)))).count()
     }
 
     /// Writes one file as chunks. Pieces of a tensor are made in parallel and written in order.
     pub fn write(&mut self, name: &str, plan: &Plan) -> Result<()> {
         self.progress.set_message(name.to_owned());
         let header = plan.header.to_bytes();
-        let mut chunks = Chunks { writer: self, name, buffer: Vec::new(), done: Vec::new(), n_bytes: 0 };
+        let mut chunks = Chunks { writer: self, name, buffer: Vec::new(), done: Vec::new(), n_bytes: 0, n_kept: 0 };
+        chunks.keep()?;
         chunks.push(&header)?;
         for tensor in &plan.tensors {
             let start = chunks.n_bytes;
-            let piece_rows = (PIECE_WEIGHTS / tensor.n_cols).max(1);
-            let pieces: Vec<_> =
-                (0..tensor.n_rows).step_by(piece_rows).map(|row| row..(row + piece_rows).min(tensor.n_rows)).collect();
+            let (row_bytes, mut pieces) = (tensor.n_bytes / tensor.n_rows as u64, tensor.pieces(0..tensor.n_rows));
+            pieces.retain(|rows| start + rows.end as u64 * row_bytes > chunks.n_kept);
+            chunks.pass(pieces.first().map_or(tensor.n_bytes, |rows| rows.start as u64 * row_bytes));
             for batch in pieces.chunks(2 * rayon::current_num_threads()) {
                 let made: Vec<Result<Vec<u8>>> = batch.par_iter().map(|rows| (tensor.rows)(rows.clone())).collect();
                 for bytes in made {
@@ -124,11 +201,10 @@ impl Writer {
             fs::copy(picture, &path).map_err(|error| failed(&path, "write", error))?;
         }
         let manifest = Manifest { files: self.files.clone(), ..about.manifest() };
-        let mut json = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
-        json.push(b'\n');
-        Manifest::parse(&json)?;
         let path = self.partial.join("manifest.json");
-        fs::write(&path, json).map_err(|error| failed(&path, "write", error))?;
+        fs::write(&path, manifest_bytes(&manifest)?).map_err(|error| failed(&path, "write", error))?;
+        let note = self.partial.join(FINGERPRINT);
+        fs::remove_file(&note).map_err(|error| failed(&note, "remove", error))?;
         check_target(&self.target)?;
         let old = beside(&self.target, "old")?;
         if old.exists() {
@@ -158,13 +234,36 @@ struct Chunks<'a> {
     name: &'a str,
     buffer: Vec<u8>,
     done: Vec<Chunk>,
+    /// Bytes of the file so far, and how many of them an interrupted run has written.
     n_bytes: u64,
+    n_kept: u64,
 }
 
 impl Chunks<'_> {
+    /// Takes over the chunks that an interrupted run has written.
+    fn keep(&mut self) -> Result<()> {
+        for idx in 0..self.writer.n_whole_chunks(self.name) {
+            let full = self.writer.partial.join(chunk_name(self.name, idx));
+            let bytes = read_small(&full, self.writer.chunk_size as usize)?;
+            self.done(&bytes);
+            self.n_kept += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Counts bytes that were kept.
+    fn pass(&mut self, n_bytes: u64) {
+        self.n_bytes += n_bytes;
+        self.writer.progress.inc(n_bytes);
+        // What was done long ago says nothing about the time that is left.
+        self.writer.progress.reset_eta();
+    }
+
     fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+        let n_kept = self.n_kept.saturating_sub(self.n_bytes).min(bytes.len() as u64);
         self.n_bytes += bytes.len() as u64;
         self.writer.progress.inc(bytes.len() as u64);
+        bytes = &bytes[n_kept as usize..];
         while !bytes.is_empty() {
             let room = self.writer.chunk_size as usize - self.buffer.len();
             let (now, later) = bytes.split_at(room.min(bytes.len()));
@@ -178,13 +277,26 @@ impl Chunks<'_> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        let path = format!("{}.{:03}", self.name, self.done.len());
-        let full = self.writer.partial.join(&path);
-        fs::write(&full, &self.buffer).map_err(|error| failed(&full, "write", error))?;
-        let sha256 = Sha256::digest(&self.buffer).iter().map(|byte| format!("{byte:02x}")).collect();
-        self.done.push(Chunk { path, offset: 0, size: self.buffer.len() as u64, sha256 });
+        let full = self.writer.partial.join(chunk_name(self.name, self.done.len()));
+        // Under its own name a chunk is whole.
+        let new = full.with_extension("new");
+        fs::write(&new, &self.buffer).map_err(|error| failed(&new, "write", error))?;
+        fs::rename(&new, &full).map_err(|error| failed(&full, "write", error))?;
+        let buffer = std::mem::take(&mut self.buffer);
+        self.done(&buffer);
+        self.buffer = buffer;
         self.buffer.clear();
         Ok(())
+    }
+
+    fn done(&mut self, bytes: &[u8]) {
+        let path = chunk_name(self.name, self.done.len());
+        self.done.push(Chunk {
+            path,
+            offset: 0,
+            size: bytes.len() as u64,
+            sha256: hex(Sha256::new_with_prefix(bytes)),
+        });
     }
 
     fn finish(mut self, header_size: u64) -> Result<File> {
@@ -193,6 +305,14 @@ impl Chunks<'_> {
         }
         Ok(File { name: self.name.into(), size: self.n_bytes, header_size, chunks: self.done })
     }
+}
+
+fn chunk_name(file: &str, idx: usize) -> String {
+    format!("{file}.{idx:03}")
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An error of the operating system.
@@ -248,6 +368,20 @@ fn check_space(folder: &Path, n_bytes: u64) -> Result<()> {
 #[cfg(not(unix))]
 fn check_space(_: &Path, _: u64) -> Result<()> {
     Ok(())
+}
+
+/// Puts another manifest in a folder's place of it.
+pub fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<()> {
+    let (path, new) = (folder.join("manifest.json"), folder.join("manifest.json.new"));
+    fs::write(&new, manifest_bytes(manifest)?).map_err(|error| failed(&new, "write", error))?;
+    fs::rename(&new, &path).map_err(|error| failed(&path, "write", error))
+}
+
+fn manifest_bytes(manifest: &Manifest) -> Result<Vec<u8>> {
+    let mut json = serde_json::to_vec_pretty(manifest).expect("a manifest is plain data");
+    json.push(b'\n');
+    Manifest::parse(&json)?;
+    Ok(json)
 }
 
 /// Reads and checks a folder's manifest.
@@ -314,7 +448,7 @@ impl Stored {
     pub fn verify(&self, file: &File) -> Result<()> {
         for ((range, path, _), chunk) in self.parts.iter().zip(&file.chunks) {
             let bytes = self.read(range.clone())?;
-            let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let found = hex(Sha256::new_with_prefix(&bytes));
             if found != chunk.sha256 {
                 let problem = format!("expected {}, found {found}", chunk.sha256);
                 return Err(Error::corrupt(path.display().to_string(), "sha256", problem));
@@ -365,4 +499,18 @@ pub fn open_folder(folder: &Path) -> Result<(Manifest, Stored, Stored)> {
     };
     let (decoder, encoder) = (stored(DECODER)?, stored(ENCODER)?);
     Ok((manifest, decoder, encoder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_disk_that_is_too_small_is_found_before_anything_is_written() {
+        let folder = std::env::temp_dir();
+        check_space(&folder, 1).unwrap();
+        let error = check_space(&folder, u64::MAX).unwrap_err().to_string();
+        assert!(error.contains("disk space: 18446744073709551615 bytes are needed, "), "{error}");
+    }
 }

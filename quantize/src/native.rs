@@ -1,16 +1,55 @@
-//! A model folder run natively: one thread per rank, the same engine as in the browser.
+//! A model run natively, from its folder or straight from a checkpoint: one thread per rank, the same engine as in the browser.
 
-use crate::model_folder::{Stored, open_folder};
+use crate::model_folder::{Stored, Unwritten, open_folder};
 use llama3med::manifest::{DECODER, ENCODER};
 use llama3med::model::ModelLoader;
 use llama3med::ranks::{Threads, block_on};
 use llama3med::session::Session;
 use llama3med::shard::Shard;
 use llama3med::{Error, Result};
+use std::ops::Range;
 use std::path::Path;
 
 /// Bytes that are read and handed on at a time.
 const PIECE_BYTES: u64 = 4 << 20;
+
+/// A GGUF file, wherever its bytes come from.
+pub trait Bytes: Sync {
+    /// Bytes of the file.
+    fn size(&self) -> u64;
+    /// The first bytes, the whole header among them.
+    fn prefix(&self) -> Result<Vec<u8>>;
+    /// A byte range.
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>>;
+}
+
+impl Bytes for Stored {
+    fn size(&self) -> u64 {
+        Stored::size(self)
+    }
+
+    fn prefix(&self) -> Result<Vec<u8>> {
+        self.header().map(|(prefix, _)| prefix)
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        Stored::read(self, range)
+    }
+}
+
+impl Bytes for Unwritten<'_> {
+    fn size(&self) -> u64 {
+        Unwritten::size(self)
+    }
+
+    fn prefix(&self) -> Result<Vec<u8>> {
+        Ok(self.header().to_vec())
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        Unwritten::read(self, range)
+    }
+}
 
 /// Loads the model in `folder` on `n_ranks` threads and lets `run` talk to it. `context` is the largest conversation in tokens.
 pub fn with_session<T: Send>(
@@ -19,11 +58,21 @@ pub fn with_session<T: Send>(
     context: Option<usize>,
     run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
 ) -> Result<T> {
+    let (_, decoder, encoder) = open_folder(folder)?;
+    with_files([&decoder, &encoder], n_ranks, context, run)
+}
+
+/// The same for the two files of a model, decoder and encoder, from anywhere.
+pub fn with_files<T: Send>(
+    files: [&dyn Bytes; 2],
+    n_ranks: usize,
+    context: Option<usize>,
+    run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
+) -> Result<T> {
     if n_ranks == 0 {
         return Err(Error::Invalid("ranks must be 1 or more, found 0".into()));
     }
-    let (_, decoder, encoder) = open_folder(folder)?;
-    let files = [(DECODER, &decoder), (ENCODER, &encoder)];
+    let files = [(DECODER, files[0]), (ENCODER, files[1])];
     let mut peers = Threads::connect(n_ranks).into_iter().enumerate();
     let first = peers.next().expect("there is a rank").1;
     std::thread::scope(|scope| {
@@ -58,17 +107,17 @@ fn panicked() -> Error {
     Error::RankLost("its thread panicked".into())
 }
 
-fn load(shard: Shard, files: [(&str, &Stored); 2]) -> Result<ModelLoader> {
+fn load(shard: Shard, files: [(&str, &dyn Bytes); 2]) -> Result<ModelLoader> {
     let mut loader = ModelLoader::new(shard);
-    for (name, stored) in files {
-        let (prefix, _) = stored.header()?;
-        let ranges = loader.header(name, &prefix, stored.size())?;
+    for (name, file) in files {
+        let prefix = file.prefix()?;
+        let ranges = loader.header(name, &prefix, file.size())?;
         drop(prefix);
         for range in ranges {
             let mut start = range.start;
             while start < range.end {
                 let end = (start + PIECE_BYTES).min(range.end);
-                loader.feed(name, start, &stored.read(start..end)?)?;
+                loader.feed(name, start, &file.read(start..end)?)?;
                 start = end;
             }
         }

@@ -5,6 +5,7 @@
 
 use crate::layout::{Decoder, Encoder, Role, Slot, Tower};
 use crate::model_folder::{Plan, Rows, Writer};
+use crate::types::Types;
 use crate::vocabulary::{LLAMA3_SPLIT, Vocabulary};
 use crate::{About, CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use half::f16;
@@ -35,10 +36,8 @@ pub struct Options {
     pub shape: String,
     /// The model folder.
     pub output: PathBuf,
-    /// Type of the large matrices.
-    pub dtype: Dtype,
-    /// Type of the encoder's large matrices, if another.
-    pub encoder_dtype: Option<Dtype>,
+    /// Types of the large matrices.
+    pub types: Types,
     /// Bytes of a chunk.
     pub chunk_size: u64,
     /// The same seed gives the same model.
@@ -53,8 +52,7 @@ impl Options {
         Self {
             shape: shape.into(),
             output: output.into(),
-            dtype: Dtype::Q4_0,
-            encoder_dtype: None,
+            types: Dtype::Q4_0.into(),
             chunk_size: CHUNK_SIZE,
             seed: 0,
             about: About::default(),
@@ -73,13 +71,17 @@ pub fn random(options: &Options) -> Result<Manifest> {
         let rows: Rows = Box::new(move |_| Ok(bytes.clone()));
         decoder_plan.push("rope_freqs.weight", Dtype::F32, &[factors.len()], rows);
     }
-    push_all(&mut decoder_plan, decoder.slots(), options.dtype, options.seed);
     let mut encoder_plan = Plan::new(encoder.keys(&about.name));
+    let decoder_slots = decoder.slots();
     let (tower, connector) = encoder.slots();
-    let encoder_dtype = options.encoder_dtype.unwrap_or(options.dtype);
-    push_all(&mut encoder_plan, tower.into_iter().chain(connector).collect(), encoder_dtype, !options.seed);
-    let n_bytes = decoder_plan.n_bytes() + encoder_plan.n_bytes();
-    let mut writer = Writer::create(&options.output, options.chunk_size, n_bytes)?;
+    let encoder_slots = [tower, connector].concat();
+    let mut dtypes = options.types.assign(decoder_slots.iter().chain(&encoder_slots))?;
+    let encoder_dtypes = dtypes.split_off(decoder_slots.len());
+    push_all(&mut decoder_plan, decoder_slots, dtypes, options.seed);
+    push_all(&mut encoder_plan, encoder_slots, encoder_dtypes, !options.seed);
+    let source = format!("random {} {}", options.shape, options.seed);
+    let files = [&decoder_plan, &encoder_plan];
+    let mut writer = Writer::create(&options.output, options.chunk_size, files, source.as_bytes())?;
     writer.write(DECODER, &decoder_plan)?;
     writer.write(ENCODER, &encoder_plan)?;
     writer.finish(&about)
@@ -103,7 +105,7 @@ fn about(options: &Options) -> About {
     about
 }
 
-fn shape(name: &str) -> Result<(Decoder, Encoder)> {
+pub(crate) fn shape(name: &str) -> Result<(Decoder, Encoder)> {
     let llama = |dim, hidden_dim, n_layers, n_heads, head_dim: usize, factor: Option<f32>| Decoder {
         dim,
         hidden_dim,
@@ -227,9 +229,9 @@ fn optimus() -> Encoder {
     }
 }
 
-fn push_all(plan: &mut Plan, slots: Vec<Slot>, dtype: Dtype, seed: u64) {
-    for (idx, slot) in slots.into_iter().enumerate() {
-        let (dtype, shape, name) = (slot.dtype(dtype), slot.shape.clone(), slot.name.clone());
+fn push_all(plan: &mut Plan, slots: Vec<Slot>, dtypes: Vec<Dtype>, seed: u64) {
+    for (idx, (slot, dtype)) in slots.into_iter().zip(dtypes).enumerate() {
+        let (shape, name) = (slot.shape.clone(), slot.name.clone());
         let values = values(&slot);
         let n_cols = slot.n_cols();
         let rows: Rows = Box::new(move |rows| {

@@ -57,6 +57,13 @@ fn wrong_arguments_are_explained() {
     fails(&["random", "--shape", "giant", "-o", "x"], 2, &["giant", "8b-clip-s2"]);
     fails(&["random", "--shape", "tiny", "-o", "x", "--chunk-size", "2G"], 2, &["1 byte to 1G"]);
     fails(&["ask", "x", "--prompt", "x", "--ranks", "0"], 2, &["whole number from 1"]);
+    fails(&["random", "--shape", "tiny", "-o", "x", "--type", "q3_k_m"], 2, &["q3_k_m", "q4_k_m"]);
+    fails(&["random", "--shape", "tiny", "-o", "x", "--tensor", "(=q8_0"], 2, &["unclosed group"]);
+    fails(
+        &["random", "--shape", "tiny", "-o", "x", "--tensor", "ffn_dwn=q8_0"],
+        1,
+        &["no large matrix has such a name"],
+    );
     fails(&["convert", "/nowhere", "-o", "x"], 1, &["/nowhere/config.json: cannot open"]);
     fails(&["inspect", "/nowhere"], 1, &["/nowhere: cannot open"]);
     fails(&["ask", "/nowhere", "--prompt", "x"], 1, &["/nowhere/manifest.json: cannot open"]);
@@ -75,6 +82,30 @@ fn bad_pictures_and_options_are_named() {
     fails(&["ask", folder, "--prompt", "x", "--image", &manifest], 1, &[&manifest]);
     fails(&["ask", folder, "--prompt", "x", "--temperature", "NaN"], 1, &["temperature", "NaN"]);
     fails(&["ask", folder, "--prompt", "x", "--context", "10"], 1, &["the context holds 10"]);
+}
+
+#[test]
+fn mixtures_and_exceptions_reach_the_files() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/optimus-s2/checkpoint");
+    let folder = path("command_types");
+    let convert = ["convert", golden.to_str().unwrap(), "-o", folder.to_str().unwrap(), "--type", "q4_k_m"];
+    let made = quantize(&[&convert[..], &["--encoder-type", "q8_0", "--tensor", r"^blk\.0\.attn_k=f16"]].concat());
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let shown = quantize(&["inspect", "--json", folder.to_str().unwrap()]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let types = |file: usize| -> Vec<String> {
+        shown["files"][file]["types"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, of)| format!("{} {name}", of[0]))
+            .collect()
+    };
+    // Two layers: the last has more bits, as the output matrix has.
+    assert_eq!(types(0), ["1 f16", "6 f32", "12 q4_k", "3 q6_k"]);
+    assert_eq!(types(1), ["1 f16", "47 f32", "23 q8_0"]);
+    let answer = quantize(&["ask", folder.to_str().unwrap(), "--prompt", "x", "--max-tokens", "2"]);
+    assert!(answer.status.success(), "{}", text(&answer.stderr));
 }
 
 #[test]

@@ -4,9 +4,11 @@ mod common;
 
 use common::Checkpoint;
 use llama3med::gguf::{Dtype, Gguf};
-use llama3med::manifest::{DECODER, ENCODER};
+use llama3med::manifest::{DECODER, ENCODER, Manifest};
 use llama3med::quant::dequantize;
-use quantize::model_folder::{Stored, open_folder, read_manifest};
+use quantize::checkpoint::Parts;
+use quantize::convert::Understood;
+use quantize::model_folder::{Stored, Unwritten, Writer, open_folder, read_manifest};
 use quantize::{convert, inspect, random};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,25 @@ fn tensor(bytes: &[u8], name: &str) -> Vec<f32> {
 }
 
 #[test]
+fn files_that_are_never_written_read_the_same() {
+    let checkpoint = Checkpoint::new("clip-s2", "unwritten");
+    convert(&checkpoint.options()).unwrap();
+    let understood = Understood::read(&checkpoint.folder, &Parts::default(), None).unwrap();
+    let (decoder, encoder) = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
+    for (name, plan) in [(DECODER, decoder), (ENCODER, encoder)] {
+        let (written, unwritten) = (whole(checkpoint.output(), name), Unwritten::from(plan));
+        assert_eq!(unwritten.size(), written.len() as u64);
+        for piece in [7919, 1 << 20] {
+            let ranges = (0..written.len()).step_by(piece).map(|start| start..(start + piece).min(written.len()));
+            for range in ranges {
+                let read = unwritten.read(range.start as u64..range.end as u64).unwrap();
+                assert!(read == written[range.clone()], "{name}: {range:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn chunks_of_any_size_make_up_the_same_file() {
     let checkpoint = Checkpoint::new("clip-s2", "chunks");
     let mut files = Vec::new();
@@ -41,7 +62,7 @@ fn chunks_of_any_size_make_up_the_same_file() {
 #[test]
 fn weights_arrive_where_they_belong() {
     let checkpoint = Checkpoint::new("optimus-s2", "weights");
-    convert(&quantize::Options { dtype: Dtype::F32, ..checkpoint.options() }).unwrap();
+    convert(&quantize::Options { types: Dtype::F32.into(), ..checkpoint.options() }).unwrap();
     let source = |folder: &str, name: &str| {
         let tensors =
             quantize::checkpoint::safetensors::open(&checkpoint.folder.join(folder).join("model.safetensors"));
@@ -95,6 +116,47 @@ fn a_run_can_be_repeated_and_clears_up_after_an_interrupted_one() {
     assert_eq!(whole(checkpoint.output(), DECODER), first);
     let n_chunks: usize = read_manifest(checkpoint.output()).unwrap().files.iter().map(|file| file.chunks.len()).sum();
     assert_eq!(fs::read_dir(checkpoint.output()).unwrap().count(), n_chunks + 1);
+}
+
+#[test]
+fn an_interrupted_run_goes_on_where_it_was() {
+    let checkpoint = Checkpoint::new("clip-s2", "interrupted");
+    let options = || quantize::Options { chunk_size: 30_000, ..checkpoint.options() };
+    let (output, partial) = (checkpoint.output(), checkpoint.output().with_file_name("model.partial"));
+    let expected = convert(&options()).unwrap();
+    let chunks = |manifest: &Manifest| manifest.file(DECODER).unwrap().chunks.clone();
+    let n_chunks = chunks(&expected).len();
+    assert!(n_chunks > 3);
+    // Kills a run after the first `n_left` chunks, the first of which is marked so that it can be seen again.
+    let kill = |n_left: usize, source: Option<&str>| {
+        let understood = Understood::read(&checkpoint.folder, &Parts::default(), None).unwrap();
+        let (decoder, encoder) = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
+        let source = source.map_or_else(|| understood.source(None), String::from);
+        let mut writer = Writer::create(output, 30_000, [&decoder, &encoder], source.as_bytes()).unwrap();
+        writer.write(DECODER, &decoder).unwrap();
+        std::mem::forget(writer);
+        for idx in n_left..n_chunks {
+            fs::remove_file(partial.join(format!("decoder.gguf.{idx:03}"))).unwrap();
+        }
+        fs::write(partial.join(format!("decoder.gguf.{n_left:03}")), b"half").unwrap();
+        fs::write(partial.join("decoder.gguf.new"), b"half").unwrap();
+        let first = fs::read(partial.join("decoder.gguf.000")).unwrap();
+        fs::write(partial.join("decoder.gguf.000"), [b"GGUX", &first[4..]].concat()).unwrap();
+    };
+    for n_left in [1, 2, n_chunks - 1] {
+        kill(n_left, None);
+        let manifest = convert(&options()).unwrap();
+        assert!(!partial.exists() && whole(output, DECODER).starts_with(b"GGUX"));
+        assert_eq!(chunks(&manifest)[1..], chunks(&expected)[1..]);
+        assert_eq!(manifest.file(ENCODER), expected.file(ENCODER));
+        assert_eq!(fs::read_dir(output).unwrap().count(), n_chunks + expected.file(ENCODER).unwrap().chunks.len() + 1);
+    }
+    // What was left of other weights, or for chunks of another size, is of no use.
+    kill(2, Some("another checkpoint"));
+    assert_eq!(convert(&options()).unwrap().files, expected.files);
+    kill(2, None);
+    convert(&checkpoint.options()).unwrap();
+    assert!(whole(output, DECODER).starts_with(b"GGUF"));
 }
 
 #[test]

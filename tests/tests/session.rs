@@ -2,13 +2,16 @@
 
 use llama3med::gguf::Dtype;
 use llama3med::image::Picture;
-use llama3med::model::{Listener, Stage};
+use llama3med::model::{Item, Listener, Stage};
 use llama3med::ranks::{Threads, block_on};
 use llama3med::session::{AskOptions, Chat, Finish, Session};
+use llama3med::watch::{Part, Point, Watch};
 use llama3med::{Error, Result};
 use quantize::native::with_session;
 use quantize::random;
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::LazyLock;
 
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -21,7 +24,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
 /// becomes a whole step now and then.
 static EXACT_FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("session-exact");
-    let options = random::Options { dtype: Dtype::F32, ..random::Options::new("tiny", &folder) };
+    let options = random::Options { types: Dtype::F32.into(), ..random::Options::new("tiny", &folder) };
     random::random(&options).unwrap();
     folder
 });
@@ -283,6 +286,47 @@ fn a_full_context_drops_the_oldest_turns_and_never_the_question() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn a_given_answer_is_continued_as_it_was_made() {
+    for n_ranks in [1, 2] {
+        with_session(&EXACT_FOLDER, n_ranks, None, |session| {
+            let image = Some(block_on(session.look(&picture(1), &mut Ear::default()))?.key);
+            let (chat, question) = (Chat { image, turns: Vec::new() }, "What is to be seen?");
+            let mut asked = chat.clone();
+            block_on(session.ask(&mut asked, question, &options(20), &mut Ear::default()))?;
+            let answer = &asked.turns[0].answer;
+            let seen = Rc::new(RefCell::new((0, 0)));
+            let counts = seen.clone();
+            let watch = Watch::new(move |place, n_tokens, value| {
+                let mut counts = counts.borrow_mut();
+                match (place.part, place.point) {
+                    (Part::Decoder, Point::Residual) if place.layer == 5 => {
+                        *counts = (counts.0 + n_tokens, value.len() / n_tokens)
+                    }
+                    (Part::Tower, _) => panic!("the picture was looked at before"),
+                    _ => {}
+                }
+            });
+            let forced = block_on(session.force(&chat, question, answer, watch, &mut Ear::default()))?;
+            let rows: Vec<&[f32]> = forced.logits.chunks_exact(session.model().config().vocab_size).collect();
+            assert_eq!((rows.len(), *seen.borrow()), (answer.len() + 1, (answer.len() + 1, 192)));
+            assert!(forced.items.ends_with(&answer.iter().map(|&id| Item::Token(id)).collect::<Vec<_>>()));
+            for (row, &id) in rows.iter().zip(answer) {
+                let known = |&other: &u32| session.tokenizer().is_known(other);
+                let best =
+                    (0..row.len() as u32).filter(known).max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize]));
+                assert_eq!(best, Some(id));
+            }
+            let long = vec![0; 5000];
+            let error =
+                block_on(session.force(&chat, question, &long, Watch::default(), &mut Ear::default())).unwrap_err();
+            assert!(error.to_string().contains("the context holds 2048"), "{error}");
+            Ok(())
+        })
+        .unwrap();
+    }
 }
 
 #[test]

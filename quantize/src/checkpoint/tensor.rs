@@ -3,6 +3,7 @@
 //! Pieces are read rather than mapped: the memory in use stays what the tool asked for, and a file that shrinks meanwhile is an error, not a signal.
 
 use half::{bf16, f16};
+use llama3med::gguf;
 use llama3med::{Error, Result};
 use safetensors::Dtype;
 use std::fs;
@@ -47,6 +48,22 @@ impl Tensor {
                 Err(Error::corrupt(&self.file_name, &self.name, problem))
             }
         }
+    }
+
+    /// The format in which nothing of the weights is lost.
+    pub fn exact_dtype(&self) -> gguf::Dtype {
+        match (self.dtype, &self.update) {
+            (Dtype::F16, None) => gguf::Dtype::F16,
+            (Dtype::BF16, None) => gguf::Dtype::Bf16,
+            _ => gguf::Dtype::F32,
+        }
+    }
+
+    /// Which weights these are: their file with its size and its latest change, their place in it, and what is added to them.
+    pub fn source(&self) -> String {
+        let file = self.file.metadata().map(|file| (file.len(), file.modified().ok()));
+        let update = self.update.as_ref().map(|update| (update.a.source(), update.b.source(), update.scale));
+        format!("{} {} {:?} {} {file:?} {update:?}", self.file_name, self.name, self.dtype, self.start)
     }
 
     /// The same matrix with an update, whose shapes must fit.

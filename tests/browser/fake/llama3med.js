@@ -21,7 +21,10 @@ const INFO = {
   build: "relaxed",
   memoryBytes: [31_000_000, 30_500_000],
   files: [{ name: "decoder.gguf", size: 11_400_000 }, { name: "encoder.gguf", size: 3_800_000 }],
-  fidelity: { "cosine similarity of the logits": 0.998 },
+  fidelity: {
+    reference: "checkpoint, f16", n_prompts: 20, n_images: 4, n_tokens: 195, kl_divergence: 0.0008123, top1_agreement: 0.9923,
+    layer_errors: [0.055, 0.0474, 0.046, 0.0454, 0.0481], encoder_error: 0.0522,
+  },
 };
 
 const WORDS = "The heart shadow is within normal limits. The left upper zone shows a small round opacity of about nine millimetres; the rest of both lungs is clear.";

@@ -66,7 +66,7 @@ impl Files {
         static N_FOLDERS: AtomicUsize = AtomicUsize::new(0);
         let unique = format!("stages-{}-{}", std::process::id(), N_FOLDERS.fetch_add(1, Ordering::Relaxed));
         let output = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(unique);
-        let options = Options { parts, dtype, chunk_size: 77_777, ..Options::new(checkpoint, &output) };
+        let options = Options { parts, types: dtype.into(), chunk_size: 77_777, ..Options::new(checkpoint, &output) };
         let manifest = convert(&options).unwrap();
         let read = |name: &str| {
             let file = manifest.files.iter().find(|file| file.name == name).unwrap();

@@ -1,0 +1,182 @@
+//! Which columns of each matrix matter: an importance matrix as llama.cpp means it, the mean square of what a column is multiplied with.
+//!
+//! The unquantized model answers prompts, about pictures or without; what enters its matrices meanwhile, prompt and answer alike, is watched. Weights
+//! that large activations meet are then rounded more exactly at the cost of others: see [`crate::encode::encode_for`].
+
+use crate::ask::decode;
+use crate::convert::Understood;
+use crate::model_folder::Unwritten;
+use crate::native::with_files;
+use crate::prompts::{self, Prompt};
+use indicatif::{ProgressBar, ProgressStyle};
+use llama3med::model::{Listener, Stage};
+use llama3med::ranks::{Threads, block_on};
+use llama3med::sampler::SamplerOptions;
+use llama3med::session::{AskOptions, Chat, Session};
+use llama3med::watch::{Part, Place, Point, Watch};
+use llama3med::{Error, Result};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// Tokens of an answer at most.
+const MAX_TOKENS: usize = 32;
+
+/// No column counts less than this part of the mean: what the prompts never touched, others may.
+const FLOOR: f32 = 1e-3;
+
+/// What to calibrate on.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Prompts: a text file with one a line, or a question set.
+    pub prompts: PathBuf,
+    /// The folder of their pictures.
+    pub images: Option<PathBuf>,
+}
+
+/// How much each column of a matrix counts, by the matrix's name in the GGUF file: (n_cols), 1 on average.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Importance {
+    columns: BTreeMap<String, Vec<f32>>,
+}
+
+impl Importance {
+    /// The weights of a matrix's columns, if anything entered it.
+    pub fn of(&self, matrix: &str) -> Option<&[f32]> {
+        self.columns.get(matrix).map(Vec::as_slice)
+    }
+
+    /// How many matrices are known.
+    pub fn len(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Whether nothing was seen.
+    pub fn is_empty(&self) -> bool {
+        self.columns.is_empty()
+    }
+}
+
+/// Sums of squares by column, and how many rows they are of.
+type Squares = BTreeMap<Place, (usize, Vec<f64>)>;
+
+/// Runs the checkpoint as it is over the prompts. One rank sees whole rows.
+pub fn calibrate(understood: &Understood, options: &Options) -> Result<Importance> {
+    let prompts = prompts::read(&options.prompts, options.images.as_deref())?;
+    let (decoder, encoder) = understood.exact_plans()?;
+    let files = [Unwritten::from(decoder), Unwritten::from(encoder)];
+    let squares = with_files([&files[0], &files[1]], 1, None, |session| {
+        let squares = Rc::new(RefCell::new(Squares::new()));
+        let seen = squares.clone();
+        session.watch(Watch::new(move |place, n_tokens, value| {
+            if place.point != Point::Residual && n_tokens > 0 {
+                add(&mut seen.borrow_mut(), place, n_tokens, value);
+            }
+        }));
+        block_on(answer(session, &prompts))?;
+        Ok(squares.take())
+    })?;
+    let n_layers = understood.decoder.n_layers;
+    let mut columns = BTreeMap::new();
+    for (place, (n_rows, sums)) in squares {
+        let weights = weights(n_rows, &sums).ok_or_else(|| {
+            let problem = "what enters a matrix is all zero, or not finite: there is nothing to weight its columns by";
+            Error::corrupt(options.prompts.display().to_string(), format!("{place:?}"), problem)
+        })?;
+        columns
+            .extend(matrices(place, n_layers, understood.decoder.tied).into_iter().map(|name| (name, weights.clone())));
+    }
+    Ok(Importance { columns })
+}
+
+async fn answer(session: &mut Session<Threads>, prompts: &[Prompt]) -> Result<()> {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta} left");
+    let bar = ProgressBar::new(prompts.len() as u64).with_style(style.expect("the template is a constant"));
+    bar.set_message("calibrating");
+    bar.tick();
+    let options = AskOptions { max_tokens: MAX_TOKENS, sampler: SamplerOptions::default() };
+    for group in prompts.chunk_by(|a, b| a.image == b.image) {
+        let mut chat = Chat::default();
+        if let Some(path) = &group[0].image {
+            chat.image = Some(session.look(&decode(path)?, &mut Patient).await?.key);
+        }
+        for prompt in group {
+            session.ask(&mut chat.clone(), &prompt.question, &options, &mut Patient).await?;
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+struct Patient;
+
+impl Listener for Patient {
+    async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool {
+        true
+    }
+
+    async fn token(&mut self, _: u32, _: &str) -> bool {
+        true
+    }
+}
+
+fn add(squares: &mut Squares, place: Place, n_tokens: usize, value: &[f32]) {
+    let n_cols = value.len() / n_tokens;
+    let (n_rows, sums) = squares.entry(place).or_insert_with(|| (0, vec![0.0; n_cols]));
+    *n_rows += n_tokens;
+    for row in value.chunks_exact(n_cols) {
+        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x as f64 * x as f64);
+    }
+}
+
+/// Mean squares in units of their mean.
+fn weights(n_rows: usize, sums: &[f64]) -> Option<Vec<f32>> {
+    let mean = sums.iter().sum::<f64>() / (n_rows * sums.len()) as f64;
+    let weight = |sum: &f64| ((sum / n_rows as f64 / mean) as f32).max(FLOOR);
+    (mean.is_finite() && mean > 0.0).then(|| sums.iter().map(weight).collect())
+}
+
+/// The matrices that what is seen at a place enters.
+fn matrices(place: Place, n_layers: usize, tied: bool) -> Vec<String> {
+    let (prefix, output) = match place.part {
+        Part::Connector => return vec![format!("mm.{}.weight", 2 * place.layer)],
+        Part::Decoder if place.layer == n_layers => {
+            return vec![if tied { "token_embd.weight" } else { "output.weight" }.into()];
+        }
+        Part::Decoder => ("blk", "attn_output"),
+        Part::Tower => ("v.blk", "attn_out"),
+    };
+    let names: &[&str] = match place.point {
+        Point::Attention => &["attn_q", "attn_k", "attn_v"],
+        Point::Heads => &[output],
+        Point::Mlp => &["ffn_gate", "ffn_up"],
+        Point::Hidden => &["ffn_down"],
+        Point::Residual => &[],
+    };
+    names.iter().map(|name| format!("{prefix}.{}.{name}.weight", place.layer)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_count_by_their_mean_squares() {
+        let place = Place { part: Part::Tower, layer: 3, point: Point::Mlp };
+        let mut squares = Squares::new();
+        add(&mut squares, place, 2, &[1.0, 0.0, 3.0, 2.0, 0.0, -1.0]);
+        add(&mut squares, place, 1, &[1.0, 0.0, 1.0]);
+        let (n_rows, sums) = &squares[&place];
+        assert_eq!((*n_rows, sums.as_slice()), (3, [6.0, 0.0, 11.0].as_slice()));
+        let weights = weights(*n_rows, sums).unwrap();
+        let expected = [18.0 / 17.0, FLOOR, 33.0 / 17.0];
+        assert!(weights.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{weights:?}");
+        assert_eq!(super::weights(3, &[0.0; 3]), None);
+        assert_eq!(super::weights(3, &[1.0, f64::NAN]), None);
+        assert_eq!(matrices(place, 9, false), ["v.blk.3.ffn_gate.weight", "v.blk.3.ffn_up.weight"]);
+        let head = Place { part: Part::Decoder, layer: 9, point: Point::Mlp };
+        assert_eq!(matrices(head, 9, true), ["token_embd.weight"]);
+    }
+}
