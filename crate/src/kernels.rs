@@ -135,6 +135,23 @@ impl Tiles {
         }
     }
 
+    /// The sums of the activations as they were rounded, for each block (`per_block` 1) or half of one (2): (n_tokens, n_blocks * per_block).
+    pub fn sums(&self, per_block: usize) -> Vec<f32> {
+        let mut sums = Vec::with_capacity(self.n_tokens * self.n_blocks * per_block);
+        for token in 0..self.n_tokens {
+            let tile = self.tile(token / TILE);
+            for block in 0..self.n_blocks {
+                let scale = tile.scale(block, token % TILE);
+                let [first, second] = tile.sums(block, token % TILE);
+                match per_block {
+                    1 => sums.push(scale * (first + second) as f32),
+                    _ => sums.extend([first, second].map(|sum| scale * sum as f32)),
+                }
+            }
+        }
+        sums
+    }
+
     /// Tokens loaded.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
