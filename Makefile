@@ -123,14 +123,15 @@ golden: toolchain node_modules
 
 PHANTOM := $(TARGET)/phantom
 ARMS ?= one two all blur
+SEEDS ?= 3
 
 venv:
 	test -d .venv || python3 -m venv .venv
 	.venv/bin/pip install --quiet -r demo/requirements.txt
 
-# The generator's own tests, then the held-out splits as pictures and questions.
+# The generator's and the trainer's own tests, then the held-out splits as pictures and questions.
 phantom: venv
-	.venv/bin/python -m unittest demo/test_generator.py
+	.venv/bin/python -m unittest demo/test_generator.py demo/test_training.py
 	.venv/bin/python demo/generate.py --split test --images 2000 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-paraphrase --images 700 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-ood --images 1000 -o $(PHANTOM)/files
@@ -139,12 +140,12 @@ phantom: venv
 train: venv
 	.venv/bin/python demo/train.py all --work $(PHANTOM) -o demo/checkpoint
 
-# A shorter training for each arm, on the encoder and the features that `make train` left.
+# A shorter training for each arm and seed, on the encoder and the features that `make train` left.
 ablation: venv
-	for arm in $(ARMS); do \
+	for seed in $(SEEDS); do for arm in $(ARMS); do \
 	  [ $$arm != blur ] || .venv/bin/python demo/train.py features --arm blur --work $(PHANTOM) || exit 1; \
-	  for stage in decoder test; do .venv/bin/python demo/train.py $$stage --arm $$arm --seed 3 --steps 800 --work $(PHANTOM) || exit 1; done; \
-	done
+	  for stage in decoder test; do .venv/bin/python demo/train.py $$stage --arm $$arm --seed $$seed --steps 800 --limit 700 --work $(PHANTOM) || exit 1; done; \
+	done; done
 
 report: venv $(QUANTIZE)
 	.venv/bin/python demo/report.py --measure $(QUANTIZE) $(PHANTOM)/files

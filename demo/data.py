@@ -7,6 +7,8 @@ from multiprocessing import Pool
 
 import numpy as np
 import torch
+from torch.nn import functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import model
 from phantom import LABELS, SPLITS, distribution, make
@@ -18,8 +20,6 @@ TEST_SIZES = {"test": 2000, "test-paraphrase": 700, "test-ood": 1000}
 REPORT = "Give a full report."
 POLITE = ("greeting", "thanks", "about", "off_topic", "diagnosis")  # questions whose answers need no picture
 NO_PICTURE = "I see no picture. Open one, then ask me about it."
-# Two things must be found and compared for these, which takes the longest to learn: they are asked twice, each time anew, and the others less often.
-HARD = ("_place", "_closed", "_more")
 NOISE, CASUAL = 0.3, 0.25  # shares of questions with random words in them, and of those typed without capital and full stop
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -61,7 +61,7 @@ class Data:
 
     def __init__(self, folder, split):
         self.squares = np.load(folder / f"{split}.squares.npy", mmap_mode="r")
-        self.bits = np.load(folder / f"{split}.cells.npy", mmap_mode="r")
+        self.bits = np.load(folder / f"{split}.cells.npy")
         self.phantoms = pickle.loads((folder / f"{split}.facts").read_bytes())
 
     def pixels(self, idxs):
@@ -116,35 +116,85 @@ class Batch:
         """`conversations`: for each picture a list of (turns, has_image). With `rng`, some questions get random words."""
         head = len(text.head)
         first = head + 64
-        rows = []
-        for of_picture in conversations:
-            ids, answers, group, position = [*text.head, *[0] * 64], [False] * first, [0] * head + [1] * 64, list(range(first))
-            blind = [False] * first
+        rows, spans = [], []
+        for row, of_picture in enumerate(conversations):
+            ids, answers, group, position = [*text.head, *[0] * 64], [False] * first, [-1] * first, list(range(first))
             for group_idx, (turns, has_image) in enumerate(of_picture):
                 more, is_answer = text.turns(turns, has_image, rng)
                 start = first if has_image else head
+                spans.append((len(more), row, len(ids), start))
                 ids += more
                 answers += is_answer
-                group += [group_idx + 2] * len(more)
-                blind += [not has_image] * len(more)
+                group += [group_idx] * len(more)
                 position += range(start, start + len(more))
-            rows.append((ids, answers, group, position, blind))
+            rows.append((ids, answers, group, position))
         length = max(len(row[0]) for row in rows)
-        padded = [torch.tensor([row[part] + [fill] * (length - len(row[part])) for row in rows], device=DEVICE)
-                  for part, fill in ((0, 0), (1, False), (2, -1), (3, 0), (4, False))]
-        self.ids, self.answers, self.group, self.positions, blind = padded
+        self.ids, self.answers, self.group, self.positions = (
+            torch.tensor([row[part] + [fill] * (length - len(row[part])) for row in rows], device=DEVICE)
+            for part, fill in ((0, 0), (1, False), (2, -1), (3, 0)))
         self.image = slice(head, first)
-        keys, queries = self.group[:, None, :], self.group[:, :, None]
-        sees = (keys == 0) | ((keys == 1) & ~blind[:, :, None]) | (keys == queries)
-        self.mask = (sees & torch.ones(length, length, dtype=torch.bool, device=DEVICE).tril())[:, None]
+        self.packing = Packing(spans, len(rows), length, first)
 
     def run(self, llama, image_tokens):
         """Logits that choose the answers' tokens, and these tokens."""
+        llama.config._attn_implementation = "packed"
         embeddings = llama.model.embed_tokens(self.ids)
         embeddings = torch.cat([embeddings[:, :self.image.start], image_tokens, embeddings[:, self.image.stop:]], 1)
-        hidden = llama.model(inputs_embeds=embeddings, attention_mask=self.mask, position_ids=self.positions, use_cache=False).last_hidden_state
+        unused = torch.empty(len(self.ids), 1, 1, 1, dtype=torch.bool)  # a mask, so that none is made
+        hidden = llama.model(inputs_embeds=embeddings, attention_mask=unused, position_ids=self.positions, use_cache=False,
+                             packing=self.packing).last_hidden_state
         chosen = self.answers[:, 1:]
         return llama.lm_head(hidden[:, :-1][chosen]), self.ids[:, 1:][chosen]
+
+
+class Packing:
+    """Who sees whom in a batch: prefixes are causal, and conversations of like length meet their prefix and themselves in one product.
+
+    A dense mask over whole rows would do four times the work.
+    """
+
+    def __init__(self, spans, n_rows, length, n_prefix):
+        """`spans` of conversations: (tokens, row, first token in the row, how much of the prefix it sees)."""
+        self.n_prefix = n_prefix
+        places = torch.full((n_rows, length), 0)  # where each token's output lies
+        places[:, :n_prefix] = torch.arange(n_rows * n_prefix).view(n_rows, n_prefix)
+        self.groups, start = [], n_rows * n_prefix
+        spans = sorted(spans)
+        while spans:
+            longest = spans[-1][0]
+            n = sum(span[0] > 0.75 * longest for span in spans)
+            spans, together = spans[:-n], spans[-n:]
+            steps = torch.arange(longest)
+            lengths, rows, firsts, seen = (torch.tensor(part)[:, None] for part in zip(*together))
+            index = rows * length + firsts + steps.clamp(max=lengths - 1)
+            own = (steps[None, :, None] >= steps) & (steps < lengths)[:, None, :]
+            prefix = (torch.arange(n_prefix) < seen)[:, None, :].expand(-1, longest, -1)
+            self.groups.append((index.flatten().to(DEVICE), rows[:, 0].to(DEVICE), torch.cat([prefix, own], 2)[:, None].to(DEVICE)))
+            for idx, (tokens, row, first, _) in enumerate(together):
+                places[row, first:first + tokens] = start + idx * longest + torch.arange(tokens)
+            start += n * longest
+        self.places = places.flatten().to(DEVICE)
+
+
+def attend_packed(module, query, key, value, attention_mask, packing, **_):
+    """Attention (rows, heads, length, head_dim) of a packed batch, in f32 on a processor, where its gradient is slow in bf16."""
+    n_rows, n_heads, length, dim = query.shape
+    n_prefix, n_shared = packing.n_prefix, n_heads // key.shape[1]
+    with torch.autocast(DEVICE.type, enabled=False):
+        q, k, v = (part.float() if DEVICE.type == "cpu" else part for part in (query, key, value))
+        repeated = lambda part: part.repeat_interleave(n_shared, 1)
+        of_prefix = F.scaled_dot_product_attention(q[:, :, :n_prefix], *(repeated(part[:, :, :n_prefix]) for part in (k, v)), is_causal=True)
+        found = [of_prefix.transpose(1, 2).reshape(-1, n_heads * dim)]
+        tokens = [part.transpose(1, 2).reshape(n_rows * length, -1) for part in (q, k, v)]
+        for index, rows, mask in packing.groups:
+            own = [part.index_select(0, index).view(len(rows), mask.shape[2], -1, dim).transpose(1, 2) for part in tokens]
+            behind = [repeated(torch.cat([part[:, :, :n_prefix].index_select(0, rows), mine], 2)) for part, mine in ((k, own[1]), (v, own[2]))]
+            found.append(F.scaled_dot_product_attention(own[0], *behind, attn_mask=mask).transpose(1, 2).reshape(-1, n_heads * dim))
+        out = torch.cat(found).index_select(0, packing.places)
+    return out.view(n_rows, length, n_heads, dim).to(query.dtype), None
+
+
+ALL_ATTENTION_FUNCTIONS["packed"] = attend_packed
 
 
 def typed(question, rng):
@@ -152,15 +202,23 @@ def typed(question, rng):
     return question[0].lower() + question[1:].rstrip(".?!") if rng.random() < CASUAL else question
 
 
-def conversations(phantom, rng, reports_only):
-    """What is asked about a picture this time: its report and questions, alone or several in a row, and now and then one without the picture."""
+def shares(found):
+    """How often to ask each question, from what `train.evaluate` found: what is answered well is asked less, general questions half as often."""
+    return {id: min(1.0, max(0.15, 2.2 - percent / 50)) for id, (percent, _) in found.items()}
+
+
+def conversations(phantom, rng, phase):
+    """What is asked about a picture this time: its report and questions, alone or several in a row, and now and then one without the picture.
+
+    `phase` holds `reports_only` and, once something was evaluated, the `shares` of the questions.
+    """
     # A report denies what a file of another size cannot show.
     report = [(REPORT, caption(phantom))] if phantom.exact else []
-    if report and reports_only:
+    if report and phase["reports_only"]:
         return [(report, True)]
     # Each with a probability of its own: a fixed number of questions would favour the pictures, and so the answers, that have few.
-    asked_of = [one for one in questions(phantom, rng) if rng.random() < (0.2 if one["scale"] == "general" else 1.0 if one["id"].endswith(HARD) else 0.5)]
-    asked_of += [one for one in questions(phantom, rng) if one["id"].endswith(HARD)]
+    share = lambda one: phase.get("shares", {}).get(one["id"], 0.4) * (0.5 if one["scale"] == "general" else 1.0)
+    asked_of = [one for _ in range(2) for one in questions(phantom, rng) if rng.random() < share(one)]
     pairs = [(typed(one["question"], rng), one["answer"]) for one in asked_of] + report
     rng.shuffle(pairs)
     out = []
@@ -179,7 +237,7 @@ def batches(text, phantoms, rng, phase):
     while True:
         order = rng.permutation(len(phantoms))
         for first in range(0, len(order) - 31, 32):
-            several = [(idx, conversations(phantoms[idx], rng, phase["reports_only"])) for idx in order[first:first + 32]]
+            several = [(idx, conversations(phantoms[idx], rng, phase)) for idx in order[first:first + 32]]
             several.sort(key=lambda one: sum(len(text.turns(turns)[0]) for turns, _ in one[1]))
             for part in rng.permutation(4):
                 idxs, asked_of = zip(*several[8 * part:8 * part + 8])

@@ -12,6 +12,7 @@ The thresholds below were written before the final run and do not move.
 import argparse
 import json
 import subprocess
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,8 +48,10 @@ NATIVE = {
     "q8_0, first 6000": ("q8_0", "test", FIRST),
     "f32, first 6000": ("f32", "test", FIRST),
     "q4_0, grey picture": ("q4_0", "test", [*FIRST, "--blank"]),
-    "q4_0, another's picture": ("q4_0", "test", [*FIRST, "--shuffle"]),
+    "q4_0, picture of another question": ("q4_0", "test", [*FIRST, "--shuffle"]),
+    "q4_0, another picture of the same kind": ("q4_0", "test-swapped", FIRST),
 }
+CONTROLS = ("q4_0, grey picture", "q4_0, picture of another question", "q4_0, another picture of the same kind")
 
 
 def interval(percent, n):
@@ -66,13 +69,16 @@ def table(header, rows):
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
-def read(folder):
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+def of_arm(results, split="test"):
+    """(percent, number) for each column, of an arm on a split: the mean over its seeds, and how many questions one of them answered."""
+    columns = [[result["splits"][split][f"{scale} {kind}"] for result in results] for scale, kind in COLUMNS]
+    return [(sum(percent for percent, _ in column) / len(column), column[0][1]) for column in columns]
 
 
-def of_arm(result, split="test"):
-    """(percent, number) for each column, of an arm on a split."""
-    return [result["splits"][split][f"{scale} {kind}"] for scale, kind in COLUMNS]
+def seeds_table(ablation):
+    """Each seed of each arm, for those arms that have several."""
+    rows = [(f"{arm}, seed {result['seed']}", of_arm([result])) for arm in ARMS for result in ablation.get(arm, ()) if len(ablation[arm]) > 1]
+    return columns_table(rows) if rows else ""
 
 
 def of_native(report):
@@ -115,10 +121,36 @@ def formats_table(native):
     return table(["", "closed", "open", "closed, lost", "open, lost", f"at most {MAX_LOSS:.0f} point"], rows)
 
 
+def majority(files):
+    """The most frequent answer of each question, asked as often as it is: (percent, number) for each column, from the test split's records."""
+    answers = defaultdict(lambda: defaultdict(Counter))
+    for record in json.loads((files / "test.json").read_text()):
+        answers[record["scale"], record["answer_type"]][record["id"].split("-", 1)[1]][record["conversations"][1]["value"]] += 1
+    found = []
+    for column in COLUMNS:
+        counters = answers[column].values()
+        n = sum(counter.total() for counter in counters)
+        found.append((100 * sum(max(counter.values()) for counter in counters) / n, n))
+    return found
+
+
+def swap(files):
+    """The test split again, each question beside another picture of the same kind: what the words alone tell."""
+    records = json.loads((files / "test.json").read_text())
+    images = defaultdict(list)
+    for record in records:
+        if record["image"] not in images[record["kind"]]:
+            images[record["kind"]].append(record["image"])
+    following = {image: group[idx - 1] for group in images.values() for idx, image in enumerate(group)}
+    (files / "test-swapped.json").write_text(json.dumps([{**record, "image": following[record["image"]]} for record in records]))
+
+
 def measure(quantize, files):
     """Converts the checkpoint to every format and lets `quantize eval` ask and score; an interrupted run goes on where it was."""
     out = DEMO / "results" / "native"
     out.mkdir(parents=True, exist_ok=True)
+    swap(files)
+    (DEMO / "results" / "majority.json").write_text(json.dumps(majority(files)) + "\n")
 
     def run(name):
         dtype, split, options = NATIVE[name]
@@ -128,7 +160,7 @@ def measure(quantize, files):
                    "--max-tokens", "96", "--json", "-o", files / f"{plain}.jsonl", *options]
         report = json.loads(subprocess.run(answers, check=True, stdout=subprocess.PIPE).stdout)
         kept = {"name": name, "n_questions": report["n_questions"], "protocol": report["protocol"], "strict": report["strict"],
-                "scale": report["breakdown"]["scale"]}
+                "scale": report["breakdown"]["scale"], "strangers": report["breakdown"]["finding"].get("stranger")}
         (out / f"{plain}.json").write_text(json.dumps(kept, indent=1) + "\n")
 
     for dtype in {dtype for dtype, _, _ in NATIVE.values()}:
@@ -143,17 +175,22 @@ def main():
     arguments = parser.parse_args()
     if arguments.measure:
         measure(*arguments.measure)
-    ablation = {result["arm"]: result for result in read(DEMO / "results")}
-    native = {report["name"]: report for report in read(DEMO / "results" / "native")}
+    ablation = defaultdict(list)
+    for path in sorted((DEMO / "results").glob("*-*-*.json")):
+        result = json.loads(path.read_text())
+        ablation[result["arm"]].append(result)
+    native = {report["name"]: report for report in (json.loads(path.read_text()) for path in sorted((DEMO / "results/native").glob("*.json")))}
     test = native["q4_0, test"]
-    found = {(arm, split): of_arm(result, split) for arm, result in ablation.items() for split in SPLITS}
-    found |= {("all", split): of_native(native[name]) for name, (_, split, options) in NATIVE.items() if name.startswith("q4_0") and not options}
-    protocol = test["protocol"]["scores"]
+    found = {(arm, split): of_arm(results, split) for arm, results in ablation.items() for split in SPLITS}
+    of_model = {split: of_native(native[name]) for name, (dtype, split, options) in NATIVE.items() if dtype == "q4_0" and not options}
+    found |= {("all", split): columns for split, columns in of_model.items()}
+    protocol, strangers = test["protocol"]["scores"], test["strangers"]["open"]
+    n_seeds, n_steps = len(ablation["all"]), ablation["all"][0]["steps"]
     parts = [
         "# PhantomVQA: what the demo model can do\n",
         "Made by `demo/report.py` from the files in `demo/results/`. PhantomVQA is drawn by a program. It shows that several scales see what one cannot, and that\n"
         "the whole way from training to the browser works. It says nothing about medicine.\n",
-        f"## Thresholds\n\nWritten down before the final run; they do not move. The bundled model at 4 bits, by `quantize eval`: {test['n_questions']} questions about 2000 pictures of\n"
+        f"## Thresholds\n\nWritten down before the first training; they do not move. The bundled model at 4 bits, by `quantize eval`: {test['n_questions']} questions about 2000 pictures of\n"
         "held-out seeds, the same with wordings that training never has, and other pictures: noise and contrast outside of the training's, and for half of the signs\n"
         "of some findings a pair of place and direction that training never has. The last two rows are arms of the ablation. An answer is right if it is so word\n"
         "for word; ± is half of the 95 % interval, which takes questions as independent.\n",
@@ -161,20 +198,25 @@ def main():
         (DEMO / "misses.md").read_text(),
         "Published scripts would print, with their own rules, "
         f"{protocol['yes/no accuracy']:.1f} for closed questions and {protocol['recall']:.1f} (token recall) for open ones.\n",
-        "## Without the picture\n\nThe first 6000 questions of the test split, with a grey picture and with that of another question. Nothing is left of what the model\n"
-        "knew. Closed answers fall below the 50 % of guessing, since a picture of another kind is answered with \"This is a picture of the eye, not of the chest.\"\n",
-        columns_table([(name.removeprefix("q4_0, "), of_native(native[name])) for name, (_, _, options) in NATIVE.items() if options != FIRST and options]),
-        f"## What the scales are for\n\nEach arm: the same encoder, frozen; a connector and a decoder of their own, trained alike for {next(iter(ablation.values()))['steps']} steps, one seed; in PyTorch,\n"
-        "test split. The features of one and two scales are slices of those of all. The blur control has the same network and cost as all scales, but its larger\n"
-        "pictures are enlarged from the coarse one: what it lacks is resolution, not capacity. So short a training leaves every arm unfinished (the bundled model\n"
-        "had more than five times as many steps); what it shows is who can see the fine signs at all.\n",
+        f"Of the questions about drawn and noisy pictures that are no phantoms, {shown(strangers['accuracy'], strangers['n'])} % were answered with "
+        "\"This is not a picture that I know.\", as they should be.\n",
+        "## Without the right picture\n\nThe most frequent answer to each question, without any model; then the model's answers to the first 6000 questions of the test split with another picture of the\n"
+        "same kind, with any other picture, and with a grey one. With a picture of the same kind it does as well as guessing, so the words alone tell nothing; a grey picture\n"
+        "or one of another kind it refuses, which counts as wrong here.\n",
+        columns_table([("most frequent answer", json.loads((DEMO / "results/majority.json").read_text()))]
+                      + [(name.removeprefix("q4_0, "), of_native(native[name])) for name in reversed(CONTROLS)]),
+        f"## What the scales are for\n\nEach arm: the same encoder, frozen; a connector and a decoder of their own, trained alike for {n_steps} steps, {'one seed' if n_seeds == 1 else f'{n_seeds} seeds'}; in PyTorch,\n"
+        "the first 700 pictures of the test split. The features of one and two scales are slices of those of all. The blur control has the same network and cost as all scales, but its larger\n"
+        "pictures are enlarged from the coarse one: what it lacks is resolution, not capacity. This training is shorter than the bundled model's; what it shows is\n"
+        "who can see which signs at all.\n",
         columns_table([(ARMS[arm], of_arm(ablation[arm])) for arm in ARMS if arm in ablation]),
+        seeds_table(ablation),
         "## Number formats\n\nThe same checkpoint, converted; the first 6000 questions of the test split, natively. Training ended on 4-bit weights (Q4_0).\n",
         formats_table(native),
     ]
     for name in ("training.md", "strangers.md"):
         parts.append((DEMO / name).read_text())
-    (DEMO / "REPORT.md").write_text("\n".join(parts))
+    (DEMO / "REPORT.md").write_text("\n".join(part for part in parts if part))
 
 
 if __name__ == "__main__":

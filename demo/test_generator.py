@@ -117,6 +117,19 @@ class Make(unittest.TestCase):
                     share = sum(n for (_, z), n in pairs["train"].items() if z == zone) / pairs["train"].total()
                     self.assertAlmostEqual(share, 0.25, delta=0.05)
 
+    def test_strangers_are_frequent_enough_and_of_many_kinds(self):
+        n = sum(phantom.make(seed).kind == phantom.STRANGER for seed in range(300))
+        self.assertTrue(10 <= n <= 45, n)
+        looks = set()
+        for seed in range(60):
+            p, again = (phantom.make(seed, kind=phantom.STRANGER) for _ in range(2))
+            np.testing.assert_array_equal(p.image, again.image)
+            self.assertEqual((p.image.dtype, p.image.shape[2]), (np.dtype(np.uint8), 3))
+            self.assertGreaterEqual(min(p.image.shape[:2]), 190)
+            self.assertFalse(any(cells.any() for cells in p.cells.values()))
+            looks.add(int(p.image.std() / 8))
+        self.assertGreater(len(looks), 6)
+
     def test_splits_are_disjoint(self):
         ends = sorted((seeds.start, seeds.stop) for seeds in phantom.SPLITS.values())
         for (_, stop), (start, _) in zip(ends, ends[1:]):
@@ -162,11 +175,20 @@ class Questions(unittest.TestCase):
                 self.assertIn(len(questions.suggested(p)), (3, 4))
         self.assertFalse(train & held_out)
         self.assertFalse([text for text in train | held_out if "{" in text])
-        for text in {*questions.WORDINGS, *questions.FORMS}:
-            wordings = questions.WORDINGS.get(text) or questions.FORMS[text]
-            self.assertFalse(set(wordings[0]) & set(wordings[1]))
-            self.assertGreaterEqual(len(wordings[0]), 5)
-            self.assertGreaterEqual(len(wordings[1]), 2)
+        for form in [*questions.WORDINGS.values(), *questions.FORMS.values()]:
+            self.assertFalse(set(form.direct) & set(form.held_out))
+            self.assertGreaterEqual(len(form.direct), 5)
+            self.assertGreaterEqual(len(form.held_out), 2)
+
+    def test_strangers_are_refused(self):
+        p = phantom.Phantom(3, phantom.STRANGER, np.zeros((1, 1, 3), np.uint8), True, {}, {})
+        asked = questions.questions(p, np.random.default_rng(3))
+        self.assertEqual(len({q["id"] for q in asked}), len(asked))
+        polite = set(questions.FIXED.values()) - {questions.FIXED["unknowable"]}
+        for q in asked:
+            self.assertEqual(q["scale"], "general")
+            self.assertIn(q["answer"], {questions.NOT_KNOWN, "No."} | polite)
+        self.assertEqual(questions.caption(p), questions.NOT_KNOWN)
 
     def test_reports_name_every_finding(self):
         for kind in phantom.KINDS:

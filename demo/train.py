@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import model
-from data import DEVICE, NO_PICTURE, REPORT, TEST_SIZES, TRAIN_SIZES, Batch, Data, Text, batches, log, make_data
+from data import DEVICE, NO_PICTURE, REPORT, TEST_SIZES, TRAIN_SIZES, Batch, Data, Text, batches, log, make_data, shares
 from generate import asked
 from phantom import LABELS
 from questions import caption, questions
@@ -162,6 +162,7 @@ def train_encoder(folder, n_steps):
         return
     torch.manual_seed(1)
     data, val = Data(folder, "train"), Data(folder, "val")
+    data.squares = np.array(data.squares)  # 2.4 GB; drawn at random, pages of a file would be read from the disk again and again
     tower = model.make_tower().to(DEVICE)
     whiten(tower, data.pixels(range(64)))
     heads = nn.Linear(model.WIDTH, 2 * len(LABELS)).to(DEVICE)
@@ -268,15 +269,15 @@ def evaluate(text, connector, llama, features, phantoms, channels, split="val"):
         hits[batch.answers[:, 1:]] = (logits.argmax(-1) == targets).float()
         for row, of_picture in enumerate(found):
             for group_idx, one in enumerate(of_picture):
-                mine = batch.answers[row, 1:] & (batch.group[row, 1:] == group_idx + 2)
+                mine = batch.answers[row, 1:] & (batch.group[row, 1:] == group_idx)
                 # Greedy answers are right token for token exactly when each token is the likeliest after the right ones before it.
                 for kind in (f"{one['scale']} {one['answer_type']}", one["id"]):
                     right.setdefault(kind, []).append(float(hits[row][mine].min()))
     return {kind: [round(100 * sum(hits) / len(hits), 2), len(hits)] for kind, hits in sorted(right.items())}
 
 
-def test(folder, arm, seed, checkpoint, results):
-    """What an arm answers on the held-out splits."""
+def test(folder, arm, seed, checkpoint, limit, results):
+    """What an arm answers on the held-out splits, to questions about their first `limit` pictures."""
     tokenizer, tower, connector, llama = model.load(checkpoint)
     connector, llama = connector.to(DEVICE), llama.to(DEVICE)
     text, channels, kind = Text(tokenizer), ARMS[arm], "blur" if arm == "blur" else "features"
@@ -284,7 +285,7 @@ def test(folder, arm, seed, checkpoint, results):
     model.quantised(connector, llama)
     found = {}
     for split in TEST_SIZES:
-        phantoms = Data(folder, split).phantoms
+        phantoms = Data(folder, split).phantoms[:limit]
         features = np.load(folder / f"{split}.{kind}.npy", mmap_mode="r")
         found[split] = evaluate(text, connector, llama, features, phantoms, channels, split)
     results.mkdir(parents=True, exist_ok=True)
@@ -298,7 +299,7 @@ def train_decoder(folder, arm, n_steps, rate, seed, out):
     channels = ARMS[arm]
     data, val = Data(folder, "train"), Data(folder, "val")
     kind = "blur" if arm == "blur" else "features"
-    features, val_features = (np.load(folder / f"{split}.{kind}.npy", mmap_mode="r") for split in ("train", "val"))
+    features, val_features = (np.load(folder / f"{split}.{kind}.npy") for split in ("train", "val"))
     tokenizer = tokenizer_of(folder, data)
     text = Text(tokenizer)
     connector, llama = model.make_connector({"one": 1, "two": 2}.get(arm, 3)).to(DEVICE), model.make_llama(tokenizer).to(DEVICE)
@@ -310,6 +311,10 @@ def train_decoder(folder, arm, n_steps, rate, seed, out):
     running, phase = [0.0, 0.0], {}
     stream = batches(text, data.phantoms, run.rng, phase)
     for done in run:
+        if run.n_done and run.n_done % 500 == 0:
+            found = evaluate(text, connector, llama, val_features, val.phantoms[:150], channels)
+            phase["shares"] = shares(found)
+            log(found)
         phase["reports_only"] = done < 0.1
         idxs, batch = next(stream)
         present = F.adaptive_max_pool2d(data.cells(idxs), model.GRID).flatten(2).transpose(1, 2)
@@ -322,8 +327,6 @@ def train_decoder(folder, arm, n_steps, rate, seed, out):
         running = [old + (new.item() - old) * 0.02 for old, new in zip(running, (loss, hint))]
         if run.n_done % 100 == 0:
             log(f"{arm} {run.pace()}, answers {running[0]:.4f}, signs {running[1]:.4f}")
-        if run.n_done % 500 == 0:
-            log(evaluate(text, connector, llama, val_features, val.phantoms[:150], channels))
     result = evaluate(text, connector, llama, val_features, val.phantoms, channels)
     log(f"{arm}: {n_steps} steps", result)
     model.save(out, tokenizer, load_tower(folder).cpu(), connector.cpu(), llama.cpu())
@@ -336,10 +339,11 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, default=Path("target/phantom"), help="where pictures and intermediate states are kept")
     parser.add_argument("--arm", choices=ARMS, default="all", help="what the decoder sees")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--encoder-steps", type=int, default=3000, help="of 8 pictures each")
-    parser.add_argument("--steps", type=int, default=4500, help="of the decoder's training, 8 pictures each")
+    parser.add_argument("--encoder-steps", type=int, default=6000, help="of 8 pictures each")
+    parser.add_argument("--steps", type=int, default=5000, help="of the decoder's training, 8 pictures each")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="the decoder's highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--limit", type=int, help="pictures of each split that are tested")
     parser.add_argument("--results", type=Path, default=Path("demo/results"))
     parser.add_argument("-o", "--out", type=Path, help="the checkpoint's folder")
     args = parser.parse_args()
@@ -355,4 +359,4 @@ if __name__ == "__main__":
     if args.stage in ("decoder", "all"):
         train_decoder(args.work, args.arm, args.steps, args.rate, args.seed, out)
     if args.stage == "test":
-        test(args.work, args.arm, args.seed, out, args.results)
+        test(args.work, args.arm, args.seed, out, args.limit, args.results)

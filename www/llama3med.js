@@ -6,8 +6,9 @@
 //   for await (const piece of chat.ask("Is the heart enlarged?", { signal })) …
 //   model.close();
 //
-// Beside this file lie session.js, store.js, fetching.js, folder.js, rank.js and pkg/ with both wasm builds.
+// Beside this file lie ranks.js, probe.js, session.js, store.js, fetching.js, folder.js, rank.js and pkg/ with both wasm builds.
 
+import { chooseRanks, measure, Probe } from "./ranks.js";
 import { abortError, ModelError, Session, startWorker } from "./session.js";
 
 export { ModelError };
@@ -24,17 +25,14 @@ const SIMD128 = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0
 // (module (func (result v128) (i16x8.relaxed_dot_i8x16_i7x16_s (i8x16.splat (i32.const 1)) (i8x16.splat (i32.const 2)))))
 const RELAXED = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253, 146, 2, 11];
 
-const ONE_RANK_BYTES = 64e6; // up to here one rank is as fast as several, and leaner
-const MAX_DEFAULT_RANKS = 8;
-const MAX_RANKS = 64;
-const RANK_BYTES = 3.3e9; // of a model's files, so that a rank stays below the 4 GiB of a wasm memory
 const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's question whether this site may keep it
 
 /**
  * Loads a model.
  * @param {string|URL} manifestUrl  of a model folder's manifest.json, relative to the page
  * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, onProgress?: (progress: Progress) => void,
- *   signal?: AbortSignal }} [options]  `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser
+ *   signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js); `context` limits the tokens of a
+ *   conversation; `cache: false` keeps nothing in this browser
  * @returns {Promise<Model>}
  */
 export async function load(manifestUrl, { ranks, build, context, cache = true, onProgress = () => {}, signal } = {}) {
@@ -71,7 +69,9 @@ async function loadInto(session, { url, ranks, build, context, cache, onProgress
   const { manifest } = await manifested;
   if (session.error) return null;
   const n_bytes = manifest.files.reduce((sum, file) => sum + file.size, 0);
-  const n_ranks = chooseRanks(n_bytes, ranks);
+  const n_cores = navigator.hardwareConcurrency;
+  const n_ranks = await chooseRanks(n_bytes, { wanted: ranks, n_cores, measure: (counts) => measure(counts, { build: chosen, module }) });
+  if (session.error) return null;
   if (cache && n_bytes > ASK_TO_KEEP_BYTES) navigator.storage?.persist?.().catch(() => {});
   const { loaded, storePorts } = session.startRanks(n_ranks, { build: chosen, module, context });
   const served = next("served");
@@ -97,19 +97,6 @@ function chooseBuild(wanted) {
   if (!can(SIMD128)) fail("This browser is too old for the model: it lacks WebAssembly SIMD. Use a current Chrome, Edge, Firefox or Safari.");
   if (wanted === "relaxed" && !can(RELAXED)) fail("This browser lacks relaxed SIMD: leave the choice of the build to the page.");
   return wanted ?? (can(RELAXED) ? "relaxed" : "simd128");
-}
-
-function chooseRanks(n_bytes, wanted) {
-  const n_least = Math.ceil(n_bytes / RANK_BYTES);
-  if (wanted === undefined) {
-    const n_cores = navigator.hardwareConcurrency || 2;
-    return n_bytes < ONE_RANK_BYTES ? 1 : Math.max(n_least, Math.min(n_cores, MAX_DEFAULT_RANKS));
-  }
-  if (!Number.isInteger(wanted) || wanted < 1 || wanted > MAX_RANKS) {
-    throw new ModelError({ kind: "invalid", message: `ranks must be a whole number from 1 to ${MAX_RANKS}, found ${wanted}` });
-  }
-  if (wanted >= n_least) return wanted;
-  throw new ModelError({ kind: "invalid", message: `this model needs at least ${n_least} ranks: no rank can have more than 4 GB of memory` });
 }
 
 async function compile(url) {
@@ -359,10 +346,15 @@ async function askWorker(file, message) {
 export async function timeKernels({ build, workers = 1, ms = 500, products }) {
   const chosen = chooseBuild(build);
   const module = await compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url));
-  const message = { type: "kernels", build: chosen, module, products, ms };
-  const answers = await Promise.all(Array.from({ length: workers }, () => askWorker("rank.js", message)));
-  const gmacsPerSecond = products.map((_, idx) => answers.reduce((sum, answer) => sum + answer.gmacsPerSecond[idx], 0));
-  return { build: chosen, kernel: answers[0].kernel, gmacsPerSecond };
+  const probes = Array.from({ length: workers }, () => new Probe());
+  try {
+    const [{ kernel }] = await Promise.all(probes.map((probe) => probe.ask({ type: "open", build: chosen, module })));
+    const answers = await Promise.all(probes.map((probe) => probe.ask({ type: "products", products, ms })));
+    const gmacsPerSecond = products.map((_, idx) => answers.reduce((sum, answer) => sum + answer.gmacsPerSecond[idx], 0));
+    return { build: chosen, kernel, gmacsPerSecond };
+  } finally {
+    probes.forEach((probe) => probe.end());
+  }
 }
 
 function absolute(manifestUrl) {

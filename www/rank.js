@@ -11,7 +11,6 @@
 //   { type: "stop", id }                                     the operation `id` ends at its next tile, piece of the prompt or token
 //   { type: "forget", chat }                                 nothing
 //   { type: "ping" }                                         { type: "pong", memory }
-//   { type: "kernels", build, module, products, ms }         { type: "kernels", kernel, gmacsPerSecond: [of each product] }   (without "start")
 // where the answers are
 //   { type: "progress", id, stage: "encoding"|"reading", done, total, secondsLeft }
 //   { type: "token", id, text, done, tokensPerSecond }
@@ -25,7 +24,7 @@ let memory = null; // the memory of the instance
 let rank = null; // the instance's Rank
 let current = null; // id of the operation that runs
 
-const handlers = { start, look, prepare, ask, count, stop, forget, ping, kernels };
+const handlers = { start, look, prepare, ask, count, stop, forget, ping };
 
 self.addEventListener("message", async ({ data }) => {
   try {
@@ -128,23 +127,6 @@ function forget({ chat }) {
 
 function ping() {
   postMessage({ type: "pong", memory: memory?.buffer.byteLength ?? 0 });
-}
-
-/** Times products of [type, rows, columns, tokens], each for `ms` milliseconds. */
-async function kernels({ build, module, products, ms }) {
-  wasm = await import(`./pkg/llama3med_${build}.js`);
-  wasm.initSync({ module });
-  const gmacsPerSecond = products.map(([dtype, n_rows, n_cols, n_tokens]) => {
-    const product = new wasm.Product(dtype, n_rows, n_cols, n_tokens);
-    product.run();
-    const start = performance.now();
-    let n_runs = 0;
-    while (performance.now() - start < ms) n_runs += (product.run(), 1);
-    const seconds = (performance.now() - start) / 1000;
-    product.free();
-    return (n_runs * n_rows * n_cols * n_tokens) / seconds / 1e9;
-  });
-  postMessage({ type: "kernels", kernel: wasm.Product.kernel(), gmacsPerSecond });
 }
 
 /** Times one operation and passes on its events. */

@@ -140,16 +140,16 @@ impl Decoder {
         &self.config
     }
 
-    /// Bytes of this rank's keys and values.
-    pub fn kv_bytes(&self) -> usize {
-        self.kv_cache.n_bytes()
+    /// The keys and values of the conversation that [`Decoder::forward`] goes on with; another may be put in their place.
+    pub fn kv_cache(&mut self) -> &mut KvCache {
+        &mut self.kv_cache
     }
 
     /// Runs `inputs` (at most [`MAX_TOKENS`]) at the positions from `first_pos` on, over whatever the cache held there.
     pub async fn forward<P: Peers>(&mut self, peers: &P, inputs: &[Input<'_>], first_pos: usize) -> Result<()> {
         let Config { dim, head_dim, norm_eps, .. } = self.config;
         let (n_tokens, n_heads, n_kv_heads) = (inputs.len(), self.heads.kv_head.len(), self.heads.n_kv_heads);
-        self.kv_cache.reserve(first_pos + n_tokens)?;
+        self.kv_cache.reserve(first_pos, first_pos + n_tokens)?;
         self.rope.set_positions(first_pos, n_tokens);
         self.embed(peers, inputs).await?;
         let s = &mut self.state;

@@ -10,6 +10,7 @@ use crate::encoder::{self, Encoder};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::image::{Crop, Fit, Pixels, Preprocess};
+use crate::kv_cache::KvCache;
 use crate::manifest::{DECODER, ENCODER};
 use crate::ranks::{self, Peers};
 use crate::shard::{Loader, Shard};
@@ -90,7 +91,8 @@ impl ModelLoader {
                 found: format!("one from {} to {}", connector.n_inputs(), connector.n_outputs()),
             });
         }
-        let model = Model { peers, encoder, connector, decoder, scales, preprocess, images: Vec::new() };
+        let (images, kept) = (Vec::new(), Vec::new());
+        let model = Model { peers, encoder, connector, decoder, scales, preprocess, images, kept };
         Ok((model, decoder_gguf))
     }
 }
@@ -180,16 +182,25 @@ pub struct Model<P> {
     decoder: Decoder,
     scales: Scales,
     preprocess: Preprocess,
-    /// Encoded images, the latest last: key and tokens (n_image_tokens, dim). The same on every rank.
+    /// Encoded images, the latest used last: key and tokens (n_image_tokens, dim). The same on every rank.
     images: Vec<(u64, Vec<f32>)>,
+    /// Keys and values of conversations besides the decoder's own, the latest used last. The same conversations on every rank.
+    kept: Vec<KvCache>,
 }
 
 /// Encoded images that are kept: a second look at one of the last few costs nothing.
-const MAX_IMAGES: usize = 4;
+pub const MAX_IMAGES: usize = 4;
+
+/// Memory that keys and values of kept conversations leave free.
+const SPARE_BYTES: usize = 1 << 20;
 
 const CLOSE: u32 = 0;
 const ENCODE: u32 = 1;
 const FORWARD: u32 = 2;
+const USE_IMAGE: u32 = 3;
+const FORK: u32 = 4;
+const RESUME: u32 = 5;
+const FORGET: u32 = 6;
 
 impl<P: Peers> Model<P> {
     /// Shape of the decoder.
@@ -212,9 +223,9 @@ impl<P: Peers> Model<P> {
         self.encoder.n_tokens()
     }
 
-    /// Bytes of this rank's keys and values.
-    pub fn kv_bytes(&self) -> usize {
-        self.decoder.kv_bytes()
+    /// Conversations whose keys and values are kept besides the one that [`Model::forward`] goes on with.
+    pub fn n_kept(&self) -> usize {
+        self.kept.len()
     }
 
     /// The encoded image with this key (n_image_tokens, dim), if it is still kept.
@@ -231,7 +242,37 @@ impl<P: Peers> Model<P> {
         self.run_encode(key, pixels, Some(listener)).await
     }
 
+    /// Counts the encoded image with this key as the latest used (rank 0 only); `false` if it is no longer kept.
+    pub async fn use_image(&mut self, key: u64) -> Result<bool> {
+        let Some(place) = self.images.iter().position(|(kept, _)| *kept == key) else { return Ok(false) };
+        ranks::broadcast(&self.peers, &mut words(&[USE_IMAGE, place as u32])).await?;
+        self.run_use_image(place)?;
+        Ok(true)
+    }
+
+    /// Keeps the conversation as the latest of [`Model::n_kept`] and goes on with another that begins with its first `n_positions` (rank 0 only).
+    pub async fn fork(&mut self, n_positions: usize) -> Result<()> {
+        ranks::broadcast(&self.peers, &mut words(&[FORK, n_positions as u32])).await?;
+        self.run_fork(n_positions);
+        Ok(())
+    }
+
+    /// Goes on with the kept conversation at `place`, the oldest at 0, and keeps the present one as the latest (rank 0 only).
+    pub async fn resume(&mut self, place: usize) -> Result<()> {
+        ranks::broadcast(&self.peers, &mut words(&[RESUME, place as u32])).await?;
+        self.run_resume(place)
+    }
+
+    /// Gives back the memory of the oldest kept conversation, if there is one (rank 0 only).
+    pub async fn forget_oldest(&mut self) -> Result<()> {
+        ranks::broadcast(&self.peers, &mut words(&[FORGET])).await?;
+        self.run_forget();
+        Ok(())
+    }
+
     /// Runs `items` at the positions from `first_pos` on (rank 0 only) and returns the logits of the last `n_logits` of them (n_logits, vocab_size).
+    ///
+    /// Where memory is short on any rank, kept conversations are given up for it, the oldest first: see [`Model::n_kept`].
     pub async fn forward(&mut self, items: &[Item], first_pos: usize, n_logits: usize) -> Result<Vec<f32>> {
         assert!(!items.is_empty() && items.len() <= MAX_TOKENS && n_logits <= items.len());
         let mut message = vec![FORWARD, first_pos as u32, n_logits as u32];
@@ -279,6 +320,10 @@ impl<P: Peers> Model<P> {
                     }
                 }
                 [FORWARD, ..] if words.len() > 3 => drop(self.run_forward(&words[1..]).await?),
+                [USE_IMAGE, place] => self.run_use_image(place as usize)?,
+                [FORK, n_positions] => self.run_fork(n_positions as usize),
+                [RESUME, place] => self.run_resume(place as usize)?,
+                [FORGET] => self.run_forget(),
                 _ => return Err(Error::RankLost(format!("unknown operation {:?}", words.first()))),
             }
         }
@@ -324,9 +369,58 @@ impl<P: Peers> Model<P> {
         Ok(features)
     }
 
+    /// Every rank.
+    fn run_use_image(&mut self, place: usize) -> Result<()> {
+        if place >= self.images.len() {
+            return Err(Error::RankLost("ranks keep different images".into()));
+        }
+        self.images[place..].rotate_left(1);
+        Ok(())
+    }
+
+    /// Every rank.
+    fn run_fork(&mut self, n_positions: usize) {
+        let new = self.decoder.kv_cache().fork(n_positions);
+        self.kept.push(std::mem::replace(self.decoder.kv_cache(), new));
+    }
+
+    /// Every rank.
+    fn run_resume(&mut self, place: usize) -> Result<()> {
+        if place >= self.kept.len() {
+            return Err(Error::RankLost("ranks keep different conversations".into()));
+        }
+        let resumed = self.kept.remove(place);
+        self.kept.push(std::mem::replace(self.decoder.kv_cache(), resumed));
+        Ok(())
+    }
+
+    /// Every rank.
+    fn run_forget(&mut self) {
+        self.kept.drain(..self.kept.len().min(1));
+    }
+
+    /// Every rank: makes the positions `first..end` writable. The ranks agree on what is given up for it.
+    async fn make_room(&mut self, first: usize, end: usize) -> Result<()> {
+        if self.decoder.kv_cache().has_room(first, end) {
+            return Ok(());
+        }
+        loop {
+            let reserved = self.decoder.kv_cache().reserve(first, end);
+            // What else the work allocates cannot fail gently: a little must be left for it.
+            let is_short = reserved.is_err() || Vec::<u8>::new().try_reserve_exact(SPARE_BYTES).is_err();
+            let mut n_short = [is_short as u8 as f32];
+            ranks::sum(&self.peers, &mut n_short).await?;
+            if n_short == [0.0] || self.kept.is_empty() {
+                return reserved;
+            }
+            self.run_forget();
+        }
+    }
+
     /// Every rank: `words` is a [`FORWARD`] message without its first word.
     async fn run_forward(&mut self, words: &[u32]) -> Result<Vec<f32>> {
         let (first_pos, n_logits, dim) = (words[0] as usize, words[1] as usize, self.decoder.config().dim);
+        self.make_room(first_pos, first_pos + (words.len() - 2) / 2).await?;
         let mut inputs = Vec::with_capacity(words.len() / 2);
         for item in words[2..].chunks_exact(2) {
             inputs.push(match *item {

@@ -1,13 +1,16 @@
 //! A session: pictures looked at, questions asked, answers streamed (rank 0 only).
 //!
 //! The cache is kept between questions: whatever the next prompt shares with what the cache holds, token by token and image by image, is not read
-//! again. So a picture is read while its question is still being typed, and a second turn costs only its own tokens.
+//! again. So a picture is read while its question is still being typed, a second turn costs only its own tokens, and whoever goes back to an earlier
+//! picture finds it read. The last conversations about other pictures are kept for that; together they take no more positions than the largest
+//! conversation may have, and no more of them are kept than encoded images.
 
 use crate::decoder::MAX_TOKENS;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::image::{Crop, Picture, preprocess};
-use crate::model::{Item, Listener, Model, Stage};
+use crate::kv_cache::PAGE_LEN;
+use crate::model::{Item, Listener, MAX_IMAGES, Model, Stage};
 use crate::prompt::{Piece, Template};
 use crate::ranks::Peers;
 use crate::sampler::{Sampler, SamplerOptions};
@@ -84,8 +87,17 @@ pub struct Session<P> {
     tokenizer: Tokenizer,
     template: Template,
     stop_ids: Vec<u32>,
+    cache: Cache,
+}
+
+/// What the ranks' caches hold.
+struct Cache {
+    /// The largest conversation in tokens; also the most that all conversations together take, in whole pages.
     context: usize,
-    cached: Vec<Item>,
+    /// Positions of the conversation that is gone on with.
+    items: Vec<Item>,
+    /// Those of others, the latest used last: as [`Model::n_kept`] counts them.
+    kept: Vec<Vec<Item>>,
 }
 
 /// Positions that a conversation may have unless the caller says otherwise: memory for keys and values grows with it.
@@ -98,7 +110,8 @@ impl<P: Peers> Session<P> {
         let template = Template::from_gguf(gguf)?;
         let stop_ids = template.stop_ids(gguf, &tokenizer)?;
         let context = context.unwrap_or(DEFAULT_CONTEXT).min(model.config().context_length);
-        Ok(Self { model, tokenizer, template, stop_ids, context, cached: Vec::new() })
+        let cache = Cache { context, items: Vec::new(), kept: Vec::new() };
+        Ok(Self { model, tokenizer, template, stop_ids, cache })
     }
 
     /// The model.
@@ -113,7 +126,7 @@ impl<P: Peers> Session<P> {
 
     /// The largest conversation in tokens.
     pub fn context(&self) -> usize {
-        self.context
+        self.cache.context
     }
 
     /// Encodes a picture, or finds it among the last few.
@@ -123,9 +136,9 @@ impl<P: Peers> Session<P> {
         hash.update(&picture.rgb);
         let key = hash.finalize()[..8].iter().fold(0, |key, &byte| key << 8 | byte as u64);
         let pixels = preprocess(picture, self.model.preprocess());
-        let features = match self.model.image(key) {
-            Some(_) => Vec::new(),
-            None => self.model.encode(key, &pixels, listener).await?,
+        let features = match self.model.use_image(key).await? {
+            true => Vec::new(),
+            false => self.model.encode(key, &pixels, listener).await?,
         };
         Ok(Look { key, crop: pixels.crop, features })
     }
@@ -135,8 +148,9 @@ impl<P: Peers> Session<P> {
         let n_dropped = self.n_turns_to_drop(chat, "", 0)?;
         let (with_a, with_b) = (self.items(chat, n_dropped, "a")?, self.items(chat, n_dropped, "b")?);
         let n_known = with_a.iter().zip(&with_b).take_while(|(a, b)| a == b).count();
-        if n_known > 0 {
-            self.read(&with_a[..n_known], listener).await?;
+        let known = &with_a[..n_known];
+        if self.cache.go_to(&mut self.model, known).await? < n_known {
+            self.cache.read(&mut self.model, known, listener).await?;
         }
         Ok(())
     }
@@ -155,8 +169,9 @@ impl<P: Peers> Session<P> {
             listener.dropped(n_dropped);
         }
         let prompt = self.items(chat, n_dropped, question)?;
-        let n_reused = self.n_shared(&prompt);
-        let mut logits = self.read(&prompt, listener).await?;
+        // The last is always read again, for its logits.
+        let n_reused = self.cache.go_to(&mut self.model, &prompt).await?.min(prompt.len() - 1);
+        let mut logits = self.cache.read(&mut self.model, &prompt, listener).await?;
         let (mut ids, mut text) = (Vec::new(), String::new());
         let mut stream = self.tokenizer.stream();
         let finish = loop {
@@ -176,11 +191,10 @@ impl<P: Peers> Session<P> {
             if ids.len() >= options.max_tokens {
                 break Finish::Length;
             }
-            if self.cached.len() >= self.context {
+            if self.cache.items.len() >= self.cache.context {
                 break Finish::Context;
             }
-            logits = self.model.forward(&[Item::Token(id)], self.cached.len(), 1).await?;
-            self.cached.push(Item::Token(id));
+            logits = self.cache.forward(&mut self.model, &[Item::Token(id)], 1).await?;
         };
         let rest = stream.finish();
         if !rest.is_empty() && finish != Finish::Cancelled {
@@ -196,42 +210,18 @@ impl<P: Peers> Session<P> {
         self.model.close().await
     }
 
-    /// How many positions at the start of `items` the cache holds; the last is always read again, for its logits.
-    fn n_shared(&self, items: &[Item]) -> usize {
-        let n_shared = self.cached.iter().zip(items).take_while(|(a, b)| a == b).count();
-        n_shared.min(items.len() - 1)
-    }
-
-    /// Brings the cache to hold exactly `items`; returns the logits after the last.
-    async fn read(&mut self, items: &[Item], listener: &mut impl Listener) -> Result<Vec<f32>> {
-        let n_shared = self.n_shared(items);
-        self.cached.truncate(n_shared);
-        let (total, mut logits) = (items.len() - n_shared, Vec::new());
-        for batch in items[n_shared..].chunks(MAX_TOKENS) {
-            let done = self.cached.len() - n_shared;
-            if !listener.progress(Stage::Reading, done, total).await {
-                return Err(Error::Cancelled);
-            }
-            let is_last = done + batch.len() == total;
-            logits = self.model.forward(batch, self.cached.len(), is_last as usize).await?;
-            self.cached.extend_from_slice(batch);
-        }
-        listener.progress(Stage::Reading, total, total).await;
-        Ok(logits)
-    }
-
     /// How many of the oldest turns must go so that the prompt, and after it the answer, fit into the context.
     fn n_turns_to_drop(&self, chat: &Chat, question: &str, max_tokens: usize) -> Result<usize> {
         // An answer may be shorter than allowed: no turn is given up for more than a quarter of the context.
-        let reserve = max_tokens.min(self.context / 4);
+        let reserve = max_tokens.min(self.cache.context / 4);
         for n_dropped in 0..chat.turns.len() {
-            if self.items(chat, n_dropped, question)?.len() + reserve <= self.context {
+            if self.items(chat, n_dropped, question)?.len() + reserve <= self.cache.context {
                 return Ok(n_dropped);
             }
         }
         let needed = self.items(chat, chat.turns.len(), question)?.len();
-        if needed >= self.context {
-            return Err(Error::ContextFull { needed, context: self.context });
+        if needed >= self.cache.context {
+            return Err(Error::ContextFull { needed, context: self.cache.context });
         }
         Ok(chat.turns.len())
     }
@@ -252,5 +242,67 @@ impl<P: Peers> Session<P> {
             }
         }
         Ok(items)
+    }
+}
+
+impl Cache {
+    /// Goes on with the conversation that shares most with `items` and cuts it down to that; returns how many positions these are.
+    ///
+    /// What is cut off is lost if it is text. If a picture is in it, the conversation is kept and another begins with what is shared.
+    async fn go_to<P: Peers>(&mut self, model: &mut Model<P>, items: &[Item]) -> Result<usize> {
+        let n_shared = |cached: &[Item]| cached.iter().zip(items).take_while(|(a, b)| a == b).count();
+        let best = (0..self.kept.len()).max_by_key(|&place| n_shared(&self.kept[place]));
+        if let Some(place) = best.filter(|&place| n_shared(&self.kept[place]) > n_shared(&self.items)) {
+            model.resume(place).await?;
+            let resumed = self.kept.remove(place);
+            self.kept.push(std::mem::replace(&mut self.items, resumed));
+        }
+        let n_shared = n_shared(&self.items);
+        if self.items[n_shared..].iter().any(|item| matches!(item, Item::Image { .. })) {
+            model.fork(n_shared).await?;
+            self.kept.push(self.items.clone());
+        }
+        self.items.truncate(n_shared);
+        Ok(n_shared)
+    }
+
+    /// Reads what the conversation lacks of `items`, after [`Cache::go_to`] them; returns the logits after the last.
+    async fn read<P: Peers>(
+        &mut self,
+        model: &mut Model<P>,
+        items: &[Item],
+        listener: &mut impl Listener,
+    ) -> Result<Vec<f32>> {
+        self.items.truncate(items.len() - 1);
+        let (n_shared, mut logits) = (self.items.len(), Vec::new());
+        let total = items.len() - n_shared;
+        for batch in items[n_shared..].chunks(MAX_TOKENS) {
+            let done = self.items.len() - n_shared;
+            if !listener.progress(Stage::Reading, done, total).await {
+                return Err(Error::Cancelled);
+            }
+            let is_last = done + batch.len() == total;
+            logits = self.forward(model, batch, is_last as usize).await?;
+        }
+        listener.progress(Stage::Reading, total, total).await;
+        Ok(logits)
+    }
+
+    /// Runs `items` after what the conversation holds; other conversations make room for them.
+    async fn forward<P: Peers>(&mut self, model: &mut Model<P>, items: &[Item], n_logits: usize) -> Result<Vec<f32>> {
+        let n_pages = |n_positions: usize| n_positions.div_ceil(PAGE_LEN);
+        let n_here = n_pages(self.items.len() + items.len());
+        let n_kept = |kept: &[Vec<Item>]| kept.iter().map(|items| n_pages(items.len())).sum::<usize>();
+        while self.kept.len() >= MAX_IMAGES
+            || !self.kept.is_empty() && n_here + n_kept(&self.kept) > n_pages(self.context)
+        {
+            model.forget_oldest().await?;
+            self.kept.remove(0);
+        }
+        let logits = model.forward(items, self.items.len(), n_logits).await?;
+        // Where memory was short, more has been given up.
+        self.kept.drain(..self.kept.len() - model.n_kept());
+        self.items.extend_from_slice(items);
+        Ok(logits)
     }
 }

@@ -1,5 +1,6 @@
 //! A session natively, end to end, on a small random model: prefix reuse, stopping, dropping turns, several pictures, several ranks, lost ranks.
 
+use llama3med::gguf::Dtype;
 use llama3med::image::Picture;
 use llama3med::model::{Listener, Stage};
 use llama3med::ranks::{Threads, block_on};
@@ -13,6 +14,15 @@ use std::sync::LazyLock;
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("session-tiny");
     random::random(&random::Options::new("tiny", &folder)).unwrap();
+    folder
+});
+
+/// In f32 the order of sums is all that differs between numbers of ranks; 4-bit weights meet activations that are rounded to 8 bits, where a last bit
+/// becomes a whole step now and then.
+static EXACT_FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("session-exact");
+    let options = random::Options { dtype: Dtype::F32, ..random::Options::new("tiny", &folder) };
+    random::random(&options).unwrap();
     folder
 });
 
@@ -95,6 +105,24 @@ fn two_turns_are_the_same_on_1_2_and_4_ranks_and_read_only_what_is_new() {
 }
 
 #[test]
+fn any_number_of_ranks_up_to_16_answers_as_one_does() {
+    let answer = |n_ranks| {
+        with_session(&EXACT_FOLDER, n_ranks, Some(1024), |session| {
+            let key = block_on(session.look(&picture(1), &mut Ear::default()))?.key;
+            let mut chat = Chat { image: Some(key), turns: Vec::new() };
+            block_on(session.ask(&mut chat, "Is it large?", &options(16), &mut Ear::default()))?;
+            Ok(chat.turns.remove(0).answer)
+        })
+        .unwrap()
+    };
+    let alone = answer(1);
+    // More ranks than heads (6, 2 of keys) too, and numbers that are no power of two.
+    for n_ranks in [3, 6, 8, 13, 16] {
+        assert_eq!(answer(n_ranks), alone, "{n_ranks} ranks");
+    }
+}
+
+#[test]
 fn a_reused_prefix_gives_the_same_answer_as_a_fresh_start() {
     let answer = |warm: bool| {
         on(1, 1024, |session| {
@@ -110,6 +138,99 @@ fn a_reused_prefix_gives_the_same_answer_as_a_fresh_start() {
         .unwrap()
     };
     assert_eq!(answer(true), answer(false));
+}
+
+/// What pictures (and a text, 0) are answered when they take turns, each in a conversation of its own, and how much was read before the question.
+fn in_turns(n_ranks: usize, order: &[usize]) -> Vec<(Vec<u32>, usize)> {
+    on(n_ranks, 1024, |session| {
+        let answer_about = |&seed: &usize| {
+            let (mut chat, mut ear) = (Chat::default(), Ear::default());
+            if seed > 0 {
+                chat.image = Some(block_on(session.look(&picture(seed), &mut ear))?.key);
+            }
+            block_on(session.prepare(&chat, &mut ear))?;
+            let n_before = ear.n_read;
+            let answer = block_on(session.ask(&mut chat, "What is to be seen?", &options(12), &mut ear))?;
+            assert_eq!(ear.n_read, answer.n_prompt - answer.n_reused);
+            assert!(ear.n_read < 64, "the question alone: {answer:?}");
+            Ok((chat.turns.remove(0).answer, n_before))
+        };
+        order.iter().map(answer_about).collect()
+    })
+    .unwrap()
+}
+
+#[test]
+fn whoever_goes_back_to_an_earlier_picture_finds_it_read() {
+    let fresh: Vec<_> = (0..3).map(|seed| in_turns(1, &[seed]).remove(0).0).collect();
+    for n_ranks in [1, 2] {
+        let order = [1, 2, 1, 0, 2, 1];
+        let (answers, n_before): (Vec<_>, Vec<_>) = in_turns(n_ranks, &order).into_iter().unzip();
+        assert_eq!(answers, order.map(|seed| fresh[seed].clone()), "{n_ranks} ranks");
+        assert!(n_before[0] > 100 && n_before[1] > 64 && n_before[2..] == [0; 4], "{n_before:?}");
+    }
+}
+
+#[test]
+fn preparing_for_an_earlier_picture_reads_nothing() {
+    on(2, 1024, |session| {
+        let keys = [7, 8].map(|seed| block_on(session.look(&picture(seed), &mut Ear::default())).unwrap().key);
+        let chats = keys.map(|key| Chat { image: Some(key), turns: Vec::new() });
+        let n_read = [0, 1, 0, 1].map(|idx| {
+            let mut ear = Ear::default();
+            block_on(session.prepare(&chats[idx], &mut ear)).unwrap();
+            ear.n_read
+        });
+        assert!(n_read[1] >= session.model().n_image_tokens() && n_read[1] < n_read[0], "{n_read:?}");
+        assert_eq!(n_read[2..], [0, 0]);
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn earlier_conversations_make_room_for_the_present_one() {
+    // Each takes three pages of 64 positions, the long one four; the context has six.
+    on(2, 384, |session| {
+        let mut reused = |seed, question: &str| {
+            let key = block_on(session.look(&picture(seed), &mut Ear::default()))?.key;
+            let mut chat = Chat { image: Some(key), turns: Vec::new() };
+            let answer = block_on(session.ask(&mut chat, question, &options(2), &mut Ear::default()))?;
+            Ok::<_, Error>((answer.n_reused, answer.n_prompt, session.model().n_kept()))
+        };
+        let (_, n_prompt, _) = reused(1, "a")?;
+        assert!((129..=190).contains(&n_prompt), "{n_prompt}");
+        assert_eq!(reused(2, "a")?.2, 1, "two fit");
+        let (n_reused, _, n_kept) = reused(1, "a")?;
+        assert_eq!((n_reused, n_kept), (n_prompt - 1, 1));
+        let (_, n_long, n_kept) = reused(1, &"a ".repeat(80))?;
+        assert!(n_long > 192 && n_kept == 0, "{n_long} {n_kept}");
+        assert!(reused(2, "a")?.0 < n_prompt / 2, "it had to go");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn no_more_conversations_are_kept_than_pictures() {
+    on(1, 2048, |session| {
+        for seed in 1..=6 {
+            let key = block_on(session.look(&picture(seed), &mut Ear::default()))?.key;
+            let chat = Chat { image: Some(key), turns: Vec::new() };
+            block_on(session.prepare(&chat, &mut Ear::default()))?;
+            assert_eq!(session.model().n_kept(), (seed - 1).min(3));
+        }
+        // The one used last stays longest, as a picture and as a conversation.
+        for seed in [3, 7, 8, 3] {
+            let mut ear = Ear::default();
+            let key = block_on(session.look(&picture(seed), &mut ear))?.key;
+            let chat = Chat { image: Some(key), turns: Vec::new() };
+            block_on(session.prepare(&chat, &mut ear))?;
+            assert_eq!((ear.tiles, ear.n_read) == (0, 0), seed == 3, "picture {seed}");
+        }
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]
