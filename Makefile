@@ -115,7 +115,7 @@ golden: toolchain node_modules
 	test -d .venv || python3 -m venv .venv
 	.venv/bin/pip install --quiet -r tests/golden/requirements.txt
 	node tests/golden/llama3-vocabulary.mjs
-	for script in make preprocess text metrics ask_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
+	for script in make preprocess text metrics ask_llama_cpp types_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
 
 # ---- the demo model, on demand, with Python; each can be interrupted and goes on where it was
 

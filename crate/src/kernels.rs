@@ -141,11 +141,10 @@ impl Tiles {
         for token in 0..self.n_tokens {
             let tile = self.tile(token / TILE);
             for block in 0..self.n_blocks {
-                let scale = tile.scale(block, token % TILE);
-                let [first, second] = tile.sums(block, token % TILE);
-                match per_block {
-                    1 => sums.push(scale * (first + second) as f32),
-                    _ => sums.extend([first, second].map(|sum| scale * sum as f32)),
+                let (place, scale) = (token % TILE, tile.scale(block, token % TILE));
+                for cols in (0..BLOCK).step_by(BLOCK / per_block) {
+                    let sum: i32 = (cols..cols + BLOCK / per_block).map(|col| tile.quant(block, place, col)).sum();
+                    sums.push(scale * sum as f32);
                 }
             }
         }

@@ -6,6 +6,9 @@ use half::{bf16, f16};
 use llama3med::gguf::Dtype;
 use llama3med::{Error, Result};
 
+/// The types that this tool writes; the engine reads more.
+pub const TYPES: [Dtype; 7] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q4_0, Dtype::Q8_0, Dtype::Q4K, Dtype::Q6K];
+
 /// Encodes whole rows. `name` is the tensor's, for messages.
 pub fn encode(name: &str, dtype: Dtype, values: Vec<f32>) -> Result<Vec<u8>> {
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
@@ -19,6 +22,7 @@ pub fn encode(name: &str, dtype: Dtype, values: Vec<f32>) -> Result<Vec<u8>> {
         Dtype::Q8_0 => GgmlDType::Q8_0,
         Dtype::Q4K => GgmlDType::Q4K,
         Dtype::Q6K => GgmlDType::Q6K,
+        _ => return Err(Error::Unsupported(format!("tensor {name}: {} is read but not written", dtype.name()))),
     };
     let n = values.len();
     let quantized = Tensor::from_vec(values, n, &Device::Cpu).and_then(|values| QTensor::quantize(&values, theirs));
@@ -42,7 +46,7 @@ mod tests {
     #[test]
     fn every_type_comes_back_close() {
         let values: Vec<f32> = (0..512).map(|i| ((i * 7919 % 1009) as f32 / 504.0 - 1.0) * 0.05).collect();
-        for dtype in Dtype::ALL {
+        for dtype in TYPES {
             let bytes = encode("w", dtype, values.clone()).unwrap();
             assert_eq!(bytes.len(), dtype.row_bytes(512));
             let mut back = vec![0.0; 512];

@@ -1,15 +1,19 @@
-//! The same decoder file in llama.cpp and here: the same prompt ids, the same greedy answers (`golden/ask_llama_cpp.py`).
+//! The same decoder file in llama.cpp and here: the same prompt ids, the same greedy answers (`golden/ask_llama_cpp.py`); and the blocks of every stored
+//! type against the values that the Python package gguf reads from them (`golden/blocks.py`).
 
 use crate::decoder::{decoder, logits};
 use crate::golden::{Files, best, folder, header, n_known, on_ranks};
 use crate::whole::Record;
 use llama3med::decoder::Input;
 use llama3med::gguf::Dtype;
+use llama3med::matrix::MatrixBuilder;
 use llama3med::prompt::{Piece, Template};
+use llama3med::quant::dequantize;
 use llama3med::ranks::block_on;
 use llama3med::session::{AskOptions, Chat};
 use llama3med::tokenizer::Tokenizer;
 use quantize::native::with_session;
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 fn ids(case: &Value, key: &str) -> Vec<u32> {
@@ -75,5 +79,38 @@ fn every_clear_choice_of_llama_cpp_is_ours_in_every_type() {
         println!("{variant} {}: {n_same} of {} clear choices", dtype.name(), clear.len());
         assert!(clear.len() > answer.len() / 2, "{variant} {}: too few clear choices", dtype.name());
         assert_eq!(n_same, clear.len(), "{variant} {}", dtype.name());
+    }
+}
+
+/// Tensors of a golden file of `types/` (`golden/blocks.py`).
+fn types(file: &str) -> Vec<u8> {
+    std::fs::read(folder("types").join(file)).unwrap()
+}
+
+fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+/// Every type's values, decoded from stored bytes and read back from kernel form, whole and cut as ranks cut: bit for bit those of ggml's own package.
+#[test]
+fn blocks_of_every_type_mean_what_ggml_says() {
+    let bytes = types("blocks.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    for dtype in Dtype::ALL.into_iter().filter(|dtype| dtype.block_len() > 1) {
+        let stored = file.tensor(&format!("{}.bytes", dtype.name())).unwrap().data().to_vec();
+        let values = f32s(file.tensor(&format!("{}.values", dtype.name())).unwrap().data());
+        let mut decoded = vec![0.0; values.len()];
+        dequantize(dtype, &stored, &mut decoded);
+        assert_eq!(decoded, values, "{}", dtype.name());
+        let n_cols = values.len() / 2;
+        for cols in [0..n_cols, 0..n_cols / 4, n_cols / 4..n_cols / 2, 100..613, 32..33] {
+            let mut builder = MatrixBuilder::new(dtype, 2, n_cols, cols.clone()).unwrap();
+            builder.push(&stored);
+            let (matrix, mut row) = (builder.finish("w").unwrap(), vec![0.0; cols.len()]);
+            for (idx, values) in values.chunks_exact(n_cols).enumerate() {
+                matrix.row(idx, &mut row);
+                assert_eq!(row, values[cols.clone()], "{} {cols:?}", dtype.name());
+            }
+        }
     }
 }
