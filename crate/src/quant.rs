@@ -18,7 +18,7 @@
 //! So a vector register of 16 (32) bytes meets 4 consecutive activations repeated 4 (8) times, and the sums of 4 (8) rows come out side by side.
 //! Rows that are missing in the last group have scale 0. All numbers of the stored form are kept exactly.
 //!
-//! Four forms hold all types. Four of them have a type of their own; the other types are integers with scales too ([`Sub`]), and go where their integers fit:
+//! Four forms hold all types. Each is made for the type of its name; the other types are integers with scales too ([`Sub`]) and go where those fit:
 //!
 //! ```text
 //! Q4   Q4_0, Q4_1*             Q8   Q8_0, Q5_0, Q5_1*, IQ4_NL, IQ4_XS (values of the codebook)
