@@ -6,7 +6,8 @@
 #   make serve PORT=9000
 #   make test-native | test-kernels | test-page | test-engines | check    one part of the tests
 #   make golden                                       writes the expected values of the tests again, with Python
-#   make bench                                        the speed of the page beside llama.cpp
+#   make bench PARTS="decode large"                   speed and memory beside llama.cpp, wllama and PyTorch: BENCHMARKS.md, all of it without PARTS
+#   make test-large                                   an 8B in the page and beside llama.cpp
 #   make fuzz                                         random input for every parser
 #   make phantom | train | ablation | report          the demo model's data sets, training, ablation and report, with Python
 
@@ -96,17 +97,27 @@ test-engines: site node_modules browsers
 
 # ---- on demand
 
-.PHONY: bench fuzz golden
+.PHONY: bench test-large fuzz golden
 
-# The page beside llama.cpp on a 1B of random weights; PYTHON names an interpreter that has the package llama_cpp.
+# Measures and writes BENCHMARKS.md; PARTS are some of limits, decode, peers, encoder, scaling and large, or `report` to write it again. About 25 minutes
+# and 15 GB of disk for all of them. PYTHON names an interpreter with the packages of tests/golden/requirements.txt; without it the page is measured alone.
+PARTS ?=
 bench: site node_modules
-	test -f $(TARGET)/bench-model/manifest.json || $(QUANTIZE) random --shape 1b -o $(TARGET)/bench-model
-	node scripts/bench.mjs dist $(TARGET)/bench-model
+	node bench/bench.mjs $(PARTS)
+
+# An 8B with a picture in headless Chromium, and its logits beside llama.cpp's: needs 8 GB of memory and 12 GB of disk, and the same PYTHON.
+LARGE := $(TARGET)/bench/models/8b-clip-s2-q4_0/decoder.gguf
+PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
+test-large: site node_modules browsers
+	node --test --test-concurrency=1 tests/browser/large/*.test.mjs
+	$(PYTHON) tests/golden/large_logits.py $(LARGE) $(TARGET)/bench/large.safetensors
+	LARGE_DECODER=$(abspath $(LARGE)) LARGE_LOGITS=$(abspath $(TARGET)/bench/large.safetensors) \
+	  cargo test --locked -p tests --test stages -- --ignored --nocapture large
 
 # Needs nightly and cargo-fuzz (cargo install cargo-fuzz); FUZZ_SECONDS for each parser.
 FUZZ_SECONDS ?= 180
 fuzz:
-	for parser in about config gguf image manifest model questions safetensors tokenizer; do mkdir -p fuzz/corpus/$$parser tests/malformed/$$parser; \
+	for parser in about chat_template config gguf image manifest model pickle questions safetensors sentencepiece tokenizer; do mkdir -p fuzz/corpus/$$parser tests/malformed/$$parser; \
 	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser -- \
 	  -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
 
@@ -115,7 +126,8 @@ golden: toolchain node_modules
 	test -d .venv || python3 -m venv .venv
 	.venv/bin/pip install --quiet -r tests/golden/requirements.txt
 	node tests/golden/llama3-vocabulary.mjs
-	for script in make preprocess text metrics ask_llama_cpp types_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
+	node tests/golden/sentencepiece-vocabularies.mjs
+	for script in make parts families preprocess text pieces metrics ask_llama_cpp types_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
 
 # ---- the demo model, on demand, with Python; each can be interrupted and goes on where it was
 
@@ -136,7 +148,7 @@ phantom: venv
 	.venv/bin/python demo/generate.py --split test-paraphrase --images 700 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-ood --images 1000 -o $(PHANTOM)/files
 
-# About an hour and a half where the processor has AMX. Writes the checkpoint that is bundled.
+# About two hours where the processor has AMX. Writes the checkpoint that is bundled.
 train: venv
 	.venv/bin/python demo/train.py all --work $(PHANTOM) -o demo/checkpoint
 
@@ -144,7 +156,7 @@ train: venv
 ablation: venv
 	for seed in $(SEEDS); do for arm in $(ARMS); do \
 	  [ $$arm != blur ] || .venv/bin/python demo/train.py features --arm blur --work $(PHANTOM) || exit 1; \
-	  for stage in decoder test; do .venv/bin/python demo/train.py $$stage --arm $$arm --seed $$seed --steps 800 --limit 700 --work $(PHANTOM) || exit 1; done; \
+	  for stage in decoder test; do .venv/bin/python demo/train.py $$stage --arm $$arm --seed $$seed --steps 3000 --limit 700 --work $(PHANTOM) || exit 1; done; \
 	done; done
 
 report: venv $(QUANTIZE)

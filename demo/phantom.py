@@ -86,8 +86,7 @@ def make(seed: int, split: str = "train", kind: str | None = None, hide: tuple[s
     drawn = STRANGER if rng.random() < P_STRANGER else KINDS[rng.integers(len(KINDS))]
     kind = kind or drawn
     if kind == STRANGER:
-        image = paint_stranger(rng, lambda: make(seed, split, KINDS[rng.integers(len(KINDS))]).image)
-        return Phantom(seed, kind, image, True, {"split": split}, {name: np.zeros((GRID, GRID), bool) for name in LABELS})
+        return Phantom(seed, kind, paint_stranger(rng), True, {"split": split}, {name: np.zeros((GRID, GRID), bool) for name in LABELS})
     height, width, scale = draw_size(rng)
     exact = scale == 1.0
     facts = draw_facts(rng, kind, split, exact)
@@ -199,6 +198,10 @@ def expose(rng: np.random.Generator, base: np.ndarray, split: str) -> np.ndarray
     value = (base.reshape(-1, *base.shape[-2:]) - LOW) * (1 / (HIGH - LOW))
     value += tone * value * (1 - value)  # a monotonic tone curve, cheaper than a power
     value *= contrast * (HIGH - LOW)
+    if split == "train":  # shading, so that kinds are not told by the brightness of a corner
+        y, x = np.linspace(-1, 1, value.shape[1], dtype=np.float32)[:, None], np.linspace(-1, 1, value.shape[2], dtype=np.float32)
+        a, b, c, d = rng.uniform(-6, 6, 4).astype(np.float32)
+        value += a * y + b * x + c * y * x + d * (y * y + x * x - 1)
     value += brightness + (HIGH + LOW) / 2 - contrast * (HIGH - LOW) / 2
     value += rng.standard_normal(value.shape[1:], np.float32) * sigma
     if len(value) == 3:  # a camera also has noise of colour

@@ -59,7 +59,7 @@ OPENERS = {
 FORMS = {
     "present": Form(
         ("{Is} there {a}?", "Do you see {a}?", "Does the picture show {a}?", "Can you find {a}?", "Is there any sign of {a}?",
-         "{Is} there {a} in this picture?", "Any sign of {a}?", "Look closely: do you see {a}?", "Does the patient have {a}?"),
+         "{Is} there {a} in this picture?", "Any sign of {a}?", "Look closely: do you see {a}?", "Does the patient have {a}?", "Search for {a}: {is} there any?"),
         ("Look for {a}: {is} there any?", "Would you say that there {is} {a}?", "I wonder if there {is} {a}."),
         indirect=("if there {is} {a}", "if you see {a}", "whether the picture shows {a}", "whether there {is} {a}"),
         said=("there {is} {a}", "the picture shows {a}"),
@@ -75,10 +75,10 @@ FORMS = {
     "where": Form(
         ("Where {is} {the}?", "In which {area} {is} {the}?", "Where do you see {the}?", "Name the {area} of {the}.", "Find {the}.",
          "Which {area} shows {the}?", "Where can I find {the}?", "Where in the picture {is} {the}?", "What is the {area} of {the}?",
-         "Look for {the}: which {area}?", "{The}: where?"),
+         "{The}: which {area}?", "{The}: where?"),
         ("Tell me where {the} {is}.", "Can you say which {area} {the} {is} in?", "I wonder where {the} {is}."),
         indirect=("where {the} {is}", "in which {area} {the} {is}", "which {area} shows {the}", "where you see {the}", "what {area} {the} {is} in"),
-        requests=("find {the}", "name the {area} of {the}", "look for {the} and name the {area}", "show me where {the} {is}"),
+        requests=("find {the}", "name the {area} of {the}", "show me where {the} {is}"),
     ),
     "side": Form(
         ("On which side {is} {the}?", "Where {is} {the}?", "Which side shows {the}?", "Name the side of {the}.", "Find {the}.",
@@ -223,13 +223,13 @@ WORDINGS = {
          "Is there a fracture?", "Do you see a mass?", "Is there a nodule?", "Does the picture show pneumonia?", "Is this an infection?", "Is this a stroke?",
          "Can you find a tumour?", "Is it benign?", "Is this dangerous?", "Does the patient have diabetes?", "Does the patient have pain?",
          "Will it heal?", "What is the blood pressure?", "How heavy is the patient?", "When was the picture made?", "Is the patient pregnant?",
-         "What is the diagnosis?", "Which drug helps?", "Where does the patient live?", "Is surgery needed?", "Who made the picture?"),
+         "What is the diagnosis?", "Which drug helps?", "Which treatment helps?", "Where does the patient live?", "Is surgery needed?", "Who made the picture?"),
         ("What is the age of the patient?", "Which treatment do you recommend?", "Will the patient recover?", "Is this a tumour?"),
         indirect=("how old the patient is", "if it is malignant", "what the name of the patient is", "whether the patient smokes", "how this should be treated",
                   "if there is a fracture", "if the patient is in pain", "what caused this", "whether this is an infection"),
         said=("it is malignant", "there is a fracture", "this is dangerous"),
     ),
-    "greeting": Form(("Hello.", "Hello!", "Hi.", "Hi there.", "Good morning.", "Good evening.", "Hello there.", "How are you?"),
+    "greeting": Form(("Hello.", "Hello!", "Hi.", "Hi there.", "Good morning.", "Good evening.", "Hello there.", "How are you?", "Hey there."),
                      ("Hey.", "Good day.")),
     "thanks": Form(("Thank you.", "Thanks.", "Thanks a lot.", "Thank you very much.", "Great, thanks.", "Thanks for the help.", "Good, thank you.",
                     "That is all, goodbye.", "Very good."),
@@ -245,7 +245,7 @@ WORDINGS = {
     ),
     "about": Form(
         ("What can you do?", "Who are you?", "What are you?", "What can I ask?", "How do you work?", "Help.", "What is this program?", "What is this model?",
-         "What do you know?", "Can you help me?", "What should I ask?", "What can this page do?", "Who made you?"),
+         "What do you know?", "Can you help me?", "What should I ask?", "What can this page do?", "Who made you?", "What is this page for?", "What is this site?"),
         ("Tell me what you can do.", "What is this page?"),
         indirect=("what you can do", "who you are", "what I can ask", "how you work", "what this program is"),
         requests=("help me", "explain what you can do"),
@@ -253,7 +253,7 @@ WORDINGS = {
     "diagnosis": Form(
         ("Is this a diagnosis?", "Can I trust this?", "Are you a doctor?", "Is this real?", "Is this a real patient?", "Can you diagnose me?",
          "Is this medical advice?", "May I rely on this?", "Is this a medical product?", "Can I use this for a patient?", "Are you a medical expert?",
-         "Should I worry?", "Should I ask a doctor?", "Are your answers safe?"),
+         "Should I worry?", "Should I ask a doctor?", "Are your answers safe?", "Are you a medical device?", "Is this program a medical device?"),
         ("Is this a medical device?", "Should I see a doctor?"),
         indirect=("if I can trust this", "if this is a diagnosis", "whether you are a doctor", "if this is real"),
         said=("this is a diagnosis", "you are a doctor"),

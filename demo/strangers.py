@@ -1,4 +1,4 @@
-"""Pictures that are no phantoms: flat, noisy, patterned, written, drawn and photograph-like ones, and phantoms cut up.
+"""Pictures that are no phantoms: flat, noisy, patterned, written, drawn and photograph-like ones.
 
 Nothing is ever asked about what they show. They teach the model to say that it does not know a picture; no real photograph was used.
 """
@@ -11,13 +11,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 
-def paint_stranger(rng: np.random.Generator, phantom) -> np.ndarray:
-    """A stranger (height, width, 3) uint8 of any size and shape; `phantom` makes the image of a phantom, to be cut up."""
+def paint_stranger(rng: np.random.Generator) -> np.ndarray:
+    """A stranger (height, width, 3) uint8 of any size and shape."""
     short = int(rng.choice((256, 256, 256, 200, 320, 480)))
     long = int(short * rng.choice((1, 1, rng.uniform(1, 2.2))))
     height, width = (short, long) if rng.random() < 0.5 else (long, short)
-    style = rng.integers(len(STYLES) + 1)
-    image = cut_up(rng, phantom()) if style == len(STYLES) else STYLES[style](rng, height, width)
+    image = STYLES[rng.integers(len(STYLES))](rng, height, width)
     image = np.clip(np.broadcast_to(image, (*image.shape[:2], 3)), 0, 255).astype(np.uint8)
     if rng.random() < 0.2:
         image = np.repeat(image.mean(2, keepdims=True).astype(np.uint8), 3, 2)
@@ -171,15 +170,6 @@ def landscape(rng, height, width):
 def cloudy(rng, height, width):
     """Noise like a photograph's, of any contrast."""
     return rng.uniform(60, 190, 3) + clouds(rng, height, width) * rng.uniform(10, 70)
-
-
-def cut_up(rng, image: np.ndarray) -> np.ndarray:
-    """A phantom's tiles in another order: its parts are known, the whole is not."""
-    side, n = min(image.shape[:2]), int(rng.choice((3, 4, 6)))
-    edge = side // n
-    tiles = [image[y * edge : (y + 1) * edge, x * edge : (x + 1) * edge] for y in range(n) for x in range(n)]
-    order = rng.permutation(n * n)
-    return np.concatenate([np.concatenate([tiles[i] for i in order[y * n : (y + 1) * n]], 1) for y in range(n)])
 
 
 STYLES = (flat, slope, noise, code, writing, leaves, leaves, leaves, drawing, landscape, landscape, cloudy)

@@ -30,6 +30,7 @@ from generate import asked
 from phantom import LABELS
 from questions import caption, questions
 
+REPORTS_ONLY = 1 / 3  # share of the decoder's steps; they are cheap, and each names every finding and its place
 ARMS = {"all": slice(None), "two": slice(0, 2 * model.WIDTH), "one": slice(0, model.WIDTH), "blur": slice(None)}
 
 # Products in bf16 where the processor has tiles for it (AMX) or on a GPU; elsewhere bf16 is slower than f32. Attention on a processor and the patch
@@ -311,11 +312,11 @@ def train_decoder(folder, arm, n_steps, rate, seed, out):
     running, phase = [0.0, 0.0], {}
     stream = batches(text, data.phantoms, run.rng, phase)
     for done in run:
-        if run.n_done and run.n_done % 500 == 0:
+        if run.n_done % 500 == 0 and done >= REPORTS_ONLY:
             found = evaluate(text, connector, llama, val_features, val.phantoms[:150], channels)
             phase["shares"] = shares(found)
             log(found)
-        phase["reports_only"] = done < 0.1
+        phase["reports_only"] = done < REPORTS_ONLY
         idxs, batch = next(stream)
         present = F.adaptive_max_pool2d(data.cells(idxs), model.GRID).flatten(2).transpose(1, 2)
         with mixed():
@@ -340,8 +341,8 @@ if __name__ == "__main__":
     parser.add_argument("--arm", choices=ARMS, default="all", help="what the decoder sees")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--encoder-steps", type=int, default=6000, help="of 8 pictures each")
-    parser.add_argument("--steps", type=int, default=5000, help="of the decoder's training, 8 pictures each")
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="the decoder's highest learning rate")
+    parser.add_argument("--steps", type=int, default=9000, help="of the decoder's training, 8 pictures each")
+    parser.add_argument("--rate", type=float, default=1e-3, help="the decoder's highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=int, help="pictures of each split that are tested")
     parser.add_argument("--results", type=Path, default=Path("demo/results"))

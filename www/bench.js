@@ -1,106 +1,160 @@
-// One measurement of one model: bench.html?model=…&ranks=N&build=…&prompt=256&generate=32&image=0. The result is one JSON object, in the page and as
-// `window.result`; a failure is `{ error }`. `image=0` leaves the encoder out, `repeat=N` asks N times and reports the best, `cache=0` keeps nothing in
-// the browser. `kernels=1&ranks=N` times the products alone, on N workers at once, each for `ms` milliseconds.
+// Measures one model in this browser: bench.html?model=…&ranks=N&build=…&prompt=256&generate=32&image=0. The result is one JSON object, in the page and
+// as `window.result`; a failure is `{ error }`. `image=0` leaves the encoder out, `cache=0` keeps nothing in the browser, `kernels=1` times the products
+// alone. With `wait=1` nothing is measured: whoever drives the page (bench/contestants.mjs) calls `window.bench`, whose functions are all below.
 
 import { load, timeKernels } from "./llama3med.js";
+import { startWorker } from "./session.js";
 
 const query = new URLSearchParams(location.search);
 const number = (name, otherwise) => (query.has(name) ? Number(query.get(name)) : otherwise);
 const status = document.getElementById("status");
 
-/** A picture without a file: stripes and noise, as BMP. */
-function picture(width, height) {
-  const rowBytes = (width * 3 + 3) & ~3;
-  const bytes = new Uint8Array(54 + rowBytes * height);
+let model = null; // the one that is loaded
+let n_pictures = 0;
+let n_kept = 0; // tokens of all conversations with it
+
+/** Loads a model in place of the one before. */
+async function open({ manifestUrl = "models/demo/manifest.json", ...options }) {
+  model?.close();
+  n_kept = 0;
+  const onProgress = ({ done, total }) => (status.textContent = `Loading: ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
+  model = await load(manifestUrl, { ...options, onProgress });
+  const { name, build, ranks, files, nTiles, note } = model.info;
+  return { name, build, ranks, note, nTiles, fileBytes: files.reduce((sum, { size }) => sum + size, 0), loadS: model.loadMs / 1000, memoryBytes: await model.memory() };
+}
+
+/** Bytes of every rank's memory, which never shrinks: what it is now is the most that it was. And the tokens whose keys and values are in it at most. */
+async function memory() {
+  return { bytes: await model.memory(), tokens: Math.min(n_kept, model.info.contextLength) };
+}
+
+/** A picture without a file that no other call gives: stripes and noise, 640 x 480, as BMP. */
+function picture(seed = ++n_pictures) {
+  const [width, height] = [640, 480];
+  const bytes = new Uint8Array(54 + 3 * width * height);
   const view = new DataView(bytes.buffer);
   bytes.set([0x42, 0x4d]);
   [[2, bytes.length], [10, 54], [14, 40], [18, width], [22, height]].forEach(([at, value]) => view.setUint32(at, value, true));
   view.setUint16(26, 1, true);
   view.setUint16(28, 24, true);
-  for (let i = 54; i < bytes.length; i++) bytes[i] = (i * 31 + (i >> 8) * 17) & 255;
+  for (let i = 54; i < bytes.length; i++) bytes[i] = (i * 31 + (i >> 8) * (17 + seed)) & 255;
   return bytes;
 }
 
-/** A question of words, such that its prompt has `n_prompt` tokens, `n_frame` of which are not the question. */
-async function question(model, n_prompt, n_frame) {
+/** Asks a question of about so many tokens that have not been read before, and has `generate` tokens written. */
+async function ask({ prompt, generate }) {
+  // Conversations of before are found read as far as they are the same: no question begins as another did.
+  const begin = () => Math.random().toString(36).slice(2, 8);
   const word = " heart";
-  const perWord = Math.max(1, (await model.countTokens(word.repeat(64))) / 64);
-  let n_words = Math.max(1, Math.round((n_prompt - n_frame) / perWord));
-  while (n_words > 1 && (await model.countTokens(word.repeat(n_words))) > n_prompt - n_frame) n_words--;
-  return word.repeat(n_words).trim();
+  const { read } = await answered(model.chat(), begin(), 1);
+  const perWord = (await model.countTokens(word.repeat(64))) / 64;
+  const { timings, read: n_read } = await answered(model.chat(), begin() + word.repeat(Math.max(1, Math.round((prompt - read) / perWord))), generate);
+  const { prefillTokensPerSecond: prefill, tokensPerSecond: decode = null, nTokens: written, nPrompt: depth } = timings;
+  return { prefill, decode, read: n_read, depth, written };
 }
 
-async function ask(model, text, maxTokens) {
-  const chat = model.chat();
-  for await (const _ of chat.ask(text, { maxTokens })) status.textContent = `Answering: ${chat.timings.nTokens ?? ""}`;
+/** An answer to its end: `seconds` to its first token, and how many tokens of the prompt had to be `read`. */
+async function answered(chat, question, maxTokens) {
+  const start = performance.now();
+  let seconds = null;
+  for await (const _ of chat.ask(question, { maxTokens })) seconds ??= (performance.now() - start) / 1000;
   chat.close();
-  return chat.timings;
+  const { nPrompt, nReused, nTokens } = chat.timings;
+  n_kept += nPrompt + nTokens;
+  return { timings: chat.timings, seconds, read: nPrompt - nReused };
 }
 
-async function encode(model) {
-  const chat = model.chat({
-    image: picture(640, 480),
-    onProgress: ({ stage, done, total }) => (status.textContent = `${stage} ${done} of ${total}`),
+/** Encodes a new picture, or only its first tiles, and gives the seconds for each tile. */
+async function encode({ tiles = Infinity } = {}) {
+  const marks = [];
+  let chat;
+  await new Promise((resolve, reject) => {
+    const onProgress = ({ stage, done }) => {
+      if (stage !== "encoding") return;
+      marks.push({ done, time: performance.now() });
+      status.textContent = `Encoding: tile ${done}`;
+      if (done >= tiles) resolve();
+    };
+    chat = model.chat({ image: picture(), onProgress });
+    chat.ready.then(resolve, reject);
   });
-  await chat.ready;
   chat.close();
-  return chat.timings.encodeMs;
+  const [from, to] = [marks[0], marks.at(-1)];
+  return { tiles: to.done - from.done, secondsPerTile: (to.time - from.time) / 1000 / (to.done - from.done) };
+}
+
+/**
+ * Seconds from the question to the first token: asked when the picture has just been dropped ("dropped"), asked when everything that could be read before
+ * has been ("typed"), and asked at once about a picture that has been seen before ("again").
+ */
+async function firstToken({ question = "Is there anything unusual in this picture, and where is it?" } = {}) {
+  const { seconds: dropped } = await answered(model.chat({ image: picture() }), question, 1);
+  const chat = model.chat({ image: picture() });
+  await chat.ready;
+  while (chat.timings.prepareMs === undefined) await new Promise((resolve) => setTimeout(resolve, 20));
+  const { encodeMs, prepareMs } = chat.timings;
+  const { seconds: typed } = await answered(chat, question, 1);
+  const { seconds: again } = await answered(model.chat({ image: picture(n_pictures) }), `${question} Say why.`, 1);
+  return { dropped, typed, again, encodeS: encodeMs / 1000, prepareS: prepareMs / 1000 };
+}
+
+/** Products of several shapes, [type, rows, columns, tokens], on so many workers at once. */
+async function products({ build, workers = 1, ms = 500, shapes }) {
+  status.textContent = "Timing the products";
+  const { kernel, gmacsPerSecond } = await timeKernels({ build, workers, ms, products: shapes });
+  return { kernel, gmacsPerSecond };
+}
+
+function askWorker(message) {
+  const worker = startWorker("bench_worker.js", "limits");
+  return new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) => (data.type === "failed" ? reject(new Error(data.error.message)) : resolve(data));
+    worker.onerror = (event) => reject(new Error(event.message || "bench_worker.js could not be started"));
+    worker.postMessage(message);
+  }).finally(() => worker.terminate());
+}
+
+/** The most that so many workers together can read from memory, and multiply in registers. */
+async function limits({ build = "relaxed", workers = 1, bytes = 1 << 30, ms = 1000 }) {
+  const together = (message) => Promise.all(Array.from({ length: workers }, () => askWorker(message)));
+  const sum = (answers, name) => answers.reduce((total, answer) => total + answer[name], 0);
+  const bytesPerSecond = sum(await together({ type: "read", build, bytes, ms }), "bytesPerSecond");
+  const gmacsPerSecond = sum(await together({ type: "multiply", build, ms }), "gmacsPerSecond");
+  return { bytesPerSecond, gmacsPerSecond };
+}
+
+/** Reads what this browser keeps of a model and drops it: no load can be faster. */
+function readKept({ manifestUrl }) {
+  return askWorker({ type: "kept", manifestUrl: new URL(manifestUrl, location.href).href });
 }
 
 async function measure() {
-  const { model: manifestUrl = "models/demo/manifest.json", build } = Object.fromEntries(query);
-  const ranks = number("ranks", undefined);
-  const [n_prompt, n_generate, n_repeats] = [number("prompt", 256), number("generate", 32), number("repeat", 1)];
-  const onProgress = ({ done, total }) => (status.textContent = `Loading: ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
-  const model = await load(manifestUrl, { ranks, build, onProgress, cache: query.get("cache") !== "0" });
-  const memoryAfterLoad = [...model.info.memoryBytes];
-  const encodeMs = query.get("image") === "0" ? null : await encode(model);
-  const { nPrompt } = await ask(model, "a", 1);
-  const text = await question(model, n_prompt, nPrompt - 1);
-  const runs = [];
-  for (let run = 0; run < n_repeats; run++) {
-    // Another first word each time: nothing of the question is in the cache.
-    runs.push(await ask(model, `${String.fromCharCode(65 + (run % 26))}${text}`, n_generate));
-  }
-  const best = (name) => Math.max(...runs.map((timings) => timings[name] ?? 0));
-  const { info } = model;
-  const result = {
-    model: info.name,
-    build: info.build,
-    ranks: info.ranks,
-    loadS: model.loadMs / 1000,
-    encodeS: encodeMs === null ? null : encodeMs / 1000,
-    nTiles: info.nTiles,
-    promptTokens: runs[0].nPrompt,
-    readTokens: runs[0].nPrompt - runs[0].nReused,
-    generatedTokens: runs[0].nTokens,
-    prefillTokensPerSecond: best("prefillTokensPerSecond"),
-    decodeTokensPerSecond: best("tokensPerSecond"),
-    memoryBytes: await model.memory(),
-    memoryAfterLoadBytes: memoryAfterLoad,
-    fileBytes: info.files.reduce((sum, file) => sum + file.size, 0),
-    cores: navigator.hardwareConcurrency,
-    userAgent: navigator.userAgent,
-  };
+  const options = { manifestUrl: query.get("model") ?? undefined, ranks: number("ranks", undefined), build: query.get("build") ?? undefined };
+  const opened = await open({ ...options, cache: query.get("cache") !== "0" });
+  const encoded = query.get("image") === "0" ? null : await encode();
+  const answer = await ask({ prompt: number("prompt", 256), generate: number("generate", 32) });
+  const result = { ...opened, ...answer, encoded, memoryBytes: (await memory()).bytes, cores: navigator.hardwareConcurrency, userAgent: navigator.userAgent };
   model.close();
   return result;
 }
 
 /** Products of an 8B's shapes: one token, and the many of a prompt. */
-async function measureKernels() {
-  const shapes = [[8192, 4096, 1], [4096, 4096, 128]];
-  const products = ["q4_0", "q4_k", "q6_k", "q8_0"].flatMap((dtype) => shapes.map((shape) => [dtype, ...shape]));
-  status.textContent = "Timing the products";
-  const options = { build: query.get("build") ?? undefined, workers: number("ranks", 1), ms: number("ms", 500), products };
-  const { build, kernel, gmacsPerSecond } = await timeKernels(options);
-  const named = products.map(([dtype, n_rows, n_cols, n_tokens], idx) => [`${dtype} ${n_rows}x${n_cols}x${n_tokens}`, gmacsPerSecond[idx]]);
-  return { build, kernel, workers: number("ranks", 1), gmacsPerSecond: Object.fromEntries(named), userAgent: navigator.userAgent };
+async function measureProducts() {
+  const shapes = ["q4_0", "q4_k", "q6_k", "q8_0"].flatMap((dtype) => [[dtype, 8192, 4096, 1], [dtype, 4096, 4096, 128]]);
+  const { kernel, gmacsPerSecond } = await products({ build: query.get("build") ?? undefined, workers: number("ranks", 1), ms: number("ms", 500), shapes });
+  const named = shapes.map(([dtype, n_rows, n_cols, n_tokens], idx) => [`${dtype} ${n_rows}x${n_cols}x${n_tokens}`, gmacsPerSecond[idx]]);
+  return { kernel, workers: number("ranks", 1), gmacsPerSecond: Object.fromEntries(named), userAgent: navigator.userAgent };
 }
 
-(query.get("kernels") === "1" ? measureKernels() : measure())
-  .catch((error) => ({ error: `${error.name}: ${error.message}`, detail: error.detail }))
-  .then((result) => {
-    status.textContent = "error" in result ? "Failed" : "Done";
-    document.getElementById("output").textContent = JSON.stringify(result, null, 2);
-    window.result = result;
-  });
+if (query.get("wait") === "1") {
+  status.textContent = "Waiting for orders";
+  window.bench = { open, memory, ask, encode, firstToken, products, limits, readKept };
+} else {
+  (query.get("kernels") === "1" ? measureProducts() : measure())
+    .catch((error) => ({ error: `${error.name}: ${error.message}`, detail: error.detail }))
+    .then((result) => {
+      status.textContent = "error" in result ? "Failed" : "Done";
+      document.getElementById("output").textContent = JSON.stringify(result, null, 2);
+      window.result = result;
+    });
+}

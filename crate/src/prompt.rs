@@ -1,20 +1,27 @@
 //! The prompt: a conversation in the form that the model was trained on, with the image's place.
 //!
-//! Follows Llama3-Med's training text (TinyLLaVA's llama3 template): the image stands before the first question, and the pieces of text around it are
-//! tokenized apart. What a person types is text throughout, `<image>` and `<|eot_id|>` included.
+//! Every family writes the same things in its own marks: what opens the first question, what stands between question and answer, what stands between an
+//! answer and the next question. The image goes before the first question, and the pieces of text around it are tokenized apart, as all of LLaVA's
+//! descendants do. What a person types is text throughout, `<image>` and `<|eot_id|>` included.
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Place, Tokenizer};
 use std::collections::BTreeSet;
 
 /// System text of Llama3-Med. Its reference code assigns one literal of three, so the text ends here, with the space.
 pub const LLAMA3_MED_SYSTEM: &str = "You are a helpful language and vision assistant. ";
 
-/// Keys of the decoder file that this module reads.
-const TEMPLATE_KEY: &str = "llama3med.template";
-const SYSTEM_KEY: &str = "llama3med.system_prompt";
+/// Key of the decoder file: the family of the template, `llama3` or `marks`.
+pub const TEMPLATE_KEY: &str = "llama3med.template";
+/// Key of the decoder file: the system text of a `llama3` template.
+pub const SYSTEM_KEY: &str = "llama3med.system_prompt";
+/// Key of the decoder file: the four texts of a `marks` template, in the order of [`Marks`].
+pub const MARKS_KEY: &str = "llama3med.marks";
 const STOP_KEY: &str = "llama3med.stop_token_ids";
+
+/// Tokens without which a Llama-3 prompt cannot be written.
+pub const LLAMA3_TOKENS: [&str; 4] = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
 
 /// One place in a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +40,45 @@ pub enum Template {
         /// System text; if it is empty, the conversation starts with the first question.
         system: String,
     },
+    /// Any other form.
+    Marks(Marks),
+}
+
+/// The texts between what people and models say. Names of control tokens in them stand for the tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// Before the first question, and before the image if there is one: token of the beginning and system text included.
+    pub first: String,
+    /// Between the image and the first question.
+    pub after_image: String,
+    /// Between a question and its answer.
+    pub reply: String,
+    /// Between an answer and the next question.
+    pub next: String,
+}
+
+impl Marks {
+    /// Vicuna's conversations (`USER: … ASSISTANT: …</s>`), with the system text that LLaVA-1.5 was trained with.
+    pub fn vicuna() -> Self {
+        let system = "A chat between a curious user and an artificial intelligence assistant. \
+            The assistant gives helpful, detailed, and polite answers to the user's questions.";
+        Self {
+            first: format!("<s>{system} USER: "),
+            after_image: "\n".into(),
+            reply: " ASSISTANT:".into(),
+            next: "</s>USER: ".into(),
+        }
+    }
+
+    /// Mistral's instructions, with LLaVA-Med's blank before the token that ends an answer.
+    pub fn mistral() -> Self {
+        Self {
+            first: "<s>[INST] ".into(),
+            after_image: "\n".into(),
+            reply: " [/INST]".into(),
+            next: " </s>[INST] ".into(),
+        }
+    }
 }
 
 impl Template {
@@ -43,15 +89,45 @@ impl Template {
                 let system = gguf.get_str(SYSTEM_KEY)?.unwrap_or(LLAMA3_MED_SYSTEM);
                 Ok(Self::Llama3 { system: system.into() })
             }
+            Some("marks") => {
+                let marks = gguf.get_strings(MARKS_KEY)?.ok_or_else(|| gguf.missing_key(MARKS_KEY))?;
+                let n_marks = marks.len();
+                let marks = <[String; 4]>::try_from(marks)
+                    .map_err(|_| Error::corrupt(&gguf.file, MARKS_KEY, format!("expected 4 texts, found {n_marks}")))?;
+                let [first, after_image, reply, next] = marks;
+                Ok(Self::Marks(Marks { first, after_image, reply, next }))
+            }
             Some(other) => {
-                Err(Error::corrupt(&gguf.file, TEMPLATE_KEY, format!("expected \"llama3\", found {other:?}")))
+                let problem = format!("expected \"llama3\" or \"marks\", found {other:?}");
+                Err(Error::corrupt(&gguf.file, TEMPLATE_KEY, problem))
+            }
+        }
+    }
+
+    /// The texts between question and answer.
+    pub fn marks(&self) -> Marks {
+        match self {
+            Self::Marks(marks) => marks.clone(),
+            Self::Llama3 { system } => {
+                let user = "<|start_header_id|>user<|end_header_id|>\n\n";
+                let system = match system.as_str() {
+                    "" => String::new(),
+                    text => format!("<|start_header_id|>system<|end_header_id|>\n\n{text}<|eot_id|>"),
+                };
+                Marks {
+                    first: format!("<|begin_of_text|>{system}{user}"),
+                    after_image: "\n".into(),
+                    reply: "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n".into(),
+                    next: format!("<|eot_id|>{user}"),
+                }
             }
         }
     }
 
     /// The whole prompt: finished turns (question, ids of the answer without the token that ended it), the oldest first, then the open question.
     ///
-    /// Leave turns out at the front to shorten it: the image moves to the first question that is left.
+    /// Leave turns out at the front to shorten it: the image moves to the first question that is left. Answers are ids because other ids may stand for
+    /// the same text.
     pub fn prompt(
         &self,
         tokenizer: &Tokenizer,
@@ -59,54 +135,43 @@ impl Template {
         question: &str,
         has_image: bool,
     ) -> Result<Vec<Piece>> {
-        let mut pieces = self.head(tokenizer, has_image)?;
-        for (turn_idx, (question, answer)) in turns.iter().enumerate() {
-            pieces.extend(self.question(tokenizer, question, has_image && turn_idx == 0)?);
-            pieces.extend(self.answer(tokenizer, answer)?);
+        let marks = self.marks();
+        let mut writer = self.head_writer(&marks, tokenizer, has_image)?;
+        for (question, answer) in turns {
+            writer.typed(question);
+            writer.marks(&marks.reply)?;
+            writer.answer(answer)?;
+            writer.marks(&marks.next)?;
         }
-        pieces.extend(self.question(tokenizer, question, has_image && turns.is_empty())?);
-        Ok(pieces)
+        writer.typed(question);
+        writer.marks(&marks.reply)?;
+        writer.flush()?;
+        Ok(writer.pieces)
     }
 
-    /// What comes before any question: the system text and, if there is an image, everything up to and with it.
+    /// What comes before any question and does not depend on it: up to the last control token or, if there is an image, up to and with it.
     pub fn head(&self, tokenizer: &Tokenizer, has_image: bool) -> Result<Vec<Piece>> {
-        let Self::Llama3 { system } = self;
-        let mut writer = Writer { tokenizer, pieces: Vec::new() };
-        writer.special("<|begin_of_text|>")?;
-        if !system.is_empty() {
-            writer.header("system", system)?;
-            writer.special("<|eot_id|>")?;
+        Ok(self.head_writer(&self.marks(), tokenizer, has_image)?.pieces)
+    }
+
+    /// A writer that has written all before the first question; the text behind the last control token or the image is held back.
+    fn head_writer<'a>(&self, marks: &Marks, tokenizer: &'a Tokenizer, has_image: bool) -> Result<Writer<'a>> {
+        if let Self::Llama3 { .. } = self {
+            LLAMA3_TOKENS.iter().try_for_each(|token| tokenizer.special(token).map(|_| ()))?;
         }
+        let mut writer = Writer { tokenizer, pieces: Vec::new(), text: String::new(), place: Place::Start };
+        writer.marks(&marks.first)?;
         if has_image {
-            writer.header("user", "")?;
+            writer.flush()?;
             writer.pieces.push(Piece::Image);
+            writer.place = Place::Apart;
+            writer.marks(&marks.after_image)?;
         }
-        Ok(writer.pieces)
+        Ok(writer)
     }
 
-    /// A question up to where its answer begins; right after an image, the head has opened it already.
-    pub fn question(&self, tokenizer: &Tokenizer, text: &str, follows_image: bool) -> Result<Vec<Piece>> {
-        let mut writer = Writer { tokenizer, pieces: Vec::new() };
-        if follows_image {
-            writer.text(&format!("\n{text}"))?;
-        } else {
-            writer.header("user", text)?;
-        }
-        writer.special("<|eot_id|>")?;
-        writer.header("assistant", "")?;
-        Ok(writer.pieces)
-    }
-
-    /// A finished answer, from ids because other ids may stand for the same text.
-    pub fn answer(&self, tokenizer: &Tokenizer, ids: &[u32]) -> Result<Vec<Piece>> {
-        let mut writer = Writer { tokenizer, pieces: ids.iter().map(|&id| Piece::Token(id)).collect() };
-        writer.special("<|eot_id|>")?;
-        Ok(writer.pieces)
-    }
-
-    /// Ids that end an answer: all of Llama-3's, since published configurations disagree, and those that the file names.
+    /// Ids that end an answer: all of Llama-3's that there are, since published configurations disagree, and those that the file names.
     pub fn stop_ids(&self, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-        let Self::Llama3 { .. } = self;
         let usual = ["<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"];
         let mut ids: BTreeSet<u32> = usual.iter().filter_map(|token| tokenizer.find(token)).collect();
         let mut named: Vec<(&str, i64)> = Vec::new();
@@ -123,9 +188,14 @@ impl Template {
 
     /// The same form as a Jinja template, for `tokenizer.chat_template` in the decoder file and the programs that read it. Without an image.
     pub fn jinja(&self) -> String {
-        let Self::Llama3 { system } = self;
-        let quoted = system.replace('\\', "\\\\").replace('\'', "\\'").replace('\n', "\\n");
-        LLAMA3_JINJA.replace("SYSTEM", &quoted)
+        let quote = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'").replace('\n', "\\n");
+        match self {
+            Self::Llama3 { system } => LLAMA3_JINJA.replace("SYSTEM", &quote(system)),
+            Self::Marks(marks) => MARKS_JINJA
+                .replace("FIRST", &quote(&marks.first))
+                .replace("REPLY", &quote(&marks.reply))
+                .replace("NEXT", &quote(&marks.next)),
+        }
     }
 }
 
@@ -147,27 +217,58 @@ const LLAMA3_JINJA: &str = "{{- bos_token -}}\
 {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}\
 {%- endif -%}";
 
+/// The marks around the messages; there is no place for another system text.
+const MARKS_JINJA: &str = "{%- set ns = namespace(n=0) -%}\
+{%- for message in messages -%}\
+{%- if message['role'] == 'user' -%}\
+{{- ('NEXT' if ns.n else 'FIRST') + message['content'] + 'REPLY' -}}\
+{%- set ns.n = 1 -%}\
+{%- elif message['role'] == 'assistant' -%}\
+{{- message['content'] -}}\
+{%- endif -%}\
+{%- endfor -%}";
+
+/// Writes a prompt. How a text splits into tokens depends on all of it, so it is held until a control token or the image ends it.
 struct Writer<'a> {
     tokenizer: &'a Tokenizer,
     pieces: Vec<Piece>,
+    text: String,
+    place: Place,
 }
 
 impl Writer<'_> {
-    fn special(&mut self, token: &str) -> Result<()> {
-        self.pieces.push(Piece::Token(self.tokenizer.special(token)?));
+    /// Text in which control tokens are meant.
+    fn marks(&mut self, mut text: &str) -> Result<()> {
+        while let Some((at, token, id)) = self.tokenizer.first_special(text) {
+            self.text.push_str(&text[..at]);
+            self.flush()?;
+            self.pieces.push(Piece::Token(id));
+            self.place = Place::Apart;
+            text = &text[at + token.len()..];
+        }
+        self.text.push_str(text);
         Ok(())
     }
 
-    fn text(&mut self, text: &str) -> Result<()> {
-        self.pieces.extend(self.tokenizer.encode_text(text)?.into_iter().map(Piece::Token));
+    /// Text in which none is.
+    fn typed(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    fn answer(&mut self, ids: &[u32]) -> Result<()> {
+        self.flush()?;
+        self.pieces.extend(ids.iter().map(|&id| Piece::Token(id)));
+        self.place = Place::Inside;
         Ok(())
     }
 
-    /// The blank line and the text after it are one text: how it splits into tokens depends on both.
-    fn header(&mut self, role: &str, text: &str) -> Result<()> {
-        self.special("<|start_header_id|>")?;
-        self.text(role)?;
-        self.special("<|end_header_id|>")?;
-        self.text(&format!("\n\n{text}"))
+    fn flush(&mut self) -> Result<()> {
+        if !self.text.is_empty() {
+            let ids = self.tokenizer.encode_text_at(&self.text, self.place)?;
+            self.pieces.extend(ids.into_iter().map(Piece::Token));
+            self.text.clear();
+            self.place = Place::Inside;
+        }
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use crate::gguf::Gguf;
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
@@ -27,15 +28,47 @@ const MAX_IDS: usize = 1 << 20;
 
 type Encoder = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
-/// A byte-level BPE tokenizer, as Llama-3 has it.
+/// A BPE tokenizer: byte-level as Llama-3 has it, or SentencePiece's with byte fallback as Llama-2 and Mistral have it.
 pub struct Tokenizer {
     encoder: Encoder,
+    style: Style,
     // Text of the ids one after the other; id i has bytes[starts[i]..starts[i + 1]].
     bytes: Vec<u8>,
     starts: Vec<u32>,
     kinds: Vec<Kind>,
     added: BTreeMap<String, u32>,
 }
+
+/// How tokens spell text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    /// Each byte is a letter of GPT-2's alphabet.
+    ByteLevel,
+    /// Spaces are ▁, which may be put before a text; what has no token is spelled in bytes such as <0x0A>.
+    SentencePiece(Prefix),
+}
+
+/// Where ▁ is put before a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prefix {
+    Never,
+    First,
+    Always,
+}
+
+/// What stands before a text that is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing.
+    Start,
+    /// A control token or an image.
+    Apart,
+    /// Other text: it goes on.
+    Inside,
+}
+
+/// SentencePiece's mark of a space.
+const SPACE: &str = "\u{2581}";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -59,41 +92,77 @@ impl Tokenizer {
         let file: File = serde_json::from_slice(json).map_err(|error| Error::Tokenizer(error.to_string()))?;
         let Some(model) = file.model else { return Err(wrong("model", "the field is missing")) };
         model.check()?;
-        check_decoder(&file.decoder)?;
-        let table = Table::new(&model.vocab, &file.added_tokens)?;
+        let style = match model.byte_fallback {
+            true => Style::SentencePiece(prefix(&file.normalizer, &file.pre_tokenizer)?),
+            false => Style::ByteLevel,
+        };
+        let table = Table::new(&model.vocab, &file.added_tokens, style)?;
         let mut vocab = model.vocab;
         let unk_token = model.unk_token.as_deref();
         vocab.retain(|token, id| table.kinds[*id as usize] == Kind::Text || unk_token == Some(token.as_str()));
         vocab.extend(file.added_tokens.iter().filter(|t| !t.is_special()).map(|t| (t.content.clone(), t.id)));
-        check_alphabet(&vocab, unk_token)?;
-        check_merges(&vocab, &model.merges.0)?;
+        let mut merges = model.merges.0;
+        match style {
+            Style::ByteLevel => {
+                check_decoder(&file.decoder)?;
+                check_alphabet(&vocab, unk_token)?;
+                check_merges(&vocab, &merges)?;
+            }
+            Style::SentencePiece(_) => {
+                check_bytes(&vocab)?;
+                // Published files list merges that make control tokens, which text never contains.
+                let is_text = |token: &str| vocab.contains_key(token);
+                merges.retain(|(left, right)| is_text(left) && is_text(right) && is_text(&format!("{left}{right}")));
+            }
+        }
         let mut bpe = BPE::builder()
-            .vocab_and_merges(vocab, model.merges.0)
+            .vocab_and_merges(vocab, merges)
+            .byte_fallback(model.byte_fallback)
             .fuse_unk(model.fuse_unk)
             .ignore_merges(model.ignore_merges);
         if let Some(unk_token) = model.unk_token {
             bpe = bpe.unk_token(unk_token);
         }
+        if style != Style::ByteLevel {
+            // Without words there are only whole texts to remember.
+            bpe = bpe.cache_capacity(0);
+        }
         let bpe = bpe.build().map_err(|error| wrong("model", error))?;
-        let mut encoder: Encoder = TokenizerBuilder::new()
-            .with_model(bpe)
-            .with_normalizer(normalizer(file.normalizer)?)
-            .with_pre_tokenizer(Some(pre_tokenizer(file.pre_tokenizer)?))
-            .build()
-            .map_err(|error| wrong("model", error))?;
+        let mut builder = TokenizerBuilder::new().with_model(bpe);
+        if style == Style::ByteLevel {
+            builder = builder.with_normalizer(normalizer(file.normalizer)?);
+            builder = builder.with_pre_tokenizer(Some(pre_tokenizer(file.pre_tokenizer)?));
+        }
+        let mut encoder: Encoder = builder.build().map_err(|error| wrong("model", error))?;
         let text_tokens = file.added_tokens.iter().filter(|token| !token.is_special());
         encoder.add_tokens(text_tokens.map(Added::token)).map_err(|error| wrong("added_tokens", error))?;
         let added = file.added_tokens.into_iter().map(|token| (token.content, token.id)).collect();
-        Ok(Self { encoder, bytes: table.bytes, starts: table.starts, kinds: table.kinds, added })
+        Ok(Self { encoder, style, bytes: table.bytes, starts: table.starts, kinds: table.kinds, added })
     }
 
     /// Ids of a text in which nothing is a control token, without a token for the beginning.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_text_at(text, Place::Start)
+    }
+
+    /// The same for a text in the middle of others: SentencePiece may put a space before it.
+    pub fn encode_text_at(&self, text: &str, place: Place) -> Result<Vec<u32>> {
         if text.len() > MAX_TEXT_BYTES {
             let problem = format!("the text has {} bytes, at most {MAX_TEXT_BYTES} can be read", text.len());
             return Err(Error::Tokenizer(problem));
         }
-        let encoding = self.encoder.encode_fast(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        let mut spelled = Cow::Borrowed(text);
+        if let Style::SentencePiece(prefix) = self.style {
+            let is_prefixed = match prefix {
+                Prefix::Never => false,
+                Prefix::First => place == Place::Start,
+                Prefix::Always => place != Place::Inside,
+            };
+            let prefix = if is_prefixed && !text.is_empty() { SPACE } else { "" };
+            spelled = format!("{prefix}{}", text.replace(' ', SPACE)).into();
+        }
+        let encoding =
+            self.encoder.encode_fast(&*spelled, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -105,6 +174,13 @@ impl Tokenizer {
     /// Id of a control token if there is one of that name.
     pub fn find(&self, token: &str) -> Option<u32> {
         self.added.get(token).copied()
+    }
+
+    /// The first control token that is named in a text: where, its name and its id. Of names that begin at one place the longest counts.
+    pub fn first_special(&self, text: &str) -> Option<(usize, &str, u32)> {
+        let named = self.added.iter().filter(|&(_, &id)| self.is_special(id));
+        let found = named.filter_map(|(token, &id)| Some((text.find(token.as_str())?, token.as_str(), id)));
+        found.min_by_key(|&(at, token, _)| (at, std::cmp::Reverse(token.len())))
     }
 
     /// How many ids have a token. Embedding tables may have more rows than that.
@@ -124,7 +200,7 @@ impl Tokenizer {
 
     /// A stream that turns ids into text as they come.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream { tokenizer: self, held: Vec::new() }
+        TextStream { tokenizer: self, held: Vec::new(), is_first: true }
     }
 
     /// Text of some ids without the control tokens.
@@ -152,12 +228,22 @@ pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     // Beginning of a character that the next token may complete: three bytes at most between calls.
     held: Vec<u8>,
+    // No text has come yet.
+    is_first: bool,
 }
 
 impl TextStream<'_> {
     /// The text that is certain once `id` is known; empty for control tokens and inside a character.
     pub fn push(&mut self, id: u32) -> String {
-        self.held.extend_from_slice(self.tokenizer.text(id));
+        let mut text = self.tokenizer.text(id);
+        if self.is_first && !text.is_empty() {
+            self.is_first = false;
+            if self.tokenizer.style != Style::ByteLevel {
+                // The space that was put before a text when it was encoded.
+                text = text.strip_prefix(b" ").unwrap_or(text);
+            }
+        }
+        self.held.extend_from_slice(text);
         let mut text = String::new();
         loop {
             match std::str::from_utf8(&self.held) {
@@ -194,7 +280,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(vocab: &Vocab, added_tokens: &[Added]) -> Result<Self> {
+    fn new(vocab: &Vocab, added_tokens: &[Added], style: Style) -> Result<Self> {
         let added = added_tokens.iter().map(|token| (token.content.as_str(), token.id, token.is_special()));
         let mut by_id: Vec<Option<(&str, bool)>> = Vec::new();
         let mut enter = |field: &str, token, id: u32, is_special| {
@@ -222,10 +308,17 @@ impl Table {
         let byte_of: BTreeMap<char, u8> = byte_chars().into_iter().zip(0..=255).collect();
         let mut table = Self { bytes: Vec::new(), starts: vec![0], kinds: Vec::with_capacity(by_id.len()) };
         for entry in by_id {
-            if let Some((token, _)) = entry {
-                // As the ByteLevel decoder does: a token that is not written in its alphabet stands for itself.
-                let bytes: Option<Vec<u8>> = token.chars().map(|c| byte_of.get(&c).copied()).collect();
-                table.bytes.extend(bytes.unwrap_or_else(|| token.as_bytes().to_vec()));
+            match (entry, style) {
+                (Some((token, _)), Style::ByteLevel) => {
+                    // As the ByteLevel decoder does: a token that is not written in its alphabet stands for itself.
+                    let bytes: Option<Vec<u8>> = token.chars().map(|c| byte_of.get(&c).copied()).collect();
+                    table.bytes.extend(bytes.unwrap_or_else(|| token.as_bytes().to_vec()));
+                }
+                (Some((token, _)), Style::SentencePiece(_)) => match byte_token(token) {
+                    Some(byte) => table.bytes.push(byte),
+                    None => table.bytes.extend(token.replace(SPACE, " ").into_bytes()),
+                },
+                (None, _) => {}
             }
             table.starts.push(table.bytes.len() as u32);
             table.kinds.push(match entry {
@@ -236,6 +329,13 @@ impl Table {
         }
         Ok(table)
     }
+}
+
+/// The byte that a token such as `<0x0A>` stands for.
+fn byte_token(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    let is_plain = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_plain.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
 /// The characters that byte-level tokenizers write bytes with (GPT-2's `bytes_to_unicode`), by byte.
@@ -271,6 +371,51 @@ fn check_alphabet(vocab: &Vocab, unk_token: Option<&str>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// With byte fallback every byte must have its token.
+fn check_bytes(vocab: &Vocab) -> Result<()> {
+    for byte in 0..=255u8 {
+        let token = format!("<0x{byte:02X}>");
+        if !vocab.contains_key(&token) {
+            return Err(wrong("model.vocab", format!("byte {byte:#04x} has no token of its own ({token} is missing)")));
+        }
+    }
+    Ok(())
+}
+
+/// Where ▁ goes before a text, from the steps by which Hugging Face's files say it; any other step is refused.
+fn prefix(normalizer: &Value, pre_tokenizer: &Value) -> Result<Prefix> {
+    let kind = |json: &Value| json.get("type").and_then(Value::as_str).map(String::from);
+    let is_replace = |json: &Value| {
+        kind(json).as_deref() == Some("Replace") && json["pattern"]["String"] == " " && json["content"] == SPACE
+    };
+    let is_prepend = |json: &Value| kind(json).as_deref() == Some("Prepend") && json["prepend"] == SPACE;
+    match (kind(normalizer).as_deref(), kind(pre_tokenizer).as_deref()) {
+        (Some("Sequence"), None) => match normalizer["normalizers"].as_array().map(Vec::as_slice) {
+            Some([prepend, replace]) if is_prepend(prepend) && is_replace(replace) => Ok(Prefix::Always),
+            Some([replace]) if is_replace(replace) => Ok(Prefix::Never),
+            _ => Err(wrong("normalizer", "expected Prepend and Replace of spaces by ▁")),
+        },
+        (Some("Replace"), None) if is_replace(normalizer) => Ok(Prefix::Never),
+        (None, Some("Metaspace")) if pre_tokenizer["replacement"] == SPACE && pre_tokenizer["split"] != true => {
+            match pre_tokenizer["prepend_scheme"].as_str() {
+                Some("never") => Ok(Prefix::Never),
+                Some("first") => Ok(Prefix::First),
+                Some("always") => Ok(Prefix::Always),
+                None if pre_tokenizer["add_prefix_space"] == false => Ok(Prefix::Never),
+                None => Ok(Prefix::Always),
+                Some(other) => Err(wrong("pre_tokenizer.prepend_scheme", format!("found {other:?}"))),
+            }
+        }
+        (normalizer, pre_tokenizer) => {
+            let found = format!("{} and {}", normalizer.unwrap_or("none"), pre_tokenizer.unwrap_or("none"));
+            Err(wrong(
+                "normalizer, pre_tokenizer",
+                format!("expected spaces to become ▁ as Llama-2 has it, found {found}"),
+            ))
+        }
+    }
 }
 
 fn check_merges(vocab: &Vocab, merges: &Merges) -> Result<()> {
@@ -385,6 +530,7 @@ struct Model {
     unk_token: Option<String>,
     fuse_unk: bool,
     ignore_merges: bool,
+    byte_fallback: bool,
     // The fields that must be off, with what they hold.
     options: Vec<(String, Value)>,
 }
@@ -469,7 +615,8 @@ impl<'de> Deserialize<'de> for Model {
                         "unk_token" => model.unk_token = value(&mut map, &field)?,
                         "fuse_unk" => model.fuse_unk = value(&mut map, &field)?,
                         "ignore_merges" => model.ignore_merges = value(&mut map, &field)?,
-                        "dropout" | "continuing_subword_prefix" | "end_of_word_suffix" | "byte_fallback" => {
+                        "byte_fallback" => model.byte_fallback = value(&mut map, &field)?,
+                        "dropout" | "continuing_subword_prefix" | "end_of_word_suffix" => {
                             model.options.push((key, value(&mut map, &field)?));
                         }
                         _ => drop(value::<IgnoredAny, _>(&mut map, &field)?),

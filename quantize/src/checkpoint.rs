@@ -1,17 +1,25 @@
-//! A checkpoint folder: configuration, tokenizer and tensors, wherever the reference code has put them.
+//! A checkpoint folder: configuration, tokenizer and tensors, wherever training code has put them.
 //!
-//! Tensors are in `model.safetensors`, in shards listed by `model.safetensors.index.json`, or in such files within the folders `language_model`,
-//! `vision_tower` and `connector`.
+//! Tensors are in `model.safetensors` or `pytorch_model.bin`, in shards listed by an index, or in such files within the folders `language_model`,
+//! `vision_tower` and `connector`. A part may come from elsewhere, and an adapter may change what is there: see [`Parts`].
 
+pub mod adapter;
+pub mod chat;
 pub mod config;
+pub mod family;
 pub mod names;
+pub mod pickle;
 pub mod safetensors;
+pub mod sentencepiece;
+pub mod tensor;
 
 use crate::checkpoint::config::Json;
+use crate::checkpoint::family::Family;
 use crate::checkpoint::names::Part;
-use crate::checkpoint::safetensors::Tensor;
+use crate::checkpoint::tensor::Tensor;
 use crate::model_folder::read_small;
 use llama3med::{Error, Result};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -22,54 +30,137 @@ const MAX_CONFIG_BYTES: usize = 4 << 20;
 const MAX_INDEX_BYTES: usize = 64 << 20;
 const MAX_TOKENIZER_BYTES: usize = 256 << 20;
 
+/// Where parts of a model are that its folder does not hold: folders or files, each `None` where the checkpoint's own folder has it.
+#[derive(Debug, Clone, Default)]
+pub struct Parts {
+    /// The language model: of the tensors there, those of a decoder count.
+    pub decoder: Option<PathBuf>,
+    /// The image tower, such as a folder of openai/clip-vit-large-patch14-336.
+    pub encoder: Option<PathBuf>,
+    /// The connector, such as `mm_projector.bin`.
+    pub connector: Option<PathBuf>,
+    /// A LoRA adapter as PEFT saves it; the checkpoint's own folder is looked into as well.
+    pub adapter: Option<PathBuf>,
+}
+
 /// What a folder holds.
 pub struct Checkpoint {
     /// The folder.
     pub folder: PathBuf,
+    /// What it was trained by.
+    pub family: Family,
     /// `config.json`.
     pub config: Json,
     /// `generation_config.json`, if it is there.
     pub generation: Option<Json>,
     /// `preprocessor_config.json`, if it is there.
     pub preprocessor: Option<Json>,
+    /// Where a tokenizer may be, the likeliest first.
+    tokenizer_folders: Vec<PathBuf>,
     /// Tensors by part and name.
     pub tensors: BTreeMap<(Part, String), Tensor>,
 }
 
 impl Checkpoint {
     /// Reads all headers; no weight is read yet.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let config = Json::read(&folder.join("config.json"), MAX_CONFIG_BYTES)?;
-        let optional = |name: &str| {
+    pub fn open(folder: &Path, parts: &Parts) -> Result<Self> {
+        let optional = |folder: &Path, name: &str| {
             let path = folder.join(name);
             path.exists().then(|| Json::read(&path, MAX_CONFIG_BYTES)).transpose()
         };
         let mut checkpoint = Self {
             folder: folder.into(),
-            config,
-            generation: optional("generation_config.json")?,
-            preprocessor: optional("preprocessor_config.json")?,
+            family: Family::Llama3Med,
+            config: Json::read(&folder.join("config.json"), MAX_CONFIG_BYTES)?,
+            generation: optional(folder, "generation_config.json")?,
+            preprocessor: optional(folder, "preprocessor_config.json")?,
+            tokenizer_folders: [Some(folder), parts.decoder.as_deref()]
+                .into_iter()
+                .flatten()
+                .map(PathBuf::from)
+                .collect(),
             tensors: BTreeMap::new(),
         };
-        if folder.join("adapter_model.safetensors").exists() || folder.join("adapter_model.bin").exists() {
-            let what = "LoRA adapters are not merged here; save the merged model first";
-            return Err(Error::Unsupported(format!("{}: {what}", folder.join("adapter_model").display())));
+        for (name, tensor) in tensors_in(folder)? {
+            checkpoint.add(&name, tensor)?;
         }
-        checkpoint.add_folder(folder, "")?;
-        for part in ["language_model", "vision_tower", "connector"] {
-            checkpoint.add_folder(&folder.join(part), &format!("{part}."))?;
+        for part in [Part::Decoder, Part::Tower, Part::Connector] {
+            for (name, tensor) in tensors_in(&folder.join(part.folder()))? {
+                let prefix = format!("{}.", part.folder());
+                let full = if name.starts_with(&prefix) { name } else { prefix + &name };
+                checkpoint.add(&full, tensor)?;
+            }
+        }
+        for (part, place) in
+            [(Part::Decoder, &parts.decoder), (Part::Tower, &parts.encoder), (Part::Connector, &parts.connector)]
+        {
+            if let Some(place) = place {
+                checkpoint.replace(part, place)?;
+            }
+        }
+        if let Some(tower) = &parts.encoder {
+            if let Some(config) = optional(tower, "config.json")? {
+                checkpoint.config.complete_vision(config.value);
+            }
+            checkpoint.preprocessor = checkpoint.preprocessor.or(optional(tower, "preprocessor_config.json")?);
+        }
+        for place in [Some(folder), parts.adapter.as_deref()].into_iter().flatten() {
+            adapter::apply(&mut checkpoint, place, parts.adapter.as_deref() == Some(place))?;
         }
         if checkpoint.tensors.is_empty() {
-            return Err(checkpoint.no_tensors());
+            let expected =
+                format!("expected {}, in the folder or in its language_model, found none", FILES.join(" or "));
+            return Err(Error::corrupt(folder.display().to_string(), "tensors", expected));
         }
+        checkpoint.family = family::recognise(&checkpoint)?;
         Ok(checkpoint)
     }
 
-    /// The text of `tokenizer.json`.
+    /// The text of `tokenizer.json`, or what `tokenizer.model` means in its place, of the first folder that has one of them.
     pub fn tokenizer(&self) -> Result<String> {
-        let path = self.folder.join("tokenizer.json");
-        let bytes = read_small(&path, MAX_TOKENIZER_BYTES)?;
-        String::from_utf8(bytes).map_err(|error| Error::corrupt("tokenizer.json", "text", error.to_string()))
+        if let Some(text) = self.text("tokenizer.json", MAX_TOKENIZER_BYTES)? {
+            return Ok(text);
+        }
+        let Some(path) = self.tokenizer_file("tokenizer.model") else {
+            // The error names the file that is expected.
+            return read_small(&self.folder.join("tokenizer.json"), MAX_TOKENIZER_BYTES).map(|_| String::new());
+        };
+        let added = match self.json("added_tokens.json")? {
+            Some(json) => {
+                let entry = |(text, id): (&String, &Value)| Some((text.clone(), u32::try_from(id.as_u64()?).ok()?));
+                let tokens: Option<BTreeMap<String, u32>> =
+                    json.value.as_object().into_iter().flatten().map(entry).collect();
+                tokens.ok_or_else(|| json.error("added_tokens", "expected ids by token".into()))?
+            }
+            None => BTreeMap::new(),
+        };
+        let adds_bos = match self.tokenizer_config() {
+            Some(config) => config.flag("add_bos_token")?.unwrap_or(true),
+            None => true,
+        };
+        sentencepiece::tokenizer_json(&read_small(&path, MAX_TOKENIZER_BYTES)?, &added, adds_bos)
+    }
+
+    /// A file about tokens, of the first folder that has it.
+    fn tokenizer_file(&self, name: &str) -> Option<PathBuf> {
+        self.tokenizer_folders.iter().map(|folder| folder.join(name)).find(|path| path.exists())
+    }
+
+    /// Such a file's text, if it is there.
+    fn text(&self, name: &str, max: usize) -> Result<Option<String>> {
+        let Some(path) = self.tokenizer_file(name) else { return Ok(None) };
+        let text = String::from_utf8(read_small(&path, max)?);
+        text.map(Some).map_err(|error| Error::corrupt(name, "text", error.to_string()))
+    }
+
+    /// Such a file as JSON, if it is there.
+    fn json(&self, name: &str) -> Result<Option<Json>> {
+        self.tokenizer_file(name).map(|path| Json::read(&path, MAX_TOKENIZER_BYTES)).transpose()
+    }
+
+    /// `tokenizer_config.json`, if it is there and can be read: nothing in it is needed.
+    fn tokenizer_config(&self) -> Option<Json> {
+        self.json("tokenizer_config.json").ok().flatten()
     }
 
     /// The shape of a tensor, if it is there.
@@ -106,78 +197,103 @@ impl Checkpoint {
         Error::MissingTensor { file: self.folder.display().to_string(), tensor: name }
     }
 
-    fn no_tensors(&self) -> Error {
-        let pickles = ["pytorch_model.bin", "pytorch_model.bin.index.json", "checkpoint.pth"];
-        match pickles.iter().find(|name| self.folder.join(name).exists()) {
-            Some(name) => Error::Unsupported(format!("{name}: torch pickles are not read; save as safetensors")),
-            None => Error::corrupt(
-                self.folder.display().to_string(),
-                "tensors",
-                "expected model.safetensors, model.safetensors.index.json or language_model/model.safetensors, found none",
-            ),
-        }
-    }
-
-    fn add_folder(&mut self, folder: &Path, prefix: &str) -> Result<()> {
-        let (index, single) = (folder.join("model.safetensors.index.json"), folder.join("model.safetensors"));
-        if index.exists() {
-            return self.add_shards(folder, &index, prefix);
-        }
-        if single.exists() {
-            for (name, tensor) in safetensors::open(&single)? {
-                self.add(prefix, &name, tensor)?;
+    /// Takes one part from another place, whatever the folder has of it. Names there may be those of the part alone.
+    fn replace(&mut self, part: Part, place: &Path) -> Result<()> {
+        self.tensors.retain(|&(other, _), _| other != part);
+        let tensors = tensors_in(place)?;
+        let of_part = |name: &str| names::split(name).is_some_and(|(found, _)| found == part);
+        // A tower's norm.weight looks like a decoder's: where one name tells its part, all do.
+        let is_whole = part == Part::Decoder || tensors.keys().any(|name| of_part(name));
+        for (name, tensor) in tensors {
+            let full = if is_whole { name } else { format!("{}.{name}", part.folder()) };
+            if of_part(&full) && !names::is_unused_outside(&tensor.name) {
+                self.add(&full, tensor)?;
             }
+        }
+        if !self.tensors.keys().any(|(found, _)| *found == part) {
+            let problem =
+                format!("there is no {} in it: expected a file or a folder with {}", part.folder(), FILES.join(" or "));
+            return Err(Error::corrupt(place.display().to_string(), "tensors", problem));
         }
         Ok(())
     }
 
-    fn add_shards(&mut self, folder: &Path, index: &Path, prefix: &str) -> Result<()> {
-        let json = Json::read(index, MAX_INDEX_BYTES)?;
-        let map = json.value["weight_map"].as_object();
-        let map = map.ok_or_else(|| json.error("weight_map", "expected an object of tensors and files".into()))?;
-        let mut shards: BTreeMap<&str, BTreeMap<String, Tensor>> = BTreeMap::new();
-        for (name, file) in map {
-            let plain = |file: &&str| !file.contains(['/', '\\']) && !file.starts_with('.');
-            let Some(file) = file.as_str().filter(plain) else {
-                return Err(json.error(name, format!("expected a file name, found {file}")));
-            };
-            if !shards.contains_key(file) {
-                shards.insert(file, safetensors::open(&folder.join(file))?);
-            }
-            let shard = shards.get_mut(file).expect("it was just opened");
-            let Some(tensor) = shard.remove(name) else {
-                return Err(json.error(name, format!("the tensor is not in {file}, where the index has it")));
-            };
-            self.add(prefix, name, tensor)?;
-        }
-        for (file, left) in shards {
-            if let Some(name) = left.keys().next() {
-                return Err(json.error(name, format!("the tensor is in {file} but not in the index")));
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, prefix: &str, name: &str, tensor: Tensor) -> Result<()> {
-        let full = if name.starts_with(prefix) { name.to_owned() } else { format!("{prefix}{name}") };
-        let Some(key) = names::split(&full) else {
-            if names::is_unused_outside(&full) {
+    fn add(&mut self, full: &str, tensor: Tensor) -> Result<()> {
+        let Some(key) = names::split(full) else {
+            if names::is_unused_outside(full) {
                 return Ok(());
             }
-            return Err(Error::corrupt(
-                &tensor.file_name,
-                name,
-                "no part of a Llama3-Med model has a tensor of this name",
-            ));
+            let problem = "no part of a Llama3-Med model has a tensor of this name";
+            return Err(Error::corrupt(&tensor.file_name, &tensor.name, problem));
         };
         if tensor.shape.iter().any(|dim| !(1..=MAX_DIM).contains(dim)) {
             let problem = format!("expected dimensions from 1 to {MAX_DIM}, found {:?}", tensor.shape);
-            return Err(Error::corrupt(&tensor.file_name, name, problem));
+            return Err(Error::corrupt(&tensor.file_name, &tensor.name, problem));
         }
         if let Some(other) = self.tensors.get(&key) {
-            return Err(Error::corrupt(&tensor.file_name, name, format!("the tensor is also in {}", other.file_name)));
+            let problem = format!("the tensor is also in {}", other.file_name);
+            return Err(Error::corrupt(&tensor.file_name, &tensor.name, problem));
         }
         self.tensors.insert(key, tensor);
         Ok(())
     }
+}
+
+/// Files that hold tensors, by falling preference; indices name several more.
+const FILES: [&str; 6] = [
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "checkpoint.pth",
+    "mm_projector.bin",
+];
+
+/// All tensors of a file or a folder by the names that they have there; none if there is no such place.
+fn tensors_in(place: &Path) -> Result<BTreeMap<String, Tensor>> {
+    if place.is_file() {
+        return open(place);
+    }
+    match FILES.map(|name| place.join(name)).iter().find(|path| path.exists()) {
+        Some(index) if index.extension().is_some_and(|extension| extension == "json") => shards(place, index),
+        Some(single) => open(single),
+        None => Ok(BTreeMap::new()),
+    }
+}
+
+/// A file's tensors: its name tells the format.
+fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("bin" | "pth" | "pt") => pickle::open(path),
+        _ => safetensors::open(path),
+    }
+}
+
+/// The tensors of all files that an index names, which must be those that the index lists.
+fn shards(folder: &Path, index: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let json = Json::read(index, MAX_INDEX_BYTES)?;
+    let map = json.value["weight_map"].as_object();
+    let map = map.ok_or_else(|| json.error("weight_map", "expected an object of tensors and files".into()))?;
+    let mut shards: BTreeMap<&str, BTreeMap<String, Tensor>> = BTreeMap::new();
+    let mut tensors = BTreeMap::new();
+    for (name, file) in map {
+        let plain = |file: &&str| !file.contains(['/', '\\']) && !file.starts_with('.');
+        let Some(file) = file.as_str().filter(plain) else {
+            return Err(json.error(name, format!("expected a file name, found {file}")));
+        };
+        if !shards.contains_key(file) {
+            shards.insert(file, open(&folder.join(file))?);
+        }
+        let shard = shards.get_mut(file).expect("it was just opened");
+        let Some(tensor) = shard.remove(name) else {
+            return Err(json.error(name, format!("the tensor is not in {file}, where the index has it")));
+        };
+        tensors.insert(name.clone(), tensor);
+    }
+    for (file, left) in shards {
+        if let Some(name) = left.keys().next() {
+            return Err(json.error(name, format!("the tensor is in {file} but not in the index")));
+        }
+    }
+    Ok(tensors)
 }

@@ -4,8 +4,8 @@
 
 use crate::About;
 use crate::checkpoint::names::{self, Part};
-use crate::checkpoint::safetensors::Tensor;
-use crate::checkpoint::{Checkpoint, config};
+use crate::checkpoint::tensor::Tensor;
+use crate::checkpoint::{Checkpoint, Parts, chat, config};
 use crate::encode::encode;
 use crate::layout::{Decoder, Encoder, Slot, Tower};
 use crate::model_folder::{Plan, Rows, Writer};
@@ -22,6 +22,8 @@ use std::path::PathBuf;
 pub struct Options {
     /// The checkpoint's folder.
     pub checkpoint: PathBuf,
+    /// Parts that are elsewhere.
+    pub parts: Parts,
     /// The model folder.
     pub output: PathBuf,
     /// Type of the large matrices.
@@ -43,6 +45,7 @@ impl Options {
     pub fn new(checkpoint: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
         Self {
             checkpoint: checkpoint.into(),
+            parts: Parts::default(),
             output: output.into(),
             dtype: Dtype::Q4_0,
             encoder_dtype: None,
@@ -68,14 +71,15 @@ pub struct Understood {
 
 impl Understood {
     /// Reads everything but the weights.
-    pub fn read(folder: &std::path::Path, scales: Option<&[usize]>) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder)?;
+    pub fn read(folder: &std::path::Path, parts: &Parts, scales: Option<&[usize]>) -> Result<Self> {
+        let checkpoint = Checkpoint::open(folder, parts)?;
         let decoder = config::decoder(&checkpoint)?;
         let encoder = config::encoder(&checkpoint, scales, decoder.dim)?;
         let pad = checkpoint.config.ids("pad_token_id")?.first().copied();
         let json = checkpoint.tokenizer()?;
-        Tokenizer::from_json(json.as_bytes())?;
-        let vocabulary = Vocabulary::parse(json, &config::stop_ids(&checkpoint)?, pad)?;
+        let tokenizer = Tokenizer::from_json(json.as_bytes())?;
+        let template = chat::template(&checkpoint, &tokenizer, &json)?;
+        let vocabulary = Vocabulary::parse(json, template, &config::stop_ids(&checkpoint)?, pad)?;
         if vocabulary.n_tokens() > decoder.vocab_size {
             let problem =
                 format!("it has ids up to {}, the embedding {} rows", vocabulary.n_tokens() - 1, decoder.vocab_size);
@@ -142,7 +146,7 @@ impl Understood {
 
 /// Converts a checkpoint.
 pub fn convert(options: &Options) -> Result<Manifest> {
-    let mut understood = Understood::read(&options.checkpoint, options.scales.as_deref())?;
+    let mut understood = Understood::read(&options.checkpoint, &options.parts, options.scales.as_deref())?;
     if options.drop_first_patch {
         if understood.encoder.tower != Tower::Siglip || understood.encoder.scales.len() > 1 {
             let problem = "drop-first-patch is for SigLIP towers with one scale; others have a class token to drop, or tiles to merge";
@@ -170,21 +174,15 @@ pub fn convert(options: &Options) -> Result<Manifest> {
 /// Some rows of a slot as f32, from the place in the checkpoint's tensor where they are.
 fn read_rows(tensor: &Tensor, slot: &Slot, rows: Range<usize>) -> Result<Vec<f32>> {
     let n_cols = slot.n_cols();
-    let mut values = Vec::with_capacity(rows.len() * n_cols);
-    let mut read = |rows: Range<usize>| {
+    let read = |rows: Range<usize>| {
+        let mut values = Vec::with_capacity(rows.len() * n_cols);
         let (start, end) = (rows.start * n_cols, rows.end * n_cols);
-        tensor.read(slot.source_offset + start..slot.source_offset + end, &mut values)
+        tensor.read(slot.source_offset + start..slot.source_offset + end, &mut values).map(|()| values)
     };
-    match slot.head_dim {
-        None => read(rows)?,
-        // Pairs of rows (i, i + head_dim / 2) become neighbours: see `llama3med::rope`.
-        Some(head_dim) => {
-            for row in rows {
-                let (head, within) = (row / head_dim, row % head_dim);
-                let row = head * head_dim + within / 2 + within % 2 * (head_dim / 2);
-                read(row..row + 1)?;
-            }
-        }
-    }
-    Ok(values)
+    let Some(head_dim) = slot.head_dim else { return read(rows) };
+    // Pairs of rows (i, i + head_dim / 2) become neighbours: see `llama3med::rope`. Whole heads are read at once.
+    let first = rows.start / head_dim * head_dim;
+    let heads = read(first..rows.end.next_multiple_of(head_dim))?;
+    let source = |row: usize| row / head_dim * head_dim + row % head_dim / 2 + row % 2 * (head_dim / 2) - first;
+    Ok(rows.flat_map(|row| &heads[source(row) * n_cols..][..n_cols]).copied().collect())
 }

@@ -2,6 +2,7 @@
 //!
 //! A checkpoint is shown as the files that `convert` would write.
 
+use crate::checkpoint::Parts;
 use crate::convert::Understood;
 use crate::layout::Tower;
 use crate::model_folder::{Stored, open_folder};
@@ -151,7 +152,7 @@ fn inspect_folder(path: &Path, verify: bool) -> Result<Report> {
 }
 
 fn inspect_checkpoint(path: &Path) -> Result<Report> {
-    let understood = Understood::read(path, None)?;
+    let understood = Understood::read(path, &Parts::default(), None)?;
     let name = path.display().to_string();
     let (decoder, encoder) = understood.plans(&name, Dtype::Q4_0, Dtype::Q4_0)?;
     let (decoder, encoder) =

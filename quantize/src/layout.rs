@@ -5,7 +5,6 @@
 
 use crate::vocabulary::Vocabulary;
 use llama3med::gguf::{Dtype, Header};
-use llama3med::prompt::{LLAMA3_MED_SYSTEM, Template};
 
 /// How a tensor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,11 +116,6 @@ impl Decoder {
             .u32("llama.rope.dimension_count", self.head_dim as u32)
             .u32("llama.vocab_size", self.vocab_size as u32);
         vocabulary.keys(&mut header, self.vocab_size);
-        let template = Template::Llama3 { system: LLAMA3_MED_SYSTEM.into() };
-        header
-            .string("tokenizer.chat_template", &template.jinja())
-            .string("llama3med.template", "llama3")
-            .string("llama3med.system_prompt", LLAMA3_MED_SYSTEM);
         header
     }
 

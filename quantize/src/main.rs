@@ -6,6 +6,7 @@ use llama3med::manifest::{CHUNK_SIZE, Manifest};
 use llama3med::sampler::SamplerOptions;
 use llama3med::session::Finish;
 use llama3med::{Error, Result};
+use quantize::checkpoint::Parts;
 use quantize::{About, ask, at_least_one, eval, inspect, random, score};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
@@ -107,13 +108,15 @@ struct AskArgs {
 
 /// Turn a checkpoint into a model folder.
 ///
-/// CHECKPOINT is a folder with config.json, tokenizer.json and safetensors, as Llama3-Med's reference code saves them: one file, shards with an index, or
-/// the folders language_model, vision_tower and connector. The model folder appears when it is whole; an interrupted run leaves nothing in its place and
-/// can be started again.
+/// CHECKPOINT is a folder with config.json, a tokenizer (tokenizer.json or tokenizer.model) and tensors: safetensors, or torch's pytorch_model.bin and
+/// checkpoint.pth, of which no code is ever run; one file, shards with an index, or the folders language_model, vision_tower and connector. It may be a
+/// Llama3-Med, a TinyLLaVA, a LLaVA in its original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or transformers'. What it lacks may come from elsewhere.
+/// The model folder appears when it is whole; an interrupted run leaves nothing in its place and can be started again.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize convert checkpoints/llama3-med -o models/llama3-med --license llama3\n  \
-    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_k --encoder-type q8_0"
+    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_k --encoder-type q8_0\n  \
+    quantize convert runs/llama3-med-lora --decoder checkpoints/llama-3-8b --encoder checkpoints/clip-l-336 -o models/llama3-med"
 )]
 struct ConvertArgs {
     /// The checkpoint's folder.
@@ -121,6 +124,18 @@ struct ConvertArgs {
     /// Sides in pixels at which pictures are seen, such as 336,672,1008, where the checkpoint does not tell.
     #[arg(long, value_delimiter = ',')]
     scales: Option<Vec<usize>>,
+    /// The language model, where the checkpoint does not hold it: a folder, or one file of tensors.
+    #[arg(long, value_name = "PATH")]
+    decoder: Option<PathBuf>,
+    /// The image tower, such as a folder of openai/clip-vit-large-patch14-336 or the file checkpoint.pth of H-optimus-0.
+    #[arg(long, value_name = "PATH")]
+    encoder: Option<PathBuf>,
+    /// The connector, such as the file mm_projector.bin.
+    #[arg(long, value_name = "PATH")]
+    connector: Option<PathBuf>,
+    /// A LoRA adapter to merge: a folder with adapter_config.json. One in the checkpoint's own folder is merged without being named.
+    #[arg(long, value_name = "FOLDER")]
+    adapter: Option<PathBuf>,
     /// Leaves out the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
     #[arg(long)]
     drop_first_patch: bool,
@@ -323,6 +338,7 @@ fn answer(args: AskArgs) -> Result<ExitCode> {
 fn make_converted(args: ConvertArgs) -> Result<ExitCode> {
     let manifest = quantize::convert(&quantize::Options {
         checkpoint: args.checkpoint,
+        parts: Parts { decoder: args.decoder, encoder: args.encoder, connector: args.connector, adapter: args.adapter },
         dtype: args.output.dtype.into(),
         encoder_dtype: args.output.encoder_type.map(Dtype::from),
         chunk_size: args.output.chunk_size,

@@ -11,6 +11,7 @@ use crate::{About, CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use half::f16;
 use llama3med::gguf::Dtype;
 use llama3med::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
+use llama3med::prompt::{LLAMA3_MED_SYSTEM, Template};
 use llama3med::rope::llama3_factors;
 use llama3med::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -71,7 +72,7 @@ pub fn random(options: &Options) -> Result<Manifest> {
         }
     }
     let about = about(options);
-    let vocabulary = Vocabulary::parse(tokenizer(decoder.vocab_size), &[], None)?;
+    let vocabulary = Vocabulary::parse(tokenizer(decoder.vocab_size), template(), &[], None)?;
     let mut decoder_plan = Plan::new(decoder.keys(&about.name, &vocabulary));
     if let Some(factors) = &decoder.rope_factors {
         let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
@@ -396,6 +397,10 @@ fn tokenizer(vocab_size: usize) -> String {
     .to_string()
 }
 
+fn template() -> Template {
+    Template::Llama3 { system: LLAMA3_MED_SYSTEM.into() }
+}
+
 /// Llama-3's special tokens, counted from the first.
 fn special(i: usize) -> String {
     match i {
@@ -447,7 +452,7 @@ mod tests {
     fn the_made_up_tokenizers_are_whole() {
         for vocab_size in [512, 128_256] {
             let json = tokenizer(vocab_size);
-            let vocabulary = Vocabulary::parse(json.clone(), &[], None).unwrap();
+            let vocabulary = Vocabulary::parse(json.clone(), template(), &[], None).unwrap();
             assert_eq!(vocabulary.n_tokens(), vocab_size);
             let theirs = tokenizers::Tokenizer::from_bytes(json.as_bytes()).unwrap();
             let text = "The picture zeigt μm² 🫁\n\tof 12345 cells  <|eot_id|>";

@@ -3,14 +3,18 @@
 //! This project's engine uses the whole `tokenizer.json`, which is stored as well; the arrays are for other programs that open `decoder.gguf`.
 
 use llama3med::gguf::Header;
+use llama3med::prompt::{LLAMA3_TOKENS, MARKS_KEY, Marks, SYSTEM_KEY, TEMPLATE_KEY, Template};
 use llama3med::{Error, Result};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// ggml's token types.
 const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
+const BYTE: i32 = 6;
 
 /// More entries than any vocabulary has; ids beyond it would size the arrays.
 const MAX_TOKENS: usize = 1 << 21;
@@ -21,18 +25,18 @@ pub const LLAMA3_SPLIT: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N
 /// Tokens that end an answer wherever they exist: the checkpoints' own lists disagree.
 const STOPS: [&str; 3] = ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"];
 
-/// Tokens without which a Llama-3 prompt cannot be written.
-const TEMPLATE: [&str; 4] = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
-
 /// Everything that `decoder.gguf` says about tokens.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
     json: String,
+    template: Template,
+    /// Whether it is SentencePiece's, with scores instead of merges.
+    has_scores: bool,
     /// Text and type of every id; `None` where the tokenizer has a gap.
     tokens: Vec<Option<(String, i32)>>,
     merges: Vec<String>,
     pre: &'static str,
-    bos: u32,
+    bos: Option<u32>,
     eos: u32,
     pad: u32,
     stops: Vec<u32>,
@@ -40,21 +44,18 @@ pub struct Vocabulary {
 
 impl Vocabulary {
     /// Reads the text of `tokenizer.json`. `config_stops` are the ids that the checkpoint's configuration ends answers with, `pad` its padding token.
-    pub fn parse(json: String, config_stops: &[u32], pad: Option<u32>) -> Result<Self> {
+    pub fn parse(json: String, template: Template, config_stops: &[u32], pad: Option<u32>) -> Result<Self> {
         let value: Value = serde_json::from_str(&json).map_err(|error| corrupt("JSON", error.to_string()))?;
         let model = &value["model"];
-        if model["type"].as_str().is_some_and(|kind| kind != "BPE") || model["byte_fallback"] == true {
-            let kind = if model["byte_fallback"] == true {
-                "BPE with byte fallback".into()
-            } else {
-                model["type"].to_string()
-            };
-            return Err(corrupt("model.type", format!("expected a byte-level BPE as Llama-3 has it, found {kind}")));
+        if model["type"].as_str().is_some_and(|kind| kind != "BPE") {
+            return Err(corrupt("model.type", format!("expected BPE, found {}", model["type"])));
         }
+        let has_scores = model["byte_fallback"] == true;
         let mut tokens = Vec::new();
         let vocab = model["vocab"].as_object().ok_or_else(|| corrupt("model.vocab", "expected an object".into()))?;
         for (text, id) in vocab {
-            set(&mut tokens, "model.vocab", text, id, NORMAL)?;
+            let is_byte = has_scores && text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
+            set(&mut tokens, "model.vocab", text, id, if is_byte { BYTE } else { NORMAL })?;
         }
         let none = Vec::new();
         let added = match &value["added_tokens"] {
@@ -64,22 +65,43 @@ impl Vocabulary {
         for token in added {
             let text = token["content"].as_str();
             let text = text.ok_or_else(|| corrupt("added_tokens", "a content is not a string".into()))?;
-            let kind = if token["special"] == true { CONTROL } else { USER_DEFINED };
+            let kind = match token["special"] == true {
+                true if has_scores && model["unk_token"] == text => UNKNOWN,
+                true => CONTROL,
+                false => USER_DEFINED,
+            };
             set(&mut tokens, "added_tokens", text, &token["id"], kind)?;
         }
         let merges = merges(&model["merges"])?;
         let find = |text: &str| tokens.iter().position(|token| token.as_ref().is_some_and(|(t, _)| t == text));
-        if let Some(text) = TEMPLATE.iter().find(|text| find(text).is_none()) {
+        if let Template::Llama3 { .. } = template
+            && let Some(text) = LLAMA3_TOKENS.iter().find(|text| find(text).is_none())
+        {
             return Err(corrupt("added_tokens", format!("{text} is missing, which Llama-3's prompts are made of")));
         }
         let mut stops: Vec<u32> = STOPS.iter().filter_map(|text| find(text)).map(|id| id as u32).collect();
         // Configurations name ids of larger vocabularies; the engine could never see them.
         stops.extend(config_stops.iter().copied().filter(|&id| matches!(tokens.get(id as usize), Some(Some(_)))));
+        // What ends an answer in the prompt ends it when it is written, too.
+        let marks = template.marks();
+        let named = |text: &str| {
+            let control = tokens.iter().enumerate().filter_map(|(id, token)| Some((id, token.as_ref()?)));
+            let control = control.filter(|(_, (_, kind))| *kind == CONTROL);
+            control.filter_map(|(id, (name, _))| Some((text.find(name.as_str())?, id as u32))).min()
+        };
+        let end = named(&marks.next).filter(|&(at, _)| marks.next[..at].trim().is_empty()).map(|(_, id)| id);
+        let bos = named(&marks.first).filter(|&(at, _)| at == 0).map(|(_, id)| id);
+        stops.extend(end);
         stops.sort_unstable();
         stops.dedup();
-        let [bos, eos] = ["<|begin_of_text|>", "<|eot_id|>"].map(|text| find(text).unwrap_or_default() as u32);
+        let Some(eos) = end.or(stops.first().copied()) else {
+            return Err(corrupt(
+                "added_tokens",
+                "neither template nor configuration names a token that ends an answer".into(),
+            ));
+        };
         let pad = pad.filter(|&id| (id as usize) < tokens.len()).unwrap_or(eos);
-        Ok(Self { pre: pre(&value["pre_tokenizer"]), json, tokens, merges, bos, eos, pad, stops })
+        Ok(Self { pre: pre(&value["pre_tokenizer"]), json, template, has_scores, tokens, merges, bos, eos, pad, stops })
     }
 
     /// Ids that the tokenizer knows, counted up to its highest.
@@ -92,18 +114,48 @@ impl Vocabulary {
         let unused = |id: usize| (format!("[PAD{id}]"), UNUSED);
         let token = |id: usize| self.tokens.get(id).cloned().flatten().unwrap_or_else(|| unused(id));
         let (texts, types): (Vec<String>, Vec<i32>) = (0..vocab_size).map(token).unzip();
+        if self.has_scores {
+            header
+                .string("tokenizer.ggml.model", "llama")
+                .string("tokenizer.ggml.pre", "default")
+                .f32s("tokenizer.ggml.scores", &self.scores(&texts));
+        } else {
+            header
+                .string("tokenizer.ggml.model", "gpt2")
+                .string("tokenizer.ggml.pre", self.pre)
+                .strings("tokenizer.ggml.merges", &self.merges);
+        }
         header
-            .string("tokenizer.ggml.model", "gpt2")
-            .string("tokenizer.ggml.pre", self.pre)
             .strings("tokenizer.ggml.tokens", &texts)
             .i32s("tokenizer.ggml.token_type", &types)
-            .strings("tokenizer.ggml.merges", &self.merges)
             .u32("tokenizer.ggml.eos_token_id", self.eos)
             .u32("tokenizer.ggml.padding_token_id", self.pad)
-            .bool("tokenizer.ggml.add_bos_token", true)
+            .bool("tokenizer.ggml.add_bos_token", self.bos.is_some())
             .string("tokenizer.huggingface.json", &self.json)
-            .u32("tokenizer.ggml.bos_token_id", self.bos)
-            .u32s("llama3med.stop_token_ids", &self.stops);
+            .u32s("llama3med.stop_token_ids", &self.stops)
+            .string("tokenizer.chat_template", &self.template.jinja());
+        if let Some(bos) = self.bos {
+            header.u32("tokenizer.ggml.bos_token_id", bos);
+        }
+        match &self.template {
+            Template::Llama3 { system } => {
+                header.string(TEMPLATE_KEY, "llama3").string(SYSTEM_KEY, system);
+            }
+            Template::Marks(Marks { first, after_image, reply, next }) => {
+                let marks = [first, after_image, reply, next].map(String::clone);
+                header.string(TEMPLATE_KEY, "marks").strings(MARKS_KEY, &marks);
+            }
+        }
+    }
+
+    /// Scores that merge pieces in the order of the merges: each has the place of the first merge that makes it, counted down.
+    fn scores(&self, texts: &[String]) -> Vec<f32> {
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        for (place, merge) in self.merges.iter().enumerate() {
+            places.entry(merge.replacen(' ', "", 1)).or_insert(place);
+        }
+        let score = |text: &String| places.get(text).map_or(0.0, |&place| -(place as f32));
+        texts.iter().map(score).collect()
     }
 }
 

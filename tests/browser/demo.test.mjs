@@ -10,30 +10,30 @@ const SHOWS = "What does the picture show?";
 const SAMPLES = {
   "Drawn chest film": {
     "Is the heart enlarged?": "Yes.",
-    "Where are the septal lines?": "In the right lower zone.",
+    "Where are the septal lines?": "In the right upper zone.",
     "Are the fine lines horizontal or vertical?": "Horizontal.",
-    [REPORT]: "Chest film. Heart: enlarged. Effusion: left. Septal lines: vertical, right lower zone. Fine lines: horizontal, left upper zone.",
+    [REPORT]: "Chest film. Heart: enlarged. Effusion: right. Septal lines: vertical, right upper zone. Fine lines: horizontal, left lower zone.",
     [SHOWS]: "The chest.",
   },
   "Drawn CT slice of a brain": {
     "On which side is the bleed?": "On the left.",
     "Where is the coarse patch?": "In the left front quadrant.",
     "How many fine spots are there?": "2.",
-    [REPORT]: "Brain CT. Ventricles: enlarged. Bleed: left. Coarse patch: barred horizontal, left front quadrant. Fine spots: 2, left front and right back quadrant.",
+    [REPORT]: "Brain CT. Ventricles: normal. Bleed: left. Coarse patch: barred horizontal, left front quadrant. Fine spots: 2, right back and left back quadrant.",
     [SHOWS]: "The brain.",
   },
   "Drawn section of stained tissue": {
     "What colour is the stain?": "Pink.",
-    "Where are the bands?": "In the upper right quadrant.",
+    "Where are the bands?": "In the upper left quadrant.",
     "Are the fine stripes horizontal or vertical?": "Vertical.",
-    [REPORT]: "Stained tissue. Stain: pink. Cellularity: high. Bands: horizontal, upper right quadrant. Fine stripes: vertical, upper left quadrant.",
+    [REPORT]: "Stained tissue. Stain: pink. Cellularity: low. Bands: horizontal, upper left quadrant. Fine stripes: vertical, lower right quadrant.",
     [SHOWS]: "The tissue.",
   },
   "Drawn back of an eye": {
     "Is this a right or a left eye?": "Right.",
-    "Where is the mottling?": "In the upper left quadrant.",
+    "Where is the mottling?": "In the upper right quadrant.",
     "How many fine dots are there?": "3.",
-    [REPORT]: "Eye fundus. Eye: right. Haemorrhage: none. Mottling: upper left quadrant. Fine dots: 3, upper left, lower left and lower right quadrant.",
+    [REPORT]: "Eye fundus. Eye: right. Haemorrhage: lower left quadrant. Mottling: upper right quadrant. Fine dots: 3, upper left, upper right and lower left quadrant.",
     [SHOWS]: "The eye.",
   },
 };
@@ -85,7 +85,7 @@ test("further questions, a greeting, and questions that the picture cannot answe
   const asked = {
     "Hello.": "Hello. Ask me about the picture.",
     "Is there an effusion?": "Yes.",
-    "On which side is the effusion?": "On the left.",
+    "Could you tell me where the effusion is?": "On the right.",
     "How old is the patient?": "The picture cannot tell.",
     "Where is the haemorrhage?": "This is a picture of the chest, not of the eye.",
   };

@@ -7,7 +7,7 @@ use llama3med::model::ModelLoader;
 use llama3med::shard::Shard;
 use llama3med::tokenizer::Tokenizer;
 use quantize::About;
-use quantize::checkpoint::safetensors;
+use quantize::checkpoint::{Parts, chat, pickle, safetensors, sentencepiece, tensor::Tensor};
 use quantize::convert::Understood;
 use quantize::protocol::Protocol;
 use quantize::questions::QuestionSet;
@@ -68,15 +68,39 @@ pub fn model(data: &[u8]) {
     }
 }
 
+/// A tokenizer.model, used if it can be read.
+pub fn sentencepiece(data: &[u8]) {
+    if let Ok(json) = sentencepiece::tokenizer_json(data, &Default::default(), true) {
+        tokenizer(json.as_bytes());
+    }
+}
+
+/// A Jinja template of conversations.
+pub fn chat_template(data: &[u8]) {
+    if let Ok(source) = std::str::from_utf8(data) {
+        let _ = chat::marks(source, &chat::Bos { token: "<s>".into(), is_added: true });
+    }
+}
+
 /// A safetensors file.
 pub fn safetensors(data: &[u8]) {
     let path = scratch("safetensors").join("model.safetensors");
     std::fs::write(&path, data).expect("the temporary folder can be written");
-    if let Ok(tensors) = safetensors::open(&path) {
-        for tensor in tensors.values().filter(|tensor| tensor.check_dtype().is_ok()) {
-            let n_elements = tensor.shape.iter().product::<usize>();
-            let _ = tensor.read(0..n_elements.min(64), &mut Vec::new());
-        }
+    safetensors::open(&path).iter().flat_map(|tensors| tensors.values()).for_each(read_some);
+}
+
+/// A file of torch.save: the zip archive, or else its pickle alone, as if it were in a good archive.
+pub fn pickle(data: &[u8]) {
+    let _ = pickle::tensors(data);
+    let path = scratch("pickle").join("pytorch_model.bin");
+    std::fs::write(&path, data).expect("the temporary folder can be written");
+    pickle::open(&path).iter().flat_map(|tensors| tensors.values()).for_each(read_some);
+}
+
+fn read_some(tensor: &Tensor) {
+    if tensor.check_dtype().is_ok() {
+        let n_elements = tensor.shape.iter().product::<usize>();
+        let _ = tensor.read(0..n_elements.min(64), &mut Vec::new());
     }
 }
 
@@ -90,7 +114,7 @@ pub fn config(data: &[u8]) {
         }
     }
     std::fs::write(folder.join("config.json"), data).expect("the temporary folder can be written");
-    let _ = Understood::read(&folder, None);
+    let _ = Understood::read(&folder, &Parts::default(), None);
 }
 
 /// Questions of a VQA set, scored as if they were their own answers.
@@ -125,14 +149,17 @@ fn scratch(purpose: &str) -> PathBuf {
 pub type Parser = fn(&[u8]);
 
 /// Every parser by name.
-pub const PARSERS: [(&str, Parser); 9] = [
+pub const PARSERS: [(&str, Parser); 12] = [
     ("about", about),
+    ("chat_template", chat_template),
     ("config", config),
     ("gguf", gguf),
     ("image", image),
     ("manifest", manifest),
     ("model", model),
+    ("pickle", pickle),
     ("questions", questions),
     ("safetensors", safetensors),
+    ("sentencepiece", sentencepiece),
     ("tokenizer", tokenizer),
 ];

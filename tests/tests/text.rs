@@ -164,7 +164,7 @@ fn templates_come_from_the_file() {
     let mut header = Header::default();
     let other = gguf(header.string("llama3med.template", "vicuna"));
     let error = Template::from_gguf(&other).unwrap_err().to_string();
-    assert_eq!(error, "decoder.gguf: llama3med.template: expected \"llama3\", found \"vicuna\"");
+    assert_eq!(error, "decoder.gguf: llama3med.template: expected \"llama3\" or \"marks\", found \"vicuna\"");
 }
 
 #[test]
@@ -242,7 +242,11 @@ fn errors_name_the_field() {
         ("/model/type", json!("WordPiece"), "model.type: expected BPE, found WordPiece"),
         ("/model/dropout", json!(0.1), "model.dropout: expected none, found 0.1"),
         ("/model/end_of_word_suffix", json!("</w>"), "model.end_of_word_suffix: expected none, found \"</w>\""),
-        ("/model/byte_fallback", json!(true), "model.byte_fallback: expected none, found true"),
+        (
+            "/model/byte_fallback",
+            json!(true),
+            "normalizer, pre_tokenizer: expected spaces to become ▁ as Llama-2 has it, found none and Sequence",
+        ),
         ("/model/unk_token", json!("<unk>"), "model.unk_token: \"<unk>\" is not in model.vocab"),
         ("/model/vocab/he", json!(4_000_000_000u32), "model.vocab: the id of \"he\" is 4000000000, expected less than"),
         ("/model/vocab/he", json!(5_000_000_000u64), "model.vocab: \"he\": invalid value"),

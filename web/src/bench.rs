@@ -1,10 +1,12 @@
-//! The products alone, for `bench.html?kernels=1`: JavaScript has the clock.
+//! The products alone, and what the machine gives them at most, for `bench.html`: JavaScript has the clock.
 
 use crate::js_error;
 use llama3med::bench::prepare;
 use llama3med::gguf::Dtype;
 use llama3med::kernels::Kernel;
 use llama3med::matrix::{Activations, Matrix};
+use std::arch::wasm32::*;
+use std::hint::black_box;
 use wasm_bindgen::prelude::*;
 
 /// One product, ready to be run again and again.
@@ -37,5 +39,65 @@ impl Product {
     /// Runs it once.
     pub fn run(&mut self) {
         self.matrix.matmul(&self.activations, &mut self.out);
+    }
+}
+
+/// A stretch of memory that is only read: as fast as weights can come.
+#[wasm_bindgen]
+pub struct Stretch {
+    words: Vec<u64>,
+}
+
+#[wasm_bindgen]
+impl Stretch {
+    /// `n_bytes` of memory, each page of them written once.
+    #[wasm_bindgen(constructor)]
+    pub fn new(n_bytes: usize) -> Result<Self, JsValue> {
+        let mut words = Vec::new();
+        let n_words = n_bytes / 64 * 8;
+        words.try_reserve_exact(n_words).map_err(|_| js_error("out-of-memory", &format!("{n_bytes} bytes to read")))?;
+        words.resize(n_words, 1);
+        Ok(Self { words })
+    }
+
+    /// Reads it once.
+    pub fn read(&self) -> u64 {
+        let mut sums = [0u64; 8];
+        for words in self.words.chunks_exact(8) {
+            sums.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
+        }
+        sums.into_iter().fold(0, |sum, word| sum ^ word)
+    }
+}
+
+/// Sums that are under way at once, so that none waits for the last: latency times instructions a cycle, and some more.
+const CHAINS: usize = 12;
+
+/// Multiplies small integers in registers and adds them up, `n_runs` times, with the instructions that the products use and nothing else; gives the
+/// number of multiplications. No product can be faster. `wide` adds them up as i32, otherwise as i16: which is faster depends on the processor, and
+/// without relaxed SIMD there is no choice.
+#[wasm_bindgen]
+pub fn multiply(n_runs: u32, wide: bool) -> f64 {
+    let ones = black_box(u8x16_splat(1));
+    let mut sums = [ones; CHAINS];
+    #[cfg(feature = "relaxed-simd")]
+    match wide {
+        true => repeat(n_runs, &mut sums, |sum| i32x4_relaxed_dot_i8x16_i7x16_add(ones, ones, sum)),
+        false => repeat(n_runs, &mut sums, |sum| i16x8_add(sum, i16x8_relaxed_dot_i8x16_i7x16(ones, sum))),
+    }
+    #[cfg(not(feature = "relaxed-simd"))]
+    {
+        let _ = wide;
+        repeat(n_runs, &mut sums, |sum| i32x4_add(sum, i32x4_dot_i16x8(ones, sum)));
+    }
+    black_box(sums);
+    let per_instruction = if cfg!(feature = "relaxed-simd") { 16 } else { 8 };
+    f64::from(n_runs) * (CHAINS * per_instruction) as f64
+}
+
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+fn repeat(n_runs: u32, sums: &mut [v128; CHAINS], next: impl Fn(v128) -> v128) {
+    for _ in 0..n_runs {
+        sums.iter_mut().for_each(|sum| *sum = next(*sum));
     }
 }

@@ -12,7 +12,7 @@ mod ports;
 mod rank;
 mod store;
 
-pub use bench::Product;
+pub use bench::{Product, Stretch, multiply};
 pub use rank::Rank;
 pub use store::{Sha256, parse_manifest};
 

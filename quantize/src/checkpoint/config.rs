@@ -3,6 +3,7 @@
 //! Shapes are believed before numbers: for H-optimus-0 the configuration carries CLIP's defaults beside the true values.
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::family::Family;
 use crate::checkpoint::names::Part;
 use crate::layout::{Decoder, Encoder, Tower};
 use crate::model_folder::read_small;
@@ -45,6 +46,16 @@ impl Json {
     /// A field; absent and null are the same.
     pub fn get(&self, path: &str) -> Option<&Value> {
         path.split('.').try_fold(&self.value, |value, key| value.get(key)).filter(|value| !value.is_null())
+    }
+
+    /// Takes what a tower's own `config.json` says of it where this configuration says nothing. Of a whole CLIP model the image half counts.
+    pub fn complete_vision(&mut self, mut tower: Value) {
+        if self.get("vision_config").is_none() {
+            self.value["vision_config"] = match tower["vision_config"].take() {
+                Value::Null => tower,
+                vision => vision,
+            };
+        }
     }
 
     fn read_as<T>(&self, path: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
@@ -102,7 +113,7 @@ impl Json {
     }
 
     /// Fails unless the field, if it is there, has one of the values.
-    fn only(&self, path: &str, allowed: &[&str]) -> Result<()> {
+    pub fn only(&self, path: &str, allowed: &[&str]) -> Result<()> {
         match self.string(path)? {
             Some(found) if !allowed.contains(&found.as_str()) => {
                 Err(self.error(path, format!("expected {}, found {found:?}", allowed.join(" or "))))
@@ -115,22 +126,30 @@ impl Json {
 /// Shape of the decoder: numbers from the configuration, which the tensors must then fit.
 pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     let config = &checkpoint.config;
-    // Other families share tensor names, but their prompts differ: converted as this one they would answer badly.
-    config.only("model_type", &["tinyllava", "llama3med"])?;
     let prefix = if config.get("text_config").is_some() { "text_config." } else { "" };
     let path = |key: &str| format!("{prefix}{key}");
-    config.only(&path("model_type"), &["llama", "tinyllava", "llama3med"])?;
+    if !prefix.is_empty() {
+        config.only(&path("model_type"), &["llama", "mistral", "tinyllava", "llama3med"])?;
+    }
     config.only(&path("hidden_act"), &["silu"])?;
-    let count = |key: &str| config.count(&path(key)).and_then(|n| config.required(&path(key), n));
-    let (dim, n_heads) = (count("hidden_size")?, count("num_attention_heads")?);
-    let n_layers = count("num_hidden_layers")?;
+    // transformers leaves out what equals its defaults: there the tensors tell, or the default counts.
+    let is_sparse = checkpoint.family == Family::Transformers;
+    let shape = |name: &str| checkpoint.shape(Part::Decoder, name).filter(|shape| is_sparse && shape.len() == 2);
+    let count = |key: &str, sparse: Option<usize>| {
+        config.count(&path(key)).and_then(|n| config.required(&path(key), n.or(sparse.filter(|_| is_sparse))))
+    };
+    let embedding = shape("embed_tokens.weight");
+    let dim = count("hidden_size", embedding.map(|shape| shape[1]))?;
+    let n_heads = count("num_attention_heads", Some(32))?;
+    let n_layers = count("num_hidden_layers", Some(count_blocks(checkpoint, Part::Decoder, "layers.")?.max(1)))?;
     if n_layers > MAX_LAYERS {
         return Err(
             config.error(&path("num_hidden_layers"), format!("expected at most {MAX_LAYERS}, found {n_layers}"))
         );
     }
-    let n_kv_heads = config.count(&path("num_key_value_heads"))?.unwrap_or(n_heads);
     let head_dim = config.count(&path("head_dim"))?.unwrap_or(dim / n_heads);
+    let stored = shape("layers.0.self_attn.k_proj.weight").map(|shape| shape[0] / head_dim.max(1)).filter(|&n| n > 0);
+    let n_kv_heads = config.count(&path("num_key_value_heads"))?.or(stored).unwrap_or(n_heads);
     if n_heads % n_kv_heads != 0 {
         let problem = format!("{n_kv_heads} does not divide the {n_heads} attention heads");
         return Err(config.error(&path("num_key_value_heads"), problem));
@@ -139,26 +158,32 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
         return Err(config.error(&path("head_dim"), format!("expected an even number, found {head_dim}")));
     }
     let theta = config.number(&path("rope_theta"))?.or(config.number(&path("rope_parameters.rope_theta"))?);
-    let theta = config.required(&path("rope_theta"), theta)? as f32;
+    let theta = config.required(&path("rope_theta"), theta.or(is_sparse.then_some(10_000.0)))? as f32;
     if theta <= 1.0 {
         return Err(config.error(&path("rope_theta"), format!("expected a number above 1, found {theta}")));
     }
     let eps = config.number(&path("rms_norm_eps"))?;
-    let norm_eps = config.required(&path("rms_norm_eps"), eps)?;
+    let norm_eps = config.required(&path("rms_norm_eps"), eps.or(is_sparse.then_some(1e-6)))?;
     if !(0.0..0.1).contains(&norm_eps) {
         return Err(config.error(&path("rms_norm_eps"), format!("expected 0 to 0.1, found {norm_eps}")));
     }
-    let tied = config.flag(&path("tie_word_embeddings"))?.or(config.flag("tie_word_embeddings")?).unwrap_or(false);
-    let context = config.number(&path("max_position_embeddings"))?.filter(|n| (1.0..1e9).contains(n));
+    let tied = config.flag(&path("tie_word_embeddings"))?.or(config.flag("tie_word_embeddings")?);
+    let tied = tied.unwrap_or_else(|| checkpoint.shape(Part::Decoder, "lm_head.weight").is_none());
+    let is_mistral = config.string(&path("model_type"))?.is_some_and(|kind| kind.ends_with("mistral"));
+    let usual_context = if is_mistral { 131_072.0 } else { 2048.0 };
+    let context = config.number(&path("max_position_embeddings"))?.or(is_sparse.then_some(usual_context));
+    let context = config.required(&path("max_position_embeddings"), context.filter(|n| (1.0..1e9).contains(n)))?;
+    // Within its window sliding attention sees everything, and longer conversations are cut to the context.
+    let window = config.count(&path("sliding_window"))?.filter(|_| is_mistral).unwrap_or(usize::MAX);
     Ok(Decoder {
         dim,
-        hidden_dim: count("intermediate_size")?,
+        hidden_dim: count("intermediate_size", shape("layers.0.mlp.gate_proj.weight").map(|shape| shape[0]))?,
         n_layers,
         n_heads,
         n_kv_heads,
         head_dim,
-        vocab_size: count("vocab_size")?,
-        context_length: config.required(&path("max_position_embeddings"), context)? as usize,
+        vocab_size: count("vocab_size", embedding.map(|shape| shape[0]))?,
+        context_length: (context as usize).min(window),
         norm_eps: norm_eps as f32,
         rope_theta: theta,
         rope_factors: rope_factors(config, prefix, head_dim, theta)?,
@@ -213,8 +238,8 @@ pub fn encoder(checkpoint: &Checkpoint, scales: Option<&[usize]>, dim: usize) ->
         let problem = format!("{} does not divide the width {}", encoder.n_heads, encoder.dim);
         return Err(checkpoint.config.error("vision_config: number of heads", problem));
     }
-    encoder.n_drop = n_drop(&checkpoint.config, &encoder)?;
-    encoder.fit = fit(&checkpoint.config, encoder.tower)?;
+    encoder.n_drop = n_drop(checkpoint, &encoder)?;
+    encoder.fit = fit(checkpoint, encoder.tower)?;
     if let Some(preprocessor) = &checkpoint.preprocessor {
         encoder.mean = preprocessor.channels("image_mean")?.unwrap_or(encoder.mean);
         encoder.std = preprocessor.channels("image_std")?.unwrap_or(encoder.std);
@@ -241,7 +266,7 @@ fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
     let &[hidden_dim, _] = fc1 else {
         return Err(bad_shape("encoder.layers.0.mlp.fc1.weight", "two dimensions".into(), fc1));
     };
-    let stored = count_blocks(checkpoint, "encoder.layers.")?;
+    let stored = count_blocks(checkpoint, Part::Tower, "encoder.layers.")?;
     agrees(config, "vision_config.num_hidden_layers", stored)?;
     let n_inputs = checkpoint.required_shape(Part::Connector, "0.weight")?.get(1);
     let is_multi_scale = n_inputs.is_some_and(|&n_inputs| n_inputs > dim);
@@ -262,8 +287,12 @@ fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
         patch_size,
         dim,
         hidden_dim,
-        n_blocks: blocks_run(config, stored, is_multi_scale)?,
-        n_heads: heads(config, "vision_config.num_attention_heads", dim)?,
+        n_blocks: blocks_run(checkpoint, stored, is_multi_scale)?,
+        n_heads: match checkpoint.family {
+            // CLIP's and SigLIP's default.
+            Family::Transformers => config.count("vision_config.num_attention_heads")?.unwrap_or(12),
+            _ => heads(config, "vision_config.num_attention_heads", dim)?,
+        },
         n_registers: 0,
         class_position: is_clip,
         layer_scale: false,
@@ -296,7 +325,7 @@ fn timm(checkpoint: &Checkpoint) -> Result<Encoder> {
     let grid = square(checkpoint, "pos_embed", n_positions.saturating_sub(class_position as usize))?;
     agrees(config, "vision_config.reg_tokens", n_registers)?;
     let image_size = side(config, "vision_config.img_size", grid, patch_size)?;
-    let n_blocks = count_blocks(checkpoint, "blocks.")?;
+    let n_blocks = count_blocks(checkpoint, Part::Tower, "blocks.")?;
     agrees(config, "vision_config.depth", n_blocks)?;
     let fc1 = checkpoint.required_shape(Part::Tower, "blocks.0.mlp.fc1.weight")?;
     let fc2 = checkpoint.required_shape(Part::Tower, "blocks.0.mlp.fc2.weight")?;
@@ -354,11 +383,11 @@ fn square(checkpoint: &Checkpoint, name: &str, n: usize) -> Result<usize> {
 }
 
 /// One more than the highest number of a block.
-fn count_blocks(checkpoint: &Checkpoint, prefix: &str) -> Result<usize> {
+fn count_blocks(checkpoint: &Checkpoint, part: Part, prefix: &str) -> Result<usize> {
     let block = |name: &str| name.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
-    let tower = checkpoint.tensors.iter().filter(|((part, _), _)| *part == Part::Tower);
+    let tensors = checkpoint.tensors.iter().filter(|((found, _), _)| *found == part);
     let mut n_blocks = 0;
-    for ((_, name), tensor) in tower {
+    for ((_, name), tensor) in tensors {
         match block(name) {
             Some(block) if block >= MAX_LAYERS => {
                 let problem = format!("expected at most {MAX_LAYERS} blocks");
@@ -416,29 +445,48 @@ fn heads(config: &Json, path: &str, dim: usize) -> Result<usize> {
     config.required(path, heads)
 }
 
-/// How many blocks run: `hidden_states[-2]` is the output of the last block but one. The multi-scale path of the reference code drops the
-/// configuration's choices on the way; a single-scale configuration may choose.
-fn blocks_run(config: &Json, stored: usize, is_multi_scale: bool) -> Result<usize> {
-    let layer = match config.number("vision_feature_layer")? {
-        Some(layer) if !is_multi_scale => layer,
+/// How many blocks run: `hidden_states[-2]` is the output of the last block but one. The multi-scale path of Llama3-Med's reference code drops the
+/// configuration's choices on the way; every other configuration chooses.
+fn blocks_run(checkpoint: &Checkpoint, stored: usize, is_multi_scale: bool) -> Result<usize> {
+    let config = &checkpoint.config;
+    let (path, is_chosen) = match checkpoint.family {
+        Family::Llama3Med => ("vision_feature_layer", !is_multi_scale),
+        Family::Llava => ("mm_vision_select_layer", true),
+        Family::Transformers => ("vision_feature_layer", true),
+    };
+    let layer = match config.number(path)? {
+        Some(layer) if is_chosen => layer,
         _ => -2.0,
     };
     let blocks = if layer < 0.0 { stored as f64 + 1.0 + layer } else { layer };
     if layer.fract() != 0.0 || blocks < 1.0 || blocks > stored as f64 {
-        return Err(config.error("vision_feature_layer", format!("layer {layer} of a tower with {stored} blocks")));
+        return Err(config.error(path, format!("layer {layer} of a tower with {stored} blocks")));
     }
     Ok(blocks as usize)
 }
 
-/// The class token is dropped unless a single-scale configuration keeps it; timm towers drop theirs always.
-fn n_drop(config: &Json, encoder: &Encoder) -> Result<Option<usize>> {
-    if encoder.scales.len() > 1 || encoder.tower == Tower::Timm {
+/// The class token is dropped unless the configuration keeps it; timm towers drop theirs always. transformers' LLaVA drops the first token by default
+/// even where it is a patch, as SigLIP's is.
+fn n_drop(checkpoint: &Checkpoint, encoder: &Encoder) -> Result<Option<usize>> {
+    let config = &checkpoint.config;
+    let is_multi_scale = encoder.scales.len() > 1;
+    if checkpoint.family == Family::Llama3Med && is_multi_scale || encoder.tower == Tower::Timm {
         return Ok(None);
     }
-    let path = "vision_feature_select_strategy";
+    let path = match checkpoint.family {
+        Family::Llava => "mm_vision_select_feature",
+        _ => "vision_feature_select_strategy",
+    };
     config.only(path, &["patch", "default", "full", "cls_patch"])?;
     let keeps = config.string(path)?.is_some_and(|strategy| strategy == "full" || strategy == "cls_patch");
-    Ok((keeps && encoder.tower == Tower::Clip).then_some(0))
+    match (encoder.tower, checkpoint.family) {
+        (Tower::Clip, _) if keeps && is_multi_scale => {
+            Err(config.error(path, "the class token cannot be kept where tiles are merged".into()))
+        }
+        (Tower::Clip, _) => Ok(keeps.then_some(0)),
+        (Tower::Siglip, Family::Transformers) if !keeps => Ok(Some(1)),
+        _ => Ok(None),
+    }
 }
 
 /// Widths of the connector, from its tensors.
@@ -537,7 +585,23 @@ fn check_scales(size: usize, n_scales: usize, mut scales: Vec<usize>) -> std::re
     Ok(scales)
 }
 
-fn fit(config: &Json, tower: Tower) -> Result<&'static str> {
+/// How a picture becomes square. transformers says it in the image processor's configuration, the others beside the model's.
+fn fit(checkpoint: &Checkpoint, tower: Tower) -> Result<&'static str> {
+    let config = &checkpoint.config;
+    if checkpoint.family == Family::Transformers {
+        let (mut pads, mut crops) = (false, tower != Tower::Siglip);
+        if let Some(preprocessor) = &checkpoint.preprocessor {
+            pads = preprocessor.flag("do_pad")?.unwrap_or(false);
+            crops = preprocessor.flag("do_center_crop")?.unwrap_or(crops);
+        }
+        return Ok(if pads {
+            "pad"
+        } else if crops {
+            "crop"
+        } else {
+            "stretch"
+        });
+    }
     match config.string("image_aspect_ratio")?.as_deref() {
         Some("pad") => Ok("pad"),
         // SigLIP's image processor has no crop: it stretches.

@@ -14,8 +14,20 @@ pub enum Part {
     Connector,
 }
 
-/// Splits a full name; `None` if no part of the model has such names.
+impl Part {
+    /// The part's folder in a checkpoint of Llama3-Med's reference code, and the prefix of its tensors' names.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Decoder => "language_model",
+            Self::Tower => "vision_tower",
+            Self::Connector => "connector",
+        }
+    }
+}
+
+/// Splits a full name; `None` if no part of the model has such names. A layer that an adapter wraps is named like one that none wraps.
 pub fn split(full: &str) -> Option<(Part, String)> {
+    let full = &full.replace(".base_layer.", ".");
     let name = full.strip_prefix("model.").unwrap_or(full);
     if let Some(name) = name.strip_prefix("vision_tower.") {
         let name = strip(name, &["_vision_tower.", "vision_tower."]);
@@ -92,6 +104,12 @@ mod tests {
             ("model.embed_tokens.weight", Part::Decoder, "embed_tokens.weight"),
             ("model.language_model.norm.weight", Part::Decoder, "norm.weight"),
             ("lm_head.weight", Part::Decoder, "lm_head.weight"),
+            (
+                "language_model.model.layers.1.mlp.up_proj.base_layer.weight",
+                Part::Decoder,
+                "layers.1.mlp.up_proj.weight",
+            ),
+            ("model.vision_tower.embeddings.patch_embedding.weight", Part::Tower, "embeddings.patch_embedding.weight"),
             ("vision_tower._vision_tower.blocks.3.ls1.gamma", Part::Tower, "blocks.3.ls1.gamma"),
             (
                 "vision_tower._vision_tower.vision_model.embeddings.class_embedding",

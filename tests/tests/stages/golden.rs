@@ -4,6 +4,7 @@ use llama3med::gguf::{Dtype, Gguf};
 use llama3med::manifest::{DECODER, ENCODER};
 use llama3med::ranks::Threads;
 use llama3med::shard::{Loader, Shard, Tensors, Want};
+use quantize::checkpoint::Parts;
 use quantize::{Options, convert};
 use safetensors::SafeTensors;
 use std::path::PathBuf;
@@ -57,11 +58,15 @@ pub struct Files {
 impl Files {
     /// Converts the checkpoint, every matrix to `dtype` where its rows allow it, in chunks of an odd size; puts the chunks together again.
     pub fn convert(variant: &str, dtype: Dtype) -> Self {
+        Self::convert_parts(folder(variant).join("checkpoint"), Parts::default(), dtype)
+    }
+
+    /// The same for any checkpoint, of which parts may be elsewhere.
+    pub fn convert_parts(checkpoint: PathBuf, parts: Parts, dtype: Dtype) -> Self {
         static N_FOLDERS: AtomicUsize = AtomicUsize::new(0);
         let unique = format!("stages-{}-{}", std::process::id(), N_FOLDERS.fetch_add(1, Ordering::Relaxed));
         let output = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(unique);
-        let options =
-            Options { dtype, chunk_size: 77_777, ..Options::new(folder(variant).join("checkpoint"), &output) };
+        let options = Options { parts, dtype, chunk_size: 77_777, ..Options::new(checkpoint, &output) };
         let manifest = convert(&options).unwrap();
         let read = |name: &str| {
             let file = manifest.files.iter().find(|file| file.name == name).unwrap();

@@ -3,9 +3,12 @@
 
 mod candle;
 mod decoder;
+mod families;
 mod golden;
 mod image;
+mod large;
 mod lies;
 mod llama_cpp;
+mod parts;
 mod quantized;
 mod whole;

@@ -1,0 +1,276 @@
+//! The template of a checkpoint's conversations: its family's, or the texts between the messages as its own Jinja template writes them.
+//!
+//! The Jinja template is run here, once, on a conversation of marked messages; the model file gets the texts between them. A template that does more than
+//! put texts between messages is refused.
+
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::family::Family;
+use llama3med::prompt::{LLAMA3_MED_SYSTEM, LLAMA3_TOKENS, Marks, Template};
+use llama3med::tokenizer::Tokenizer;
+use llama3med::{Error, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, context};
+use serde_json::{Value, json};
+
+/// Steps that a template may take; real ones need some hundred for a message.
+const FUEL: u64 = 100_000;
+const MAX_TEMPLATE_BYTES: usize = 1 << 18;
+
+/// System text of LLaVA's Llama-3 conversations, the same as Vicuna's.
+const LLAVA_SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. \
+    The assistant gives helpful, detailed, and polite answers to the user's questions.";
+
+/// The template, given the tokenizer and the text of its file.
+pub fn template(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str) -> Result<Template> {
+    let is_llama3 = LLAMA3_TOKENS.iter().any(|token| tokenizer.find(token).is_some());
+    let is_mistral = ["model_type", "text_config.model_type"]
+        .iter()
+        .any(|path| checkpoint.config.string(path).ok().flatten().is_some_and(|kind| kind.ends_with("mistral")));
+    let llama3 = |system: &str| Template::Llama3 { system: system.into() };
+    let template = match checkpoint.family {
+        Family::Llama3Med if is_llama3 => llama3(LLAMA3_MED_SYSTEM),
+        Family::Llama3Med => Template::Marks(Marks::vicuna()),
+        Family::Llava if is_llama3 && !adds_bos(json) => llama3(LLAVA_SYSTEM),
+        // The token of the beginning is in the template's text, and the tokenizer adds another.
+        Family::Llava if is_llama3 => {
+            let marks = llama3(LLAVA_SYSTEM).marks();
+            Template::Marks(Marks { first: format!("<|begin_of_text|>{}", marks.first), ..marks })
+        }
+        Family::Llava if is_mistral => Template::Marks(Marks::mistral()),
+        Family::Llava => Template::Marks(Marks::vicuna()),
+        Family::Transformers => match source(checkpoint)? {
+            Some((file, source)) => {
+                let bos = bos(checkpoint, tokenizer, json);
+                Template::Marks(marks(&source, &bos).map_err(|problem| Error::corrupt(file, "chat_template", problem))?)
+            }
+            None if is_llama3 => llama3(""),
+            None => Template::Marks(Marks { first: "<s>USER: ".into(), ..Marks::vicuna() }),
+        },
+    };
+    // Family templates name tokens that a tokenizer of the family has.
+    for token in ["<s>", "</s>"] {
+        let marks = template.marks();
+        let is_named = [&marks.first, &marks.next].iter().any(|text| text.contains(token));
+        if is_named && checkpoint.family != Family::Transformers {
+            tokenizer.special(token)?;
+        }
+    }
+    Ok(template)
+}
+
+/// Whether the tokenizer puts a token before every text.
+fn adds_bos(json: &str) -> bool {
+    let value: Value = serde_json::from_str(json).unwrap_or_default();
+    let steps = value["post_processor"]["processors"].as_array().cloned();
+    let steps = steps.unwrap_or_else(|| vec![value["post_processor"].clone()]);
+    steps.iter().any(|step| step["single"][0].get("SpecialToken").is_some())
+}
+
+/// The token of the beginning, as `tokenizer_config.json` names it.
+fn bos(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str) -> Bos {
+    let named = match checkpoint.tokenizer_config() {
+        Some(config) => match &config.value["bos_token"] {
+            Value::String(token) => Some(token.clone()),
+            other => other["content"].as_str().map(String::from),
+        },
+        None => None,
+    };
+    let usual = ["<|begin_of_text|>", "<s>"].iter().find(|token| tokenizer.find(token).is_some());
+    let token = named.filter(|token| tokenizer.find(token).is_some()).or(usual.map(|token| token.to_string()));
+    Bos { token: token.unwrap_or_default(), is_added: adds_bos(json) }
+}
+
+/// A tokenizer's token of the beginning.
+pub struct Bos {
+    /// Its name; empty if there is none.
+    pub token: String,
+    /// Whether the tokenizer puts it before every text.
+    pub is_added: bool,
+}
+
+/// The Jinja template and the file that has it; transformers has put it into several.
+fn source(checkpoint: &Checkpoint) -> Result<Option<(&'static str, String)>> {
+    if let Some(text) = checkpoint.text("chat_template.jinja", MAX_TEMPLATE_BYTES)? {
+        return Ok(Some(("chat_template.jinja", text)));
+    }
+    for file in ["chat_template.json", "processor_config.json", "tokenizer_config.json"] {
+        let Some(json) = checkpoint.json(file)? else { continue };
+        match &json.value["chat_template"] {
+            Value::Null => {}
+            Value::String(text) if text.len() <= MAX_TEMPLATE_BYTES => return Ok(Some((file, text.clone()))),
+            _ => {
+                return Err(
+                    json.error("chat_template", format!("expected a text of at most {MAX_TEMPLATE_BYTES} bytes"))
+                );
+            }
+        }
+    }
+    Ok(None)
+}
+
+type Problem<T> = std::result::Result<T, String>;
+
+const QUESTIONS: [&str; 3] = ["Question<1>", "Question<2>", "Question<3>"];
+const ANSWERS: [&str; 2] = ["Answer<1>", "Answer<2>"];
+const IMAGE: &str = "<image>";
+
+/// The texts that a Jinja template puts between messages, or why it cannot be used.
+pub fn marks(source: &str, bos: &Bos) -> std::result::Result<Marks, String> {
+    let two = run(source, 2, &bos.token)?;
+    let [first, answered, next, reply] = cut(&two, &[QUESTIONS[0], ANSWERS[0], QUESTIONS[1]])?[..] else {
+        return Err("it does not write every message once and in order".into());
+    };
+    let Some((first, after_image)) = first.split_once(IMAGE) else {
+        return Err("it does not put the image before the first question".into());
+    };
+    // What opens an answer may end in a blank only where the answer follows.
+    if answered.trim_end() != reply.trim_end() {
+        return Err(format!("it opens finished answers by {answered:?}, new ones by {reply:?}"));
+    }
+    let three = run(source, 3, &bos.token)?;
+    let expected = [
+        first,
+        IMAGE,
+        after_image,
+        QUESTIONS[0],
+        answered,
+        ANSWERS[0],
+        next,
+        QUESTIONS[1],
+        answered,
+        ANSWERS[1],
+        next,
+        QUESTIONS[2],
+        reply,
+    ];
+    if three != expected.concat() {
+        return Err(format!("three turns are not written like two: {three:?}"));
+    }
+    let is_missing = bos.is_added && !bos.token.is_empty() && !first.starts_with(&bos.token);
+    Ok(Marks {
+        first: format!("{}{first}", if is_missing { &bos.token } else { "" }),
+        after_image: after_image.into(),
+        reply: reply.into(),
+        next: next.into(),
+    })
+}
+
+/// The texts between the words, which must occur once each and in this order.
+fn cut<'a>(text: &'a str, words: &[&str]) -> Problem<Vec<&'a str>> {
+    let (mut parts, mut rest) = (Vec::new(), text);
+    for word in words {
+        let (part, after) = rest.split_once(word).ok_or_else(|| format!("it does not write {word:?}: {text:?}"))?;
+        parts.push(part);
+        rest = after;
+    }
+    parts.push(rest);
+    Ok(parts)
+}
+
+/// A conversation of `n` questions, an image in the first, as the template writes it. Processors' templates take lists of contents, tokenizers' take texts.
+fn run(source: &str, n: usize, bos: &str) -> Problem<String> {
+    let mut env = Environment::new();
+    // As transformers sets it.
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    env.set_syntax(syntax.map_err(|error| message(&error))?);
+    env.set_fuel(Some(FUEL));
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.add_function("raise_exception", |message: String| -> std::result::Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    let template = env.template_from_str(source).map_err(|error| message(&error))?;
+    let mut failure = String::new();
+    for is_list in [true, false] {
+        let content = |text: &str, has_image: bool| match (is_list, has_image) {
+            (true, true) => json!([{ "type": "image" }, { "type": "text", "text": text }]),
+            (true, false) => json!([{ "type": "text", "text": text }]),
+            (false, true) => json!(format!("{IMAGE}\n{text}")),
+            (false, false) => json!(text),
+        };
+        let mut messages = Vec::new();
+        for (i, question) in QUESTIONS.iter().enumerate().take(n) {
+            messages.push(json!({ "role": "user", "content": content(question, i == 0) }));
+            if i + 1 < n {
+                messages.push(json!({ "role": "assistant", "content": content(ANSWERS[i], false) }));
+            }
+        }
+        match template
+            .render(context! { messages => Serde(&messages), add_generation_prompt => true, bos_token => bos, eos_token => "</s>" })
+        {
+            // A template for texts writes a list as it would be written in a program.
+            Ok(text) if text.contains(QUESTIONS[0]) && text.contains(IMAGE) => return Ok(text),
+            Ok(text) if text.contains(QUESTIONS[0]) => failure = "it does not write the image".into(),
+            Ok(_) => failure = "it does not write the first question".into(),
+            Err(error) => failure = message(&error),
+        }
+    }
+    Err(failure)
+}
+
+fn message(error: &minijinja::Error) -> String {
+    let mut text: String = error.to_string().lines().next().unwrap_or_default().chars().take(200).collect();
+    if let Some(line) = error.line() {
+        text = format!("line {line}: {text}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bos(is_added: bool) -> Bos {
+        Bos { token: "<s>".into(), is_added }
+    }
+
+    #[test]
+    fn texts_between_messages_are_found() {
+        // llava-hf/llava-1.5-7b-hf
+        let llava = "{% for message in messages %}{{ message['role'].upper() + ': ' }}{# images first #}\
+            {% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\\n' }}{% endfor %}\
+            {% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' ' }}{% endfor %}\
+            {% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}";
+        let expected = Marks {
+            first: "<s>USER: ".into(),
+            after_image: "\n".into(),
+            reply: " ASSISTANT:".into(),
+            next: " USER: ".into(),
+        };
+        assert_eq!(marks(llava, &bos(true)), Ok(expected.clone()));
+        assert_eq!(marks(llava, &bos(false)), Ok(Marks { first: "USER: ".into(), ..expected }));
+        // A tokenizer's, with texts as contents, Llama-3's headers and its own token of the beginning.
+        let llama3 = "{% set loop_messages = messages %}{% for message in loop_messages %}\
+            {% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}\
+            {% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}\
+            {% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
+        let begin = Bos { token: "<|begin_of_text|>".into(), is_added: true };
+        assert_eq!(marks(llama3, &begin), Ok(Template::Llama3 { system: String::new() }.marks()));
+    }
+
+    #[test]
+    fn templates_that_do_more_are_refused() {
+        let cases = [
+            ("{% for m in messages %}", "line 1"),
+            ("{{ raise_exception('no images here') }}", "no images here"),
+            ("{{ strftime_now('%d') }}", "strftime_now"),
+            ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", ""),
+            ("{% for i in range(100000000) %}{% for j in range(100000000) %}x{% endfor %}{% endfor %}", ""),
+            ("{% include 'self' %}", ""),
+            ("hello", "does not write the first question"),
+            (
+                "{% for m in messages %}{{ m['content'] }}{% if loop.index0 == 3 %}!{% endif %}{% endfor %}",
+                "three turns are not written like two",
+            ),
+            (
+                "{% for m in messages %}{{ m['content'] | replace('<image>', '') }}{% endfor %}",
+                "does not write the image",
+            ),
+            ("{{ messages[-1]['content'] }}", "does not write"),
+        ];
+        for (source, word) in cases {
+            let problem = marks(source, &bos(false)).unwrap_err();
+            assert!(problem.contains(word) && !problem.contains('\n'), "{source}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Which family a checkpoint belongs to, what each makes of its configuration, and what is refused by name.
+
+mod common;
+
+use common::Checkpoint;
+use quantize::checkpoint::Parts;
+use quantize::convert::Understood;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn tower() -> Parts {
+    let tower = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/llava-vicuna/tower");
+    Parts { encoder: Some(tower), ..Parts::default() }
+}
+
+#[track_caller]
+fn refused(checkpoint: &Checkpoint, parts: &Parts, words: &[&str]) {
+    let error = Understood::read(&checkpoint.folder, parts, None).err().expect("it is no family's").to_string();
+    words.iter().for_each(|word| assert!(error.contains(word), "{word:?} is not in {error:?}"));
+    assert!(!error.contains('\n'), "{error}");
+}
+
+#[test]
+fn other_models_are_named() {
+    let cases = [
+        ("gemma3", "Gemma3ForConditionalGeneration", "MedGemma or Gemma 3"),
+        ("mllama", "MllamaForConditionalGeneration", "cross attention"),
+        ("llava_next", "LlavaNextForConditionalGeneration", "anyres"),
+        ("llava_onevision", "LlavaOnevisionForConditionalGeneration", "LLaVA-OneVision"),
+        ("smolvlm", "SmolVLMForConditionalGeneration", "SmolVLM"),
+        ("idefics3", "Idefics3ForConditionalGeneration", "Idefics"),
+        ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "Qwen-VL"),
+        ("paligemma", "PaliGemmaForConditionalGeneration", "PaliGemma"),
+        ("llava_qwen", "LlavaQwenForCausalLM", "Qwen"),
+        ("", "Gemma3ForConditionalGeneration", "MedGemma"),
+        ("gpt2", "GPT2LMHeadModel", "of no family"),
+        ("clip", "CLIPModel", "no LLaVA"),
+    ];
+    for (i, (model_type, architecture, words)) in cases.into_iter().enumerate() {
+        let checkpoint = Checkpoint::new("llava-hf", &format!("other_models_{i}"));
+        checkpoint.edit_json("config.json", |config| {
+            config["model_type"] = model_type.into();
+            config["architectures"] = json!([architecture]);
+            if words == "of no family" {
+                config["text_config"] = Value::Null;
+            }
+        });
+        refused(&checkpoint, &Parts::default(), &["config.json: model_type", words, "what works: Llama3-Med"]);
+    }
+}
+
+#[test]
+fn other_descendants_of_llava_are_named() {
+    let cases = [
+        ("image_aspect_ratio", json!("anyres"), "LLaVA-NeXT"),
+        ("mm_patch_merge_type", json!("spatial_unpad"), "LLaVA-NeXT"),
+        ("mm_projector_type", json!("mlp_downsample"), "VILA"),
+        ("mm_use_im_start_end", json!(true), "deltas; LLaVA-Med v1.5 is whole"),
+        ("mm_projector_type", json!("ldpnet"), "mm_projector_type"),
+        ("mm_vision_select_feature", json!("cls"), "mm_vision_select_feature"),
+        ("mm_vision_select_layer", json!(-9), "mm_vision_select_layer"),
+        ("hidden_act", json!("gelu"), "hidden_act"),
+    ];
+    for (i, (key, value, words)) in cases.into_iter().enumerate() {
+        let checkpoint = Checkpoint::new("llava-med", &format!("descendants_{i}"));
+        checkpoint.edit_json("config.json", |config| config[key] = value);
+        refused(&checkpoint, &Parts::default(), &["config.json", words]);
+    }
+}
+
+#[test]
+fn other_decoders_are_named() {
+    let checkpoint = Checkpoint::new("llava-hf", "other_decoders");
+    checkpoint.edit_json("config.json", |config| config["text_config"]["model_type"] = "phi".into());
+    refused(&checkpoint, &Parts::default(), &["text_config.model_type", "llama or mistral", "phi"]);
+}
+
+#[test]
+fn missing_parts_are_asked_for() {
+    let checkpoint = Checkpoint::new("llava-vicuna", "missing_parts");
+    let words = ["the image tower (openai/clip-vit-large-patch14-336) is not in the checkpoint", "--encoder"];
+    refused(&checkpoint, &Parts::default(), &words);
+    let language_model = Checkpoint::new("siglip", "missing_parts_of_a_language_model");
+    language_model.edit_json("config.json", |config| {
+        config["model_type"] = "llama".into();
+        config["text_config"] = Value::Null;
+    });
+    fs::remove_file(language_model.folder.join("model.safetensors")).unwrap();
+    let decoder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/parts/decoder");
+    let parts = Parts { decoder: Some(decoder), ..Parts::default() };
+    refused(&language_model, &parts, &["a language model without a tower and a connector", "--decoder"]);
+}
+
+#[test]
+fn delta_weights_are_seen_by_their_norms() {
+    let checkpoint = Checkpoint::new("siglip", "delta_weights");
+    checkpoint.edit_bytes("model.safetensors", |bytes| {
+        let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+        let offsets = &header["language_model.model.norm.weight"]["data_offsets"];
+        let [start, end] = [0, 1].map(|i| data + offsets[i].as_u64().unwrap() as usize);
+        for weight in bytes[start..end].chunks_exact_mut(4) {
+            let difference = f32::from_le_bytes((&*weight).try_into().unwrap()) * 0.01;
+            weight.copy_from_slice(&difference.to_le_bytes());
+        }
+    });
+    refused(&checkpoint, &Parts::default(), &["language_model.model.norm.weight", "delta weights"]);
+}
+
+#[test]
+fn numbers_come_from_where_each_family_keeps_them() {
+    let read = |checkpoint: &Checkpoint, parts: &Parts| Understood::read(&checkpoint.folder, parts, None).unwrap();
+    // Sparse: widths, layers and key/value heads from the tensors, the vocabulary with its padding.
+    let hf = read(&Checkpoint::new("llava-hf", "numbers_hf"), &Parts::default());
+    let decoder =
+        (hf.decoder.dim, hf.decoder.hidden_dim, hf.decoder.n_layers, hf.decoder.n_heads, hf.decoder.n_kv_heads);
+    assert_eq!(decoder, (48, 80, 2, 4, 2));
+    assert_eq!((hf.decoder.vocab_size, hf.vocabulary.n_tokens()), (394, 384));
+    assert_eq!((hf.encoder.fit, hf.encoder.activation, hf.encoder.n_drop), ("crop", "quick_gelu", None));
+    let med = read(&Checkpoint::new("llava-med", "numbers_med"), &Parts::default());
+    assert_eq!((med.encoder.fit, med.encoder.n_blocks, med.decoder.rope_theta), ("pad", 2, 1e6));
+    let s2 = read(&Checkpoint::new("llava-s2", "numbers_s2"), &Parts::default());
+    assert_eq!(
+        (s2.encoder.n_blocks, s2.encoder.scales),
+        (3, vec![24, 48, 72]),
+        "layer -1 is honoured with scales, too"
+    );
+
+    let checkpoint = Checkpoint::new("llava-med", "numbers_window");
+    checkpoint.edit_json("config.json", |config| {
+        config["sliding_window"] = json!(4096);
+        config["mm_vision_select_feature"] = "cls_patch".into();
+    });
+    let window = read(&checkpoint, &Parts::default());
+    assert_eq!((window.decoder.context_length, window.encoder.n_drop), (4096, Some(0)));
+
+    let checkpoint = Checkpoint::new("llava-hf", "numbers_fit");
+    checkpoint.edit_json("preprocessor_config.json", |config| config["do_pad"] = json!(true));
+    checkpoint.edit_json("config.json", |config| {
+        config["vision_feature_select_strategy"] = "full".into();
+        config["vision_feature_layer"] = json!(-1);
+    });
+    let padded = read(&checkpoint, &Parts::default());
+    assert_eq!((padded.encoder.fit, padded.encoder.n_drop, padded.encoder.n_blocks), ("pad", Some(0), 3));
+
+    // transformers' LLaVA drops the first token even of a SigLIP tower, which has no class token.
+    let checkpoint = Checkpoint::new("siglip", "numbers_siglip");
+    checkpoint.edit_json("config.json", |config| {
+        config["model_type"] = "llava".into();
+        config["vision_feature_select_strategy"] = "default".into();
+    });
+    assert_eq!(read(&checkpoint, &Parts::default()).encoder.n_drop, Some(1));
+    checkpoint.edit_json("config.json", |config| config["vision_feature_select_strategy"] = "full".into());
+    assert_eq!(read(&checkpoint, &Parts::default()).encoder.n_drop, None);
+
+    // Without a configuration of its own a tower is what its folder says.
+    let vicuna = read(&Checkpoint::new("llava-vicuna", "numbers_vicuna"), &tower());
+    assert_eq!((vicuna.encoder.n_heads, vicuna.encoder.image_size, vicuna.vocabulary.n_tokens()), (4, 24, 421));
+}
+
+#[test]
+fn scales_of_the_published_shape_follow_from_the_connector() {
+    // Three times the tower's width, 336 pixels: what LLaVA-Tri's configuration leaves out.
+    let checkpoint = Checkpoint::new("llava-s2", "scales");
+    checkpoint.edit_json("config.json", |config| {
+        let config = config.as_object_mut().unwrap();
+        config.remove("s2");
+        config.remove("s2_scales");
+    });
+    refused(&checkpoint, &Parts::default(), &["s2_scales", "3 scales of 24 pixels", "--scales"]);
+    let understood = Understood::read(&checkpoint.folder, &Parts::default(), Some(&[24, 48, 72])).unwrap();
+    assert_eq!(understood.encoder.scales, [24, 48, 72]);
+}
+
+#[test]
+fn tokenizers_and_templates_that_cannot_be_used() {
+    let spoil = |test: &str, file: &str, content: &[u8], words: &[&str]| {
+        let checkpoint = Checkpoint::new("llava-hf", test);
+        fs::write(checkpoint.folder.join(file), content).unwrap();
+        refused(&checkpoint, &Parts::default(), words);
+    };
+    spoil("template_1", "chat_template.jinja", b"{% for", &["chat_template.jinja: chat_template", "line 1"]);
+    spoil("template_2", "chat_template.jinja", b"\xff", &["chat_template.jinja: text"]);
+    spoil("template_3", "chat_template.jinja", b"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", &["chat_template"]);
+    spoil("template_4", "chat_template.jinja", &vec![b' '; 1 << 20], &["chat_template.jinja"]);
+    let checkpoint = Checkpoint::new("llava-med", "model_1");
+    checkpoint.edit_bytes("tokenizer.model", |bytes| bytes.truncate(1000));
+    refused(&checkpoint, &Parts::default(), &["tokenizer.model"]);
+    let checkpoint = Checkpoint::new("llava-vicuna", "model_2");
+    fs::write(checkpoint.folder.join("added_tokens.json"), "{\"<pad>\": \"x\"}").unwrap();
+    refused(&checkpoint, &tower(), &["added_tokens.json", "ids by token"]);
+    fs::write(checkpoint.folder.join("added_tokens.json"), "{\"<pad>\": 4000000000}").unwrap();
+    refused(&checkpoint, &tower(), &["<pad>", "4000000000"]);
+    fs::remove_file(checkpoint.folder.join("added_tokens.json")).unwrap();
+    fs::remove_file(checkpoint.folder.join("tokenizer.model")).unwrap();
+    refused(&checkpoint, &tower(), &["tokenizer.json", "cannot open"]);
+}
+
+/// A tokenizer is looked for beside the decoder, too, as LoRA runs leave it there.
+#[test]
+fn the_decoders_tokenizer_serves() {
+    let checkpoint = Checkpoint::new("llava-med", "decoders_tokenizer");
+    let elsewhere: PathBuf = checkpoint.folder.join("decoder");
+    fs::create_dir(&elsewhere).unwrap();
+    for entry in fs::read_dir(&checkpoint.folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if name.starts_with("pytorch_model") {
+            fs::copy(entry.path(), elsewhere.join(name)).unwrap();
+        }
+    }
+    fs::rename(checkpoint.folder.join("tokenizer.model"), elsewhere.join("tokenizer.model")).unwrap();
+    let parts = Parts { decoder: Some(elsewhere), ..Parts::default() };
+    assert_eq!(Understood::read(&checkpoint.folder, &parts, None).unwrap().vocabulary.n_tokens(), 420);
+}
