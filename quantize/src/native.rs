@@ -1,8 +1,9 @@
 //! A model folder run natively: one thread per rank, the same engine as in the browser.
 
-use crate::model_folder::{Stored, open_folder};
+use crate::model_folder::{Source, Stored};
 use llama3med::manifest::{DECODER, ENCODER};
 use llama3med::model::ModelLoader;
+use llama3med::prompt::Template;
 use llama3med::ranks::{Threads, block_on};
 use llama3med::session::Session;
 use llama3med::shard::Shard;
@@ -19,11 +20,23 @@ pub fn with_session<T: Send>(
     context: Option<usize>,
     run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
 ) -> Result<T> {
+    let (_, decoder, encoder) = Source::Folder(folder.into()).open()?;
+    with_files(&decoder, &encoder, n_ranks, None, context, run)
+}
+
+/// The same with the two files of any model; `template` goes before what the decoder file names.
+pub fn with_files<T: Send>(
+    decoder: &Stored,
+    encoder: &Stored,
+    n_ranks: usize,
+    template: Option<Template>,
+    context: Option<usize>,
+    run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
+) -> Result<T> {
     if n_ranks == 0 {
         return Err(Error::Invalid("ranks must be 1 or more, found 0".into()));
     }
-    let (_, decoder, encoder) = open_folder(folder)?;
-    let files = [(DECODER, &decoder), (ENCODER, &encoder)];
+    let files = [(DECODER, decoder), (ENCODER, encoder)];
     let mut peers = Threads::connect(n_ranks).into_iter().enumerate();
     let first = peers.next().expect("there is a rank").1;
     std::thread::scope(|scope| {
@@ -37,7 +50,7 @@ pub fn with_session<T: Send>(
             .collect();
         let leader = scope.spawn(move || {
             let (model, header) = load(Shard { rank: 0, n_ranks }, files)?.finish(first)?;
-            let mut session = Session::new(model, &header, context)?;
+            let mut session = Session::new(model, &header, template, context)?;
             let result = run(&mut session);
             block_on(session.close())?;
             result

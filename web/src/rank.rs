@@ -4,11 +4,12 @@
 
 use crate::ports::{Ports, Turn};
 use crate::store::in_pieces;
-use crate::{js_error, to_js};
-use js_sys::{Array, Function, Object, Reflect, Uint8Array};
+use crate::{js_error, object, to_js};
+use js_sys::{Array, Function, Object, Uint8Array};
 use llama3med::Error;
 use llama3med::image::Picture;
 use llama3med::model::{Listener, Model, ModelLoader, Stage};
+use llama3med::prompt::Template;
 use llama3med::sampler::{SamplerOptions, top_probabilities};
 use llama3med::session::{AskOptions, Chat, Finish, Look, Session};
 use llama3med::shard::Shard;
@@ -109,12 +110,13 @@ impl Rank {
         in_pieces(bytes, |at, piece| loader.feed(file, offset as u64 + at as u64, piece)).map_err(to_js)
     }
 
-    /// Everything has been fed. `context` limits the tokens of a conversation.
-    pub fn finish(&self, context: Option<usize>) -> JsResult<()> {
+    /// Everything has been fed. `context` limits the tokens of a conversation, `template` names the form of one where the decoder file does not.
+    pub fn finish(&self, context: Option<usize>, template: Option<String>) -> JsResult<()> {
+        let template = template.map(|name| Template::named(&name)).transpose().map_err(to_js)?;
         let State::Loading(loader, ports) = self.state.replace(State::Away) else { return Err(busy()) };
         let (model, gguf) = loader.finish(ports).map_err(to_js)?;
         let state = match self.shard.rank {
-            0 => State::Leading(Box::new(Session::new(model, &gguf, context).map_err(to_js)?)),
+            0 => State::Leading(Box::new(Session::new(model, &gguf, template, context).map_err(to_js)?)),
             _ => State::Following(Box::new(model)),
         };
         self.state.replace(state);
@@ -329,12 +331,4 @@ impl Listener for Events<'_> {
 
 fn busy() -> JsValue {
     js_error("invalid", "this rank is busy, or in another state than this operation needs")
-}
-
-fn object(fields: &[(&str, JsValue)]) -> JsResult<Object> {
-    let object = Object::new();
-    for (name, value) in fields {
-        Reflect::set(&object, &(*name).into(), value)?;
-    }
-    Ok(object)
 }

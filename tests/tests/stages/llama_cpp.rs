@@ -40,7 +40,8 @@ fn a_text_question_is_answered_as_llama_cpp_does() {
         let files = Files::convert(variant, dtype);
         let (question, answer) = (document["question"].as_str().unwrap(), ids(case, "answer_ids"));
         let gguf = header("decoder.gguf", &files.decoder);
-        let (template, tokenizer) = (Template::from_gguf(&gguf).unwrap(), Tokenizer::from_gguf(&gguf).unwrap());
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        let template = Template::from_gguf(&gguf, &tokenizer).unwrap();
         let prompt = template.prompt(&tokenizer, &[], question, false).unwrap();
         assert_eq!(prompt, ids(case, "prompt_ids").into_iter().map(Piece::Token).collect::<Vec<_>>());
         for n_ranks in [1, 3] {
