@@ -3,7 +3,7 @@
 //
 // Messages from the page                                     answered by
 //   { type: "start", rank, ports, store, build, module,      { type: "started" } at once,
-//     lock, context }                                        { type: "loaded", memory, info } when the store has given everything
+//     lock, context, template }                              { type: "loaded", memory, info } when the store has given everything
 //   { type: "look", id, chat, image }                        progress, then done with { crop, width, height, tiles }   (rank 0 only, as all below)
 //   { type: "prepare", id, chat }                            progress, then done
 //   { type: "ask", id, chat, question, options }             progress and tokens, then done with { text, finish, nPrompt, nReused, first }
@@ -48,7 +48,7 @@ function fail(error) {
   postMessage({ type: "failed", error: { kind, message, detail: panic ?? String(error?.stack ?? error) } });
 }
 
-async function start({ rank: idx, ports, store, build, module, lock, context }) {
+async function start({ rank: idx, ports, store, build, module, lock, context, template }) {
   // Held until this worker ends, however it ends: that is how the page notices.
   if (lock) await new Promise((held) => navigator.locks.request(lock, () => (held(), new Promise(() => {}))).catch(held));
   wasm = await import(`./pkg/llama3med_${build}.js`);
@@ -56,7 +56,7 @@ async function start({ rank: idx, ports, store, build, module, lock, context }) 
   rank = new wasm.Rank(idx, ports);
   store.onmessage = ({ data }) => {
     try {
-      take(store, data, idx, context);
+      take(store, data, idx, { context, template });
     } catch (error) {
       fail(error);
     }
@@ -65,14 +65,14 @@ async function start({ rank: idx, ports, store, build, module, lock, context }) 
 }
 
 /** What the store sends. */
-function take(store, { type, file, size, bytes, parts }, idx, context) {
+function take(store, { type, file, size, bytes, parts }, idx, { context, template }) {
   if (type === "header") store.postMessage({ type: "ranges", ranges: rank.header(file, bytes, size) });
   if (type === "bytes") {
     for (const part of parts) rank.feed(file, part.offset, part.bytes);
     store.postMessage({ type: "taken" });
   }
   if (type !== "end") return;
-  rank.finish(context);
+  rank.finish(context, template);
   store.close();
   if (idx > 0) rank.follow().catch(fail);
   postMessage({ type: "loaded", memory: memory.buffer.byteLength, info: idx === 0 ? rank.info() : null });
