@@ -6,7 +6,7 @@
 //   for await (const piece of chat.ask("Is the heart enlarged?", { signal })) …
 //   model.close();
 //
-// Beside this file lie ranks.js, probe.js, session.js, store.js, fetching.js, folder.js, rank.js and pkg/ with both wasm builds.
+// Beside this file lie ranks.js, probe.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with both wasm builds.
 
 import { chooseRanks, measure, Probe } from "./ranks.js";
 import { abortError, ModelError, Session, startWorker } from "./session.js";
@@ -29,15 +29,18 @@ const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's qu
 
 /**
  * Loads a model.
- * @param {string|URL} manifestUrl  of a model folder's manifest.json, relative to the page
- * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, verify?: boolean,
+ * @param {string|URL|(string|URL|File)[]} source  a model folder's manifest.json, relative to the page; or the two GGUF files of llama.cpp's converters,
+ *   decoder and mmproj, which are read in place and not kept
+ * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, verify?: boolean, template?: string,
  *   onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
- *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` hashes what it keeps once more
+ *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` hashes what it keeps once more; `template` is the
+ *   form of conversations ("vicuna", "mistral", "llama3", "llama3-med", "chatml") where a GGUF file names none that is known
  * @returns {Promise<Model>}
  */
-export async function load(manifestUrl, { ranks, build, context, cache = true, verify = false, onProgress = () => {}, signal } = {}) {
+export async function load(source, { ranks, build, context, cache = true, verify = false, template, onProgress = () => {}, signal } = {}) {
   const start = performance.now();
-  const url = absolute(manifestUrl);
+  const pair = Array.isArray(source) ? source.map((file) => (file instanceof Blob ? file : absolute(file))) : undefined;
+  const url = pair ? undefined : absolute(source);
   const session = new Session();
   const abort = () => session.end(abortError("the model was not loaded: stopped"));
   if (signal?.aborted) abort();
@@ -45,7 +48,7 @@ export async function load(manifestUrl, { ranks, build, context, cache = true, v
   const ended = session.ended.then((error) => Promise.reject(error));
   ended.catch(() => {});
   try {
-    return await Promise.race([ended, loadInto(session, { url, ranks, build, context, cache, verify, onProgress, start })]);
+    return await Promise.race([ended, loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onProgress, start })]);
   } catch (error) {
     session.end(error);
     throw error;
@@ -54,7 +57,7 @@ export async function load(manifestUrl, { ranks, build, context, cache = true, v
   }
 }
 
-async function loadInto(session, { url, ranks, build, context, cache, verify, onProgress, start }) {
+async function loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onProgress, start }) {
   const chosen = chooseBuild(build);
   const module = await compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url));
   if (session.error) return null;
@@ -65,15 +68,15 @@ async function loadInto(session, { url, ranks, build, context, cache, verify, on
     heard[type]?.(message);
   });
   const manifested = next("manifest");
-  store.postMessage({ type: "open", manifestUrl: url, build: chosen, module, cache });
+  store.postMessage({ type: "open", manifestUrl: url, pair, build: chosen, module, cache });
   const { manifest } = await manifested;
   if (session.error) return null;
   const n_bytes = manifest.files.reduce((sum, file) => sum + file.size, 0);
   const n_cores = navigator.hardwareConcurrency;
   const n_ranks = await chooseRanks(n_bytes, { wanted: ranks, n_cores, measure: (counts) => measure(counts, { build: chosen, module }) });
   if (session.error) return null;
-  if (cache && n_bytes > ASK_TO_KEEP_BYTES) navigator.storage?.persist?.().catch(() => {});
-  const { loaded, storePorts } = session.startRanks(n_ranks, { build: chosen, module, context });
+  if (cache && url && n_bytes > ASK_TO_KEEP_BYTES) navigator.storage?.persist?.().catch(() => {});
+  const { loaded, storePorts } = session.startRanks(n_ranks, { build: chosen, module, context, template });
   const served = next("served");
   store.postMessage({ type: "serve", ports: storePorts, verify }, storePorts);
   const [shape, { cached, note }] = await Promise.all([loaded, served]);
@@ -152,7 +155,7 @@ export class Model {
 
   /** Deletes what this browser keeps of the model; it goes on running. */
   forget() {
-    return deleteCached(this.#url);
+    return this.#url ? deleteCached(this.#url) : Promise.resolve();
   }
 
   /** Ends the workers and gives their memory back. Whatever is under way fails with an AbortError. */

@@ -1,5 +1,6 @@
 // The page: an image, questions, streamed answers. It wires the document to the client (llama3med.js) and computes nothing itself.
-// `?model=URL` chooses a manifest, `?ranks=N` the number of ranks, `?build=simd128` the plain build, `?tokens=N` the length of the longest answer.
+// `?model=URL` chooses a manifest, `?decoder=URL&encoder=URL` a pair of GGUF files instead and `&template=NAME` the form of its conversations, `?ranks=N` the
+// number of ranks, `?build=simd128` the plain build, `?tokens=N` the length of the longest answer.
 
 import { deleteCached, load } from "./llama3med.js";
 import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
@@ -12,19 +13,21 @@ const byId = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 const manifestUrl = new URL(query.get("model") ?? document.querySelector("meta[name=model]").content, document.baseURI);
 
+const pairUrls = ["decoder", "encoder"].filter((name) => query.has(name)).map((name) => new URL(query.get(name), document.baseURI).href);
+
 const picture = new Picture({
   film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), thumbs: byId("thumbs"),
 });
 const conversation = new Conversation(byId("turns"));
-const requests = new Requests(new URL("./", manifestUrl).href, (count) => {
+const requests = new Requests(new URL("./", pairUrls[0] ?? manifestUrl).href, (count) => {
   const [line, how] = requestsText(count);
   byId("requests-line").textContent = line;
   byId("requests-how").textContent = how;
 });
 
 // What is going on. `model` is a promise of the client's model, renewed by "Load the model again".
-// `lost` is why it is over; `encoded` says whether the image is with it.
-const state = { model: null, info: null, lost: null, file: null, sample: null, encoded: false, chat: null, asking: null, opened: 0 };
+// `source` is where it comes from, `loading` gives up its loading; `lost` is why it is over; `encoded` says whether the image is with it.
+const state = { source: pairUrls.length > 0 ? pairUrls : manifestUrl.href, loading: null, model: null, info: null, lost: null, file: null, sample: null, encoded: false, chat: null, asking: null, opened: 0 };
 
 // ---- status: one line, one bar, and announcements at the turns of events
 
@@ -67,12 +70,15 @@ function loadModel() {
   setStatus("Loading the model", 0);
   const ranks = Number(query.get("ranks")) || undefined;
   const build = query.get("build") ?? undefined;
-  const options = { ranks, build, onProgress: showProgress };
+  const template = query.get("template") ?? undefined;
+  const loading = new AbortController();
+  state.loading = loading;
+  const options = { ranks, build, template, onProgress: showProgress, signal: loading.signal };
   state.model = inCharge.then(() => {
     requests.withWorkers = Boolean(navigator.serviceWorker?.controller);
-    return load(manifestUrl.href, options);
+    return load(state.source, options);
   }).then((model) => keepBuild(model.info.build).then(() => model));
-  state.model.then(modelReady, modelFailed);
+  state.model.then(modelReady, (error) => loading.signal.aborted || modelFailed(error));
 }
 
 function modelReady(model) {
@@ -81,6 +87,7 @@ function modelReady(model) {
   byId("about").textContent = about;
   byId("about").hidden = !about;
   showModel(byId("model-panel"), model.info);
+  byId("forget").hidden = Array.isArray(state.source);
   if (!state.file) showSamples(model.info.samples ?? []);
   announce("The model is ready.");
   if (state.file) startChat();
@@ -92,7 +99,7 @@ function modelReady(model) {
 function modelFailed(error) {
   setModelLine("not loaded");
   setStatus("The model is not loaded");
-  showError(byId("load-error"), explain(error), { label: "Load the model again", run: reloadModel });
+  showError(byId("load-error"), explain(error), { label: "Load the model again", run: () => reloadModel() });
 }
 
 // A worker was lost. A question that waits for its answer says so at its own place.
@@ -104,16 +111,25 @@ function modelLost(error) {
 }
 
 function showLost() {
-  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: reloadModel });
+  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: () => reloadModel() });
+}
+
+// A pair of GGUF files that the person chose or dropped takes the place of the model.
+function openModel(files) {
+  state.asking?.abort.abort();
+  state.source = [...files];
+  state.loading.abort();
+  byId("samples").hidden = true;
+  return reloadModel("Another model was opened; it does not know what is above.");
 }
 
 // After a failure: the model comes back from this browser's own copy, the picture is encoded again.
-async function reloadModel() {
+async function reloadModel(word = "The model was loaded again; it does not remember what is above.") {
   const model = await state.model.catch(() => null);
   model?.close();
   state.chat = null;
   byId("image-error").replaceChildren();
-  if (conversation.turns.length > 0) conversation.divide("The model was loaded again; it does not remember what is above.");
+  if (conversation.turns.length > 0) conversation.divide(word);
   loadModel();
 }
 
@@ -352,8 +368,9 @@ function wireImage() {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dragging");
-    const [file] = event.dataTransfer.files;
-    if (file) openImage(file);
+    const { files } = event.dataTransfer;
+    if ([...files].some(({ name }) => /\.gguf$/i.test(name))) openModel(files);
+    else if (files.length > 0) openImage(files[0]);
   });
   document.addEventListener("paste", (event) => {
     const [file] = event.clipboardData?.files ?? [];
@@ -385,6 +402,16 @@ function wireKeeping() {
     byId("keep-result").textContent = (await copyText(text())) ? "Copied" : "The browser refused to copy";
   });
   byId("save").addEventListener("click", () => saveText(text(), "conversation.txt"));
+}
+
+function wireModel() {
+  const input = byId("model-input");
+  byId("choose-model").addEventListener("click", () => input.click());
+  input.addEventListener("change", () => {
+    const files = [...input.files];
+    input.value = "";
+    if (files.length > 0) openModel(files);
+  });
 }
 
 function wireCache() {
@@ -438,5 +465,6 @@ async function registerServiceWorker() {
 wireImage();
 wireQuestions();
 wireKeeping();
+wireModel();
 wireCache();
 loadModel();

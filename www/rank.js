@@ -3,7 +3,7 @@
 //
 // Messages from the page                                     answered by
 //   { type: "start", rank, ports, store, build, module,      { type: "started" } at once,
-//     lock, context }                                        { type: "loaded", memory, info } when the store has given everything
+//     lock, context, template }                              { type: "loaded", memory, info } when the store has given everything
 //   { type: "look", id, chat, image }                        progress, then done with { crop, width, height, tiles }   (rank 0 only, as all below)
 //   { type: "prepare", id, chat }                            progress, then done
 //   { type: "ask", id, chat, question, options }             progress and tokens, then done with { text, finish, nPrompt, nReused, first }
@@ -54,29 +54,29 @@ function fail(error) {
   postMessage({ type: "failed", error: { kind, message, detail: panic ?? String(error?.stack ?? error) } });
 }
 
-async function start({ rank: idx, ports, store, build, module, lock, context }) {
+async function start({ rank: idx, ports, store, build, module, lock, context, template }) {
   // Held until this worker ends, however it ends: that is how the page notices.
   if (lock) await new Promise((held) => navigator.locks.request(lock, () => (held(), new Promise(() => {}))).catch(held));
   wasm = await import(`./pkg/llama3med_${build}.js`);
   ({ memory } = wasm.initSync({ module }));
   rank = new wasm.Rank(idx, ports);
   const messages = [];
-  store.onmessage = ({ data }) => messages.push(data) === 1 && takeAll(store, messages, idx, context).catch(fail);
+  store.onmessage = ({ data }) => messages.push(data) === 1 && takeAll(store, messages, idx, { context, template }).catch(fail);
   postMessage({ type: "started" });
 }
 
 /** Takes what the store sends, one message after the other; a chunk is opened while the one before it is read. What cannot be read is the last. */
-async function takeAll(store, messages, idx, context) {
+async function takeAll(store, messages, idx, settings) {
   while (messages.length > 0) {
     for (const message of messages.slice(0, 2)) if (message.type === "kept") message.reader ??= openKept(message);
-    const problem = await take(store, messages[0], idx, context);
+    const problem = await take(store, messages[0], idx, settings);
     if (problem) return;
     messages.shift();
   }
 }
 
 /** Takes one message; resolves with what stood in the way, if anything did. */
-async function take(store, message, idx, context) {
+async function take(store, message, idx, { context, template }) {
   const { type, file, size, bytes, parts } = message;
   if (type === "header") store.postMessage({ type: "ranges", ranges: rank.header(file, bytes, size) });
   if (type === "bytes") {
@@ -89,7 +89,7 @@ async function take(store, message, idx, context) {
     return problem;
   }
   if (type !== "end") return null;
-  rank.finish(context);
+  rank.finish(context, template);
   store.close();
   if (idx > 0) rank.follow().catch(fail);
   postMessage({ type: "loaded", memory: memory.buffer.byteLength, info: idx === 0 ? rank.info() : null });

@@ -2,6 +2,7 @@
 //
 // Messages from the page                                     answered by
 //   { type: "open", manifestUrl, build, module, cache }      { type: "manifest", manifest, isCopy }
+//     or pair: [address or File, ...] instead of manifestUrl
 //   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, bytesPerSecond, secondsLeft }, ...
 //     verify }                                               { type: "served", cached, note }
 //   { type: "cached", manifestUrl }                          { type: "cached", bytes, complete }
@@ -21,6 +22,7 @@
 
 import { checkStatus, fetchBytes, StoreError } from "./fetching.js";
 import { Folder, hex } from "./folder.js";
+import { describePair, readChunk } from "./pair.js";
 
 // Chunks that are fetched or read at once, as long as they are not too many bytes; they are handed on in order.
 const N_AHEAD = 4;
@@ -40,9 +42,14 @@ self.addEventListener("message", async ({ data }) => {
   }
 });
 
-async function open({ manifestUrl, build, module, cache }) {
+async function open({ manifestUrl, pair, build, module, cache }) {
   wasm = await import(`./pkg/llama3med_${build}.js`);
   wasm.initSync({ module });
+  if (pair) {
+    const note = pair.every((source) => typeof source === "string") ? "" : "no: it is read from the files that you chose";
+    model = { manifest: await describePair(pair, wasm), folder: null, note };
+    return postMessage({ type: "manifest", manifest: model.manifest, isCopy: false });
+  }
   const folder = cache ? await Folder.open(manifestUrl) : null;
   const { bytes, isCopy } = await manifestBytes(manifestUrl, folder);
   const note = folder && !folder.isOurs ? "Another tab is keeping this model; this one only reads what is kept." : "";
@@ -182,6 +189,7 @@ async function announce(file, { parts }, feeds) {
 /** A chunk's bytes, checked, from the folder or from the network; none if the ranks read it. `kept` resolves when they are on the disk. */
 async function obtain({ chunk, isRead }, chunks, progress) {
   if (!isRead) return {};
+  if (chunk.source) return { bytes: await readChunk(chunk, progress), kept: null };
   const copy = await model.folder?.read(chunk).catch(() => null);
   if (copy && (await sha256(new Uint8Array(copy))) === chunk.sha256) {
     progress.add(chunk.size);

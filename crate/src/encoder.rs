@@ -72,6 +72,7 @@ impl Config {
             }
             None => return Err(gguf.missing_key("general.architecture")),
         }
+        refuse_others(gguf)?;
         let has = |name: &str| gguf.tensors.contains_key(name);
         let (image_size, patch_size) = (required(gguf, "image_size")?, required(gguf, "patch_size")?);
         let cls_token = has("v.class_embd");
@@ -86,7 +87,7 @@ impl Config {
             patch_size,
             dim,
             hidden_dim,
-            n_layers: required(gguf, "block_count")?,
+            n_layers: n_layers(gguf)?,
             n_heads,
             head_unit: HeadShare::unit(gguf.tensor("v.blk.0.attn_out.weight")?, dim / n_heads),
             norm_eps: gguf.get_f32("clip.vision.attention.layer_norm_epsilon")?.unwrap_or(1e-5),
@@ -159,6 +160,39 @@ impl Config {
 
     fn patch_len(&self) -> usize {
         3 * self.patch_size * self.patch_size
+    }
+}
+
+/// What llama.cpp puts into files of the same architecture and this engine does not run.
+fn refuse_others(gguf: &Gguf) -> Result<()> {
+    let refuse = |what: String| Err(Error::Unsupported(format!("{}: {what}", gguf.file)));
+    if let Some(kind) = gguf.get_str("clip.projector_type")?.filter(|&kind| kind != "mlp") {
+        return refuse(format!("clip.projector_type is {kind:?}; this engine runs LLaVA's \"mlp\""));
+    }
+    if let Some(kind) = gguf.get_str("clip.vision.mm_patch_merge_type")?.filter(|kind| kind.starts_with("spatial")) {
+        return refuse(format!(
+            "pictures in tiles of any number (LLaVA-NeXT, {kind:?}) are not supported; LLaVA 1.5 would work"
+        ));
+    }
+    if gguf.get_bool("clip.use_silu")? == Some(true) && !gguf.tensors.contains_key("v.blk.0.ffn_gate.weight") {
+        return refuse("clip.use_silu without a gated MLP is not supported".into());
+    }
+    Ok(())
+}
+
+/// Blocks that are run: as many as there are, or up to the layer that is named as the feature. (llama.cpp itself leaves out the last block where none is
+/// named, although its converter has already left out those that LLaVA does not use.)
+fn n_layers(gguf: &Gguf) -> Result<usize> {
+    const KEY: &str = "clip.vision.feature_layer";
+    let n_blocks = required(gguf, "block_count")?;
+    match gguf.get_ints(KEY)?.as_deref() {
+        None | Some([]) => Ok(n_blocks),
+        Some([layer]) if (1..=n_blocks as i64).contains(layer) => Ok(*layer as usize),
+        Some([layer]) => Err(Error::corrupt(&gguf.file, KEY, format!("layer {layer} of {n_blocks} blocks"))),
+        Some(layers) => {
+            let problem = format!("{}: {KEY} names {} layers; this engine takes one", gguf.file, layers.len());
+            Err(Error::Unsupported(problem))
+        }
     }
 }
 

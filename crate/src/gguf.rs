@@ -9,66 +9,84 @@ use std::ops::Range;
 
 /// Number formats of tensors, with ggml's names, numbers and block layouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)] // the names are the documentation
+#[allow(missing_docs, non_camel_case_types)] // the names are the documentation
 pub enum Dtype {
     F32,
     F16,
     Bf16,
     Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
     Q8_0,
+    Q2K,
+    Q3K,
     Q4K,
+    Q5K,
     Q6K,
+    IQ4_NL,
+    IQ4_XS,
 }
 
 impl Dtype {
     /// Every format, in the order of [`Dtype::name`] listings.
-    pub const ALL: [Self; 7] = [Self::F32, Self::F16, Self::Bf16, Self::Q4_0, Self::Q8_0, Self::Q4K, Self::Q6K];
+    pub const ALL: [Self; 15] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
+    ];
+
+    /// ggml's number and name, the weights of a block and its bytes.
+    const fn traits(self) -> (u32, &'static str, usize, usize) {
+        match self {
+            Self::F32 => (0, "f32", 1, 4),
+            Self::F16 => (1, "f16", 1, 2),
+            Self::Bf16 => (30, "bf16", 1, 2),
+            Self::Q4_0 => (2, "q4_0", 32, 18),
+            Self::Q4_1 => (3, "q4_1", 32, 20),
+            Self::Q5_0 => (6, "q5_0", 32, 22),
+            Self::Q5_1 => (7, "q5_1", 32, 24),
+            Self::Q8_0 => (8, "q8_0", 32, 34),
+            Self::Q2K => (10, "q2_k", 256, 84),
+            Self::Q3K => (11, "q3_k", 256, 110),
+            Self::Q4K => (12, "q4_k", 256, 144),
+            Self::Q5K => (13, "q5_k", 256, 176),
+            Self::Q6K => (14, "q6_k", 256, 210),
+            Self::IQ4_NL => (20, "iq4_nl", 32, 18),
+            Self::IQ4_XS => (23, "iq4_xs", 256, 136),
+        }
+    }
 
     /// ggml's number of the format, as in tensor infos.
     pub const fn id(self) -> u32 {
-        match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Q4_0 => 2,
-            Self::Q8_0 => 8,
-            Self::Q4K => 12,
-            Self::Q6K => 14,
-            Self::Bf16 => 30,
-        }
+        self.traits().0
     }
 
     /// ggml's name in lower case, as on the command line.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Q4_0 => "q4_0",
-            Self::Q8_0 => "q8_0",
-            Self::Q4K => "q4_k",
-            Self::Q6K => "q6_k",
-        }
+        self.traits().1
     }
 
     /// Weights per block; a row is a whole number of blocks.
     pub const fn block_len(self) -> usize {
-        match self {
-            Self::F32 | Self::F16 | Self::Bf16 => 1,
-            Self::Q4_0 | Self::Q8_0 => 32,
-            Self::Q4K | Self::Q6K => 256,
-        }
+        self.traits().2
     }
 
     /// Bytes per block.
     pub const fn block_bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-            Self::Q4_0 => 18,
-            Self::Q8_0 => 34,
-            Self::Q4K => 144,
-            Self::Q6K => 210,
-        }
+        self.traits().3
     }
 
     /// Bytes of a row of `n_cols` weights, a multiple of the block length.
@@ -135,7 +153,22 @@ pub struct Gguf {
     pub tensors: BTreeMap<String, TensorInfo>,
     /// First byte of tensor data: the length of the header.
     pub data_offset: u64,
+    /// Bytes of the file.
+    pub file_size: u64,
     header: Vec<u8>,
+    /// Where each key stands in the header, with its value.
+    spans: BTreeMap<String, Range<usize>>,
+}
+
+/// Names of all parts of a file that llama.cpp split, from the name of one: `x-00001-of-00003.gguf` and so on; `None` if the name is not of that form.
+pub fn part_names(name: &str) -> Option<Vec<String>> {
+    let stem = name.strip_suffix(".gguf")?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (stem, part) = rest.rsplit_once('-')?;
+    let number = |digits: &str| digits.parse::<usize>().ok().filter(|_| digits.len() == 5);
+    let (part, n_parts) = (number(part)?, number(count)?);
+    let names = (1..=n_parts).map(|part| format!("{stem}-{part:05}-of-{n_parts:05}.gguf"));
+    (1..=n_parts).contains(&part).then(|| names.collect())
 }
 
 // Far above what any model has; keeps a lying count from costing time.
@@ -158,6 +191,58 @@ impl Gguf {
             }
             Err(Stop::Error(error)) => Err(error),
         }
+    }
+
+    /// The number of this part, from 0 on, and how many there are, if this is a part of a file that llama.cpp split.
+    pub fn split(&self) -> Result<Option<(usize, usize)>> {
+        let Some(n_parts) = self.get_usize("split.count")?.filter(|&n_parts| n_parts > 1) else { return Ok(None) };
+        let part = self.get_usize("split.no")?.ok_or_else(|| self.missing_key("split.no"))?;
+        if part >= n_parts {
+            return Err(Error::corrupt(&self.file, "split.no", format!("{part} of {n_parts} parts")));
+        }
+        Ok(Some((part, n_parts)))
+    }
+
+    /// Header of the whole file that the parts of a split one make up when their tensor data follow it in order, each from its part's `data_offset` on.
+    pub fn join(parts: &[Self]) -> Result<Vec<u8>> {
+        let Some(first) = parts.first() else { return Err(Error::Invalid("a file of no parts".into())) };
+        let mut header = Header::default();
+        for span in first.spans.iter().filter(|(key, _)| !key.starts_with("split.")).map(|(_, span)| span) {
+            header.keys.extend(&first.header[span.clone()]);
+            header.n_keys += 1;
+        }
+        for (idx, part) in parts.iter().enumerate() {
+            if part.split()? != Some((idx, parts.len())) {
+                let problem = format!("expected part {idx} of {}, counted from 0", parts.len());
+                return Err(Error::corrupt(&part.file, "split.no", problem));
+            }
+            if part.get_usize("general.alignment")?.is_some_and(|alignment| alignment as u64 != ALIGNMENT) {
+                return Err(Error::corrupt(
+                    &part.file,
+                    "general.alignment",
+                    format!("expected {ALIGNMENT} in a split file"),
+                ));
+            }
+            let base = header.data_bytes;
+            let mut in_order: Vec<_> = part.tensors.iter().collect();
+            in_order.sort_by_key(|(_, info)| info.offset);
+            for (name, info) in in_order {
+                if info.offset - part.data_offset != header.data_bytes - base {
+                    return Err(Error::corrupt(&part.file, name, "expected no gap before the tensor in a split file"));
+                }
+                header.tensor(name, info.dtype, &info.shape);
+            }
+            let n_bytes = part.file_size.saturating_sub(part.data_offset);
+            if idx + 1 < parts.len() && n_bytes != header.data_bytes - base {
+                let problem = format!("{n_bytes} bytes of tensors, expected {}", header.data_bytes - base);
+                return Err(Error::corrupt(&part.file, "size", problem));
+            }
+        }
+        if first.get_usize("split.tensors.count")?.is_some_and(|count| count as u64 != header.n_tensors) {
+            let problem = format!("the parts have {} tensors", header.n_tensors);
+            return Err(Error::corrupt(&first.file, "split.tensors.count", problem));
+        }
+        Ok(header.to_bytes())
     }
 
     /// A tensor that must be there.
@@ -291,11 +376,13 @@ impl<'a> Reader<'a> {
         }
         let n_tensors = self.count("tensor count", MAX_TENSORS)?;
         let n_keys = self.count("metadata count", MAX_KEYS)?;
-        let mut metadata = BTreeMap::new();
+        let (mut metadata, mut spans) = (BTreeMap::new(), BTreeMap::new());
         for _ in 0..n_keys {
+            let start = self.pos;
             let key = self.string("a metadata key")?;
             let kind = self.u32()?;
             let value = self.value(kind, &key)?;
+            spans.insert(key.clone(), start..self.pos);
             if metadata.insert(key.clone(), value).is_some() {
                 return Err(self.corrupt(&key, "the key occurs twice".into()));
             }
@@ -326,7 +413,8 @@ impl<'a> Reader<'a> {
         }
         self.check_overlap(&tensors)?;
         let header = self.bytes[..self.pos].to_vec();
-        Ok(Gguf { file: self.file.into(), metadata, tensors, data_offset, header })
+        let file_size = self.file_size;
+        Ok(Gguf { file: self.file.into(), metadata, tensors, data_offset, file_size, header, spans })
     }
 
     fn tensor_info(&mut self, alignment: u64) -> std::result::Result<(String, TensorInfo), Stop> {

@@ -152,6 +152,22 @@ impl Tiles {
         }
     }
 
+    /// The sums of the activations as they were rounded, for each block (`per_block` 1) or half of one (2): (n_tokens, n_blocks * per_block).
+    pub fn sums(&self, per_block: usize) -> Vec<f32> {
+        let mut sums = Vec::with_capacity(self.n_tokens * self.n_blocks * per_block);
+        for token in 0..self.n_tokens {
+            let tile = self.tile(token / TILE);
+            for block in 0..self.n_blocks {
+                let (place, scale) = (token % TILE, tile.scale(block, token % TILE));
+                for cols in (0..BLOCK).step_by(BLOCK / per_block) {
+                    let sum: i32 = (cols..cols + BLOCK / per_block).map(|col| tile.quant(block, place, col)).sum();
+                    sums.push(scale * sum as f32);
+                }
+            }
+        }
+        sums
+    }
+
     /// Tokens loaded.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens

@@ -35,7 +35,7 @@
 //!     loader.feed(file, 0, &bytes)?;
 //! }
 //! let (model, header) = loader.finish(Alone)?;
-//! let mut session = Session::new(model, &header, None)?;
+//! let mut session = Session::new(model, &header, None, None)?;
 //! let picture = Picture::decode(&std::fs::read("film.png")?)?;
 //! let options = AskOptions { max_tokens: 100, sampler: Default::default() };
 //! let answer = block_on(async {

@@ -1,12 +1,14 @@
 //! A weight matrix as one rank holds it: some rows and columns of a stored tensor, in the form that its kernel reads.
 //!
 //! Built from byte ranges of whole stored rows as they arrive ([`MatrixBuilder`]); multiplied with [`Activations`]. Quantized columns are kept in whole
-//! blocks of 32; those that a rank does not own are met by zeros in the activations, so that any split of columns works.
+//! blocks of 32; those that a rank does not own are met by zeros in the activations, so that any split of columns works. What a type adds to every weight
+//! of a block stands beside its kernel form, as an f32 matrix that is multiplied with the sums of the activations of each block.
 
 use crate::error::{Error, Result};
 use crate::gguf::Dtype;
 use crate::kernels::{Kernel, Tiles, float};
-use crate::quant::{BLOCK, Form, GROUP, Layout};
+use crate::ops;
+use crate::quant::{self, BLOCK, Form, GROUP, Layout};
 use std::ops::Range;
 
 /// `n_rows` x `n_cols` weights.
@@ -17,6 +19,8 @@ pub struct Matrix {
     /// 16-byte units, for the alignment.
     data: Vec<u128>,
     n_bytes: usize,
+    /// (n_rows, n_blocks * offsets of a block), for the types that have offsets.
+    offsets: Option<Box<Matrix>>,
 }
 
 /// How the weights lie in memory.
@@ -41,7 +45,15 @@ impl Matrix {
 
     /// Bytes held.
     pub fn n_bytes(&self) -> usize {
-        size_of_val(&self.data[..])
+        size_of_val(&self.data[..]) + self.offsets.as_ref().map_or(0, |offsets| offsets.n_bytes())
+    }
+
+    /// Bytes that `n_rows` rows of `dtype` take of which the columns `cols` are held.
+    pub fn held_bytes(dtype: Dtype, n_rows: usize, cols: &Range<usize>) -> u64 {
+        let Some(form) = Form::of(dtype) else { return n_rows as u64 * dtype.row_bytes(cols.len()) as u64 };
+        let blocks = blocks(cols);
+        let offsets = n_rows as u64 * (blocks.len() * quant::n_offsets(dtype) * size_of::<f32>()) as u64;
+        n_rows.div_ceil(GROUP) as u64 * Layout::new(form, blocks).group_bytes() as u64 + offsets
     }
 
     /// Whether [`Activations`] loaded for one of the two serve the other too.
@@ -50,7 +62,12 @@ impl Matrix {
             Stored::Groups { layout, first } => Some((layout.form, layout.n_blocks, first)),
             Stored::Panels { .. } => None,
         };
-        self.n_cols == other.n_cols && blocks(self) == blocks(other)
+        self.n_cols == other.n_cols && blocks(self) == blocks(other) && self.n_offsets() == other.n_offsets()
+    }
+
+    /// Offsets of a row.
+    fn n_offsets(&self) -> usize {
+        self.offsets.as_ref().map_or(0, |offsets| offsets.n_cols)
     }
 
     /// Dequantizes the owned columns of one row (of an embedding table, say) into `out` (n_cols).
@@ -61,6 +78,12 @@ impl Matrix {
                 let bytes = &self.bytes()[group * layout.group_bytes()..][..layout.group_bytes()];
                 let mut whole = vec![0.0; layout.n_blocks * BLOCK];
                 layout.group(bytes).row(row, &mut whole);
+                if let Some(offsets) = &self.offsets {
+                    let mut added = vec![0.0; offsets.n_cols];
+                    offsets.row(group * GROUP + row, &mut added);
+                    let n_shared = whole.len() / added.len().max(1);
+                    whole.iter_mut().enumerate().for_each(|(col, weight)| *weight += added[col / n_shared]);
+                }
                 out.copy_from_slice(&whole[first..first + self.n_cols]);
             }
             Stored::Panels { dtype } => {
@@ -91,6 +114,12 @@ impl Matrix {
                     "activations were loaded for another form"
                 );
                 kernel.matmul(&layout, self.bytes(), self.n_rows, &x.tiles, out);
+                if let Some(offsets) = &self.offsets {
+                    assert_eq!(x.n_offsets, offsets.n_cols, "activations were loaded for another form");
+                    let mut added = vec![0.0; out.len()];
+                    float::matmul(Dtype::F32, offsets.bytes(), self.n_rows, &x.values, offsets.n_cols, &mut added);
+                    ops::add(out, &added);
+                }
             }
             Stored::Panels { dtype } => {
                 assert_eq!(x.blocks, None, "activations were loaded for another form");
@@ -112,6 +141,9 @@ pub struct Activations {
     n_cols: usize,
     /// For weights of which form, blocks and first column of the 8-bit form; none: f32.
     blocks: Option<(Form, usize, usize)>,
+    /// Offsets of a row that the values are for.
+    n_offsets: usize,
+    /// What is multiplied in f32: the activations, or their sums for the offsets.
     values: Vec<f32>,
     tiles: Tiles,
 }
@@ -120,11 +152,14 @@ impl Activations {
     /// Takes `x` (n_tokens, matrix.n_cols()) for products with `matrix` and every other matrix that has the [`Matrix::same_input`].
     pub fn load(&mut self, x: &[f32], n_tokens: usize, matrix: &Matrix) {
         assert_eq!(x.len(), n_tokens * matrix.n_cols());
-        (self.n_tokens, self.n_cols) = (n_tokens, matrix.n_cols);
+        (self.n_tokens, self.n_cols, self.n_offsets) = (n_tokens, matrix.n_cols, matrix.n_offsets());
         match matrix.form {
             Stored::Groups { layout, first } => {
                 self.blocks = Some((layout.form, layout.n_blocks, first));
                 self.tiles.load(x, n_tokens, first, layout.n_blocks, layout.form);
+                if self.n_offsets > 0 {
+                    float::load(&self.tiles.sums(self.n_offsets / layout.n_blocks), n_tokens, &mut self.values);
+                }
             }
             Stored::Panels { .. } => {
                 self.blocks = None;
@@ -147,6 +182,9 @@ pub struct MatrixBuilder {
     row_bytes: usize,
     /// The blocks kept of each row, as bytes.
     kept: Range<usize>,
+    /// Which 32 columns of the first of them are the first of the matrix.
+    first_sub: usize,
+    offsets: Option<Box<MatrixBuilder>>,
     n_groups_done: usize,
     n_pushed: u64,
     partial: Vec<u8>,
@@ -156,9 +194,9 @@ pub struct MatrixBuilder {
 impl MatrixBuilder {
     /// For `n_rows` rows of `n_cols` stored weights each, of which the columns `cols` are this rank's.
     pub fn new(dtype: Dtype, n_rows: usize, n_cols: usize, cols: Range<usize>) -> Result<Self> {
+        let blocks = blocks(&cols);
         let (form, n_bytes, kept) = match Form::of(dtype) {
             Some(form) => {
-                let blocks = cols.start / BLOCK..cols.end.div_ceil(BLOCK).max(cols.start / BLOCK);
                 let layout = Layout::new(form, blocks.clone());
                 let per_block = dtype.block_len() / BLOCK;
                 let kept = blocks.start / per_block..blocks.end.div_ceil(per_block);
@@ -175,15 +213,21 @@ impl MatrixBuilder {
         let mut data = Vec::new();
         data.try_reserve_exact(n_bytes.div_ceil(16))
             .map_err(|_| Error::OutOfMemory { what: format!("a matrix of {n_rows} rows"), bytes: n_bytes })?;
+        let offsets = match quant::n_offsets(dtype) * blocks.len() {
+            0 => None,
+            n => Some(Box::new(Self::new(Dtype::F32, n_rows, n, 0..n)?)),
+        };
         Ok(Self {
             dtype,
             n_cols,
             row_bytes: dtype.row_bytes(n_cols),
             kept,
+            first_sub: blocks.start % (dtype.block_len() / BLOCK).max(1),
+            offsets,
             n_groups_done: 0,
             n_pushed: 0,
             partial: Vec::new(),
-            matrix: Matrix { n_rows, n_cols: cols.len(), form, data, n_bytes },
+            matrix: Matrix { n_rows, n_cols: cols.len(), form, data, n_bytes, offsets: None },
         })
     }
 
@@ -223,7 +267,7 @@ impl MatrixBuilder {
     }
 
     /// The matrix; `name` is for the message when bytes are missing.
-    pub fn finish(self, name: &str) -> Result<Matrix> {
+    pub fn finish(mut self, name: &str) -> Result<Matrix> {
         let expected = self.matrix.n_rows as u64 * self.row_bytes as u64;
         if self.n_pushed != expected {
             return Err(Error::Shape {
@@ -232,6 +276,7 @@ impl MatrixBuilder {
                 found: format!("{} bytes", self.n_pushed),
             });
         }
+        self.matrix.offsets = self.offsets.map(|offsets| offsets.finish(name)).transpose()?.map(Box::new);
         Ok(self.matrix)
     }
 
@@ -249,7 +294,13 @@ impl MatrixBuilder {
         let rows = rows.chunks_exact(self.row_bytes).map(|row| &row[self.kept.clone()]).enumerate();
         match self.matrix.form {
             Stored::Groups { layout, .. } => {
-                rows.for_each(|(row, stored)| layout.pack_row(stored, row, group));
+                let mut offsets = Vec::new();
+                for (row, stored) in rows {
+                    layout.pack_row(self.dtype, self.first_sub, stored, row, group, &mut offsets);
+                }
+                if let Some(builder) = &mut self.offsets {
+                    offsets.iter().for_each(|offset| builder.push(&offset.to_le_bytes()));
+                }
             }
             Stored::Panels { dtype } => {
                 let size = dtype.block_bytes();
@@ -263,6 +314,11 @@ impl MatrixBuilder {
             }
         }
     }
+}
+
+/// The blocks that hold some columns; none for none.
+fn blocks(cols: &Range<usize>) -> Range<usize> {
+    cols.start / BLOCK..cols.end.div_ceil(BLOCK).max(cols.start / BLOCK)
 }
 
 /// Writes row `row` of a panel of `n_rows` rows whose values have `N` bytes.

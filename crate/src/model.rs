@@ -37,6 +37,10 @@ impl ModelLoader {
             Error::corrupt(file, "header", format!("it goes on beyond its first {} bytes", prefix.len()))
         })?;
         let shard = self.shard;
+        if let Some((part, n_parts)) = gguf.split()? {
+            let problem = format!("{file}: this is part {} of {n_parts} of a split file: all are needed", part + 1);
+            return Err(Error::Unsupported(problem));
+        }
         if file == DECODER {
             let config = Config::from_gguf(&gguf)?;
             let loader = Loader::new(&gguf, &Decoder::wants(&config, shard))?;
@@ -125,9 +129,10 @@ pub fn preprocess(gguf: &Gguf, scales: &Scales) -> Result<Preprocess> {
     if std.iter().any(|&std| std <= 0.0) {
         return Err(Error::corrupt(&gguf.file, "clip.vision.image_std", "expected positive numbers"));
     }
+    // Files without the key are llama.cpp's, of LLaVA, which pads.
     let fit = match gguf.get_str("llama3med.image.fit")? {
-        None | Some("crop") => Fit::Crop,
-        Some("pad") => Fit::Pad,
+        Some("crop") => Fit::Crop,
+        None | Some("pad") => Fit::Pad,
         Some("stretch") => Fit::Stretch,
         Some(other) => {
             let problem = format!("expected crop, pad or stretch, found {other:?}");

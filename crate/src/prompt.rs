@@ -19,6 +19,10 @@ pub const SYSTEM_KEY: &str = "llama3med.system_prompt";
 /// Key of the decoder file: the four texts of a `marks` template, in the order of [`Marks`].
 pub const MARKS_KEY: &str = "llama3med.marks";
 const STOP_KEY: &str = "llama3med.stop_token_ids";
+const JINJA_KEY: &str = "tokenizer.chat_template";
+
+/// What [`Template::named`] knows.
+pub const TEMPLATES: [&str; 5] = ["llama3", "llama3-med", "vicuna", "mistral", "chatml"];
 
 /// Tokens without which a Llama-3 prompt cannot be written.
 pub const LLAMA3_TOKENS: [&str; 4] = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
@@ -79,13 +83,24 @@ impl Marks {
             next: " </s>[INST] ".into(),
         }
     }
+
+    /// ChatML (`<|im_start|>user … <|im_end|>`) without a system text.
+    pub fn chat_ml() -> Self {
+        Self {
+            first: "<s><|im_start|>user\n".into(),
+            after_image: "\n".into(),
+            reply: "<|im_end|>\n<|im_start|>assistant\n".into(),
+            next: "<|im_end|>\n<|im_start|>user\n".into(),
+        }
+    }
 }
 
 impl Template {
-    /// The template that a decoder file names; Llama3-Med's where it names none.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+    /// The template that a decoder file of this project names; in files of others the one that their Jinja template or their vocabulary shows.
+    pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
         match gguf.get_str(TEMPLATE_KEY)? {
-            None | Some("llama3") => {
+            None => Self::recognised(gguf, tokenizer),
+            Some("llama3") => {
                 let system = gguf.get_str(SYSTEM_KEY)?.unwrap_or(LLAMA3_MED_SYSTEM);
                 Ok(Self::Llama3 { system: system.into() })
             }
@@ -102,6 +117,72 @@ impl Template {
                 Err(Error::corrupt(&gguf.file, TEMPLATE_KEY, problem))
             }
         }
+    }
+
+    /// One of the well-known templates of a decoder file of llama.cpp's, told by marks that no other has: nothing is run.
+    fn recognised(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
+        let source = gguf.get_str(JINJA_KEY)?;
+        let has = |mark: &str| source.is_some_and(|source| source.contains(mark));
+        let token = |mark: &str| source.is_none() && tokenizer.find(mark).is_some();
+        let named = |key: &str, usual: &str| -> Result<String> {
+            let id = gguf.get_usize(key)?.and_then(|id| u32::try_from(id).ok());
+            Ok(id.and_then(|id| tokenizer.special_name(id)).unwrap_or(usual).to_owned())
+        };
+        let (begin, end) =
+            (named("tokenizer.ggml.bos_token_id", "<s>")?, named("tokenizer.ggml.eos_token_id", "</s>")?);
+        // GPT-2's vocabularies have no token of the beginning unless the file says so.
+        let adds_begin = gguf.get_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(tokenizer.find(&begin).is_some());
+        let with_own_tokens = |marks: Marks| {
+            let first = match marks.first.strip_prefix("<s>") {
+                Some(rest) if adds_begin => format!("{begin}{rest}"),
+                Some(rest) => rest.to_owned(),
+                None => marks.first,
+            };
+            Self::Marks(Marks { first, next: marks.next.replace("<s>", &begin).replace("</s>", &end), ..marks })
+        };
+        // Llama-2 has as many key heads as query heads, Mistral and TinyLlama have fewer.
+        let heads = gguf.get_usize("llama.attention.head_count")?;
+        let is_llama2 = heads == gguf.get_usize("llama.attention.head_count_kv")?.or(heads);
+        if has("<|start_header_id|>") || token("<|start_header_id|>") {
+            return Ok(Self::Llama3 { system: String::new() });
+        }
+        let marks = if has("<|im_start|>") || token("<|im_start|>") {
+            Marks::chat_ml()
+        } else if has("[INST]") && has("<<SYS>>") {
+            Marks { next: " </s><s>[INST] ".into(), ..Marks::mistral() }
+        } else if has("[INST]") && !has("[SYSTEM_PROMPT]") {
+            Marks { next: "</s>[INST] ".into(), ..Marks::mistral() }
+        } else if has("USER:") && has("ASSISTANT:") && !has("A chat between") {
+            Marks { first: "<s>USER: ".into(), ..Marks::vicuna() }
+        } else if (has("USER:") && has("ASSISTANT:")) || (source.is_none() && is_llama2) {
+            // LLaVA-1.5's files, the most frequent without a template.
+            Marks::vicuna()
+        } else {
+            let found = if source.is_some() { "is none that this engine knows" } else { "is missing" };
+            return Err(Error::Unsupported(format!(
+                "{}: {JINJA_KEY} {found}; name one of {} as the template, or convert the checkpoint",
+                gguf.file,
+                TEMPLATES.join(", ")
+            )));
+        };
+        Ok(with_own_tokens(marks))
+    }
+
+    /// A well-known template by its name, one of [`TEMPLATES`].
+    pub fn named(name: &str) -> Result<Self> {
+        Ok(match name {
+            "llama3" => Self::Llama3 { system: String::new() },
+            "llama3-med" => Self::Llama3 { system: LLAMA3_MED_SYSTEM.into() },
+            "vicuna" => Self::Marks(Marks::vicuna()),
+            "mistral" => Self::Marks(Marks::mistral()),
+            "chatml" => Self::Marks(Marks::chat_ml()),
+            _ => {
+                return Err(Error::Invalid(format!(
+                    "template must be one of {}, found {name:?}",
+                    TEMPLATES.join(", ")
+                )));
+            }
+        })
     }
 
     /// The texts between question and answer.
@@ -170,10 +251,13 @@ impl Template {
         Ok(writer)
     }
 
-    /// Ids that end an answer: all of Llama-3's that there are, since published configurations disagree, and those that the file names.
+    /// Ids that end an answer: all of Llama-3's that there are, since published configurations disagree, those that the file names, and the token that ends
+    /// an answer in the prompt.
     pub fn stop_ids(&self, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         let usual = ["<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"];
         let mut ids: BTreeSet<u32> = usual.iter().filter_map(|token| tokenizer.find(token)).collect();
+        let next = self.marks().next;
+        ids.extend(tokenizer.first_special(next.trim_start()).filter(|&(at, ..)| at == 0).map(|(_, _, id)| id));
         let mut named: Vec<(&str, i64)> = Vec::new();
         named.extend(gguf.get_ints(STOP_KEY)?.unwrap_or_default().into_iter().map(|id| (STOP_KEY, id)));
         for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {

@@ -17,6 +17,16 @@
 //!
 //! So a vector register of 16 (32) bytes meets 4 consecutive activations repeated 4 (8) times, and the sums of 4 (8) rows come out side by side.
 //! Rows that are missing in the last group have scale 0. All numbers of the stored form are kept exactly.
+//!
+//! Four forms hold all types. Each is made for the type of its name; the other types are integers with scales too ([`Sub`]) and go where those fit:
+//!
+//! ```text
+//! Q4   Q4_0, Q4_1*             Q8   Q8_0, Q5_0, Q5_1*, IQ4_NL, IQ4_XS (values of the codebook)
+//! Q4K  Q4_K                    Q6K  Q6_K, Q5_K*, Q3_K, Q2_K*
+//! ```
+//!
+//! Types with a star also have offsets, which belong to a block or half a block. They are no part of the form: `matrix` keeps them as a small f32 matrix
+//! that is multiplied with the sums of the activations ([`n_offsets`]).
 
 use crate::gguf::Dtype;
 use half::{bf16, f16};
@@ -44,6 +54,7 @@ pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
             Dtype::Q8_0 => dequantize_q8_0(block, out),
             Dtype::Q4K => dequantize_q4_k(block, out),
             Dtype::Q6K => dequantize_q6_k(block, out),
+            _ => dequantize_subs(dtype, block, out),
         }
     }
 }
@@ -104,6 +115,138 @@ fn dequantize_q6_k(block: &[u8], out: &mut [f32]) {
     }
 }
 
+fn dequantize_subs(dtype: Dtype, block: &[u8], out: &mut [f32]) {
+    for (sub, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+        let Sub { factor, scale, offset, codes } = Sub::read(dtype, block, sub);
+        for (col, (out, code)) in out.iter_mut().zip(codes).enumerate() {
+            *out = factor * scale[col / 16] as f32 * code as f32 + offset[col / 16];
+        }
+    }
+}
+
+/// 32 weights of a stored block as integers, for the types without a form of their own: in each half a weight is `factor * scale * code + offset`.
+struct Sub {
+    factor: f32,
+    scale: [i8; 2],
+    offset: [f32; 2],
+    codes: [i8; BLOCK],
+}
+
+/// What a nibble of the IQ4 types means (ggml's `kvalues_iq4nl`).
+const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+impl Sub {
+    /// Sub-block `sub` of a block; 0 where a block has 32 weights.
+    fn read(dtype: Dtype, block: &[u8], sub: usize) -> Self {
+        let plain = |factor, offset, codes| Self { factor, scale: [1; 2], offset: [offset; 2], codes };
+        // Low nibbles are the first half, high nibbles the second.
+        let nibble = |qs: &[u8], col: usize| (qs[col % 16] >> (col / 16 * 4) & 15) as i8;
+        let fifth = |qh: &[u8], col: usize| ((qh[col / 8] >> (col % 8) & 1) << 4) as i8;
+        // Quants of 2 bits: 128 weights in each 32 bytes.
+        let pair = |qs: &[u8], col: usize| (qs[sub / 4 * 32 + col] >> (sub % 4 * 2) & 3) as i8;
+        let d = f16_at(block, 0);
+        match dtype {
+            Dtype::Q4_1 => plain(d, f16_at(block, 2), std::array::from_fn(|col| nibble(&block[4..], col))),
+            Dtype::Q5_0 => {
+                let code = |col| (nibble(&block[6..], col) | fifth(&block[2..6], col)) - 16;
+                plain(d, 0.0, std::array::from_fn(code))
+            }
+            Dtype::Q5_1 => {
+                let code = |col| nibble(&block[8..], col) | fifth(&block[4..8], col);
+                plain(d, f16_at(block, 2), std::array::from_fn(code))
+            }
+            // 16 bytes of a 4-bit scale and a 4-bit min, 64 bytes of quants, d, dmin: f16.
+            Dtype::Q2K => {
+                let (dmin, scales) = (f16_at(block, 82), [block[2 * sub], block[2 * sub + 1]]);
+                Self {
+                    factor: f16_at(block, 80),
+                    scale: scales.map(|scale| (scale & 15) as i8),
+                    offset: scales.map(|scale| -(dmin * (scale >> 4) as f32)),
+                    codes: std::array::from_fn(|col| pair(&block[16..], col)),
+                }
+            }
+            // 32 bytes of third bits, 64 bytes of quants, 12 bytes of 6-bit scales, d: f16; a third bit that is not set takes 4 away.
+            Dtype::Q3K => Self {
+                factor: f16_at(block, 108),
+                scale: [0, 1].map(|half| q3_k_scale(&block[96..108], 2 * sub + half)),
+                offset: [0.0; 2],
+                codes: std::array::from_fn(|col| pair(&block[32..], col) + 4 * (block[col] >> sub & 1) as i8 - 4),
+            },
+            // As Q4_K, with 32 bytes of fifth bits between scales and nibbles.
+            Dtype::Q5K => {
+                let (scale, min) = q4_k_scale_min(&block[4..16], sub);
+                let nibbles = &block[48 + sub / 2 * 32..][..32];
+                let code = |col| nibbles[col] >> (sub % 2 * 4) & 15 | (block[16 + col] >> sub & 1) << 4;
+                Self {
+                    factor: d,
+                    scale: [scale as i8; 2],
+                    offset: [-(f16_at(block, 2) * min as f32); 2],
+                    codes: std::array::from_fn(|col| code(col) as i8),
+                }
+            }
+            Dtype::IQ4_NL => plain(d, 0.0, std::array::from_fn(|col| IQ4_VALUES[nibble(&block[2..], col) as usize])),
+            // d: f16, 8 high bit pairs of scales, 8 low nibbles of scales, nibbles of each sub-block.
+            Dtype::IQ4_XS => {
+                let high = u16::from_le_bytes([block[2], block[3]]) >> (2 * sub) & 3;
+                let scale = (block[4 + sub / 2] >> (sub % 2 * 4) & 15) as i8 | (high << 4) as i8;
+                Self {
+                    scale: [scale - 32; 2],
+                    ..plain(d, 0.0, std::array::from_fn(|col| IQ4_VALUES[nibble(&block[8 + 16 * sub..], col) as usize]))
+                }
+            }
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Q4_0 | Dtype::Q8_0 | Dtype::Q4K | Dtype::Q6K => {
+                unreachable!("{} has a form of its own", dtype.name())
+            }
+        }
+    }
+}
+
+impl Sub {
+    /// Writes row `row` of a block of `form`. In form Q4 codes are from 0 on where the form's are from -8 on: the offset makes up for it, exactly as long
+    /// as `offset + 8 * factor` fits into an f32, so unless one is 8192 times the other.
+    fn pack(&self, form: Form, row: usize, head: &mut [u8], scales: &mut [u8], values: &mut [u8]) {
+        let code = |col: usize, bias: u8| (self.codes[col] as u8).wrapping_add(bias) as u32;
+        match form {
+            Form::Q4 => {
+                put_f32(scales, row, self.factor);
+                let byte = |col: usize| code(col, 0) | code(col + 16, 0) << 4;
+                (0..4).for_each(|j| put_word(values, j, row, four(|i| byte(4 * j + i))));
+            }
+            Form::Q8 => {
+                put_f32(scales, row, self.factor * self.scale[0] as f32);
+                (0..8).for_each(|j| put_word(values, j, row, four(|i| code(4 * j + i, 128))));
+            }
+            Form::Q6K => {
+                put_f32(head, row, self.factor);
+                scales[2 * row..2 * row + 2].copy_from_slice(&self.scale.map(|scale| scale as u8));
+                (0..8).for_each(|j| put_word(values, j, row, four(|i| code(4 * j + i, 32))));
+            }
+            Form::Q4K => unreachable!("Q4_K alone has this form"),
+        }
+    }
+}
+
+/// Four bytes as a word, the first lowest.
+fn four(byte: impl Fn(usize) -> u32) -> u32 {
+    (0..4).map(|i| byte(i) << (8 * i)).sum()
+}
+
+// The 6-bit scales of a Q3_K block: 16 low nibbles, then 16 high bit pairs.
+fn q3_k_scale(packed: &[u8], at: usize) -> i8 {
+    let low = packed[at % 8] >> (at / 8 * 4) & 15;
+    let high = packed[8 + at % 4] >> (at / 4 * 2) & 3;
+    (low | high << 4) as i8 - 32
+}
+
+/// Offsets that `dtype` has for each 32 columns beside its kernel form: 2 where each half has its own.
+pub const fn n_offsets(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q5K => 1,
+        Dtype::Q2K => 2,
+        _ => 0,
+    }
+}
+
 fn f16_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
@@ -111,13 +254,13 @@ fn f16_at(block: &[u8], at: usize) -> f32 {
 /// The integer kernel forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Nibbles, min = 8 scales: Q4_0.
+    /// Nibbles, min = 8 scales.
     Q4,
-    /// Bytes, min = 128 scales: Q8_0.
+    /// Bytes, min = 128 scales.
     Q8,
-    /// Nibbles, scale and min of 6 bits per block: Q4_K.
+    /// Nibbles, scale and min of 6 bits per block.
     Q4K,
-    /// 6-bit values in bytes, min = 32 scales, a signed scale per 16 columns: Q6_K.
+    /// 6-bit values in bytes, min = 32 scales, a signed scale per 16 columns.
     Q6K,
 }
 
@@ -125,10 +268,10 @@ impl Form {
     /// The form that `dtype` is kept in; none for the floating-point formats.
     pub fn of(dtype: Dtype) -> Option<Self> {
         match dtype {
-            Dtype::Q4_0 => Some(Self::Q4),
-            Dtype::Q8_0 => Some(Self::Q8),
+            Dtype::Q4_0 | Dtype::Q4_1 => Some(Self::Q4),
+            Dtype::Q8_0 | Dtype::Q5_0 | Dtype::Q5_1 | Dtype::IQ4_NL | Dtype::IQ4_XS => Some(Self::Q8),
             Dtype::Q4K => Some(Self::Q4K),
-            Dtype::Q6K => Some(Self::Q6K),
+            Dtype::Q6K | Dtype::Q5K | Dtype::Q3K | Dtype::Q2K => Some(Self::Q6K),
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 => None,
         }
     }
@@ -191,15 +334,23 @@ impl Layout {
         Group { layout: *self, heads, scales, values }
     }
 
-    /// Writes row `row` (0..8) of a group: the stored `bytes` of the super-blocks (K forms) or blocks that hold this layout's blocks. Rows that are
-    /// never written must be zero bytes.
-    pub fn pack_row(&self, bytes: &[u8], row: usize, group: &mut [u8]) {
+    /// Writes row `row` (0..8) of a group: the stored `bytes` of the blocks of `dtype` that hold this layout's blocks, the first of which is sub-block
+    /// `first_sub` of the first. Rows that are never written must be zero bytes. Adds the row's offsets to `offsets`: [`n_offsets`] for each block.
+    pub fn pack_row(
+        &self,
+        dtype: Dtype,
+        first_sub: usize,
+        bytes: &[u8],
+        row: usize,
+        group: &mut [u8],
+        offsets: &mut Vec<f32>,
+    ) {
         let (heads, rest) = group.split_at_mut(self.n_heads() * self.form.head_bytes());
         let (scales, values) = rest.split_at_mut(self.n_blocks * self.form.scale_bytes());
-        match self.form {
-            Form::Q4 => pack_blocks::<18, 128>(bytes, row, 0, scales, values),
-            Form::Q8 => pack_blocks::<34, 256>(bytes, row, 0x8080_8080, scales, values),
-            Form::Q4K => {
+        match dtype {
+            Dtype::Q4_0 => pack_blocks::<18, 128>(bytes, row, 0, scales, values),
+            Dtype::Q8_0 => pack_blocks::<34, 256>(bytes, row, 0x8080_8080, scales, values),
+            Dtype::Q4K => {
                 for (head, stored) in heads.chunks_exact_mut(64).zip(bytes.chunks_exact(144)) {
                     put_f32(head, row, f16_at(stored, 0));
                     put_f32(head, GROUP + row, f16_at(stored, 2));
@@ -210,7 +361,7 @@ impl Layout {
                     pack_q4_k(&bytes[at * 144..][..144], sub, row, scales, values);
                 }
             }
-            Form::Q6K => {
+            Dtype::Q6K => {
                 for (head, stored) in heads.chunks_exact_mut(32).zip(bytes.chunks_exact(210)) {
                     put_f32(head, row, f16_at(stored, 208));
                 }
@@ -220,6 +371,20 @@ impl Layout {
                     let stored = &bytes[at * 210..][..210];
                     scales[2 * row..2 * row + 2].copy_from_slice(&stored[192 + 2 * sub..][..2]);
                     (0..8).for_each(|j| put_word(values, j, row, q6_k_word(stored, sub, j)));
+                }
+            }
+            _ => {
+                let per_stored = dtype.block_len() / BLOCK;
+                let values = values.chunks_exact_mut(self.form.value_bytes());
+                let per_block = scales.chunks_exact_mut(self.form.scale_bytes()).zip(values);
+                for (block, (scales, values)) in per_block.enumerate() {
+                    let (at, sub) = ((first_sub + block) / per_stored, (first_sub + block) % per_stored);
+                    let stored = &bytes[at * dtype.block_bytes()..][..dtype.block_bytes()];
+                    let sub = Sub::read(dtype, stored, sub);
+                    let head = heads.get_mut((self.first_sub + block) / SUPER * self.form.head_bytes()..);
+                    sub.pack(self.form, row, head.unwrap_or_default(), scales, values);
+                    let bias = if self.form == Form::Q4 { 8.0 * sub.factor } else { 0.0 };
+                    offsets.extend(sub.offset[..n_offsets(dtype)].iter().map(|offset| offset + bias));
                 }
             }
         }
@@ -291,7 +456,7 @@ impl Group<'_> {
         }
     }
 
-    /// Decodes one row (n_blocks * 32), exactly as [`dequantize`] does.
+    /// Decodes one row (n_blocks * 32) without its offsets; where there are none, exactly as [`dequantize`] does.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
             let quants = self.quants(block, row);

@@ -114,10 +114,11 @@ struct Cache {
 pub const DEFAULT_CONTEXT: usize = 4096;
 
 impl<P: Peers> Session<P> {
-    /// `gguf` is the header of the decoder file. `context` is the largest conversation in tokens, cut to what the model was trained for.
-    pub fn new(model: Model<P>, gguf: &Gguf, context: Option<usize>) -> Result<Self> {
+    /// `gguf` is the header of the decoder file, `template` is for files that name none that is known. `context` is the largest conversation in tokens, cut
+    /// to what the model was trained for.
+    pub fn new(model: Model<P>, gguf: &Gguf, template: Option<Template>, context: Option<usize>) -> Result<Self> {
         let tokenizer = Tokenizer::from_gguf(gguf)?;
-        let template = Template::from_gguf(gguf)?;
+        let template = template.map_or_else(|| Template::from_gguf(gguf, &tokenizer), Ok)?;
         let stop_ids = template.stop_ids(gguf, &tokenizer)?;
         let context = context.unwrap_or(DEFAULT_CONTEXT).min(model.config().context_length);
         let cache = Cache { context, items: Vec::new(), kept: Vec::new() };

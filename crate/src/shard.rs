@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::matrix::{Matrix, MatrixBuilder};
-use crate::quant::{BLOCK, Form, GROUP, Layout};
+use crate::quant::BLOCK;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -113,16 +113,7 @@ impl Want {
 
 /// Bytes that `wants` take in memory, in the kernels' forms, from the header alone.
 pub fn held_bytes(gguf: &Gguf, wants: &[Want]) -> Result<u64> {
-    let bytes_of = |want: &Want| {
-        let dtype = gguf.tensor(&want.name)?.dtype;
-        Ok(match Form::of(dtype) {
-            Some(form) => {
-                let blocks = want.cols.start / BLOCK..want.cols.end.div_ceil(BLOCK).max(want.cols.start / BLOCK);
-                want.rows.len().div_ceil(GROUP) as u64 * Layout::new(form, blocks).group_bytes() as u64
-            }
-            None => want.rows.len() as u64 * dtype.row_bytes(want.cols.len()) as u64,
-        })
-    };
+    let bytes_of = |want: &Want| Ok(Matrix::held_bytes(gguf.tensor(&want.name)?.dtype, want.rows.len(), &want.cols));
     wants.iter().map(bytes_of).sum()
 }
 

@@ -1,7 +1,10 @@
 //! Text to token ids and back.
 //!
-//! The ids come from the `tokenizers` crate, built from the tokenizer.json text that the converter stores in the decoder file; the way back is a table of
-//! bytes. Typed text never becomes a control token: those are not part of the vocabulary that text is encoded with.
+//! The ids come from the `tokenizers` crate, built from the tokenizer.json text that the converter stores in the decoder file, or, in files of llama.cpp's
+//! converters, from their vocabulary (`ggml`); the way back is a table of bytes. Typed text never becomes a control token: those are not part of the
+//! vocabulary that text is encoded with.
+
+pub mod ggml;
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -78,18 +81,24 @@ enum Kind {
 }
 
 impl Tokenizer {
-    /// The tokenizer inside a decoder file.
+    /// The tokenizer inside a decoder file: the tokenizer.json of this project's files, or the vocabulary of llama.cpp's.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let json = gguf.get_str(GGUF_KEY)?.ok_or_else(|| gguf.missing_key(GGUF_KEY))?;
-        Self::from_json(json.as_bytes()).map_err(|error| match error {
-            Error::Tokenizer(what) => Error::Tokenizer(format!("{}: {GGUF_KEY}: {what}", gguf.file)),
+        let (place, tokenizer) = match gguf.get_str(GGUF_KEY)? {
+            Some(json) => (format!("{}: {GGUF_KEY}", gguf.file), Self::from_json(json.as_bytes())),
+            None => (gguf.file.clone(), ggml::file(gguf).and_then(Self::build)),
+        };
+        tokenizer.map_err(|error| match error {
+            Error::Tokenizer(what) => Error::Tokenizer(format!("{place}: {what}")),
             other => other,
         })
     }
 
     /// The tokenizer of a tokenizer.json file.
     pub fn from_json(json: &[u8]) -> Result<Self> {
-        let file: File = serde_json::from_slice(json).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Self::build(serde_json::from_slice(json).map_err(|error| Error::Tokenizer(error.to_string()))?)
+    }
+
+    fn build(file: File) -> Result<Self> {
         let Some(model) = file.model else { return Err(wrong("model", "the field is missing")) };
         model.check()?;
         let style = match model.byte_fallback {
@@ -169,6 +178,12 @@ impl Tokenizer {
     /// Id of a control token such as `<|eot_id|>`.
     pub fn special(&self, token: &str) -> Result<u32> {
         self.find(token).ok_or_else(|| wrong("added_tokens", format!("{token} is missing")))
+    }
+
+    /// Name of a control token.
+    pub fn special_name(&self, id: u32) -> Option<&str> {
+        let named = self.added.iter().find(|&(_, &other)| other == id && self.is_special(id));
+        named.map(|(token, _)| token.as_str())
     }
 
     /// Id of a control token if there is one of that name.
@@ -492,7 +507,7 @@ struct File {
 }
 
 /// An entry of `added_tokens`.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Added {
     id: u32,
     content: String,

@@ -25,7 +25,31 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 #[cfg(target_arch = "wasm32")]
 wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_browser);
 
-const QUANTIZED: [Dtype; 4] = [Dtype::Q4_0, Dtype::Q8_0, Dtype::Q4K, Dtype::Q6K];
+const QUANTIZED: [Dtype; 12] = [
+    Dtype::Q4_0,
+    Dtype::Q4_1,
+    Dtype::Q5_0,
+    Dtype::Q5_1,
+    Dtype::Q8_0,
+    Dtype::Q2K,
+    Dtype::Q3K,
+    Dtype::Q4K,
+    Dtype::Q5K,
+    Dtype::Q6K,
+    Dtype::IQ4_NL,
+    Dtype::IQ4_XS,
+];
+
+/// Where the f16 factors lie in a block.
+fn factors(dtype: Dtype) -> &'static [usize] {
+    match dtype {
+        Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => &[0, 2],
+        Dtype::Q2K => &[80, 82],
+        Dtype::Q3K => &[108],
+        Dtype::Q6K => &[208],
+        _ => &[0],
+    }
+}
 
 /// A seeded stream of numbers (SplitMix64).
 struct Random(u64);
@@ -58,13 +82,8 @@ impl Random {
             return (0..n).flat_map(|_| [self.next() as u8, 0x34 + (self.next() as u8 & 0x83)]).collect();
         }
         let mut bytes: Vec<u8> = (0..dtype.row_bytes(n)).map(|_| self.next() as u8).collect();
-        let factors: &[usize] = match dtype {
-            Dtype::Q4K => &[0, 2],
-            Dtype::Q6K => &[208],
-            _ => &[0],
-        };
         for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
-            for &at in factors {
+            for &at in factors(dtype) {
                 block[at..at + 2].copy_from_slice(&f16::from_f32(0.01 * self.unit()).to_le_bytes());
             }
         }
@@ -161,13 +180,7 @@ fn extreme_quants_do_not_overflow() {
             let (n_rows, n_cols) = (8, 512);
             let mut bytes = vec![fill; n_rows * dtype.row_bytes(n_cols)];
             for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
-                for at in if dtype == Dtype::Q4K {
-                    vec![0, 2]
-                } else if dtype == Dtype::Q6K {
-                    vec![208]
-                } else {
-                    vec![0]
-                } {
+                for &at in factors(dtype) {
                     block[at..at + 2].copy_from_slice(&f16::ONE.to_le_bytes());
                 }
             }

@@ -1,13 +1,13 @@
-//! One question to a model folder: the same engine as in the browser, natively.
+//! One question to a model: the same engine as in the browser, natively.
 //!
 //! The answer goes to standard output as it comes, progress and timings go to standard error.
 
-use crate::model_folder::{failed, open_folder, read_small};
-use crate::native::with_session;
+use crate::model_folder::{Source, Stored, failed, read_small};
+use crate::native::with_files;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::image::Picture;
-use llama3med::manifest::Manifest;
 use llama3med::model::{Listener, Stage};
+use llama3med::prompt::Template;
 use llama3med::ranks::{Threads, block_on};
 use llama3med::sampler::SamplerOptions;
 use llama3med::session::{Answer, AskOptions, Chat, Finish, Session};
@@ -28,8 +28,10 @@ const SMALL_MODEL_BYTES: u64 = 64 << 20;
 /// What to ask, and how.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The model folder.
-    pub model: PathBuf,
+    /// The model.
+    pub model: Source,
+    /// The form of conversations, where it is not to be the model's own.
+    pub template: Option<Template>,
     /// A picture to ask about.
     pub image: Option<PathBuf>,
     /// The question.
@@ -53,19 +55,19 @@ pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
         Some(path) => Some(decode(path)?),
         None => None,
     };
-    let (manifest, _, _) = open_folder(&options.model)?;
-    let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&manifest));
+    let (name, decoder, encoder) = options.model.open()?;
+    let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&decoder, &encoder));
     let start = Instant::now();
-    with_session(&options.model, n_ranks, options.context, |session| {
-        eprintln!("loaded {:?} on {n_ranks} rank(s) in {}", manifest.name, seconds(start.elapsed()));
+    with_files([&decoder, &encoder], n_ranks, options.template.clone(), options.context, |session| {
+        eprintln!("loaded {:?} on {n_ranks} rank(s) in {}", name, seconds(start.elapsed()));
         block_on(run(session, options, picture.as_ref(), stop))
     })
 }
 
 /// Ranks where none are asked for.
-pub(crate) fn default_ranks(manifest: &Manifest) -> usize {
+pub(crate) fn default_ranks(decoder: &Stored, encoder: &Stored) -> usize {
     let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if manifest.n_bytes() < SMALL_MODEL_BYTES { 1 } else { n_cores }
+    if decoder.size() + encoder.size() < SMALL_MODEL_BYTES { 1 } else { n_cores }
 }
 
 /// Reads a picture.

@@ -66,7 +66,7 @@ pub fn calibrate(understood: &Understood, options: &Options) -> Result<Importanc
     let prompts = prompts::read(&options.prompts, options.images.as_deref())?;
     let (decoder, encoder) = understood.exact_plans()?;
     let files = [Unwritten::from(decoder), Unwritten::from(encoder)];
-    let squares = with_files([&files[0], &files[1]], 1, None, |session| {
+    let squares = with_files([&files[0], &files[1]], 1, None, None, |session| {
         let squares = Rc::new(RefCell::new(Squares::new()));
         let seen = squares.clone();
         session.watch(Watch::new(move |place, n_tokens, value| {

@@ -100,7 +100,7 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let pictures: BTreeSet<&PathBuf> = prompts.iter().filter_map(|prompt| prompt.image.as_ref()).collect();
     let run = Run {
         prompts: &prompts,
-        n_ranks: options.ranks.unwrap_or_else(|| default_ranks(&manifest)),
+        n_ranks: options.ranks.unwrap_or_else(|| default_ranks(&decoder, &encoder)),
         max_tokens: options.max_tokens,
         stop,
     };
@@ -191,7 +191,7 @@ impl Run<'_> {
         let bar = ProgressBar::new(self.prompts.len() as u64).with_style(style.expect("the template is a constant"));
         bar.set_message(who);
         bar.tick();
-        with_files(files, self.n_ranks, None, |session| {
+        with_files(files, self.n_ranks, None, None, |session| {
             let mut listener = Patient { stop: self.stop };
             let mut looked = (None, None);
             for (idx, prompt) in self.prompts.iter().enumerate() {

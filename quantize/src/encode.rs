@@ -39,6 +39,7 @@ pub fn encode(name: &str, dtype: Dtype, values: Vec<f32>) -> Result<Vec<u8>> {
         Dtype::Q8_0 => GgmlDType::Q8_0,
         Dtype::Q4K => GgmlDType::Q4K,
         Dtype::Q6K => GgmlDType::Q6K,
+        _ => return Err(Error::Unsupported(format!("tensor {name}: {} is read but not written", dtype.name()))),
     };
     let n = values.len();
     let quantized = Tensor::from_vec(values, n, &Device::Cpu).and_then(|values| QTensor::quantize(&values, theirs));

@@ -5,7 +5,7 @@
 use crate::checkpoint::Parts;
 use crate::convert::Understood;
 use crate::layout::Tower;
-use crate::model_folder::{Stored, open_folder};
+use crate::model_folder::{Source, Stored, open_folder};
 use llama3med::config::Config;
 use llama3med::connector::Connector;
 use llama3med::decoder::Decoder;
@@ -13,7 +13,9 @@ use llama3med::encoder::{self, Encoder};
 use llama3med::gguf::{Dtype, Gguf};
 use llama3med::manifest::{Fidelity, Manifest};
 use llama3med::model;
+use llama3med::prompt::{TEMPLATE_KEY, Template};
 use llama3med::shard::{HeadShare, Shard, held_bytes};
+use llama3med::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -26,7 +28,7 @@ const RANKS: [usize; 4] = [1, 2, 4, 8];
 /// Everything there is to say. Written as text by `Display`, as JSON by serde.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// "checkpoint", "GGUF file" or "model folder".
+    /// "checkpoint", "GGUF file", "GGUF pair" or "model folder".
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -139,6 +141,14 @@ pub fn inspect(path: &Path, verify: bool) -> Result<Report> {
     }
 }
 
+/// Looks at two GGUF files that are a model together.
+pub fn inspect_pair(decoder: &Path, encoder: &Path) -> Result<Report> {
+    let (name, decoder, encoder) = Source::Pair(decoder.into(), encoder.into()).open()?;
+    let (headers, sizes) = ([decoder.header()?.1, encoder.header()?.1], [decoder.size(), encoder.size()]);
+    let files = headers.iter().zip(sizes).map(|(gguf, size)| file_report(gguf, size, 0)).collect();
+    report("GGUF pair", name, Some(&headers[0]), Some(&headers[1]), files)
+}
+
 fn inspect_folder(path: &Path, verify: bool) -> Result<Report> {
     let (manifest, decoder, encoder) = open_folder(path)?;
     let (mut headers, mut files) = (Vec::new(), Vec::new());
@@ -214,10 +224,22 @@ fn decoder_report(gguf: &Gguf) -> Result<DecoderReport> {
         rope_theta: config.rope_theta,
         rope_scaled: config.rope_scaled,
         tied: config.tied,
-        template: gguf.get_str("llama3med.template")?.unwrap_or("llama3 (not stated)").into(),
+        template: template(gguf),
         system_prompt: gguf.get_str("llama3med.system_prompt")?.map(String::from),
         stop_token_ids: gguf.get_ints("llama3med.stop_token_ids")?.unwrap_or_default(),
     })
+}
+
+/// The form of conversations by its name, or in files of others as it was recognised, or why it was not.
+fn template(gguf: &Gguf) -> String {
+    if let Ok(Some(name)) = gguf.get_str(TEMPLATE_KEY) {
+        return name.to_owned();
+    }
+    let found = Tokenizer::from_gguf(gguf).and_then(|tokenizer| Template::from_gguf(gguf, &tokenizer));
+    found.map_or_else(
+        |error| error.to_string(),
+        |template| format!("{:?} … {:?}", template.marks().first, template.marks().reply),
+    )
 }
 
 fn encoder_report(gguf: &Gguf) -> Result<EncoderReport> {
@@ -249,7 +271,7 @@ fn encoder_report(gguf: &Gguf) -> Result<EncoderReport> {
         scales: sizes.into_iter().map(|size| size as usize).collect(),
         n_tiles: scales.n_tiles(),
         n_image_tokens: config.n_tokens(),
-        fit: gguf.get_str("llama3med.image.fit")?.unwrap_or("crop").into(),
+        fit: gguf.get_str("llama3med.image.fit")?.unwrap_or("pad").into(),
         connector,
     })
 }

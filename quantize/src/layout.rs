@@ -228,6 +228,8 @@ impl Encoder {
             .u32("clip.vision.attention.head_count", self.n_heads as u32)
             .f32("clip.vision.attention.layer_norm_epsilon", self.norm_eps)
             .u32("clip.vision.block_count", self.n_blocks as u32)
+            // Or llama.cpp would leave out the last of them.
+            .i32s("clip.vision.feature_layer", &[self.n_blocks as i32])
             .f32s("clip.vision.image_mean", &self.mean)
             .f32s("clip.vision.image_std", &self.std)
             .string("llama3med.vision.activation", self.activation)

@@ -3,10 +3,12 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use llama3med::manifest::{CHUNK_SIZE, Manifest};
+use llama3med::prompt::{TEMPLATES, Template};
 use llama3med::sampler::SamplerOptions;
 use llama3med::session::Finish;
 use llama3med::{Error, Result};
 use quantize::checkpoint::Parts;
+use quantize::model_folder::Source;
 use quantize::types::{Choice, Exception, Types};
 use quantize::{About, ask, at_least_one, calibrate, compare, eval, inspect, random, score};
 use serde::Serialize;
@@ -47,11 +49,15 @@ enum Command {
 /// loaded. Of a checkpoint the files are described that convert would write as q4_0.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  quantize inspect models/llama3-med\n  quantize inspect --json checkpoints/llama3-med"
+    after_help = "Examples:\n  quantize inspect models/llama3-med\n  quantize inspect --json checkpoints/llama3-med\n  \
+    quantize inspect llava-llama-3-8b-q4_k_m.gguf --encoder llava-llama-3-8b-mmproj-f16.gguf"
 )]
 struct InspectArgs {
     /// A checkpoint's folder, a GGUF file or a model folder.
     path: PathBuf,
+    /// The image encoder (llama.cpp's mmproj) that goes with a decoder's GGUF file.
+    #[arg(long, value_name = "FILE")]
+    encoder: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -60,18 +66,30 @@ struct InspectArgs {
     verify: bool,
 }
 
-/// Ask a model folder one question, with or without a picture.
+/// Ask a model one question, with or without a picture.
 ///
+/// The model is a model folder, or a pair of GGUF files made by llama.cpp's converters, which need no conversion; of split files any part may be named.
 /// The same engine as in the browser runs natively, one thread for each rank. The answer is streamed to standard output; progress and timings go to
 /// standard error. Ctrl-C stops the answer, a second Ctrl-C the program.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize ask models/demo --image film.png --prompt \"Is the heart enlarged?\"\n  \
-    quantize ask models/demo --prompt \"What is a meniscus?\" --temperature 0.7 --top-p 0.9 --seed 1"
+    quantize ask models/demo --prompt \"What is a meniscus?\" --temperature 0.7 --top-p 0.9 --seed 1\n  \
+    quantize ask --decoder llava-q4_k_m.gguf --encoder llava-mmproj-f16.gguf --image film.png --prompt \"What is this?\""
 )]
 struct AskArgs {
     /// The model folder.
-    model: PathBuf,
+    #[arg(required_unless_present = "decoder")]
+    model: Option<PathBuf>,
+    /// The language model as a GGUF file, instead of a model folder.
+    #[arg(long, value_name = "FILE", requires = "encoder", conflicts_with = "model")]
+    decoder: Option<PathBuf>,
+    /// The image encoder with its connector (llama.cpp's mmproj) that goes with it.
+    #[arg(long, value_name = "FILE", requires = "decoder")]
+    encoder: Option<PathBuf>,
+    /// The form of conversations, where the file names none that is known, or another than its own.
+    #[arg(long, value_parser = TEMPLATES)]
+    template: Option<String>,
     /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -268,7 +286,10 @@ fn main() -> ExitCode {
 }
 
 fn show(args: &InspectArgs) -> Result<ExitCode> {
-    let report = inspect::inspect(&args.path, args.verify)?;
+    let report = match &args.encoder {
+        Some(encoder) => inspect::inspect_pair(&args.path, encoder)?,
+        None => inspect::inspect(&args.path, args.verify)?,
+    };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report).expect("a report is plain data"));
     } else {
@@ -308,7 +329,11 @@ fn print(report: &(impl Serialize + Display), as_json: bool) -> ExitCode {
 fn answer(args: AskArgs) -> Result<ExitCode> {
     let stop = watch_ctrl_c()?;
     let options = ask::Options {
-        model: args.model,
+        model: match (args.decoder, args.encoder, args.model) {
+            (Some(decoder), Some(encoder), _) => Source::Pair(decoder, encoder),
+            (.., model) => Source::Folder(model.unwrap_or_default()),
+        },
+        template: args.template.as_deref().map(Template::named).transpose()?,
         image: args.image,
         prompt: args.prompt,
         max_tokens: args.max_tokens,

@@ -1,8 +1,11 @@
-//! Model folders on disk: written chunk by chunk beside their place and moved there when whole; read as the files that the chunks make up.
+//! Model folders on disk: written chunk by chunk beside their place and moved there when whole; read as the files that the chunks make up. GGUF files of
+//! others are read in the same way, split ones as the whole that their parts make up.
 
 use crate::About;
 use indicatif::{ProgressBar, ProgressStyle};
-use llama3med::gguf::{ALIGNMENT, Dtype, Gguf, Header};
+use llama3med::config::Config;
+use llama3med::encoder;
+use llama3med::gguf::{ALIGNMENT, Dtype, Gguf, Header, part_names};
 use llama3med::manifest::{Chunk, DECODER, ENCODER, File, MAX_MANIFEST_BYTES, Manifest};
 use llama3med::{Error, Result};
 use rayon::prelude::*;
@@ -402,19 +405,44 @@ pub fn read_small(path: &Path, max: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// One GGUF file on disk: by itself, or as the chunks of a model folder.
+/// One GGUF file on disk: by itself, in the parts of a split one, or as the chunks of a model folder.
 pub struct Stored {
     name: String,
     /// Byte range of the file, path, and where the range starts there.
     parts: Vec<(Range<u64>, PathBuf, u64)>,
+    /// First bytes of a file that only its parts make up.
+    joined_header: Vec<u8>,
     size: u64,
 }
 
 impl Stored {
-    /// A GGUF file of its own.
+    /// A GGUF file of its own, or all parts of a split one, given any of them.
     pub fn open(path: &Path) -> Result<Self> {
+        let named = Self::single(path)?;
+        let (_, gguf) = named.header()?;
+        let Some((_, n_parts)) = gguf.split()? else { return Ok(named) };
+        let names = path.file_name().and_then(|name| part_names(name.to_str()?)).filter(|names| names.len() == n_parts);
+        let Some(names) = names else {
+            let problem = format!("a part of {n_parts} must have a name such as x-00001-of-{n_parts:05}.gguf");
+            return Err(Error::corrupt(path.display().to_string(), "name", problem));
+        };
+        let paths: Vec<PathBuf> = names.iter().map(|name| path.with_file_name(name)).collect();
+        let headers = paths.iter().map(|path| Ok(Self::single(path)?.header()?.1)).collect::<Result<Vec<Gguf>>>()?;
+        let joined_header = Gguf::join(&headers)?;
+        let mut size = joined_header.len() as u64;
+        let mut parts = Vec::new();
+        for (path, gguf) in paths.into_iter().zip(headers) {
+            let n_bytes = gguf.file_size.saturating_sub(gguf.data_offset);
+            parts.push((size..size + n_bytes, path, gguf.data_offset));
+            size += n_bytes;
+        }
+        Ok(Self { name: named.name, parts, joined_header, size })
+    }
+
+    fn single(path: &Path) -> Result<Self> {
         let size = fs::metadata(path).map_err(|error| failed(path, "open", error))?.len();
-        Ok(Self { name: path.display().to_string(), parts: vec![(0..size, path.into(), 0)], size })
+        let parts = vec![(0..size, path.into(), 0)];
+        Ok(Self { name: path.display().to_string(), parts, joined_header: Vec::new(), size })
     }
 
     /// A file of a model folder. Chunks must be there in full; their hashes are [`Stored::verify`]'s business.
@@ -431,7 +459,7 @@ impl Stored {
             parts.push((start..start + chunk.size, path, chunk.offset));
             start += chunk.size;
         }
-        Ok(Self { name: file.name.clone(), parts, size: start })
+        Ok(Self { name: file.name.clone(), parts, joined_header: Vec::new(), size: start })
     }
 
     /// Bytes of the file.
@@ -463,6 +491,8 @@ impl Stored {
             return Err(Error::corrupt(&self.name, "size", format!("bytes {range:?} of {}", self.size)));
         }
         let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+        let header = &self.joined_header;
+        bytes.extend(header.get(range.start as usize..header.len().min(range.end as usize)).unwrap_or_default());
         let first = self.parts.partition_point(|(part, _, _)| part.end <= range.start);
         for (part, path, offset) in self.parts[first..].iter().take_while(|(part, _, _)| part.start < range.end) {
             let (from, to) = (part.start.max(range.start), part.end.min(range.end));
@@ -486,6 +516,35 @@ impl Stored {
                 return Ok((prefix, gguf));
             }
             n_bytes = (2 * n_bytes).min(self.size);
+        }
+    }
+}
+
+/// Where a model is.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A model folder.
+    Folder(PathBuf),
+    /// Two GGUF files, as llama.cpp's converters write them: decoder, then image encoder with its connector.
+    Pair(PathBuf, PathBuf),
+}
+
+impl Source {
+    /// Its name and its two files.
+    pub fn open(&self) -> Result<(String, Stored, Stored)> {
+        match self {
+            Self::Folder(folder) => {
+                open_folder(folder).map(|(manifest, decoder, encoder)| (manifest.name, decoder, encoder))
+            }
+            Self::Pair(decoder, encoder) => {
+                let (decoder, encoder) = (Stored::open(decoder)?, Stored::open(encoder)?);
+                let (_, gguf) = decoder.header()?;
+                // Here, where the files still have their own names.
+                Config::from_gguf(&gguf)?;
+                encoder::Config::from_gguf(&encoder.header()?.1)?;
+                let name = gguf.get_str("general.name")?.unwrap_or(decoder.name()).to_owned();
+                Ok((name, decoder, encoder))
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A model run natively, from its folder or straight from a checkpoint: one thread per rank, the same engine as in the browser.
 
-use crate::model_folder::{Stored, Unwritten, open_folder};
+use crate::model_folder::{Source, Stored, Unwritten};
 use llama3med::manifest::{DECODER, ENCODER};
 use llama3med::model::ModelLoader;
+use llama3med::prompt::Template;
 use llama3med::ranks::{Threads, block_on};
 use llama3med::session::Session;
 use llama3med::shard::Shard;
@@ -58,14 +59,15 @@ pub fn with_session<T: Send>(
     context: Option<usize>,
     run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
 ) -> Result<T> {
-    let (_, decoder, encoder) = open_folder(folder)?;
-    with_files([&decoder, &encoder], n_ranks, context, run)
+    let (_, decoder, encoder) = Source::Folder(folder.into()).open()?;
+    with_files([&decoder, &encoder], n_ranks, None, context, run)
 }
 
-/// The same for the two files of a model, decoder and encoder, from anywhere.
+/// The same for the two files of a model, decoder and encoder, from anywhere; `template` goes before what the decoder file names.
 pub fn with_files<T: Send>(
     files: [&dyn Bytes; 2],
     n_ranks: usize,
+    template: Option<Template>,
     context: Option<usize>,
     run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
 ) -> Result<T> {
@@ -86,7 +88,7 @@ pub fn with_files<T: Send>(
             .collect();
         let leader = scope.spawn(move || {
             let (model, header) = load(Shard { rank: 0, n_ranks }, files)?.finish(first)?;
-            let mut session = Session::new(model, &header, context)?;
+            let mut session = Session::new(model, &header, template, context)?;
             let result = run(&mut session);
             block_on(session.close())?;
             result

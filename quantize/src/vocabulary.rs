@@ -4,23 +4,14 @@
 
 use llama3med::gguf::Header;
 use llama3med::prompt::{LLAMA3_TOKENS, MARKS_KEY, Marks, SYSTEM_KEY, TEMPLATE_KEY, Template};
+pub use llama3med::tokenizer::ggml::LLAMA3_SPLIT;
+use llama3med::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use llama3med::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// ggml's token types.
-const NORMAL: i32 = 1;
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
-const BYTE: i32 = 6;
-
 /// More entries than any vocabulary has; ids beyond it would size the arrays.
 const MAX_TOKENS: usize = 1 << 21;
-
-/// How Llama-3 splits text into words before merging.
-pub const LLAMA3_SPLIT: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 /// Tokens that end an answer wherever they exist: the checkpoints' own lists disagree.
 const STOPS: [&str; 3] = ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"];

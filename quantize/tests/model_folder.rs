@@ -227,6 +227,20 @@ fn inspect_tells_shapes_of_all_three_kinds() {
     assert!(report.to_string().contains("21,63,126: 46 tiles, 9 image tokens"), "{report}");
 }
 
+#[test]
+fn inspect_tells_a_pair_of_llama_cpps() {
+    let file = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pair").join(name);
+    for decoder in ["decoder.gguf", "split-00002-of-00003.gguf"] {
+        let report = inspect::inspect_pair(&file(decoder), &file("mmproj.gguf")).unwrap();
+        let (shape, encoder) = (report.decoder.as_ref().unwrap(), report.encoder.as_ref().unwrap());
+        assert_eq!((report.kind, report.name.as_str(), shape.n_layers), ("GGUF pair", "small LLaVA", 2));
+        assert!(shape.template.contains("USER: ") && shape.template.contains("ASSISTANT:"), "{}", shape.template);
+        assert_eq!((encoder.family, encoder.n_image_tokens, encoder.fit.as_str()), ("CLIP", 16, "pad"));
+    }
+    let error = inspect::inspect_pair(&file("decoder.gguf"), &file("decoder.gguf")).unwrap_err().to_string();
+    assert!(error.contains("image encoders are \"clip\""), "{error}");
+}
+
 fn random_tiny(test: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tiny_{test}"));
     let _ = fs::remove_dir_all(&folder);

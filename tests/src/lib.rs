@@ -4,6 +4,7 @@ use llama3med::gguf::Gguf;
 use llama3med::image::{Fit, Picture, Preprocess, preprocess};
 use llama3med::manifest::{DECODER, ENCODER, Manifest};
 use llama3med::model::ModelLoader;
+use llama3med::prompt::Template;
 use llama3med::shard::Shard;
 use llama3med::tokenizer::Tokenizer;
 use quantize::About;
@@ -14,12 +15,17 @@ use quantize::questions::QuestionSet;
 use quantize::score::{self, Scoring, score};
 use std::path::{Path, PathBuf};
 
-/// A GGUF header, with every array read, and the prefix behaviour of the loader.
+/// A GGUF header, with every array read, its vocabulary and template used if they can be read, and the prefix behaviour of the loader.
 pub fn gguf(data: &[u8]) {
     if let Ok(Some(gguf)) = Gguf::parse("fuzz.gguf", data, data.len() as u64) {
         for key in gguf.metadata.keys() {
             let _ = (gguf.get_strings(key), gguf.get_ints(key), gguf.get_floats(key), gguf.get_usize(key));
         }
+        if let Ok(vocabulary) = Tokenizer::from_gguf(&gguf) {
+            let prompt = Template::from_gguf(&gguf, &vocabulary);
+            let _ = prompt.and_then(|template| template.prompt(&vocabulary, &[], "Is there a mass? 肺🩻 </s>", true));
+        }
+        let _ = Gguf::join(&[gguf.clone(), gguf]);
     }
     let _ = Gguf::parse("fuzz.gguf", data, u64::MAX - 1);
 }

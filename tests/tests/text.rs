@@ -157,13 +157,12 @@ fn gguf(header: &Header) -> Gguf {
 
 #[test]
 fn templates_come_from_the_file() {
+    let template = |header: &Header| Template::from_gguf(&gguf(header), vocabulary());
     let mut header = Header::default();
-    assert_eq!(Template::from_gguf(&gguf(&header)).unwrap(), llama3_med());
-    header.string("llama3med.template", "llama3").string("llama3med.system_prompt", "");
-    assert_eq!(Template::from_gguf(&gguf(&header)).unwrap(), Template::Llama3 { system: String::new() });
-    let mut header = Header::default();
-    let other = gguf(header.string("llama3med.template", "vicuna"));
-    let error = Template::from_gguf(&other).unwrap_err().to_string();
+    assert_eq!(template(header.string("llama3med.template", "llama3")).unwrap(), llama3_med());
+    header.string("llama3med.system_prompt", "");
+    assert_eq!(template(&header).unwrap(), Template::Llama3 { system: String::new() });
+    let error = template(Header::default().string("llama3med.template", "vicuna")).unwrap_err().to_string();
     assert_eq!(error, "decoder.gguf: llama3med.template: expected \"llama3\" or \"marks\", found \"vicuna\"");
 }
 
@@ -281,7 +280,7 @@ fn errors_name_the_field() {
     assert_eq!(error, "tokenizer: model.vocab: byte 0x41 has no token of its own ('A' is missing)");
     let mut header = Header::default();
     let error = Tokenizer::from_gguf(&gguf(&header)).err().unwrap().to_string();
-    assert_eq!(error, "decoder.gguf: tokenizer.huggingface.json: the key is missing");
+    assert_eq!(error, "decoder.gguf: tokenizer.ggml.model: the key is missing");
     header.string(GGUF_KEY, "{}");
     let error = Tokenizer::from_gguf(&gguf(&header)).err().unwrap().to_string();
     assert_eq!(error, "tokenizer: decoder.gguf: tokenizer.huggingface.json: model: the field is missing");

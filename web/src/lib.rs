@@ -14,7 +14,7 @@ mod store;
 
 pub use bench::{Product, Stretch, multiply};
 pub use rank::Rank;
-pub use store::{Sha256, parse_manifest};
+pub use store::{Sha256, describe_gguf, join_gguf, parse_manifest};
 
 use llama3med::Error;
 use std::cell::RefCell;
@@ -37,6 +37,15 @@ pub fn start() {
 #[wasm_bindgen(js_name = takePanic)]
 pub fn take_panic() -> Option<String> {
     PANIC.with(RefCell::take)
+}
+
+/// A plain object of these fields.
+fn object(fields: &[(&str, JsValue)]) -> Result<js_sys::Object, JsValue> {
+    let object = js_sys::Object::new();
+    for (name, value) in fields {
+        js_sys::Reflect::set(&object, &(*name).into(), value)?;
+    }
+    Ok(object)
 }
 
 /// An error as JavaScript's `Error`: the message, and in `kind` the variant's name in kebab case.

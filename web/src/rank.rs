@@ -3,11 +3,12 @@
 //! Every method takes `&self`, so that `stop` may come while an operation runs. Operations come one at a time: `llama3med.js` sees to it.
 
 use crate::ports::{Ports, Turn};
-use crate::{js_error, to_js};
-use js_sys::{Array, Function, Object, Reflect, Uint8Array};
+use crate::{js_error, object, to_js};
+use js_sys::{Array, Function, Object, Uint8Array};
 use llama3med::Error;
 use llama3med::image::Picture;
 use llama3med::model::{Listener, Model, ModelLoader, Stage};
+use llama3med::prompt::Template;
 use llama3med::sampler::{SamplerOptions, top_probabilities};
 use llama3med::session::{AskOptions, Chat, Finish, Look, Session};
 use llama3med::shard::Shard;
@@ -117,13 +118,14 @@ impl Rank {
         loader.feed(file, offset as u64, &self.piece.borrow()).map_err(to_js)
     }
 
-    /// Everything has been fed. `context` limits the tokens of a conversation.
-    pub fn finish(&self, context: Option<usize>) -> JsResult<()> {
+    /// Everything has been fed. `context` limits the tokens of a conversation, `template` names the form of one where the decoder file does not.
+    pub fn finish(&self, context: Option<usize>, template: Option<String>) -> JsResult<()> {
+        let template = template.map(|name| Template::named(&name)).transpose().map_err(to_js)?;
         let State::Loading(loader, ports) = self.state.replace(State::Away) else { return Err(busy()) };
         self.piece.take();
         let (model, gguf) = loader.finish(ports).map_err(to_js)?;
         let state = match self.shard.rank {
-            0 => State::Leading(Box::new(Session::new(model, &gguf, context).map_err(to_js)?)),
+            0 => State::Leading(Box::new(Session::new(model, &gguf, template, context).map_err(to_js)?)),
             _ => State::Following(Box::new(model)),
         };
         self.state.replace(state);
@@ -338,12 +340,4 @@ impl Listener for Events<'_> {
 
 fn busy() -> JsValue {
     js_error("invalid", "this rank is busy, or in another state than this operation needs")
-}
-
-fn object(fields: &[(&str, JsValue)]) -> JsResult<Object> {
-    let object = Object::new();
-    for (name, value) in fields {
-        Reflect::set(&object, &(*name).into(), value)?;
-    }
-    Ok(object)
 }

@@ -1,7 +1,8 @@
 //! What the store worker needs from Rust: the one parser of manifests, and SHA-256 where the browser has no `crypto.subtle` (plain http).
 
-use crate::{js_error, to_js};
+use crate::{js_error, object, to_js};
 use js_sys::Uint8Array;
+use llama3med::gguf::Gguf;
 use llama3med::manifest::Manifest;
 use serde::Serialize;
 use serde_wasm_bindgen::Serializer;
@@ -17,6 +18,34 @@ pub fn parse_manifest(bytes: &[u8]) -> Result<JsValue, JsValue> {
     let manifest = Manifest::parse(bytes).map_err(to_js)?;
     let serialized = manifest.serialize(&Serializer::json_compatible());
     serialized.map_err(|error| js_error("corrupt", &format!("manifest.json: {error}")))
+}
+
+/// What a GGUF file of others is, from its first bytes: `{ kind, headerSize, part, nParts }`, parts counted from 0; undefined if its header goes on.
+#[wasm_bindgen(js_name = describeGguf)]
+pub fn describe_gguf(name: &str, prefix: &[u8], size: f64) -> Result<JsValue, JsValue> {
+    let Some(gguf) = Gguf::parse(name, prefix, size as u64).map_err(to_js)? else { return Ok(JsValue::UNDEFINED) };
+    let (part, n_parts) = gguf.split().map_err(to_js)?.unwrap_or((0, 1));
+    let kind = gguf.get_str("general.architecture").map_err(to_js)?.unwrap_or_default();
+    let title = gguf.get_str("general.name").map_err(to_js)?.unwrap_or_default();
+    object(&[
+        ("kind", kind.into()),
+        ("title", title.into()),
+        ("headerSize", (gguf.data_offset as f64).into()),
+        ("part", part.into()),
+        ("nParts", n_parts.into()),
+    ])
+    .map(JsValue::from)
+}
+
+/// Header of the whole file that the parts of a split one make up, from the headers of the parts in order.
+#[wasm_bindgen(js_name = joinGguf)]
+pub fn join_gguf(names: Vec<String>, headers: Vec<Uint8Array>, sizes: Vec<f64>) -> Result<Vec<u8>, JsValue> {
+    let parse = |((name, header), size): ((&String, Uint8Array), f64)| {
+        let gguf = Gguf::parse(name, &header.to_vec(), size as u64).map_err(to_js)?;
+        gguf.ok_or_else(|| js_error("corrupt", &format!("{name}: the header is not whole")))
+    };
+    let parts: Result<Vec<Gguf>, JsValue> = names.iter().zip(headers).zip(sizes).map(parse).collect();
+    Gguf::join(&parts?).map_err(to_js)
 }
 
 /// SHA-256 of bytes that come in pieces.

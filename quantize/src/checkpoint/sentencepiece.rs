@@ -3,14 +3,13 @@
 //! Only what Llama-2, Vicuna, TinyLlama and Mistral have: pairs merged by score, bytes for what has no piece, spaces as ▁, nothing normalised. The file is
 //! a protocol buffer (`sentencepiece_model.proto`), of which a handful of fields matter.
 
+use llama3med::tokenizer::ggml::{MAX_PIECE_BYTES, merges_by_score};
 use llama3med::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// As many as the engine takes ids.
 const MAX_PIECES: usize = 1 << 20;
-/// Longer pieces would make the search for their halves slow; Llama-2's longest has 16 characters.
-const MAX_PIECE_BYTES: usize = 512;
 
 /// Types of pieces.
 const NORMAL: u64 = 1;
@@ -85,6 +84,8 @@ pub fn tokenizer_json(file: &[u8], added: &BTreeMap<String, u32>, adds_bos: bool
             .filter(|(text, _)| !vocab.contains_key(text.as_str()))
             .map(|(text, &id)| token(text, id as usize, true)),
     );
+    let texts = pieces.iter().filter(|piece| matches!(piece.kind, NORMAL | USER_DEFINED));
+    let texts = texts.map(|piece| (piece.text, piece.score)).collect();
     let unknown = pieces.iter().find(|piece| piece.kind == UNKNOWN).map(|piece| piece.text);
     let replace = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
     let mut normalizers = vec![replace];
@@ -117,27 +118,10 @@ pub fn tokenizer_json(file: &[u8], added: &BTreeMap<String, u32>, adds_bos: bool
             "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null, "end_of_word_suffix": null,
             "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
             "vocab": vocab.iter().map(|(&text, &(id, _))| (text.to_owned(), id.into())).collect::<serde_json::Map<_, _>>(),
-            "merges": merges(&vocab),
+            "merges": merges_by_score(&texts),
         },
     })
     .to_string())
-}
-
-/// Every way to make a piece of two others, the highest scores first. Of equal ones those with the longer left half come first, as in Hugging Face's
-/// conversion.
-fn merges(vocab: &BTreeMap<&str, (usize, &Piece)>) -> Vec<Value> {
-    let is_text = |text: &str| vocab.get(text).is_some_and(|(_, piece)| matches!(piece.kind, NORMAL | USER_DEFINED));
-    let mut merges = Vec::new();
-    for (&text, &(_, piece)) in vocab.iter().filter(|(text, _)| is_text(text)) {
-        for (n_left, (at, _)) in text.char_indices().enumerate().skip(1) {
-            let (left, right) = text.split_at(at);
-            if is_text(left) && is_text(right) {
-                merges.push((piece.score, n_left, left, right));
-            }
-        }
-    }
-    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(a.2.cmp(b.2)));
-    merges.into_iter().map(|(_, _, left, right)| json!([left, right])).collect()
 }
 
 fn token(text: &str, id: usize, is_special: bool) -> Value {

@@ -54,7 +54,8 @@ fn every_family_writes_prompts_as_it_was_trained() {
     for family in FAMILIES {
         let (golden, files) = (Golden::read(family), convert(family));
         let gguf = header("decoder.gguf", &files.decoder);
-        let (template, tokenizer) = (Template::from_gguf(&gguf).unwrap(), Tokenizer::from_gguf(&gguf).unwrap());
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        let template = Template::from_gguf(&gguf, &tokenizer).unwrap();
         let answer: Vec<u32> = golden.i64("greedy_ids").into_iter().map(|id| id as u32).collect();
         let ids = |pieces: Vec<Piece>| -> Vec<i64> {
             let id = |piece| match piece {

@@ -9,6 +9,7 @@ mod image;
 mod large;
 mod lies;
 mod llama_cpp;
+mod pair;
 mod parts;
 mod quantized;
 mod whole;

@@ -18,7 +18,7 @@ use llama3med::session::Chat;
 use quantize::native::with_session;
 
 /// The file with every tensor in f32.
-fn widened(gguf: &Gguf, bytes: &[u8]) -> (Gguf, Vec<u8>) {
+pub fn widened(gguf: &Gguf, bytes: &[u8]) -> (Gguf, Vec<u8>) {
     let (mut wide, mut data) = (gguf.clone(), Vec::new());
     for (name, info) in &gguf.tensors {
         let mut values = vec![0.0; info.n_rows * info.n_cols];
@@ -31,7 +31,7 @@ fn widened(gguf: &Gguf, bytes: &[u8]) -> (Gguf, Vec<u8>) {
 }
 
 /// Root mean square of the difference in units of the expected values' root mean square.
-fn rms_error(found: &[f32], expected: &[f32]) -> f32 {
+pub fn rms_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let square = |x: f32| x * x;
     let difference: f32 = found.iter().zip(expected).map(|(a, b)| square(a - b)).sum();

@@ -1,0 +1,116 @@
+// A pair of GGUF files as llama.cpp's converters write them (tests/golden/pair_llama_cpp.py): from addresses and from files of the person's own, whole and
+// split, and files that are no pair.
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { after, before, test } from "node:test";
+import { copyFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { serveFile } from "../../scripts/serve.mjs";
+import { IMAGE, QUANTIZE, newPage, samplePath, scratch, startChromium, startSite } from "./support.mjs";
+
+const FOLDER = join(dirname(fileURLToPath(import.meta.url)), "../golden/pair");
+const file = (name) => join(FOLDER, name);
+const QUESTION = "What does the picture show?";
+const N_TOKENS = 12;
+
+let browser;
+let site;
+before(async () => {
+  browser = await startChromium();
+  const fault = (path, request, response) => {
+    if (!path.startsWith("models/pair/")) return false;
+    request.url = path.slice("models/pair".length);
+    serveFile(FOLDER, request, response);
+    return true;
+  };
+  site = await startSite({ fault });
+});
+after(() => Promise.all([browser.close(), site.stop()]));
+
+/** The answer of the same two files, natively. */
+function nativeAnswer() {
+  const args = ["ask", "--decoder", file("decoder.gguf"), "--encoder", file("mmproj.gguf"), "--image", samplePath("brain.png"), "--prompt", QUESTION,
+    "--max-tokens", String(N_TOKENS), "--ranks", "1"];
+  return execFileSync(QUANTIZE, args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+}
+
+const query = (decoder, encoder = "mmproj.gguf") => `decoder=models/pair/${decoder}&encoder=models/pair/${encoder}&tokens=${N_TOKENS}&ranks=2`;
+
+test("a pair at two addresses answers as it does natively, whole and split", async (t) => {
+  const expected = nativeAnswer();
+  assert.ok(expected.length > 0);
+  for (const decoder of ["decoder.gguf", "split-00001-of-00003.gguf"]) {
+    const { seen, info, ...on } = await newPage(browser, t);
+    await on.open(site, query(decoder));
+    await on.ready();
+    assert.match(await info.textContent(), /small LLaVA/);
+    await on.show(IMAGE);
+    assert.equal((await on.answerTo(QUESTION)).trim(), expected, decoder);
+    assert.deepEqual(seen.errors, []);
+  }
+});
+
+test("files of the person's own take the model's place, and are not fetched", async (t) => {
+  const expected = nativeAnswer();
+  const { page, seen, info, ...on } = await newPage(browser, t);
+  await on.open(site, `model=models/test/manifest.json&tokens=${N_TOKENS}`);
+  await on.ready();
+  await on.show(IMAGE);
+  site.log.length = 0;
+  const parts = [2, 3, 1].map((part) => file(`split-0000${part}-of-00003.gguf`));
+  for (const files of [[file("mmproj.gguf"), file("decoder.gguf")], [...parts, file("mmproj.gguf")]]) {
+    await page.getByTestId("model-input").setInputFiles(files);
+    await on.waitStatus(/^Loading/);
+    await on.waitStatus(/^Ready: ask/);
+    assert.match(await info.textContent(), /small LLaVA/);
+    assert.match(await info.textContent(), /files that you chose/);
+    assert.equal((await on.answerTo(QUESTION)).trim(), expected);
+  }
+  assert.deepEqual(site.paths().filter((path) => path.startsWith("models/")), []);
+  assert.deepEqual(seen.errors, []);
+});
+
+test("dropped model files are opened as a model, not as a picture", async (t) => {
+  const { page, seen, info, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await page.evaluate(async (names) => {
+    const dataTransfer = new DataTransfer();
+    for (const name of names) {
+      const bytes = await (await fetch(`models/pair/${name}`)).arrayBuffer();
+      dataTransfer.items.add(new File([bytes], name));
+    }
+    document.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+  }, ["decoder.gguf", "mmproj.gguf"]);
+  await on.waitStatus(/^Loading/);
+  await on.ready();
+  assert.match(await info.textContent(), /small LLaVA/);
+  assert.deepEqual(seen.errors, []);
+});
+
+test("files that are no pair are named", async (t) => {
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  const renamed = join(scratch(), "text.gguf");
+  copyFileSync(file("text.safetensors"), renamed);
+  const alert = page.locator("#load-error");
+  const cases = [
+    [[file("mmproj.gguf")], /These files are not a model[^]*a language model \(architecture llama\) is missing/],
+    [[file("decoder.gguf")], /These files are not a model[^]*an image encoder \(mmproj, architecture clip\) is missing/],
+    [[file("decoder.gguf"), file("split-00001-of-00003.gguf"), file("mmproj.gguf")], /one of 3 parts/],
+    [[renamed, file("mmproj.gguf")], /text\.gguf: magic: expected "GGUF"/],
+  ];
+  for (const [files, words] of cases) {
+    await page.getByTestId("model-input").setInputFiles(files);
+    await page.waitForFunction(([source]) => new RegExp(source).test(document.querySelector("#load-error").textContent), [words.source]);
+    assert.ok(await alert.getByRole("button", { name: "Load the model again" }).isVisible());
+  }
+  // One address alone, and one that is not there.
+  for (const [address, words] of [["decoder=models/pair/decoder.gguf", /image encoder/], [query("none.gguf"), /not at its place/]]) {
+    await on.open(site, address);
+    await page.waitForFunction(([source]) => new RegExp(source).test(document.querySelector("#load-error").textContent), [words.source]);
+  }
+});

@@ -1,0 +1,130 @@
+// A model as a pair of GGUF files that llama.cpp's converters wrote, decoder and image encoder (mmproj), from addresses or from files chosen in the page.
+// They are described as a manifest would, with chunks that are ranges of the files, so that everything behind is the same: nothing is converted, nothing
+// is kept, and no file is ever in memory as a whole. Runs in the store worker.
+
+import { checkStatus, fetchBytes, StoreError } from "./fetching.js";
+
+const CHUNK_BYTES = 24 << 20;
+const FIRST_BYTES = 1 << 20;
+const PART = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/;
+const KINDS = { llama: "decoder.gguf", clip: "encoder.gguf" };
+const TITLES = { "decoder.gguf": "a language model (architecture llama)", "encoder.gguf": "an image encoder (mmproj, architecture clip)" };
+
+/** An error about the choice of files. */
+const wrong = (message, detail = "") => new StoreError("pair", message, detail);
+
+/**
+ * The manifest that the two files would have. A chunk's `source` is a File, an address or its bytes: `readChunk` reads it.
+ * @param {(string|File)[]} sources  in any order; of a split file one address, or all of its files
+ * @param {object} wasm  the bindings
+ */
+export async function describePair(sources, wasm) {
+  const parts = sources.flatMap((source) => (typeof source === "string" ? addressesOfParts(source) : [source]));
+  const described = await Promise.all(parts.map((source) => describe(source, wasm)));
+  const files = new Map();
+  for (const group of grouped(described)) {
+    group.sort((a, b) => a.part - b.part);
+    const [first] = group;
+    const name = KINDS[first.kind];
+    if (first.part > 0 || group.length !== first.nParts) {
+      throw wrong(`${first.name} is one of ${first.nParts} parts, and ${group.length === 1 ? "the others are" : "some are"} missing.`, group.map((part) => part.name).join(", "));
+    }
+    if (!name) throw wrong(`${first.name} is neither a language model of the Llama kind nor an image encoder.`, `general.architecture is ${JSON.stringify(first.kind)}`);
+    if (files.has(name)) throw wrong(`Both files are ${TITLES[name]}.`, `${files.get(name).title} and ${first.name}`);
+    files.set(name, { title: first.title || first.name, file: group.length === 1 ? whole(name, first) : joined(name, group, wasm) });
+  }
+  for (const name of Object.values(KINDS)) {
+    if (!files.has(name)) throw wrong(`With ${[...files.values()].map(({ title }) => title).join(", ") || "nothing"} alone the model is not whole: ${TITLES[name]} is missing.`);
+  }
+  const ordered = Object.values(KINDS).map((name) => files.get(name));
+  return { name: ordered[0].title, description: "", license: "", notices: [], suggested_questions: [], samples: [], fidelity: {}, files: ordered.map(({ file }) => file) };
+}
+
+/** A chunk's bytes. */
+export async function readChunk({ source, path, offset, size }, progress) {
+  if (source instanceof Uint8Array) {
+    progress.add(size);
+    return source;
+  }
+  if (typeof source === "string") {
+    const name = `${path} (bytes ${offset} to ${offset + size - 1})`;
+    return fetchBytes(source, { name, size, range: offset, cache: "no-store", onBytes: (n) => progress.add(n) });
+  }
+  const bytes = await sliceOf(source, offset, offset + size);
+  progress.add(size);
+  return bytes;
+}
+
+/** What a file is, with its header. */
+async function describe(source, wasm) {
+  const isAddress = typeof source === "string";
+  const name = isAddress ? decodeURIComponent(new URL(source).pathname.split("/").at(-1)) : source.name;
+  const size = isAddress ? await sizeAt(source, name) : source.size;
+  for (let n_bytes = Math.min(FIRST_BYTES, size); ; n_bytes = Math.min(2 * n_bytes, size)) {
+    const header = isAddress ? await fetchBytes(source, { name, size: n_bytes, range: 0, cache: "no-store" }) : await sliceOf(source, 0, n_bytes);
+    const found = wasm.describeGguf(name, header, size);
+    if (found) return { ...found, source, name, size, header };
+  }
+}
+
+/** Bytes of the file at an address: a server that serves ranges says so with the first byte. */
+async function sizeAt(url, name) {
+  const response = await fetch(url, { headers: { Range: "bytes=0-0" }, cache: "no-store" }).catch((error) => {
+    throw new StoreError("network", `${name} could not be fetched. Check the network connection and the address.`, `${error} (${url})`);
+  });
+  response.body?.cancel().catch(() => {});
+  checkStatus(response, name, 0);
+  const [, size] = /\/(\d+)$/.exec(response.headers.get("Content-Range") ?? "") ?? [];
+  if (size === undefined) throw new StoreError("http", `The server does not say how large ${name} is.`, `no Content-Range in the answer for ${url}`);
+  return Number(size);
+}
+
+async function sliceOf(file, start, end) {
+  try {
+    return new Uint8Array(await file.slice(start, end).arrayBuffer());
+  } catch (error) {
+    throw wrong(`${file.name} can no longer be read: it was moved or changed. Choose it again.`, String(error));
+  }
+}
+
+/** All parts of a split file, given the address of one. */
+function addressesOfParts(address) {
+  const url = new URL(address);
+  const [, stem, , count] = PART.exec(url.pathname) ?? [];
+  if (!stem) return [url.href];
+  return Array.from({ length: Number(count) }, (_, idx) => {
+    url.pathname = `${stem}-${String(idx + 1).padStart(5, "0")}-of-${count}.gguf`;
+    return url.href;
+  });
+}
+
+/** Parts of one file have this in common; other files have their place in the list. */
+function stemOf({ name, nParts }, idx) {
+  return nParts > 1 ? (PART.exec(name)?.[1] ?? name) : idx;
+}
+
+function grouped(described) {
+  const groups = new Map();
+  described.forEach((part, idx) => groups.set(stemOf(part, idx), [...(groups.get(stemOf(part, idx)) ?? []), part]));
+  return groups.values();
+}
+
+/** Chunks for the bytes of a file from `start` on. */
+function chunksOf({ source, name, size }, start) {
+  const chunks = [];
+  for (let offset = start; offset < size; offset += CHUNK_BYTES) {
+    chunks.push({ path: name, offset, size: Math.min(CHUNK_BYTES, size - offset), source });
+  }
+  return chunks;
+}
+
+function whole(name, part) {
+  return { name, size: part.size, header_size: part.headerSize, chunks: chunksOf(part, 0) };
+}
+
+/** A split file as the whole that its parts make up: a header of its own, then the tensors of every part. */
+function joined(name, parts, wasm) {
+  const header = wasm.joinGguf(parts.map((part) => part.name), parts.map((part) => part.header), Float64Array.from(parts, (part) => part.size));
+  const chunks = [{ path: name, offset: 0, size: header.length, source: header }, ...parts.flatMap((part) => chunksOf(part, part.headerSize))];
+  return { name, size: chunks.reduce((sum, chunk) => sum + chunk.size, 0), header_size: header.length, chunks };
+}
