@@ -165,7 +165,15 @@ impl Template {
                 TEMPLATES.join(", ")
             )));
         };
-        Ok(with_own_tokens(marks))
+        let template = with_own_tokens(marks);
+        // What the template means as a token must not be written as text.
+        let Marks { first, reply, next, .. } = template.marks();
+        for token in [&begin, &end, "<|im_start|>", "<|im_end|>"] {
+            if [&first, &reply, &next].iter().any(|text| text.contains(token)) {
+                tokenizer.special(token)?;
+            }
+        }
+        Ok(template)
     }
 
     /// A well-known template by its name, one of [`TEMPLATES`].

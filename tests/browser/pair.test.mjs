@@ -108,8 +108,10 @@ test("files that are no pair are named", async (t) => {
     await page.waitForFunction(([source]) => new RegExp(source).test(document.querySelector("#load-error").textContent), [words.source]);
     assert.ok(await alert.getByRole("button", { name: "Load the model again" }).isVisible());
   }
-  // One address alone, and one that is not there.
-  for (const [address, words] of [["decoder=models/pair/decoder.gguf", /image encoder/], [query("none.gguf"), /not at its place/]]) {
+  // One address alone, one that is not there, and a template that nobody knows.
+  const addresses = [["decoder=models/pair/decoder.gguf", /image encoder/], [query("none.gguf"), /not at its place/],
+    [`${query("decoder.gguf")}&template=alpaca`, /template must be one of llama3/]];
+  for (const [address, words] of addresses) {
     await on.open(site, address);
     await page.waitForFunction(([source]) => new RegExp(source).test(document.querySelector("#load-error").textContent), [words.source]);
   }

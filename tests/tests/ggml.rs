@@ -216,6 +216,9 @@ fn without_a_template_the_vocabulary_decides_and_what_is_unclear_is_refused() {
     );
     let error = template(Some("### Human: …"), |_| {}).unwrap_err().to_string();
     assert!(error.contains("tokenizer.chat_template is none that this engine knows"), "{error}");
+    let bare = gguf(small(&[]).string("tokenizer.chat_template", "<|im_start|>…"));
+    let error = Template::from_gguf(&bare, &Tokenizer::from_gguf(&bare).unwrap()).unwrap_err().to_string();
+    assert_eq!(error, "tokenizer: added_tokens: <|im_start|> is missing");
     let chat_ml = template(None, |_| {}).unwrap();
     assert_eq!(chat_ml.marks(), Marks::chat_ml());
     // The token that ends an answer in the prompt ends one that is written.
