@@ -205,7 +205,7 @@ def main():
         "or one of another kind it refuses, which counts as wrong here.\n",
         columns_table([("most frequent answer", json.loads((DEMO / "results/majority.json").read_text()))]
                       + [(name.removeprefix("q4_0, "), of_native(native[name])) for name in reversed(CONTROLS)]),
-        f"## What the scales are for\n\nEach arm: the same encoder, frozen; a connector and a decoder of their own, trained alike for {n_steps} steps, {'one seed' if n_seeds == 1 else f'{n_seeds} seeds'}; in PyTorch,\n"
+        f"## What the scales are for\n\nEach arm: the same encoder, frozen; a new connector before the bundled decoder, which speaks already; both trained alike for {n_steps} steps, {'one seed' if n_seeds == 1 else f'{n_seeds} seeds'}; in PyTorch,\n"
         "the first 700 pictures of the test split. The features of one and two scales are slices of those of all. The blur control has the same network and cost as all scales, but its larger\n"
         "pictures are enlarged from the coarse one: what it lacks is resolution, not capacity. This training is shorter than the bundled model's; what it shows is\n"
         "who can see which signs at all.\n",
