@@ -37,7 +37,7 @@ export async function describePair(sources, wasm) {
     if (!files.has(name)) throw wrong(`With ${[...files.values()].map(({ title }) => title).join(", ") || "nothing"} alone the model is not whole: ${TITLES[name]} is missing.`);
   }
   const ordered = Object.values(KINDS).map((name) => files.get(name));
-  return { name: ordered[0].title, description: "", license: "", notices: [], suggested_questions: [], samples: [], fidelity: {}, files: ordered.map(({ file }) => file) };
+  return { name: ordered[0].title, description: "", license: "", notices: [], suggested_questions: [], samples: [], fidelity: null, files: ordered.map(({ file }) => file) };
 }
 
 /** A chunk's bytes. */
