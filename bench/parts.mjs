@@ -137,11 +137,10 @@ async function large({ origin, n_rounds }) {
       loads.push({ read, load: { cold: cold.ready.loadS, warm: opened.ours.ready.loadS } });
       console.log(`  loads: ${JSON.stringify(loads.at(-1))}`);
     }
-    const firstToken = await opened.ours.page.firstToken();
+    const { memory, ...firstToken } = await opened.ours.page.firstToken();
     console.log(`  first token: ${JSON.stringify(firstToken)}`);
     opened["llama.cpp"] = await llamaCpp(whole, { threads: RANKS }).catch((error) => ({ missing: error.message }));
     const found = await rounds(n_rounds, opened, { both: { prompt: 256, generate: 16 } });
-    const memory = await opened.ours.page.memory();
     return { note, firstLoadS: loadS, loads, firstToken, memory, needed: needed(whole, RANKS, memory.tokens), work: work(whole), nTiles: whole.facts.encoder.n_tiles, ...found };
   } finally {
     await closeAll(opened);

@@ -183,8 +183,8 @@ dropped against loaded into the ranks.
 
 ${table(["", "read plainly", "loaded", "x"], load)}
 
-Memory of the ranks: ${memory.bytes.map(gigabytes).join(" + ")} = ${gigabytes(sum)} GB at most, where the weights are ${gigabytes(needed.weights)} GB and the keys and values of ${memory.tokens} tokens
-${gigabytes(needed.kv)} GB: ${(100 * beyond(large)).toFixed(1)} % beyond them.
+Memory of the ranks: ${memory.bytes.map(gigabytes).join(" + ")} = ${gigabytes(sum)} GB after a picture and a question, where the files are ${gigabytes(needed.weights)} GB and the keys and values of
+the conversation's ${memory.tokens} tokens ${gigabytes(needed.kv)} GB: ${(100 * beyond(large)).toFixed(1)} % beyond them.
 
 First token, in seconds after the question:
 

@@ -11,21 +11,14 @@ const status = document.getElementById("status");
 
 let model = null; // the one that is loaded
 let n_pictures = 0;
-let n_kept = 0; // tokens of all conversations with it
 
 /** Loads a model in place of the one before. */
 async function open({ manifestUrl = "models/demo/manifest.json", ...options }) {
   model?.close();
-  n_kept = 0;
   const onProgress = ({ done, total }) => (status.textContent = `Loading: ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
   model = await load(manifestUrl, { ...options, onProgress });
   const { name, build, ranks, files, nTiles, note } = model.info;
   return { name, build, ranks, note, nTiles, fileBytes: files.reduce((sum, { size }) => sum + size, 0), loadS: model.loadMs / 1000, memoryBytes: await model.memory() };
-}
-
-/** Bytes of every rank's memory, which never shrinks: what it is now is the most that it was. And the tokens whose keys and values are in it at most. */
-async function memory() {
-  return { bytes: await model.memory(), tokens: Math.min(n_kept, model.info.contextLength) };
 }
 
 /** A picture without a file that no other call gives: stripes and noise, 640 x 480, as BMP. */
@@ -59,8 +52,7 @@ async function answered(chat, question, maxTokens) {
   let seconds = null;
   for await (const _ of chat.ask(question, { maxTokens })) seconds ??= (performance.now() - start) / 1000;
   chat.close();
-  const { nPrompt, nReused, nTokens } = chat.timings;
-  n_kept += nPrompt + nTokens;
+  const { nPrompt, nReused } = chat.timings;
   return { timings: chat.timings, seconds, read: nPrompt - nReused };
 }
 
@@ -85,17 +77,19 @@ async function encode({ tiles = Infinity } = {}) {
 
 /**
  * Seconds from the question to the first token: asked when the picture has just been dropped ("dropped"), asked when everything that could be read before
- * has been ("typed"), and asked at once about a picture that has been seen before ("again").
+ * has been ("typed"), and asked at once about a picture that has been seen before ("again"). Of a model that has just been loaded also its `memory` after
+ * the first of them, as long as it holds one conversation: bytes of every rank, which never shrink, and tokens whose keys and values are there.
  */
 async function firstToken({ question = "Is there anything unusual in this picture, and where is it?" } = {}) {
-  const { seconds: dropped } = await answered(model.chat({ image: picture() }), question, 1);
+  const { seconds: dropped, timings } = await answered(model.chat({ image: picture() }), question, 1);
+  const memory = { bytes: await model.memory(), tokens: timings.nPrompt + timings.nTokens };
   const chat = model.chat({ image: picture() });
   await chat.ready;
   while (chat.timings.prepareMs === undefined) await new Promise((resolve) => setTimeout(resolve, 20));
   const { encodeMs, prepareMs } = chat.timings;
   const { seconds: typed } = await answered(chat, question, 1);
   const { seconds: again } = await answered(model.chat({ image: picture(n_pictures) }), `${question} Say why.`, 1);
-  return { dropped, typed, again, encodeS: encodeMs / 1000, prepareS: prepareMs / 1000 };
+  return { memory, dropped, typed, again, encodeS: encodeMs / 1000, prepareS: prepareMs / 1000 };
 }
 
 /** Products of several shapes, [type, rows, columns, tokens], on so many workers at once. */
@@ -133,7 +127,7 @@ async function measure() {
   const opened = await open({ ...options, cache: query.get("cache") !== "0" });
   const encoded = query.get("image") === "0" ? null : await encode();
   const answer = await ask({ prompt: number("prompt", 256), generate: number("generate", 32) });
-  const result = { ...opened, ...answer, encoded, memoryBytes: (await memory()).bytes, cores: navigator.hardwareConcurrency, userAgent: navigator.userAgent };
+  const result = { ...opened, ...answer, encoded, memoryBytes: await model.memory(), cores: navigator.hardwareConcurrency, userAgent: navigator.userAgent };
   model.close();
   return result;
 }
@@ -148,7 +142,7 @@ async function measureProducts() {
 
 if (query.get("wait") === "1") {
   status.textContent = "Waiting for orders";
-  window.bench = { open, memory, ask, encode, firstToken, products, limits, readKept };
+  window.bench = { open, ask, encode, firstToken, products, limits, readKept };
 } else {
   (query.get("kernels") === "1" ? measureProducts() : measure())
     .catch((error) => ({ error: `${error.name}: ${error.message}`, detail: error.detail }))
