@@ -23,13 +23,13 @@ pub enum Error {
         /// Name of the tensor.
         tensor: String,
     },
-    /// A tensor whose shape does not fit the configuration.
+    /// A tensor whose shape does not fit the configuration, or whose contents are none.
     Shape {
         /// Name of the tensor.
         tensor: String,
-        /// Shape that follows from the configuration.
+        /// Shape that follows from the configuration, say.
         expected: String,
-        /// Shape in the file.
+        /// What is in the file.
         found: String,
     },
     /// Something well-formed that this engine does not implement.
@@ -73,7 +73,7 @@ impl fmt::Display for Error {
             Self::Corrupt { file, field, problem } => write!(f, "{file}: {field}: {problem}"),
             Self::MissingTensor { file, tensor } => write!(f, "{file}: tensor {tensor} is missing"),
             Self::Shape { tensor, expected, found } => {
-                write!(f, "tensor {tensor}: expected shape {expected}, found {found}")
+                write!(f, "tensor {tensor}: expected {expected}, found {found}")
             }
             Self::Unsupported(what) => write!(f, "unsupported: {what}"),
             Self::Image(what) => write!(f, "image: {what}"),

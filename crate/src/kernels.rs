@@ -69,7 +69,7 @@ impl Kernel {
     /// The fastest kernel that runs here.
     pub fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
             return Self { name: "avx2", multiply: avx2::multiply };
         }
         #[cfg(all(target_arch = "wasm32", not(feature = "relaxed-simd")))]

@@ -188,6 +188,8 @@ pub struct MatrixBuilder {
     n_groups_done: usize,
     n_pushed: u64,
     partial: Vec<u8>,
+    /// The first group whose scales are not all numbers.
+    bad_group: Option<usize>,
     matrix: Matrix,
 }
 
@@ -227,6 +229,7 @@ impl MatrixBuilder {
             n_groups_done: 0,
             n_pushed: 0,
             partial: Vec::new(),
+            bad_group: None,
             matrix: Matrix { n_rows, n_cols: cols.len(), form, data, n_bytes, offsets: None },
         })
     }
@@ -276,6 +279,17 @@ impl MatrixBuilder {
                 found: format!("{} bytes", self.n_pushed),
             });
         }
+        if let Some(group) = self.bad_group {
+            return Err(Error::Shape {
+                tensor: name.into(),
+                expected: "finite scales".into(),
+                found: format!(
+                    "others in rows {} to {}",
+                    group * GROUP,
+                    (group * GROUP + GROUP).min(self.matrix.n_rows) - 1
+                ),
+            });
+        }
         self.matrix.offsets = self.offsets.map(|offsets| offsets.finish(name)).transpose()?.map(Box::new);
         Ok(self.matrix)
     }
@@ -300,6 +314,9 @@ impl MatrixBuilder {
                 }
                 if let Some(builder) = &mut self.offsets {
                     offsets.iter().for_each(|offset| builder.push(&offset.to_le_bytes()));
+                }
+                if !layout.group(group).is_finite() || !offsets.iter().all(|offset| offset.is_finite()) {
+                    self.bad_group.get_or_insert(self.n_groups_done - 1);
                 }
             }
             Stored::Panels { dtype } => {

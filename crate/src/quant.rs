@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! heads   one per super-block (K forms)   Q4K: 8 x f32 d, 8 x f32 dmin      Q6K: 8 x f32 d
-//! scales  one per block                   Q4, Q8: 8 x f32                   Q4K: 8 x u8 scale, 8 x u8 min     Q6K: 8 x (i8, i8)
+//! scales  one per block                   Q4: 8 x f16    Q8: 8 x f32        Q4K: 8 x u8 scale, 8 x u8 min     Q6K: 8 x (i8, i8)
 //! values  one per block                   Q4, Q4K: 4 x 32 bytes of nibbles  Q8, Q6K: 8 x 32 bytes
 //!
 //! 32 bytes of values:  row 0: c c+1 c+2 c+3   row 1: c c+1 c+2 c+3   ...   row 7: c c+1 c+2 c+3
@@ -208,7 +208,7 @@ impl Sub {
         let code = |col: usize, bias: u8| (self.codes[col] as u8).wrapping_add(bias) as u32;
         match form {
             Form::Q4 => {
-                put_f32(scales, row, self.factor);
+                scales[2 * row..2 * row + 2].copy_from_slice(&f16::from_f32(self.factor).to_le_bytes());
                 let byte = |col: usize| code(col, 0) | code(col + 16, 0) << 4;
                 (0..4).for_each(|j| put_word(values, j, row, four(|i| byte(4 * j + i))));
             }
@@ -286,8 +286,8 @@ impl Form {
 
     const fn scale_bytes(self) -> usize {
         match self {
-            Self::Q4 | Self::Q8 => 32,
-            Self::Q4K | Self::Q6K => 16,
+            Self::Q8 => 32,
+            Self::Q4 | Self::Q4K | Self::Q6K => 16,
         }
     }
 
@@ -348,8 +348,8 @@ impl Layout {
         let (heads, rest) = group.split_at_mut(self.n_heads() * self.form.head_bytes());
         let (scales, values) = rest.split_at_mut(self.n_blocks * self.form.scale_bytes());
         match dtype {
-            Dtype::Q4_0 => pack_blocks::<18, 128>(bytes, row, 0, scales, values),
-            Dtype::Q8_0 => pack_blocks::<34, 256>(bytes, row, 0x8080_8080, scales, values),
+            Dtype::Q4_0 => pack_blocks::<18, 16, 128>(bytes, row, 0, scales, values),
+            Dtype::Q8_0 => pack_blocks::<34, 32, 256>(bytes, row, 0x8080_8080, scales, values),
             Dtype::Q4K => {
                 for (head, stored) in heads.chunks_exact_mut(64).zip(bytes.chunks_exact(144)) {
                     put_f32(head, row, f16_at(stored, 0));
@@ -439,7 +439,10 @@ impl Group<'_> {
         let scales = &self.scales[block * form.scale_bytes()..][..form.scale_bytes()];
         match form {
             Form::Q4 | Form::Q8 => {
-                let (factor, min) = (f32_at(scales, row), if form == Form::Q4 { 8 } else { 128 });
+                let (factor, min) = match form {
+                    Form::Q4 => (f16_at(scales, 2 * row), 8),
+                    _ => (f32_at(scales, row), 128),
+                };
                 Factors { factor, offset: factor, scale: [1; 2], min: [min; 2] }
             }
             Form::Q4K => Factors {
@@ -454,6 +457,18 @@ impl Group<'_> {
                 Factors { factor, offset: factor, scale, min: scale.map(|scale| 32 * scale) }
             }
         }
+    }
+
+    /// Whether all floating-point scales are numbers: kernels may rely on it.
+    pub fn is_finite(&self) -> bool {
+        let (halves, words) = match self.layout.form {
+            Form::Q4 => (self.scales, self.heads),
+            Form::Q8 => (self.heads, self.scales),
+            Form::Q4K | Form::Q6K => (&[][..], self.heads),
+        };
+        let finite_half = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7c00 != 0x7c00;
+        halves.as_chunks().0.iter().all(finite_half)
+            && words.as_chunks().0.iter().all(|word| f32::from_le_bytes(*word).is_finite())
     }
 
     /// Decodes one row (n_blocks * 32) without its offsets; where there are none, exactly as [`dequantize`] does.
@@ -474,17 +489,20 @@ impl Group<'_> {
     }
 }
 
-// Blocks of `N` bytes, a f16 scale and quants, to `V` bytes of values for 8 rows; the bits `flip` of the quants are turned over.
-fn pack_blocks<const N: usize, const V: usize>(
+// Blocks of `N` bytes, a f16 scale and quants, to `S` bytes of scales (f16 or f32) and `V` of values for 8 rows; the bits `flip` of the quants are turned over.
+fn pack_blocks<const N: usize, const S: usize, const V: usize>(
     bytes: &[u8],
     row: usize,
     flip: u32,
     scales: &mut [u8],
     values: &mut [u8],
 ) {
-    let per_block = scales.as_chunks_mut::<32>().0.iter_mut().zip(values.as_chunks_mut::<V>().0);
+    let per_block = scales.as_chunks_mut::<S>().0.iter_mut().zip(values.as_chunks_mut::<V>().0);
     for ((scales, values), stored) in per_block.zip(bytes.as_chunks::<N>().0) {
-        put_f32(scales, row, f16_at(stored, 0));
+        match S {
+            16 => scales[2 * row..2 * row + 2].copy_from_slice(&stored[..2]),
+            _ => put_f32(scales, row, f16_at(stored, 0)),
+        }
         let words = stored[2..].as_chunks::<4>().0;
         for (step, word) in values.as_chunks_mut::<32>().0.iter_mut().zip(words) {
             put_word(step, 0, row, u32::from_le_bytes(*word) ^ flip);

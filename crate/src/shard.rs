@@ -330,7 +330,7 @@ mod tests {
         assert!(message(&[Want::whole("norm", 1, 3)]).starts_with("x.gguf: w: this tensor is not part"));
         let (norm, w) = (Want::whole("norm", 1, 3), Want::whole("w", 4, 5));
         assert_eq!(message(&[norm.clone(), w.clone(), Want::whole("gone", 1, 1)]), "x.gguf: tensor gone is missing");
-        assert_eq!(message(&[norm.clone(), Want::whole("w", 5, 4)]), "tensor w: expected shape [5, 4], found [4, 5]");
+        assert_eq!(message(&[norm.clone(), Want::whole("w", 5, 4)]), "tensor w: expected [5, 4], found [4, 5]");
         let mut loader = Loader::new(&gguf, &[norm, w]).unwrap();
         let at = gguf.tensors["w"].offset;
         let error = loader.feed(at + 4, &bytes[at as usize + 4..]).unwrap_err().to_string();

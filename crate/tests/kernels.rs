@@ -84,7 +84,9 @@ impl Random {
         let mut bytes: Vec<u8> = (0..dtype.row_bytes(n)).map(|_| self.next() as u8).collect();
         for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
             for &at in factors(dtype) {
-                block[at..at + 2].copy_from_slice(&f16::from_f32(0.01 * self.unit()).to_le_bytes());
+                // A few of them below the normal numbers of f16.
+                let factor = 0.01 * self.unit() / (1 << (self.next() % 12)) as f32;
+                block[at..at + 2].copy_from_slice(&f16::from_f32(factor).to_le_bytes());
             }
         }
         bytes
@@ -133,6 +135,22 @@ fn rows_come_back_exactly_from_bytes_in_pieces() {
                     assert_eq!(row, expected[idx * cols.len()..][..cols.len()], "{} {cols:?}", dtype.name());
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn scales_that_are_no_numbers_are_refused() {
+    let mut random = Random(8);
+    for dtype in QUANTIZED {
+        for (at, bad) in factors(dtype).iter().flat_map(|at| [(at, f16::INFINITY), (at, f16::NAN)]) {
+            let mut bytes = random.weights(dtype, 20 * 512);
+            let row = dtype.row_bytes(512);
+            bytes[18 * row + at..18 * row + at + 2].copy_from_slice(&bad.to_le_bytes());
+            let mut builder = MatrixBuilder::new(dtype, 20, 512, 0..512).unwrap();
+            builder.push(&bytes);
+            let error = builder.finish("w").err().expect("such scales are refused").to_string();
+            assert_eq!(error, "tensor w: expected finite scales, found others in rows 16 to 19", "{}", dtype.name());
         }
     }
 }

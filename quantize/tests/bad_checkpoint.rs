@@ -111,7 +111,7 @@ fn shape_does_not_fit_the_configuration() {
     tensors_refused(
         "shape_does_not_fit_the_configuration",
         |header| header[UP]["shape"] = json!([36, 56]),
-        &[UP, "expected shape [56, 36]", "found [36, 56]"],
+        &[UP, "expected [56, 36]", "found [36, 56]"],
     );
 }
 

@@ -7,7 +7,7 @@
 //! madd(ones)  row 0: i32       row 1: i32       ...   row 7: i32          no horizontal step
 //! ```
 //!
-//! No i16 overflows: see `relaxed`, which does the same in registers of half the width.
+//! F16C turns the scales of Q4 into f32. No i16 overflows: see `relaxed`, which does the same in registers of half the width.
 
 // One index runs through registers and memory alike.
 #![allow(clippy::needless_range_loop)]
@@ -16,10 +16,10 @@ use super::{Sums, TOKEN_BYTES, Tile};
 use crate::quant::{Form, GROUP, Group, SUPER};
 use std::arch::x86_64::*;
 
-/// As [`super::reference::multiply`]; only where the processor has AVX2.
+/// As [`super::reference::multiply`]; only where the processor has AVX2 and F16C.
 pub(super) fn multiply(group: &Group, tile: &Tile, out: &mut Sums) {
     assert_eq!(group.layout.n_blocks, tile.n_blocks);
-    // SAFETY: `Kernel::best` offers this function where AVX2 was detected; `Group` and `Tile` guarantee the lengths of their bytes.
+    // SAFETY: `Kernel::best` offers this function where both were detected; `Group` and `Tile` guarantee the lengths of their bytes.
     unsafe {
         let n = tile.n_tokens;
         for first in (0..n).step_by(4) {
@@ -35,7 +35,7 @@ pub(super) fn multiply(group: &Group, tile: &Tile, out: &mut Sums) {
 
 /// # Safety
 /// `tile` has `T` tokens from `first` on, and as many blocks as `group`.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,f16c")]
 unsafe fn rows<const T: usize>(group: &Group, tile: &Tile, first: usize, out: &mut Sums) {
     unsafe {
         match group.layout.form {
@@ -49,15 +49,15 @@ unsafe fn rows<const T: usize>(group: &Group, tile: &Tile, first: usize, out: &m
 
 /// # Safety
 /// As [`rows`], for groups of form Q4.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,f16c")]
 unsafe fn q4<const T: usize>(group: &Group, tile: &Tile, first: usize, out: &mut Sums) {
     let mut acc = [_mm256_setzero_ps(); T];
     for block in 0..tile.n_blocks {
-        // SAFETY: a block has 128 bytes of values, 32 of scales.
+        // SAFETY: a block has 128 bytes of values, 16 of scales.
         unsafe {
             let x = Tokens::of(tile, block, first);
             let chain = nibbles::<T>(group.values.as_ptr().add(128 * block), x);
-            let factor = _mm256_loadu_ps(group.scales.as_ptr().add(32 * block).cast());
+            let factor = _mm256_cvtph_ps(_mm_loadu_si128(group.scales.as_ptr().add(16 * block).cast()));
             for t in 0..T {
                 let dot = _mm256_madd_epi16(chain[t], _mm256_set1_epi16(1));
                 let dot = _mm256_mul_ps(factor, _mm256_cvtepi32_ps(_mm256_add_epi32(dot, x.term(t, 0))));

@@ -12,7 +12,7 @@
 //! leaves 16 bits (2 * 63 * 127 = 16002), they give the same result on every engine. Of i16: 8 dots of nibbles stay within 8 * 2 * 15 * 127 = 30480. Only
 //! 2 dots of 6-bit values would: they are added up at once, which then costs no more.
 
-use super::wasm::{self, Dots, Engine, STEP_BYTES, Steps, splat};
+use super::wasm::{self, Dots, Engine, Pair};
 use super::{Sums, Tile};
 use crate::quant::Group;
 use std::arch::wasm32::*;
@@ -38,37 +38,31 @@ struct Relaxed<const WIDE: bool>;
 
 impl<const WIDE: bool> Engine for Relaxed<WIDE> {
     const N_STEPS: usize = 8;
+    const PLANES: bool = true;
 
     #[inline]
     #[target_feature(enable = "relaxed-simd")]
-    unsafe fn nibbles(values: *const u8, steps: &mut Steps) -> *const u8 {
-        for j in 0..4 {
-            for half in 0..2 {
-                // SAFETY: the caller's.
-                let packed = unsafe { v128_load(values.add(32 * j + 16 * half).cast()) };
-                (steps[j][half], steps[j + 4][half]) = (low(packed), high(packed));
-            }
-        }
-        steps.as_ptr().cast()
+    unsafe fn nibbles(j: usize, packed: Pair, mut take: impl FnMut(usize, Pair)) {
+        take(j, packed.map(low));
+        take(j + 4, packed.map(high));
+    }
+
+    #[inline(always)]
+    unsafe fn sixes(j: usize, packed: Pair, mut take: impl FnMut(usize, Pair)) {
+        take(j, packed);
     }
 
     #[inline]
     #[target_feature(enable = "relaxed-simd")]
-    unsafe fn sixes(values: *const u8, _: &mut Steps) -> *const u8 {
-        values
+    unsafe fn bytes(j: usize, packed: Pair, mut take: impl FnMut(usize, usize, Pair)) {
+        take(0, j, packed.map(high));
+        take(1, j, packed.map(low));
     }
 
     #[inline]
     #[target_feature(enable = "relaxed-simd")]
-    unsafe fn bytes(values: *const u8, steps: &mut Steps) -> *const u8 {
-        for j in 0..8 {
-            for half in 0..2 {
-                // SAFETY: the caller's.
-                let bytes = unsafe { v128_load(values.add(32 * j + 16 * half).cast()) };
-                (steps[j][half], steps[j + 8][half]) = (high(bytes), low(bytes));
-            }
-        }
-        steps.as_ptr().cast()
+    unsafe fn dot(sum: v128, a: v128, weights: v128) -> v128 {
+        i32x4_relaxed_dot_i8x16_i7x16_add(a, weights, sum)
     }
 
     #[inline]
@@ -76,23 +70,11 @@ impl<const WIDE: bool> Engine for Relaxed<WIDE> {
     unsafe fn dot_nibbles<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
         if WIDE {
             // SAFETY: the caller's.
-            return unsafe { Self::dot_sixes(steps, x, start, n_steps) };
+            return unsafe { wasm::over_steps(steps, x, start, n_steps, |sum, a, weights| Self::dot(sum, a, weights)) };
         }
-        let mut sums = [[i16x8_splat(0); 2]; T];
-        for k in 0..n_steps {
-            // SAFETY: the caller's.
-            unsafe {
-                let step = steps.add(STEP_BYTES * k);
-                let weights = [v128_load(step.cast()), v128_load(step.add(16).cast())];
-                for t in 0..T {
-                    let a = splat(x.add(32 * t + 4 * k));
-                    for half in 0..2 {
-                        let dots = i16x8_relaxed_dot_i8x16_i7x16(a, weights[half]);
-                        sums[t][half] = i16x8_add(sums[t][half], dots);
-                    }
-                }
-            }
-        }
+        let add = |sum, a, weights| i16x8_add(sum, i16x8_relaxed_dot_i8x16_i7x16(a, weights));
+        // SAFETY: the caller's.
+        let mut sums = unsafe { wasm::over_steps(steps, x, [[i16x8_splat(0); 2]; T], n_steps, add) };
         for t in 0..T {
             for half in 0..2 {
                 sums[t][half] = i32x4_add(start[t][half], i32x4_dot_i16x8(sums[t][half], i16x8_splat(1)));
@@ -100,47 +82,14 @@ impl<const WIDE: bool> Engine for Relaxed<WIDE> {
         }
         sums
     }
-
-    #[inline]
-    #[target_feature(enable = "relaxed-simd")]
-    unsafe fn dot_sixes<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
-        let mut sums = start;
-        for k in 0..n_steps {
-            // SAFETY: the caller's.
-            unsafe {
-                let step = steps.add(STEP_BYTES * k);
-                let weights = [v128_load(step.cast()), v128_load(step.add(16).cast())];
-                for t in 0..T {
-                    let a = splat(x.add(32 * t + 4 * k));
-                    for half in 0..2 {
-                        sums[t][half] = i32x4_relaxed_dot_i8x16_i7x16_add(a, weights[half], sums[t][half]);
-                    }
-                }
-            }
-        }
-        sums
-    }
-
-    #[inline]
-    #[target_feature(enable = "relaxed-simd")]
-    unsafe fn dot_bytes<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
-        // SAFETY: the caller's; the high nibbles come first.
-        unsafe {
-            let high = Self::dot_nibbles(steps, x, start, n_steps);
-            let start = high.map(|pair| pair.map(|sum| i32x4_shl(sum, 4)));
-            Self::dot_nibbles(steps.add(8 * STEP_BYTES), x, start, n_steps)
-        }
-    }
 }
 
-#[inline]
-#[target_feature(enable = "relaxed-simd")]
+#[inline(always)]
 fn low(bytes: v128) -> v128 {
     v128_and(bytes, u8x16_splat(15))
 }
 
-#[inline]
-#[target_feature(enable = "relaxed-simd")]
+#[inline(always)]
 fn high(bytes: v128) -> v128 {
     v128_and(u16x8_shr(bytes, 4), u8x16_splat(15))
 }

@@ -9,8 +9,8 @@
 //!
 //! Nibbles give two pairs more from the high halves of the bytes. Of a token's block, 8 bytes are columns 4 j, 4 j + 2 and 4 j + 1, 4 j + 3: two steps.
 
-use super::wasm::{self, Dots, Engine, STEP_BYTES, Steps, splat};
-use super::{Sums, TOKEN_BYTES, Tile};
+use super::wasm::{self, Dots, Engine, Pair};
+use super::{Sums, Tile};
 use crate::quant::Group;
 use std::arch::wasm32::*;
 
@@ -25,69 +25,36 @@ struct Simd128;
 
 impl Engine for Simd128 {
     const N_STEPS: usize = 16;
+    const PLANES: bool = false;
 
     #[inline(always)]
-    unsafe fn nibbles(values: *const u8, steps: &mut Steps) -> *const u8 {
-        for j in 0..4 {
-            for half in 0..2 {
-                // SAFETY: the caller's.
-                let packed = unsafe { v128_load(values.add(32 * j + 16 * half).cast()) };
-                steps[2 * j][half] = v128_and(packed, u16x8_splat(15));
-                steps[2 * j + 1][half] = v128_and(u16x8_shr(packed, 8), u16x8_splat(15));
-                steps[2 * j + 8][half] = v128_and(u16x8_shr(packed, 4), u16x8_splat(15));
-                steps[2 * j + 9][half] = u16x8_shr(packed, 12);
-            }
-        }
-        steps.as_ptr().cast()
+    unsafe fn nibbles(j: usize, packed: Pair, mut take: impl FnMut(usize, Pair)) {
+        take(2 * j, packed.map(|packed| v128_and(packed, u16x8_splat(15))));
+        take(2 * j + 1, packed.map(|packed| v128_and(u16x8_shr(packed, 8), u16x8_splat(15))));
+        take(2 * j + 8, packed.map(|packed| v128_and(u16x8_shr(packed, 4), u16x8_splat(15))));
+        take(2 * j + 9, packed.map(|packed| u16x8_shr(packed, 12)));
     }
 
     #[inline(always)]
-    unsafe fn sixes(values: *const u8, steps: &mut Steps) -> *const u8 {
+    unsafe fn sixes(j: usize, packed: Pair, mut take: impl FnMut(usize, Pair)) {
         // SAFETY: the caller's.
-        unsafe { Self::bytes(values, steps) }
+        unsafe { Self::bytes(j, packed, |_, step, weights| take(step, weights)) }
     }
 
     #[inline(always)]
-    unsafe fn bytes(values: *const u8, steps: &mut Steps) -> *const u8 {
-        for j in 0..8 {
-            for half in 0..2 {
-                // SAFETY: the caller's.
-                let bytes = unsafe { v128_load(values.add(32 * j + 16 * half).cast()) };
-                steps[2 * j][half] = v128_and(bytes, u16x8_splat(255));
-                steps[2 * j + 1][half] = u16x8_shr(bytes, 8);
-            }
-        }
-        steps.as_ptr().cast()
+    unsafe fn bytes(j: usize, packed: Pair, mut take: impl FnMut(usize, usize, Pair)) {
+        take(0, 2 * j, packed.map(|packed| v128_and(packed, u16x8_splat(255))));
+        take(0, 2 * j + 1, packed.map(|packed| u16x8_shr(packed, 8)));
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sum: v128, a: v128, weights: v128) -> v128 {
+        i32x4_add(sum, i32x4_dot_i16x8(a, weights))
     }
 
     #[inline(always)]
     unsafe fn dot_nibbles<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
-        let mut sums = start;
-        for k in 0..n_steps {
-            // SAFETY: the caller's.
-            unsafe {
-                let step = steps.add(STEP_BYTES * k);
-                let weights = [v128_load(step.cast()), v128_load(step.add(16).cast())];
-                for t in 0..T {
-                    let a = splat(x.add((TOKEN_BYTES - 12) * t + 4 * k));
-                    for half in 0..2 {
-                        sums[t][half] = i32x4_add(sums[t][half], i32x4_dot_i16x8(a, weights[half]));
-                    }
-                }
-            }
-        }
-        sums
-    }
-
-    #[inline(always)]
-    unsafe fn dot_sixes<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
         // SAFETY: the caller's.
-        unsafe { Self::dot_nibbles(steps, x, start, n_steps) }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_bytes<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
-        // SAFETY: the caller's.
-        unsafe { Self::dot_nibbles(steps, x, start.map(|pair| pair.map(|sum| i32x4_shl(sum, 4))), n_steps) }
+        unsafe { wasm::over_steps(steps, x, start, n_steps, |sum, a, weights| Self::dot(sum, a, weights)) }
     }
 }

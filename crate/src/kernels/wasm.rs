@@ -1,11 +1,12 @@
 //! What both wasm builds share: the way through a tile, and what becomes of the integer sums of each form.
 //!
-//! A group's block is unpacked once into a short run of [`Steps`] and meets all tokens of the tile, four tokens at a time: a step's weights are in two
-//! registers while each of the four tokens brings 4 bytes. So 8 sums of integers are in registers, and the f32 sums wait in memory. How weights are
+//! Of many tokens, four meet a group at a time: its block is unpacked once into a short run of [`Steps`], and a step's weights are in two registers while
+//! each of the four tokens brings 4 bytes. So 8 sums of integers are in registers, and the f32 sums wait in memory. One token alone meets the weights as
+//! they are unpacked, without the run; as it waits for memory more than for products, a group's bytes are fetched into the cache first. How weights are
 //! unpacked and multiplied is the build's ([`Engine`]).
 //!
-//! The loop over the steps must stay a loop. Unrolled, it becomes one nested expression for each sum, which takes its operands from a stack machine's stack:
-//! all activations are then read before the first product, and no engine has registers for them. That the number of steps is not a constant prevents it.
+//! The loops over steps must stay loops. Unrolled, they become one nested expression for each sum, which takes its operands from a stack machine's stack:
+//! all activations are then read before the first product, and no engine has registers for them. That the number of rounds is not a constant prevents it.
 //!
 //! Products of integers below 2^24 are exact in f32, so that scales may be multiplied in any order before the first rounding: see each form.
 
@@ -13,64 +14,85 @@ use super::{Sums, TOKEN_BYTES, Tile};
 use crate::quant::{Form, GROUP, Group, SUPER};
 use std::arch::wasm32::*;
 use std::hint::black_box;
+use std::marker::PhantomData;
 
-/// A block of weights, unpacked. A step is the weights that 4 bytes of activations meet: rows 0 to 3 and rows 4 to 7.
-pub(super) type Steps = [[v128; 2]; 16];
+/// 32 bytes: rows 0 to 3 and rows 4 to 7 of a group.
+pub(super) type Pair = [v128; 2];
+
+/// A block of weights, unpacked. A step is the weights that 4 bytes of activations meet.
+pub(super) type Steps = [Pair; 16];
 
 /// Bytes of a step.
 pub(super) const STEP_BYTES: usize = 32;
 
 /// Sums of the rows of a group, for some tokens.
-pub(super) type Dots<const T: usize> = [[v128; 2]; T];
+pub(super) type Dots<const T: usize> = [Pair; T];
 
 /// Unpacks and multiplies. All weights are unsigned.
 pub(super) trait Engine {
     /// Steps of 32 columns.
     const N_STEPS: usize;
+    /// Whether bytes are unpacked into two planes of nibbles: the high ones in steps 0 to 7, the low ones in steps 8 to 15.
+    const PLANES: bool;
 
-    /// The steps of 32 columns of values below 16: into `steps`, where they do not lie ready.
+    /// Unpacks the 32 bytes `j` (0..4) of a block of nibbles; `take` is given each step's place and weights.
     ///
     /// # Safety
-    /// `values` has 4 times 32 bytes.
-    unsafe fn nibbles(values: *const u8, steps: &mut Steps) -> *const u8;
-    /// As [`Engine::nibbles`], of values below 64.
+    /// Where the engine's instructions exist, as everything here.
+    unsafe fn nibbles(j: usize, packed: Pair, take: impl FnMut(usize, Pair));
+    /// The same of the 32 bytes `j` (0..8) of values below 64.
     ///
     /// # Safety
-    /// `values` has 8 times 32 bytes.
-    unsafe fn sixes(values: *const u8, steps: &mut Steps) -> *const u8;
-    /// As [`Engine::nibbles`], of values below 256.
+    /// As [`Engine::nibbles`].
+    unsafe fn sixes(j: usize, packed: Pair, take: impl FnMut(usize, Pair));
+    /// The same of the 32 bytes `j` (0..8) of values below 256; before the place comes the plane.
     ///
     /// # Safety
-    /// As [`Engine::sixes`].
-    unsafe fn bytes(values: *const u8, steps: &mut Steps) -> *const u8;
+    /// As [`Engine::nibbles`].
+    unsafe fn bytes(j: usize, packed: Pair, take: impl FnMut(usize, usize, Pair));
 
-    /// `start` + the sums over `n_steps` steps of values below 16: no more than [`Engine::N_STEPS`].
+    /// `sum` + the products of a step of values below 64, for each row of four.
+    ///
+    /// # Safety
+    /// As [`Engine::nibbles`].
+    unsafe fn dot(sum: v128, a: v128, weights: v128) -> v128;
+
+    /// `start` + the sums over [`Engine::N_STEPS`] steps of values below 16, which are also given as `n_steps`.
     ///
     /// # Safety
     /// There are so many steps, and `x` has the quants of `T` tokens of a block.
     unsafe fn dot_nibbles<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T>;
-    /// `start` + the sums over `n_steps` steps of values below 64.
-    ///
-    /// # Safety
-    /// As [`Engine::dot_nibbles`].
-    unsafe fn dot_sixes<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T>;
-    /// 16 `start` + the sums over the columns of values below 256.
-    ///
-    /// # Safety
-    /// As [`Engine::dot_nibbles`].
-    unsafe fn dot_bytes<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T>;
 }
 
-/// What a form does with the integer sums of a block.
+/// Sums of products of a block with `T` tokens, before their scales are applied.
+trait Products<const T: usize> {
+    /// `start` + the sums over the columns of values below 16.
+    unsafe fn nibbles(&self, start: Dots<T>) -> Dots<T>;
+    /// `start` + the sums over the first or last 16 columns of values below 64.
+    unsafe fn sixes(&self, half: usize, start: Dots<T>) -> Dots<T>;
+    /// 16 `start` + the sums over the columns of values below 256.
+    unsafe fn bytes(&self, start: Dots<T>) -> Dots<T>;
+}
+
+/// A form: how its blocks are unpacked, and what becomes of the sums of products.
 trait Block<E: Engine> {
-    /// # Safety
-    /// `group` is of this form and has the block.
-    unsafe fn load(group: &Group, block: usize, steps: &mut Steps) -> (*const u8, Self);
-    /// The products with `T` tokens before their scales are applied.
+    const VALUE_BYTES: usize;
+
+    /// Reads the scales.
     ///
     /// # Safety
-    /// `x` has the quants of `T` tokens, `terms` their two terms each; `steps` are the loaded ones, `n_steps` is [`Engine::N_STEPS`].
-    unsafe fn meet<const T: usize>(&self, steps: *const u8, x: *const u8, terms: *const u8, n_steps: usize) -> Dots<T>;
+    /// `group` is of this form and has the block.
+    unsafe fn load(group: &Group, block: usize) -> Self;
+    /// The steps of a block: into `steps`, where they do not lie ready.
+    ///
+    /// # Safety
+    /// `values` has the bytes of a block.
+    unsafe fn unpack(values: *const u8, steps: &mut Steps) -> *const u8;
+    /// The products before the scales of the tokens are applied.
+    ///
+    /// # Safety
+    /// `products` are of this form, `terms` has two terms for each token.
+    unsafe fn meet<const T: usize>(&self, products: &impl Products<T>, terms: *const u8) -> Dots<T>;
 }
 
 /// As [`super::reference::multiply`].
@@ -83,8 +105,8 @@ pub(super) unsafe fn multiply<E: Engine>(group: &Group, tile: &Tile, out: &mut S
     // SAFETY: the caller's; the form is the group's.
     unsafe {
         match group.layout.form {
-            Form::Q4 => rows::<E, Q4>(group, tile, out),
-            Form::Q8 => rows::<E, Q8>(group, tile, out),
+            Form::Q4 => rows::<E, Plain<false>>(group, tile, out),
+            Form::Q8 => rows::<E, Plain<true>>(group, tile, out),
             Form::Q4K => rows::<E, Q4K>(group, tile, out),
             Form::Q6K => rows::<E, Q6K>(group, tile, out),
         }
@@ -93,52 +115,96 @@ pub(super) unsafe fn multiply<E: Engine>(group: &Group, tile: &Tile, out: &mut S
 
 /// # Safety
 /// `tile` has as many blocks as `group`, which is of form `B`.
+#[inline]
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 unsafe fn rows<E: Engine, B: Block<E>>(group: &Group, tile: &Tile, out: &mut Sums) {
     let n = tile.n_tokens;
+    out[..n].fill([0.0; GROUP]);
+    // SAFETY: the caller's.
+    unsafe {
+        match n {
+            1 => one_token::<E, B>(group, tile, out),
+            _ => many_tokens::<E, B>(group, tile, out),
+        }
+    }
+}
+
+/// # Safety
+/// As [`rows`].
+#[inline(never)]
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+unsafe fn one_token<E: Engine, B: Block<E>>(group: &Group, tile: &Tile, out: &mut Sums) {
+    let n_rounds = black_box(4);
+    [group.heads, group.scales, group.values].into_iter().for_each(fetch);
+    for block in 0..tile.n_blocks {
+        // SAFETY: the caller's; `Tile` guarantees the length of a block.
+        unsafe {
+            let x = tile.bytes.as_ptr().add(block * TOKEN_BYTES);
+            let values = group.values.as_ptr().add(block * B::VALUE_BYTES);
+            let products = Packed::<E> { values, x, n_rounds, engine: PhantomData };
+            finish::<E, B, 1>(&B::load(group, block), &products, x, 1, 0, out);
+        }
+    }
+}
+
+/// # Safety
+/// As [`rows`].
+#[inline(never)]
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+unsafe fn many_tokens<E: Engine, B: Block<E>>(group: &Group, tile: &Tile, out: &mut Sums) {
+    let n = tile.n_tokens;
     let n_steps = black_box(E::N_STEPS);
     let mut steps = [[u8x16_splat(0); 2]; 16];
-    out[..n].fill([0.0; GROUP]);
     for block in 0..tile.n_blocks {
         // SAFETY: the caller's; `Tile` guarantees the length of a block, and `out` has room for as many tokens.
         unsafe {
             let x = tile.bytes.as_ptr().add(block * n * TOKEN_BYTES);
-            let (steps, weights) = B::load(group, block, &mut steps);
+            let steps = B::unpack(group.values.as_ptr().add(block * B::VALUE_BYTES), &mut steps);
+            let weights = B::load(group, block);
+            let unpacked =
+                |first| Unpacked::<E> { steps, x: x.add(first * (TOKEN_BYTES - 12)), n_steps, engine: PhantomData };
             let mut t = 0;
             while t + 4 <= n {
-                add::<E, B, 4>(&weights, steps, x, n, t, n_steps, out);
+                finish::<E, B, 4>(&weights, &unpacked(t), x, n, t, out);
                 t += 4;
             }
             match n - t {
-                1 => add::<E, B, 1>(&weights, steps, x, n, t, n_steps, out),
-                2 => add::<E, B, 2>(&weights, steps, x, n, t, n_steps, out),
-                3 => add::<E, B, 3>(&weights, steps, x, n, t, n_steps, out),
+                1 => finish::<E, B, 1>(&weights, &unpacked(t), x, n, t, out),
+                2 => finish::<E, B, 2>(&weights, &unpacked(t), x, n, t, out),
+                3 => finish::<E, B, 3>(&weights, &unpacked(t), x, n, t, out),
                 _ => {}
             }
         }
     }
 }
 
-/// Adds the products with the tokens from `first` on.
+/// Brings `bytes` into the cache by a load of each line. Such loads, one directly after another, go at the full speed of the memory; among products, where
+/// there is room for a few at a time, they are waited for again and again. (wasm has no instruction that only asks for a line.)
+#[inline]
+fn fetch(bytes: &[u8]) {
+    let runs = bytes.as_chunks::<512>().0.iter();
+    black_box(runs.fold(0, |lines, run| run.iter().step_by(64).fold(lines, |lines, byte| lines | byte)));
+}
+
+/// Adds the products with the tokens from `first` on to their sums.
 ///
 /// # Safety
 /// `x` is a block of `n` tokens, of which there are `T` from `first` on; the rest as in [`Block::meet`].
 #[inline]
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-unsafe fn add<E: Engine, B: Block<E>, const T: usize>(
+unsafe fn finish<E: Engine, B: Block<E>, const T: usize>(
     weights: &B,
-    steps: *const u8,
+    products: &impl Products<T>,
     x: *const u8,
     n: usize,
     first: usize,
-    n_steps: usize,
     out: &mut Sums,
 ) {
     // SAFETY: the caller's.
     unsafe {
         let scales = x.add(n * (TOKEN_BYTES - 12) + 4 * first);
         let terms = x.add(n * (TOKEN_BYTES - 8) + 8 * first);
-        let products = weights.meet::<T>(steps, x.add(first * (TOKEN_BYTES - 12)), terms, n_steps);
+        let products = weights.meet::<T>(products, terms);
         let out = out.as_mut_ptr().add(first).cast::<v128>();
         for t in 0..T {
             let scale = splat(scales.add(4 * t));
@@ -150,82 +216,193 @@ unsafe fn add<E: Engine, B: Block<E>, const T: usize>(
     }
 }
 
-/// `factor` for each row.
-struct Q4 {
-    factor: [v128; 2],
+/// Products of an unpacked block.
+struct Unpacked<E> {
+    steps: *const u8,
+    /// The first token's quants; those of the others follow.
+    x: *const u8,
+    /// [`Engine::N_STEPS`].
+    n_steps: usize,
+    engine: PhantomData<E>,
 }
 
-impl<E: Engine> Block<E> for Q4 {
+impl<E: Engine, const T: usize> Products<T> for Unpacked<E> {
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-    unsafe fn load(group: &Group, block: usize, steps: &mut Steps) -> (*const u8, Self) {
-        // SAFETY: a block has 128 bytes of values and 32 of scales.
+    unsafe fn nibbles(&self, start: Dots<T>) -> Dots<T> {
+        // SAFETY: the caller's.
+        unsafe { E::dot_nibbles(self.steps, self.x, start, self.n_steps) }
+    }
+
+    #[inline]
+    #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+    unsafe fn sixes(&self, half: usize, start: Dots<T>) -> Dots<T> {
+        // SAFETY: the caller's.
         unsafe {
-            let steps = E::nibbles(group.values.as_ptr().add(128 * block), steps);
-            (steps, Self { factor: pair(group.scales.as_ptr().add(32 * block)) })
+            let steps = self.steps.add(half * E::N_STEPS / 2 * STEP_BYTES);
+            over_steps(steps, self.x.add(half * (TOKEN_BYTES - 12) / 2), start, self.n_steps / 2, |sum, a, weights| {
+                E::dot(sum, a, weights)
+            })
         }
     }
 
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-    unsafe fn meet<const T: usize>(&self, steps: *const u8, x: *const u8, terms: *const u8, n_steps: usize) -> Dots<T> {
+    unsafe fn bytes(&self, start: Dots<T>) -> Dots<T> {
         // SAFETY: the caller's.
-        let dots = unsafe { E::dot_nibbles(steps, x, starts::<T>(terms), n_steps) };
-        dots.map(|dots| each(|half| f32x4_mul(self.factor[half], f32x4_convert_i32x4(dots[half]))))
+        unsafe {
+            let high = if E::PLANES { self.nibbles(start) } else { start };
+            let start = high.map(|pair| pair.map(|sum| i32x4_shl(sum, 4)));
+            match E::PLANES {
+                true => E::dot_nibbles(self.steps.add(8 * STEP_BYTES), self.x, start, self.n_steps),
+                false => over_steps(self.steps, self.x, start, self.n_steps, |sum, a, weights| E::dot(sum, a, weights)),
+            }
+        }
     }
 }
 
-struct Q8 {
-    factor: [v128; 2],
+/// Products of a block with one token, unpacked on the way.
+struct Packed<E> {
+    values: *const u8,
+    x: *const u8,
+    /// Times 32 bytes of nibbles.
+    n_rounds: usize,
+    engine: PhantomData<E>,
 }
 
-impl<E: Engine> Block<E> for Q8 {
+impl<E: Engine> Packed<E> {
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-    unsafe fn load(group: &Group, block: usize, steps: &mut Steps) -> (*const u8, Self) {
-        // SAFETY: a block has 256 bytes of values and 32 of scales.
-        unsafe {
-            let steps = E::bytes(group.values.as_ptr().add(256 * block), steps);
-            (steps, Self { factor: pair(group.scales.as_ptr().add(32 * block)) })
+    unsafe fn add(&self, sums: &mut Pair, step: usize, weights: Pair) {
+        // SAFETY: the caller's.
+        let a = unsafe { splat(self.x.add(4 * step)) };
+        *sums = each(|half| unsafe { E::dot(sums[half], a, weights[half]) });
+    }
+}
+
+impl<E: Engine> Products<1> for Packed<E> {
+    #[inline]
+    #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+    unsafe fn nibbles(&self, start: Dots<1>) -> Dots<1> {
+        let [mut sums] = start;
+        for j in 0..self.n_rounds {
+            // SAFETY: the caller's.
+            unsafe { E::nibbles(j, pair(self.values.add(32 * j)), |step, weights| self.add(&mut sums, step, weights)) }
+        }
+        [sums]
+    }
+
+    #[inline]
+    #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+    unsafe fn sixes(&self, half: usize, start: Dots<1>) -> Dots<1> {
+        let [mut sums] = start;
+        for j in 4 * half..4 * half + self.n_rounds {
+            // SAFETY: the caller's.
+            unsafe { E::sixes(j, pair(self.values.add(32 * j)), |step, weights| self.add(&mut sums, step, weights)) }
+        }
+        [sums]
+    }
+
+    #[inline]
+    #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+    unsafe fn bytes(&self, start: Dots<1>) -> Dots<1> {
+        let mut high = start[0];
+        let mut low = [i32x4_splat(0); 2];
+        for j in 0..2 * self.n_rounds {
+            // SAFETY: the caller's.
+            unsafe {
+                E::bytes(j, pair(self.values.add(32 * j)), |plane, step, weights| {
+                    self.add(if E::PLANES && plane == 0 { &mut high } else { &mut low }, step, weights)
+                })
+            }
+        }
+        [each(|half| i32x4_add(i32x4_shl(high[half], 4), low[half]))]
+    }
+}
+
+/// A factor for each row: Q8 where `BYTES`, otherwise Q4.
+struct Plain<const BYTES: bool> {
+    factor: Pair,
+}
+
+impl<E: Engine, const BYTES: bool> Block<E> for Plain<BYTES> {
+    const VALUE_BYTES: usize = if BYTES { 256 } else { 128 };
+
+    #[inline]
+    #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+    unsafe fn load(group: &Group, block: usize) -> Self {
+        let scales = group.scales.as_ptr();
+        // SAFETY: a block has 32 or 16 bytes of scales.
+        Self {
+            factor: unsafe { if BYTES { pair(scales.add(32 * block)) } else { f16_to_f32(scales.add(16 * block)) } },
         }
     }
 
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-    unsafe fn meet<const T: usize>(&self, steps: *const u8, x: *const u8, terms: *const u8, n_steps: usize) -> Dots<T> {
+    unsafe fn unpack(values: *const u8, steps: &mut Steps) -> *const u8 {
+        for j in 0..if BYTES { 8 } else { 4 } {
+            // SAFETY: the caller's.
+            unsafe {
+                let packed = pair(values.add(32 * j));
+                match BYTES {
+                    true => E::bytes(j, packed, |plane, step, weights| steps[8 * plane + step] = weights),
+                    false => E::nibbles(j, packed, |step, weights| steps[step] = weights),
+                }
+            }
+        }
+        steps.as_ptr().cast()
+    }
+
+    #[inline]
+    #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+    unsafe fn meet<const T: usize>(&self, products: &impl Products<T>, terms: *const u8) -> Dots<T> {
         // SAFETY: the caller's.
-        let dots = unsafe { E::dot_bytes(steps, x, starts::<T>(terms), n_steps) };
+        let dots = unsafe {
+            match BYTES {
+                true => products.bytes(starts::<T>(terms)),
+                false => products.nibbles(starts::<T>(terms)),
+            }
+        };
         dots.map(|dots| each(|half| f32x4_mul(self.factor[half], f32x4_convert_i32x4(dots[half]))))
     }
 }
 
 /// `scale` is factor * scale, which has 11 + 6 bits and is exact; `min` likewise. So each product is rounded once, as in the definition.
 struct Q4K {
-    scale: [v128; 2],
-    min: [v128; 2],
+    scale: Pair,
+    min: Pair,
 }
 
 impl<E: Engine> Block<E> for Q4K {
+    const VALUE_BYTES: usize = 128;
+
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-    unsafe fn load(group: &Group, block: usize, steps: &mut Steps) -> (*const u8, Self) {
-        // SAFETY: a block has 128 bytes of values, 16 of scales and a head of 64 bytes shared with its super-block.
+    unsafe fn load(group: &Group, block: usize) -> Self {
+        // SAFETY: a block has 16 bytes of scales and a head of 64 bytes shared with its super-block.
         unsafe {
-            let steps = E::nibbles(group.values.as_ptr().add(128 * block), steps);
             let head = group.heads.as_ptr().add((group.layout.first_sub + block) / SUPER * 64);
             let (factor, min) = (pair(head), pair(head.add(32)));
             let scales = group.scales.as_ptr().add(16 * block);
             let scale = each(|half| f32x4_mul(factor[half], u8_to_f32(scales.add(4 * half))));
-            (steps, Self { scale, min: each(|half| f32x4_mul(min[half], u8_to_f32(scales.add(8 + 4 * half)))) })
+            Self { scale, min: each(|half| f32x4_mul(min[half], u8_to_f32(scales.add(8 + 4 * half)))) }
         }
     }
 
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-    unsafe fn meet<const T: usize>(&self, steps: *const u8, x: *const u8, terms: *const u8, n_steps: usize) -> Dots<T> {
+    unsafe fn unpack(values: *const u8, steps: &mut Steps) -> *const u8 {
+        // SAFETY: the caller's; the values are as those of Q4.
+        unsafe { <Plain<false> as Block<E>>::unpack(values, steps) }
+    }
+
+    #[inline]
+    #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+    unsafe fn meet<const T: usize>(&self, products: &impl Products<T>, terms: *const u8) -> Dots<T> {
         // SAFETY: the caller's.
         unsafe {
-            let mut dots = E::dot_nibbles(steps, x, [[i32x4_splat(0); 2]; T], n_steps);
+            let mut dots = products.nibbles([[i32x4_splat(0); 2]; T]);
             for (t, dots) in dots.iter_mut().enumerate() {
                 let sum = splat(terms.add(8 * t));
                 *dots = each(|half| {
@@ -241,40 +418,52 @@ impl<E: Engine> Block<E> for Q4K {
 /// The weighted sum of both halves' dots stays below 2 * 128 * 16 * 127 * 32 < 2^24: exact.
 struct Q6K {
     /// Of the first and of the last 16 columns.
-    scales: [[v128; 2]; 2],
-    factor: [v128; 2],
+    scales: [Pair; 2],
+    factor: Pair,
 }
 
 impl<E: Engine> Block<E> for Q6K {
+    const VALUE_BYTES: usize = 256;
+
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-    unsafe fn load(group: &Group, block: usize, steps: &mut Steps) -> (*const u8, Self) {
-        // SAFETY: a block has 256 bytes of values, 16 of scales and a head of 32 bytes shared with its super-block.
+    unsafe fn load(group: &Group, block: usize) -> Self {
+        // SAFETY: a block has 16 bytes of scales and a head of 32 bytes shared with its super-block.
         unsafe {
-            let steps = E::sixes(group.values.as_ptr().add(256 * block), steps);
             let head = group.heads.as_ptr().add((group.layout.first_sub + block) / SUPER * 32);
             let scales = group.scales.as_ptr().add(16 * block);
             // Both scales of a row side by side.
-            let both: [v128; 2] = each(|half| i16x8_load_extend_i8x8(scales.add(8 * half).cast()));
+            let both: Pair = each(|half| i16x8_load_extend_i8x8(scales.add(8 * half).cast()));
             let first = each(|half| f32x4_convert_i32x4(i32x4_shr(i32x4_shl(both[half], 16), 16)));
             let second = each(|half| f32x4_convert_i32x4(i32x4_shr(both[half], 16)));
-            (steps, Self { scales: [first, second], factor: pair(head) })
+            Self { scales: [first, second], factor: pair(head) }
         }
     }
 
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
-    unsafe fn meet<const T: usize>(&self, steps: *const u8, x: *const u8, terms: *const u8, n_steps: usize) -> Dots<T> {
-        let n_half = n_steps / 2;
-        let weighted = |dots: &Dots<T>, scales: &[v128; 2]| {
+    unsafe fn unpack(values: *const u8, steps: &mut Steps) -> *const u8 {
+        if E::N_STEPS == 8 {
+            // The values are steps already.
+            return values;
+        }
+        for j in 0..8 {
+            // SAFETY: the caller's.
+            unsafe { E::sixes(j, pair(values.add(32 * j)), |step, weights| steps[step] = weights) }
+        }
+        steps.as_ptr().cast()
+    }
+
+    #[inline]
+    #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+    unsafe fn meet<const T: usize>(&self, products: &impl Products<T>, terms: *const u8) -> Dots<T> {
+        let weighted = |dots: Dots<T>, scales: &Pair| {
             dots.map(|dots| each(|half| f32x4_mul(scales[half], f32x4_convert_i32x4(dots[half]))))
         };
         // SAFETY: the caller's.
         unsafe {
-            let firsts = weighted(&E::dot_sixes(steps, x, starts::<T>(terms), n_half), &self.scales[0]);
-            let x = x.add((TOKEN_BYTES - 12) / 2);
-            let dots = E::dot_sixes(steps.add(E::N_STEPS / 2 * STEP_BYTES), x, starts::<T>(terms.add(4)), n_half);
-            let mut sums = weighted(&dots, &self.scales[1]);
+            let firsts = weighted(products.sixes(0, starts::<T>(terms)), &self.scales[0]);
+            let mut sums = weighted(products.sixes(1, starts::<T>(terms.add(4))), &self.scales[1]);
             for (sums, firsts) in sums.iter_mut().zip(&firsts) {
                 *sums = each(|half| f32x4_mul(self.factor[half], f32x4_add(firsts[half], sums[half])));
             }
@@ -283,16 +472,43 @@ impl<E: Engine> Block<E> for Q6K {
     }
 }
 
+/// `start` + what `add` makes of each of `n_steps` steps: a sum, 4 bytes of activations in all lanes, and the weights that they meet.
+///
+/// # Safety
+/// There are so many steps, and `x` has the quants of `T` tokens of a block.
+#[inline]
+#[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
+pub(super) unsafe fn over_steps<const T: usize>(
+    steps: *const u8,
+    x: *const u8,
+    start: Dots<T>,
+    n_steps: usize,
+    add: impl Fn(v128, v128, v128) -> v128,
+) -> Dots<T> {
+    let mut sums = start;
+    for k in 0..n_steps {
+        // SAFETY: the caller's.
+        unsafe {
+            let weights = pair(steps.add(STEP_BYTES * k));
+            for t in 0..T {
+                let a = splat(x.add((TOKEN_BYTES - 12) * t + 4 * k));
+                sums[t] = each(|half| add(sums[t][half], a, weights[half]));
+            }
+        }
+    }
+    sums
+}
+
 /// Both halves of a group's rows.
 #[inline(always)]
-fn each(of_half: impl Fn(usize) -> v128) -> [v128; 2] {
+fn each(of_half: impl Fn(usize) -> v128) -> Pair {
     [of_half(0), of_half(1)]
 }
 
 /// # Safety
-/// There are 8 x f32 at `at`.
+/// There are 32 bytes at `at`.
 #[inline(always)]
-unsafe fn pair(at: *const u8) -> [v128; 2] {
+unsafe fn pair(at: *const u8) -> Pair {
     // SAFETY: the caller's.
     unsafe { [v128_load(at.cast()), v128_load(at.add(16).cast())] }
 }
@@ -312,9 +528,23 @@ unsafe fn starts<const T: usize>(terms: *const u8) -> Dots<T> {
 /// # Safety
 /// There are 4 bytes at `at`.
 #[inline(always)]
-pub(super) unsafe fn splat(at: *const u8) -> v128 {
+unsafe fn splat(at: *const u8) -> v128 {
     // SAFETY: the caller's.
     unsafe { v128_load32_splat(at.cast()) }
+}
+
+/// 8 x f16 as f32: their bits moved to the places that they have in an f32, and the difference of the exponents' biases multiplied in. Exact for all finite
+/// numbers, also below the normal ones.
+///
+/// # Safety
+/// There are 16 bytes at `at`.
+#[inline(always)]
+unsafe fn f16_to_f32(at: *const u8) -> Pair {
+    each(|half| {
+        // SAFETY: the caller's.
+        let bits = i32x4_shl(unsafe { i32x4_load_extend_i16x4(at.add(8 * half).cast()) }, 13);
+        f32x4_mul(v128_and(bits, u32x4_splat(0x8fff_e000)), f32x4_splat(f32::from_bits((127 + 112) << 23)))
+    })
 }
 
 /// 4 bytes as f32.
