@@ -4,15 +4,30 @@
 //! queries meet a block of keys as a small matrix product, for which the keys are transposed once; few take the keys as they lie. Query heads that read
 //! the same key/value head are rows of the same product.
 
-use crate::kernels::float::{dot, exp, panel_products, sum, vectorized};
+use crate::kernels::fetch;
+use crate::kernels::float::{dots, exp, panel_products, sum, vectorized};
 
-/// Keys and values of consecutive positions: both (n_positions, kv_dim), heads side by side in a row.
+/// Keys and values of consecutive positions.
 #[derive(Clone, Copy)]
 pub struct Page<'a> {
     /// Keys, rotated already where rotation applies.
     pub k: &'a [f32],
-    /// Values.
+    /// Values, in the same order.
     pub v: &'a [f32],
+    /// How many positions.
+    pub n_positions: usize,
+    /// From a position of a head to its next.
+    pub row: usize,
+    /// From a head to the next of the same position.
+    pub head: usize,
+}
+
+impl<'a> Page<'a> {
+    /// Of `k` and `v` (n_positions, kv_dim), heads side by side in a row.
+    pub fn of_rows(k: &'a [f32], v: &'a [f32], heads: &Heads) -> Self {
+        let row = heads.n_kv_heads * heads.head_dim;
+        Self { k, v, n_positions: k.len() / row.max(1), row, head: heads.head_dim }
+    }
 }
 
 /// The shape of one attention.
@@ -53,18 +68,13 @@ fn attend_heads(q: &[f32], pages: &[Page], heads: &Heads, first_pos: Option<usiz
         let mut rows = Row::all(q, heads, kv_head);
         let mut first_key = 0;
         for page in pages {
-            let kv_dim = heads.n_kv_heads * head_dim;
-            for (k, v) in page.k.chunks(KEYS * kv_dim).zip(page.v.chunks(KEYS * kv_dim)) {
-                let block = Block { k, v, kv_dim, first: kv_head * head_dim, n_keys: k.len() / kv_dim, head_dim };
+            for first in (0..page.n_positions).step_by(KEYS) {
+                let block = Block::new(page, kv_head, first, head_dim);
                 let visible = |row: &Row| match first_pos {
                     Some(first) => (first + row.query + 1).saturating_sub(first_key).min(block.n_keys),
                     None => block.n_keys,
                 };
-                if rows.len() >= MANY_ROWS {
-                    scratch.meet_many(q, &mut rows, &block, visible, out);
-                } else {
-                    scratch.meet_few(q, &mut rows, &block, visible, out);
-                }
+                scratch.meet(q, &mut rows, &block, visible, out);
                 first_key += block.n_keys;
             }
         }
@@ -114,14 +124,28 @@ impl Row {
     }
 }
 
-/// Up to [`KEYS`] keys and values of one head.
+/// Up to [`KEYS`] keys and values of one head, `row` apart.
 struct Block<'a> {
     k: &'a [f32],
     v: &'a [f32],
-    kv_dim: usize,
-    first: usize,
+    row: usize,
     n_keys: usize,
     head_dim: usize,
+}
+
+impl<'a> Block<'a> {
+    /// From position `first` of a page on.
+    fn new(page: &Page<'a>, kv_head: usize, first: usize, head_dim: usize) -> Self {
+        let n_keys = KEYS.min(page.n_positions - first);
+        let from = kv_head * page.head + first * page.row;
+        let range = from..from + (n_keys - 1) * page.row + head_dim;
+        Self { k: &page.k[range.clone()], v: &page.v[range], row: page.row, n_keys, head_dim }
+    }
+
+    /// Nothing lies between the rows.
+    fn is_dense(&self) -> bool {
+        self.row == self.head_dim
+    }
 }
 
 /// Buffers of one call.
@@ -141,99 +165,84 @@ impl Scratch {
         Self { keys, values, padded, scores: [[0.0; KEYS]; ROWS] }
     }
 
-    /// Keys and values as they lie; those at hand meet a few rows.
+    /// All rows with a block, in fours, as products of small matrices.
     #[inline(always)]
-    fn meet_few(
-        &mut self,
-        q: &[f32],
-        rows: &mut [Row],
-        block: &Block,
-        visible: impl Fn(&Row) -> usize,
-        out: &mut [f32],
-    ) {
-        let Block { k, v, kv_dim, first, head_dim, .. } = *block;
-        let scale = 1.0 / (head_dim as f32).sqrt();
+    fn meet(&mut self, q: &[f32], rows: &mut [Row], block: &Block, visible: impl Fn(&Row) -> usize, out: &mut [f32]) {
+        let is_transposed = rows.len() >= MANY_ROWS;
+        if is_transposed {
+            for (key, k) in block.k.chunks(block.row).enumerate() {
+                for (column, k) in self.keys.chunks_exact_mut(KEYS).zip(&k[..block.head_dim]) {
+                    column[key] = *k;
+                }
+            }
+        } else if block.is_dense() {
+            // Few rows do little with what they read: they would wait for it line by line.
+            [block.k, block.v].map(bytemuck::cast_slice).into_iter().for_each(fetch);
+        }
+        if !block.is_dense() || self.padded > block.head_dim {
+            // Rows that lie far apart compete for the same lines of the processor's cache.
+            for (values, v) in self.values.chunks_exact_mut(self.padded).zip(block.v.chunks(block.row)) {
+                values[..block.head_dim].copy_from_slice(&v[..block.head_dim]);
+            }
+        }
         for rows in rows.chunks_mut(ROWS) {
-            for (key, k) in k.chunks_exact(kv_dim).enumerate() {
-                for (scores, row) in self.scores.iter_mut().zip(rows.iter()) {
-                    scores[key] = dot(&q[row.at..row.at + head_dim], &k[first..first + head_dim]);
-                }
-            }
-            for (scores, row) in self.scores.iter_mut().zip(rows.iter_mut()) {
-                let (seen, hidden) = scores.split_at_mut(visible(row));
-                hidden.fill(0.0);
-                if !seen.is_empty() {
-                    let shrink = row.soften(seen, scale);
-                    out[row.at..row.at + head_dim].iter_mut().for_each(|out| *out *= shrink);
-                }
-            }
-            let n = rows.iter().map(&visible).max().unwrap_or(0);
-            for (key, v) in v.chunks_exact(kv_dim).take(n).enumerate() {
-                for (scores, row) in self.scores.iter().zip(rows.iter()) {
-                    let out = &mut out[row.at..row.at + head_dim];
-                    out.iter_mut().zip(&v[first..first + head_dim]).for_each(|(out, v)| *out += scores[key] * v);
-                }
+            match rows.len() {
+                1 => self.meet_rows::<1>(q, rows, block, is_transposed, &visible, out),
+                _ => self.meet_rows::<ROWS>(q, rows, block, is_transposed, &visible, out),
             }
         }
     }
 
-    /// Rows in fours, as products of small matrices.
+    /// Up to `R` rows.
     #[inline(always)]
-    fn meet_many(
+    fn meet_rows<const R: usize>(
         &mut self,
         q: &[f32],
         rows: &mut [Row],
         block: &Block,
+        is_transposed: bool,
         visible: impl Fn(&Row) -> usize,
         out: &mut [f32],
     ) {
-        let head_dim = block.head_dim;
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        self.copy(block);
-        for rows in rows.chunks_mut(ROWS) {
-            let n_visible: [usize; ROWS] = std::array::from_fn(|i| rows.get(i).map_or(0, &visible));
-            let n = n_visible.into_iter().max().unwrap_or(0);
-            if n == 0 {
-                continue;
-            }
-            // Rows that are missing in the last four repeat the first.
-            let at: [usize; ROWS] = std::array::from_fn(|i| rows.get(i).unwrap_or(&rows[0]).at);
-            let queries = at.map(|at| &q[at..at + head_dim]);
+        let Block { k, v, row, head_dim, .. } = *block;
+        let n_visible: [usize; R] = std::array::from_fn(|i| rows.get(i).map_or(0, &visible));
+        let n = n_visible.into_iter().max().unwrap_or(0);
+        if n == 0 {
+            return;
+        }
+        // Rows that are missing in the last four repeat the first.
+        let at: [usize; R] = std::array::from_fn(|i| rows.get(i).unwrap_or(&rows[0]).at);
+        let queries = at.map(|at| &q[at..at + head_dim]);
+        if is_transposed {
             for first in (0..n).step_by(8) {
                 let products = panel_products(&self.keys[first..], KEYS, &queries);
                 for (scores, products) in self.scores.iter_mut().zip(&products) {
                     scores[first..first + 8].copy_from_slice(products);
                 }
             }
-            let mut shrink = [1.0; ROWS];
-            for (i, row) in rows.iter_mut().enumerate() {
-                let (seen, hidden) = self.scores[i].split_at_mut(n_visible[i]);
-                shrink[i] = if seen.is_empty() { 1.0 } else { row.soften(seen, scale) };
-                hidden.fill(0.0);
-            }
-            let weights: [&[f32]; ROWS] = std::array::from_fn(|i| &self.scores[i][..n]);
-            for dim in (0..head_dim).step_by(8) {
-                let width = 8.min(head_dim - dim);
-                let products = panel_products(&self.values[dim..], self.padded, &weights);
-                for i in 0..rows.len() {
-                    let out = &mut out[at[i] + dim..][..width];
-                    out.iter_mut().zip(&products[i]).for_each(|(out, more)| *out = *out * shrink[i] + more);
-                }
+        } else {
+            for (key, k) in k.chunks(row).take(n).enumerate() {
+                let products = dots(&k[..head_dim], &queries);
+                (0..R).for_each(|i| self.scores[i][key] = products[i]);
             }
         }
-    }
-
-    /// Fills `keys` and `values`: in the pages, rows of one head lie so far apart that they compete for the same lines of the processor's cache.
-    #[inline(always)]
-    fn copy(&mut self, block: &Block) {
-        let head = block.first..block.first + block.head_dim;
-        for (key, k) in block.k.chunks_exact(block.kv_dim).enumerate() {
-            for (column, k) in self.keys.chunks_exact_mut(KEYS).zip(&k[head.clone()]) {
-                column[key] = *k;
-            }
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let mut shrink = [1.0; R];
+        for (i, row) in rows.iter_mut().enumerate() {
+            let (seen, hidden) = self.scores[i].split_at_mut(n_visible[i]);
+            shrink[i] = if seen.is_empty() { 1.0 } else { row.soften(seen, scale) };
+            hidden.fill(0.0);
         }
-        for (values, v) in self.values.chunks_exact_mut(self.padded).zip(block.v.chunks_exact(block.kv_dim)) {
-            values[..block.head_dim].copy_from_slice(&v[head.clone()]);
+        let weights: [&[f32]; R] = std::array::from_fn(|i| &self.scores[i][..n]);
+        let is_copied = !block.is_dense() || self.padded > head_dim;
+        let (values, stride) = if is_copied { (&self.values[..], self.padded) } else { (v, row) };
+        for dim in (0..head_dim).step_by(8) {
+            let width = 8.min(head_dim - dim);
+            let products = panel_products(&values[dim..], stride, &weights);
+            for i in 0..rows.len() {
+                let out = &mut out[at[i] + dim..][..width];
+                out.iter_mut().zip(&products[i]).for_each(|(out, more)| *out = *out * shrink[i] + more);
+            }
         }
     }
 }
@@ -282,7 +291,7 @@ mod tests {
                 let v: Vec<f32> = (0..n_keys * kv_dim).map(|i| value(5 * i + 2)).collect();
                 for page_len in [64, 1000] {
                     let chunks = k.chunks(page_len * kv_dim).zip(v.chunks(page_len * kv_dim));
-                    let pages: Vec<Page> = chunks.map(|(k, v)| Page { k, v }).collect();
+                    let pages: Vec<Page> = chunks.map(|(k, v)| Page::of_rows(k, v, &heads)).collect();
                     for first_pos in [None, n_keys.checked_sub(n_queries)] {
                         let mut out = vec![f32::NAN; n_queries * dim];
                         attend(&q, &pages, &heads, first_pos, &mut out);

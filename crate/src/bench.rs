@@ -42,7 +42,7 @@ pub fn table(now: impl Fn() -> f64) -> String {
         let values = |n: usize| (0..n).map(|i| (i * 7919 % 1009) as f32 / 500.0 - 1.0).collect::<Vec<_>>();
         let (q, kv) = (values(n_queries * n_heads * 64), values(n_keys * n_kv_heads * 64));
         let mut out = vec![0.0; q.len()];
-        let ms = fastest(&now, 8, || attend(&q, &[Page { k: &kv, v: &kv }], &heads, None, &mut out));
+        let ms = fastest(&now, 8, || attend(&q, &[Page::of_rows(&kv, &kv, &heads)], &heads, None, &mut out));
         let rate = (2 * n_heads * 64 * n_queries * n_keys) as f64 / ms / 1e6;
         writeln!(table, "| {what}, {n_keys} keys | {n_queries} | {rate:.1} | - | - |").expect("a string grows");
     }

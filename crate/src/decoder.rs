@@ -130,7 +130,7 @@ impl Decoder {
             norm: tensors.vector("output_norm.weight")?,
             output: if config.tied { None } else { Some(tensors.matrix("output.weight")?) },
             rope: Rope::new(config.head_dim, config.rope_theta, factors.as_deref()),
-            kv_cache: KvCache::new(config.n_layers, heads.n_kv_heads * config.head_dim),
+            kv_cache: KvCache::new(config.n_layers, heads.n_kv_heads, config.head_dim),
             state: State::default(),
             watch: Watch::default(),
             heads,

@@ -375,7 +375,7 @@ impl Encoder {
             block.k.forward(&s.xb, n, &mut s.input, &mut s.k);
             block.v.forward(&s.xb, n, &mut s.input, &mut s.v);
             if self.heads.n_kv_heads > 0 {
-                attend(&s.q, &[Page { k: &s.k, v: &s.v }], &self.heads, None, &mut s.att);
+                attend(&s.q, &[Page::of_rows(&s.k, &s.v, &self.heads)], &self.heads, None, &mut s.att);
             }
             see(Point::Heads, &s.att);
             block.proj.forward(peers, &s.att, n, &mut s.input, &mut s.sum, &mut s.xb).await?;

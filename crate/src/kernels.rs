@@ -23,6 +23,7 @@ mod simd128;
 mod wasm;
 
 use crate::quant::{BLOCK, Form, GROUP, Group, Layout};
+use std::hint::black_box;
 
 /// Tokens of a full tile: so many share the unpacking of a block of weights, which is then little beside the products.
 pub const TILE: usize = 16;
@@ -209,6 +210,14 @@ impl Tile<'_> {
     fn scale(&self, block: usize, token: usize) -> f32 {
         bytemuck::pod_read_unaligned(&self.block(block)[self.n_tokens * QUANT_BYTES + 4 * token..][..4])
     }
+}
+
+/// Brings `bytes` into the cache by a load of each line. Such loads, one directly after another, go at the full speed of the memory; among products, where there
+/// is room for a few at a time, they are waited for again and again. (wasm has no instruction that only asks for a line.)
+#[inline]
+pub(crate) fn fetch(bytes: &[u8]) {
+    let runs = bytes.as_chunks::<512>().0.iter();
+    black_box(runs.fold(0, |lines, run| run.iter().step_by(64).fold(lines, |lines, byte| lines | byte)));
 }
 
 /// What a token's products with unsigned quants have to be put right by: -8 M' as i32 for Q4 and, in 16ths, for Q8; M' as f32 for Q4K, where M' is the

@@ -308,7 +308,7 @@ fn a_value_that_is_not_a_number_is_not_lost_in_functions() {
         let mut k = v.clone();
         k[83] = f32::NAN;
         let mut out = vec![0.0; 8 * n_queries];
-        attend(&q, &[Page { k: &k, v: &v }], &heads, None, &mut out);
+        attend(&q, &[Page::of_rows(&k, &v, &heads)], &heads, None, &mut out);
         assert!(out.iter().all(|out| out.is_nan()));
     }
 }

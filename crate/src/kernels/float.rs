@@ -126,20 +126,27 @@ pub fn sum(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     join(lanes)
 }
 
-/// The dot product of `x` and `y`, in 16 lanes.
+/// The dot products of `y` with `R` vectors of its length, in 8 lanes each.
 #[inline(always)]
-pub fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let mut lanes = [0.0; 16];
-    let ((xs, x), (ys, y)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
-    for (x, y) in xs.iter().zip(ys) {
-        for lane in 0..16 {
-            lanes[lane] += x[lane] * y[lane];
+pub fn dots<const R: usize>(y: &[f32], x: &[&[f32]; R]) -> [f32; R] {
+    assert!(x.iter().all(|x| x.len() == y.len()));
+    let mut sums = [Lanes::ZERO; R];
+    let n_whole = y.len() / 8 * 8;
+    for at in (0..n_whole).step_by(8) {
+        // SAFETY: all are as long as `y`, which has 8 values from `at` on.
+        unsafe {
+            let y = Lanes::load(y.as_ptr().add(at));
+            for r in 0..R {
+                sums[r].add_products(y, Lanes::load(x[r].as_ptr().add(at)));
+            }
         }
     }
-    for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
-        *lane += x * y;
-    }
-    join(lanes)
+    std::array::from_fn(|r| {
+        let eight = sums[r].to_array();
+        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+        let rest = y[n_whole..].iter().zip(&x[r][n_whole..]).fold(0.0, |sum, (y, x)| sum + y * x);
+        (four[0] + four[2]) + (four[1] + four[3]) + rest
+    })
 }
 
 #[inline(always)]
@@ -204,6 +211,14 @@ impl Lanes {
     }
 
     #[inline(always)]
+    fn add_products(&mut self, y: Self, x: Self) {
+        use std::arch::wasm32::{f32x4_add, f32x4_mul};
+        for half in 0..2 {
+            self.halves[half] = f32x4_add(self.halves[half], f32x4_mul(y.halves[half], x.halves[half]));
+        }
+    }
+
+    #[inline(always)]
     fn to_array(self) -> [f32; 8] {
         // SAFETY: both are 32 bytes in which every bit pattern is a value.
         unsafe { std::mem::transmute(self.halves) }
@@ -226,6 +241,13 @@ impl Lanes {
     fn add_product(&mut self, weights: Self, x: f32) {
         for lane in 0..8 {
             self.values[lane] += weights.values[lane] * x;
+        }
+    }
+
+    #[inline(always)]
+    fn add_products(&mut self, y: Self, x: Self) {
+        for lane in 0..8 {
+            self.values[lane] += y.values[lane] * x.values[lane];
         }
     }
 

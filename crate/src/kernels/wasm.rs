@@ -10,7 +10,7 @@
 //!
 //! Products of integers below 2^24 are exact in f32, so that scales may be multiplied in any order before the first rounding: see each form.
 
-use super::{Sums, TOKEN_BYTES, Tile};
+use super::{Sums, TOKEN_BYTES, Tile, fetch};
 use crate::quant::{Form, GROUP, Group, SUPER};
 use std::arch::wasm32::*;
 use std::hint::black_box;
@@ -176,14 +176,6 @@ unsafe fn many_tokens<E: Engine, B: Block<E>>(group: &Group, tile: &Tile, out: &
             }
         }
     }
-}
-
-/// Brings `bytes` into the cache by a load of each line. Such loads, one directly after another, go at the full speed of the memory; among products, where
-/// there is room for a few at a time, they are waited for again and again. (wasm has no instruction that only asks for a line.)
-#[inline]
-fn fetch(bytes: &[u8]) {
-    let runs = bytes.as_chunks::<512>().0.iter();
-    black_box(runs.fold(0, |lines, run| run.iter().step_by(64).fold(lines, |lines, byte| lines | byte)));
 }
 
 /// Adds the products with the tokens from `first` on to their sums.
