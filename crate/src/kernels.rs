@@ -109,7 +109,10 @@ impl Kernel {
                     (self.multiply)(&group, &tile, &mut sums);
                     for (token, sums) in sums[..tile.n_tokens].iter().enumerate() {
                         let at = (tile_idx * TILE + token) * n_rows + first_row;
-                        out[at..at + n].copy_from_slice(&sums[..n]);
+                        match out[at..at + n].as_mut_array() {
+                            Some(out) => *out = *sums,
+                            None => out[at..at + n].copy_from_slice(&sums[..n]),
+                        }
                     }
                 }
             }
