@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { after, before, test } from "node:test";
-import { copyFileSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { serveFile } from "../../scripts/serve.mjs";
@@ -22,7 +22,7 @@ before(async () => {
   const fault = (path, request, response) => {
     if (!path.startsWith("models/pair/")) return false;
     request.url = path.slice("models/pair".length);
-    serveFile(FOLDER, request, response);
+    serveFile(existsSync(join(FOLDER, request.url)) ? FOLDER : scratch(), request, response);
     return true;
   };
   site = await startSite({ fault });
@@ -50,6 +50,38 @@ test("a pair at two addresses answers as it does natively, whole and split", asy
     assert.equal((await on.answerTo(QUESTION)).trim(), expected, decoder);
     assert.deepEqual(seen.errors, []);
   }
+});
+
+/** decoder.gguf with 3 MB more of metadata: a real vocabulary has more than the first MiB of its file. */
+function withLongHeader() {
+  const bytes = readFileSync(file("decoder.gguf"));
+  const [key, n_fixed] = [Buffer.from("general.remarks"), 24];
+  const added = Buffer.alloc(3 << 20, "x"); // a multiple of the alignment
+  added.writeBigUInt64LE(BigInt(key.length), 0);
+  key.copy(added, 8);
+  added.writeUInt32LE(8, 8 + key.length); // a string
+  added.writeBigUInt64LE(BigInt(added.length - key.length - 20), 12 + key.length);
+  bytes.writeBigUInt64LE(bytes.readBigUInt64LE(16) + 1n, 16);
+  const path = join(scratch(), "long-header.gguf");
+  writeFileSync(path, Buffer.concat([bytes.subarray(0, n_fixed), added, bytes.subarray(n_fixed)]));
+  return path;
+}
+
+test("however long a header is, no byte of a file is fetched twice", async (t) => {
+  const path = withLongHeader();
+  const { seen, ...on } = await newPage(browser, t);
+  site.log.length = 0;
+  await on.open(site, query("long-header.gguf"));
+  await on.ready();
+  await on.show(IMAGE);
+  assert.equal((await on.answerTo(QUESTION)).trim(), nativeAnswer());
+  for (const [name, size] of [["long-header.gguf", statSync(path).size], ["mmproj.gguf", statSync(file("mmproj.gguf")).size]]) {
+    const ranges = site.log.filter(({ path }) => path === `models/pair/${name}`).map(({ range }) => range.match(/\d+/g).map(Number));
+    const [first, ...rest] = ranges.sort(([a, b], [c, d]) => a - c || b - d);
+    assert.deepEqual(first, [0, 0], "the byte with which the server tells the size");
+    assert.equal(rest.reduce((sum, [start, end]) => sum + end + 1 - start, 0), size, JSON.stringify(ranges));
+  }
+  assert.deepEqual(seen.errors, []);
 });
 
 test("files of the person's own take the model's place, and are not fetched", async (t) => {
