@@ -113,19 +113,18 @@ function grouped(described) {
   return groups.values();
 }
 
-/** Chunks for the bytes of a file from `start` on. */
-function chunksOf({ source, name, size }, start) {
+/** Chunks for the bytes of a file from `start` on; the first bytes are there already. */
+function chunksOf({ source, name, size, first }, start) {
   const chunks = [];
-  for (let offset = start; offset < size; offset += CHUNK_BYTES) {
+  if (start < first.length) chunks.push({ path: name, offset: start, size: first.length - start, source: first.subarray(start) });
+  for (let offset = Math.max(start, first.length); offset < size; offset += CHUNK_BYTES) {
     chunks.push({ path: name, offset, size: Math.min(CHUNK_BYTES, size - offset), source });
   }
   return chunks;
 }
 
-/** The first bytes are there already. */
 function whole(name, part) {
-  const { first, size, headerSize } = part;
-  return { name, size, header_size: headerSize, chunks: [{ path: part.name, offset: 0, size: first.length, source: first }, ...chunksOf(part, first.length)] };
+  return { name, size: part.size, header_size: part.headerSize, chunks: chunksOf(part, 0) };
 }
 
 /** A split file as the whole that its parts make up: a header of its own, then the tensors of every part. */
