@@ -55,15 +55,19 @@ export async function readChunk({ source, path, offset, size }, progress) {
   return bytes;
 }
 
-/** What a file is, with its header. */
+/** What a file is, with its first bytes, its whole header among them. */
 async function describe(source, wasm) {
   const isAddress = typeof source === "string";
   const name = isAddress ? decodeURIComponent(new URL(source).pathname.split("/").at(-1)) : source.name;
   const size = isAddress ? await sizeAt(source, name) : source.size;
-  for (let n_bytes = Math.min(FIRST_BYTES, size); ; n_bytes = Math.min(2 * n_bytes, size)) {
-    const header = isAddress ? await fetchBytes(source, { name, size: n_bytes, range: 0, cache: "no-store" }) : await sliceOf(source, 0, n_bytes);
-    const found = wasm.describeGguf(name, header, size);
-    if (found) return { ...found, source, name, size, header };
+  const read = (start, end) => (isAddress ? fetchBytes(source, { name, size: end - start, range: start, cache: "no-store" }) : sliceOf(source, start, end));
+  for (let first = await read(0, Math.min(FIRST_BYTES, size)); ; ) {
+    const found = wasm.describeGguf(name, first, size);
+    if (found) return { ...found, source, name, size, first };
+    const more = new Uint8Array(Math.min(2 * first.length, size));
+    more.set(first);
+    more.set(await read(first.length, more.length), first.length);
+    first = more;
   }
 }
 
@@ -109,10 +113,11 @@ function grouped(described) {
   return groups.values();
 }
 
-/** Chunks for the bytes of a file from `start` on. */
-function chunksOf({ source, name, size }, start) {
+/** Chunks for the bytes of a file from `start` on; the first bytes are there already. */
+function chunksOf({ source, name, size, first }, start) {
   const chunks = [];
-  for (let offset = start; offset < size; offset += CHUNK_BYTES) {
+  if (start < first.length) chunks.push({ path: name, offset: start, size: first.length - start, source: first.subarray(start) });
+  for (let offset = Math.max(start, first.length); offset < size; offset += CHUNK_BYTES) {
     chunks.push({ path: name, offset, size: Math.min(CHUNK_BYTES, size - offset), source });
   }
   return chunks;
@@ -124,7 +129,7 @@ function whole(name, part) {
 
 /** A split file as the whole that its parts make up: a header of its own, then the tensors of every part. */
 function joined(name, parts, wasm) {
-  const header = wasm.joinGguf(parts.map((part) => part.name), parts.map((part) => part.header), Float64Array.from(parts, (part) => part.size));
+  const header = wasm.joinGguf(parts.map((part) => part.name), parts.map((part) => part.first), Float64Array.from(parts, (part) => part.size));
   const chunks = [{ path: name, offset: 0, size: header.length, source: header }, ...parts.flatMap((part) => chunksOf(part, part.headerSize))];
   return { name, size: chunks.reduce((sum, chunk) => sum + chunk.size, 0), header_size: header.length, chunks };
 }

@@ -245,6 +245,11 @@ impl Gguf {
         Ok(header.to_bytes())
     }
 
+    /// Gives the memory of all keys back, a large vocabulary's above all; tensors are still known.
+    pub fn forget_keys(&mut self) {
+        (self.metadata, self.spans, self.header) = Default::default();
+    }
+
     /// A tensor that must be there.
     pub fn tensor(&self, name: &str) -> Result<&TensorInfo> {
         self.tensors.get(name).ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })
@@ -285,40 +290,41 @@ impl Gguf {
 
     /// An array of integers; `None` if the key is absent.
     pub fn get_ints(&self, key: &str) -> Result<Option<Vec<i64>>> {
-        let Some((element, count, bytes)) = self.array(key)? else { return Ok(None) };
-        let mut reader = Reader { file: &self.file, bytes: &self.header[bytes], pos: 0, file_size: u64::MAX };
-        let ints = (0..count).map(|_| match reader.value(element, key) {
-            Ok(Value::Int(i)) => i64::try_from(i).ok(),
-            Ok(Value::Bool(b)) => Some(b as i64),
+        self.get_array(key, "integers", |value| match value {
+            Value::Int(i) => i64::try_from(i).ok(),
+            Value::Bool(b) => Some(b as i64),
             _ => None,
-        });
-        let ints: Option<Vec<i64>> = ints.collect();
-        ints.map(Some).ok_or_else(|| Error::corrupt(&self.file, key, "expected an array of integers"))
+        })
     }
 
     /// An array of numbers; `None` if the key is absent.
     pub fn get_floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
-        let Some((element, count, bytes)) = self.array(key)? else { return Ok(None) };
-        let mut reader = Reader { file: &self.file, bytes: &self.header[bytes], pos: 0, file_size: u64::MAX };
-        let floats = (0..count).map(|_| match reader.value(element, key) {
-            Ok(Value::Float(x)) => Some(x as f32),
-            Ok(Value::Int(i)) => Some(i as f32),
+        self.get_array(key, "numbers", |value| match value {
+            Value::Float(x) => Some(x as f32),
+            Value::Int(i) => Some(i as f32),
             _ => None,
-        });
-        let floats: Option<Vec<f32>> = floats.collect();
-        floats.map(Some).ok_or_else(|| Error::corrupt(&self.file, key, "expected an array of numbers"))
+        })
     }
 
     /// An array of strings; `None` if the key is absent.
     pub fn get_strings(&self, key: &str) -> Result<Option<Vec<String>>> {
+        self.get_array(key, "strings", |value| match value {
+            Value::String(s) => Some(s),
+            _ => None,
+        })
+    }
+
+    fn get_array<T>(&self, key: &str, expected: &str, read: impl Fn(Value) -> Option<T>) -> Result<Option<Vec<T>>> {
         let Some((element, count, bytes)) = self.array(key)? else { return Ok(None) };
         let mut reader = Reader { file: &self.file, bytes: &self.header[bytes], pos: 0, file_size: u64::MAX };
-        let strings = (0..count).map(|_| match reader.value(element, key) {
-            Ok(Value::String(s)) => Some(s),
-            _ => None,
-        });
-        let strings: Option<Vec<String>> = strings.collect();
-        strings.map(Some).ok_or_else(|| Error::corrupt(&self.file, key, "expected an array of strings"))
+        // The header holds them all: parsing went over each.
+        let mut values = Vec::with_capacity(count);
+        for _ in 0..count {
+            let value = reader.value(element, key).ok().and_then(&read);
+            let problem = || Error::corrupt(&self.file, key, format!("expected an array of {expected}"));
+            values.push(value.ok_or_else(problem)?);
+        }
+        Ok(Some(values))
     }
 
     /// Fails with the key's name: for keys that must be there.

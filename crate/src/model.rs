@@ -32,10 +32,15 @@ impl ModelLoader {
     }
 
     /// Takes the first bytes of a file, its whole header among them, and returns the byte ranges that [`ModelLoader::feed`] is to be given.
-    pub fn header(&mut self, file: &str, prefix: &[u8], file_size: u64) -> Result<Vec<Range<u64>>> {
-        let gguf = Gguf::parse(file, prefix, file_size)?.ok_or_else(|| {
-            Error::corrupt(file, "header", format!("it goes on beyond its first {} bytes", prefix.len()))
+    ///
+    /// `prefix` is given back before memory for weights is taken, and so are a decoder's keys on all ranks but the first, which alone has the tokenizer:
+    /// with a large vocabulary they have tens of MB, and a rank's memory never shrinks again.
+    pub fn header(&mut self, file: &str, prefix: impl AsRef<[u8]>, file_size: u64) -> Result<Vec<Range<u64>>> {
+        let mut gguf = Gguf::parse(file, prefix.as_ref(), file_size)?.ok_or_else(|| {
+            let n_bytes = prefix.as_ref().len();
+            Error::corrupt(file, "header", format!("it goes on beyond its first {n_bytes} bytes"))
         })?;
+        drop(prefix);
         let shard = self.shard;
         if let Some((part, n_parts)) = gguf.split()? {
             let problem = format!("{file}: this is part {} of {n_parts} of a split file: all are needed", part + 1);
@@ -43,6 +48,9 @@ impl ModelLoader {
         }
         if file == DECODER {
             let config = Config::from_gguf(&gguf)?;
+            if shard.rank > 0 {
+                gguf.forget_keys();
+            }
             let loader = Loader::new(&gguf, &Decoder::wants(&config, shard))?;
             let ranges = loader.ranges();
             self.decoder = Some((gguf, config, loader));
@@ -66,7 +74,7 @@ impl ModelLoader {
         loader.ok_or_else(|| missing(file))?.feed(offset, bytes)
     }
 
-    /// The model, and the header of the decoder file for those who need its tokenizer.
+    /// The model, and the header of the decoder file, from which the first rank gets its tokenizer.
     pub fn finish<P: Peers>(self, peers: P) -> Result<(Model<P>, Gguf)> {
         let (decoder_gguf, config, loader) = self.decoder.ok_or_else(|| missing(DECODER))?;
         let decoder = Decoder::new(config, self.shard, &mut loader.finish()?)?;

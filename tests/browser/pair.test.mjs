@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { after, before, test } from "node:test";
-import { copyFileSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { serveFile } from "../../scripts/serve.mjs";
@@ -22,7 +22,7 @@ before(async () => {
   const fault = (path, request, response) => {
     if (!path.startsWith("models/pair/")) return false;
     request.url = path.slice("models/pair".length);
-    serveFile(FOLDER, request, response);
+    serveFile(existsSync(join(FOLDER, request.url)) ? FOLDER : scratch(), request, response);
     return true;
   };
   site = await startSite({ fault });
@@ -48,6 +48,44 @@ test("a pair at two addresses answers as it does natively, whole and split", asy
     assert.match(await info.textContent(), /small LLaVA/);
     await on.show(IMAGE);
     assert.equal((await on.answerTo(QUESTION)).trim(), expected, decoder);
+    assert.deepEqual(seen.errors, []);
+  }
+});
+
+/** Makes a decoder.gguf with 3 MB more of metadata: a real vocabulary has more than the first MiB of its file. */
+function withLongHeader() {
+  const bytes = readFileSync(file("decoder.gguf"));
+  const [key, n_fixed] = [Buffer.from("general.remarks"), 24];
+  const added = Buffer.alloc(3 << 20, "x"); // a multiple of the alignment
+  added.writeBigUInt64LE(BigInt(key.length), 0);
+  key.copy(added, 8);
+  added.writeUInt32LE(8, 8 + key.length); // a string
+  added.writeBigUInt64LE(BigInt(added.length - key.length - 20), 12 + key.length);
+  bytes.writeBigUInt64LE(bytes.readBigUInt64LE(16) + 1n, 16);
+  writeFileSync(join(scratch(), "long-header.gguf"), Buffer.concat([bytes.subarray(0, n_fixed), added, bytes.subarray(n_fixed)]));
+}
+
+test("however long a header is, no byte of a file is fetched twice", async (t) => {
+  withLongHeader();
+  const expected = nativeAnswer();
+  for (const decoder of ["long-header.gguf", "split-00001-of-00003.gguf"]) {
+    const { seen, ...on } = await newPage(browser, t);
+    site.log.length = 0;
+    await on.open(site, query(decoder));
+    await on.ready();
+    await on.show(IMAGE);
+    assert.equal((await on.answerTo(QUESTION)).trim(), expected);
+    const ranges = new Map();
+    for (const { path, range } of site.log.filter(({ path }) => path.startsWith("models/pair/"))) {
+      ranges.set(path, [...(ranges.get(path) ?? []), range.match(/\d+/g).map(Number)]);
+    }
+    assert.equal(ranges.size, decoder.startsWith("split") ? 4 : 2);
+    for (const [path, [first, ...rest]] of ranges) {
+      assert.deepEqual(first, [0, 0], "the byte with which the server tells the size");
+      const name = path.replace("models/pair/", "");
+      const { size } = statSync(join(name.startsWith("long") ? scratch() : FOLDER, name));
+      assert.equal(rest.reduce((sum, [start, end]) => sum + end + 1 - start, 0), size, `${name}: ${JSON.stringify(rest)}`);
+    }
     assert.deepEqual(seen.errors, []);
   }
 });

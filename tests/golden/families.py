@@ -6,6 +6,7 @@
     llava-vicuna/   LLaVA-1.5: llava_llama in one pickle, the tower outside in tower/ (a whole CLIPModel saved by transformers), tokenizer.model
     llava-s2/       LLaVA-Tri: llava_llama on Llama-3, tower inside, three scales, tokenizer.json that adds a second token of the beginning
     llava-hf/       LlavaForConditionalGeneration saved by transformers, sparse config.json, chat_template.jinja; logits by that class itself
+    llava-siglip/   the same with a SigLIP tower, of whose last layer every patch is used
 
 Only the outputs from the features on are kept: the towers' own stages are make.py's. `turns_ids` is the prompt of a second question, whose first answer was
 `greedy_ids`: it shows how turns are joined.
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import sentencepiece
 import torch
-from make import CLIP_NORM, IMAGE, N_STEPS, QUESTION, SENTENCES, SPECIAL, Variant, embed, greedy, make_connector, make_picture, make_tokenizer
+from make import CLIP_NORM, IMAGE, N_STEPS, QUESTION, SENTENCES, SIGLIP_NORM, SPECIAL, Variant, embed, greedy, make_connector, make_picture, make_tokenizer
 from make import merge, preprocess, randomise, split
 from PIL import Image
 from safetensors.torch import save_file
@@ -82,13 +83,13 @@ def pad(picture):
     return square
 
 
-def stages(name, variant, llama, tower, connector, select, n_known, prompts):
-    """Features to greedy answer, then the second turn's ids."""
+def stages(name, variant, llama, tower, connector, select, n_known, prompts, n_drop=1):
+    """Features to greedy answer, then the second turn's ids. The first `n_drop` tokens of the tower are not patches."""
     folder = FOLDER / name
     picture = make_picture(variant)
     picture.save(folder / "picture.png", optimize=True)
     tiles = split(preprocess(pad(picture) if variant.fit == "pad" else picture, variant), variant.scales)
-    features = merge(tower(tiles, output_hidden_states=True).hidden_states[select][:, 1:], variant.scales)
+    features = merge(tower(tiles, output_hidden_states=True).hidden_states[select][:, n_drop:], variant.scales)
     image_tokens = connector(features)
     first = prompts([])
     logits, greedy_ids = greedy(llama, embed(llama, first, image_tokens), n_known)
@@ -234,7 +235,21 @@ def llava_s2():
 
 def llava_hf():
     """config.json has only what transformers' defaults lack, as published ones do."""
-    this, checkpoint = variant(24), fresh("llava-hf")
+    transformers_llava("llava-hf", 24, dict(VISION, model_type="clip_vision_model", projection_dim=8), {}, {
+        "do_center_crop": True, "do_resize": True, "image_mean": CLIP_NORM[0], "image_std": CLIP_NORM[1],
+        "crop_size": {"height": 24, "width": 24}, "size": {"shortest_edge": 24}, "image_processor_type": "CLIPImageProcessor"})
+
+
+def llava_siglip():
+    """No class token, so every token of the tower is a patch: the strategy `full` keeps them, `default` would drop the first."""
+    transformers_llava("llava-siglip", 26, dict(VISION, model_type="siglip_vision_model"), {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}, {
+        "do_resize": True, "image_mean": SIGLIP_NORM[0], "image_std": SIGLIP_NORM[1],
+        "size": {"height": 24, "width": 24}, "image_processor_type": "SiglipImageProcessor"})
+
+
+def transformers_llava(name, seed, vision, select, processor):
+    this, checkpoint = variant(seed, fit="crop" if "crop_size" in processor else "stretch"), fresh(name)
+    this.norm = (processor["image_mean"], processor["image_std"])
     torch.manual_seed(this.seed)
     tokenizer = make_tokenizer()
     n_known = tokenizer.get_vocab_size()
@@ -242,20 +257,18 @@ def llava_hf():
     text = dict(TEXT, model_type="llama", vocab_size=vocab_size, rms_norm_eps=1e-5, max_position_embeddings=8192,
                 rope_parameters={"rope_type": "default", "rope_theta": 500000.0})
     image_token = vocab_size - 3
-    config = LlavaConfig(text_config=text, vision_config=dict(VISION, model_type="clip_vision_model", projection_dim=8),
-                         image_token_id=image_token, image_token_index=image_token, attn_implementation="eager")
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_id=image_token, image_token_index=image_token,
+                         image_seq_length=16, attn_implementation="eager", **select)
     llava = randomise(LlavaForConditionalGeneration(config), this.dtype)
     copy.deepcopy(llava).to(this.dtype).save_pretrained(checkpoint)  # the rotary frequencies stay f32
     (checkpoint / "generation_config.json").unlink(missing_ok=True)
     saved = json.loads((checkpoint / "config.json").read_text())
-    sparse = {key: saved[key] for key in ("architectures", "model_type", "image_token_index", "image_token_id", "projector_hidden_act") if key in saved}
+    kept = ("architectures", "model_type", "image_token_index", "image_token_id", "projector_hidden_act", *select)
+    sparse = {key: saved[key] for key in kept if key in saved}
     sparse["text_config"] = {key: text[key] for key in ("model_type", "num_attention_heads", "rms_norm_eps", "max_position_embeddings", "rope_parameters")}
-    sparse["vision_config"] = {key: VISION[key] for key in ("hidden_size", "image_size", "num_attention_heads", "patch_size")} | {
-        "model_type": "clip_vision_model"}
+    sparse["vision_config"] = {key: vision[key] for key in ("hidden_size", "image_size", "num_attention_heads", "patch_size", "model_type")}
     write_json(checkpoint / "config.json", sparse)
-    write_json(checkpoint / "preprocessor_config.json", {
-        "do_center_crop": True, "do_resize": True, "image_mean": CLIP_NORM[0], "image_std": CLIP_NORM[1],
-        "crop_size": {"height": 24, "width": 24}, "size": {"shortest_edge": 24}, "image_processor_type": "CLIPImageProcessor"})
+    write_json(checkpoint / "preprocessor_config.json", processor)
     tokenizer.save(str(checkpoint / "tokenizer.json"))
     write_json(checkpoint / "tokenizer_config.json", {"bos_token": SPECIAL[0], "eos_token": SPECIAL[5], "tokenizer_class": "PreTrainedTokenizerFast"})
     (checkpoint / "chat_template.jinja").write_text(
@@ -277,8 +290,8 @@ def llava_hf():
         return ids if not answer else ids + answer + encode(f"{end}{header('user')}{SECOND}{end}{header('assistant')}")
 
     model = llava.model
-    golden = stages("llava-hf", this, LlamaShell(model.language_model, llava.lm_head), model.vision_tower,
-                    model.multi_modal_projector, -2, n_known, prompts)
+    golden = stages(name, this, LlamaShell(model.language_model, llava.lm_head), model.vision_tower, model.multi_modal_projector,
+                    config.vision_feature_layer, n_known, prompts, n_drop=0 if select else 1)
     # The class itself, pixels and ids in: the same logits after every token of the answer.
     picture = make_picture(this)
     pixels = preprocess(picture, this)[None]
@@ -305,5 +318,5 @@ class LlamaShell:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    for make in (llava_med, llava_vicuna, llava_s2, llava_hf):
+    for make in (llava_med, llava_vicuna, llava_s2, llava_hf, llava_siglip):
         make()

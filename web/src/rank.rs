@@ -97,7 +97,7 @@ impl Rank {
     }
 
     /// Takes the header of a file, reserves memory, and returns the byte ranges that [`Rank::feed`] is to be given: start, end, start, end, ...
-    pub fn header(&self, file: &str, prefix: &[u8], file_size: f64) -> JsResult<Vec<f64>> {
+    pub fn header(&self, file: &str, prefix: Vec<u8>, file_size: f64) -> JsResult<Vec<f64>> {
         let mut state = self.state.borrow_mut();
         let State::Loading(loader, _) = &mut *state else { return Err(busy()) };
         let ranges = loader.header(file, prefix, file_size as u64).map_err(to_js)?;

@@ -101,14 +101,17 @@ fn byte_level(gguf: &Gguf, tokens: &[String]) -> Result<File> {
         }
     };
     let merges = gguf.get_strings(MERGES)?.ok_or_else(|| gguf.missing_key(MERGES))?;
-    let pair = |(idx, merge): (usize, String)| match merge.split_once(' ') {
-        Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
-        _ => Err(wrong(
-            &format!("{MERGES}[{idx}]"),
-            format!("expected two tokens with a space between them, found {merge:?}"),
-        )),
-    };
-    let merges = MergeList(merges.into_iter().enumerate().map(pair).collect::<Result<_>>()?);
+    let mut pairs = Vec::with_capacity(merges.len());
+    for (idx, merge) in merges.into_iter().enumerate() {
+        match merge.split_once(' ') {
+            Some((left, right)) if !right.contains(' ') => pairs.push((left.to_owned(), right.to_owned())),
+            _ => {
+                let problem = format!("expected two tokens with a space between them, found {merge:?}");
+                return Err(wrong(&format!("{MERGES}[{idx}]"), problem));
+            }
+        }
+    }
+    let merges = MergeList(pairs);
     let model = Model { merges, ignore_merges, ..Model::default() };
     Ok(File { pre_tokenizer, decoder: json!({ "type": "ByteLevel" }), model: Some(model), ..File::default() })
 }

@@ -68,7 +68,7 @@ fn strip<'a>(name: &'a str, prefixes: &[&str]) -> &'a str {
 /// * `head.*` of the tower: SigLIP's pooling head, timm's classifier;
 /// * `post_layernorm.*` of CLIP and SigLIP: comes after the output that is used;
 /// * tower blocks from `n_blocks` on: they come after it as well;
-/// * `text_model.*`, `logit_scale`, `*_projection.weight`: the other half of a whole CLIP model;
+/// * `text_model.*`, `logit_scale`, `logit_bias`, `*_projection.weight`: the other half of a whole CLIP or SigLIP model;
 /// * `image_newline`: LLaVA-1.6's separator of image rows, unused when patches are merged flat;
 /// * `lm_head.weight` where the configuration ties it to the embedding.
 pub fn is_unused(part: Part, name: &str, n_blocks: usize, tied: bool) -> bool {
@@ -88,7 +88,7 @@ pub fn is_unused(part: Part, name: &str, n_blocks: usize, tied: bool) -> bool {
 /// Names outside of the three parts that are known to be of no use.
 pub fn is_unused_outside(full: &str) -> bool {
     let name = full.strip_prefix("model.").unwrap_or(full);
-    ["image_newline", "logit_scale", "visual_projection.weight", "text_projection.weight"].contains(&name)
+    ["image_newline", "logit_scale", "logit_bias", "visual_projection.weight", "text_projection.weight"].contains(&name)
         || name.starts_with("text_model.")
 }
 

@@ -10,10 +10,11 @@ use llama3med::tokenizer::Tokenizer;
 use quantize::checkpoint::Parts;
 use quantize::native::with_session;
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-const FAMILIES: [&str; 4] = ["llava-med", "llava-vicuna", "llava-s2", "llava-hf"];
+const FAMILIES: [&str; 5] = ["llava-med", "llava-vicuna", "llava-s2", "llava-hf", "llava-siglip"];
 
 /// LLaVA-1.5 leaves the tower where it came from.
 fn parts(family: &str) -> Parts {
@@ -73,71 +74,123 @@ fn every_family_writes_prompts_as_it_was_trained() {
     }
 }
 
+/// transformers' names of a LLaVA's parts: language model, its head, tower, connector. In each generation of names they stand for the same tensors.
+const GENERATIONS: [(&str, [&str; 4]); 4] = [
+    (
+        "4.51",
+        [
+            "language_model.model.",
+            "language_model.lm_head.",
+            "vision_tower.vision_model.",
+            "multi_modal_projector.linear_",
+        ],
+    ),
+    (
+        "4.52",
+        [
+            "model.language_model.",
+            "lm_head.",
+            "model.vision_tower.vision_model.",
+            "model.multi_modal_projector.linear_",
+        ],
+    ),
+    // What 5.6 and later save, and what they have in memory.
+    ("5.6", ["language_model.model.", "language_model.lm_head.", "vision_tower.", "multi_modal_projector.linear_"]),
+    ("5.6-memory", ["model.language_model.", "lm_head.", "model.vision_tower.", "model.multi_modal_projector.linear_"]),
+];
+
+/// A checkpoint's tensors with the prefixes of the four parts as given, and its other files, in a folder of its own.
+fn renamed(family: &str, label: &str, prefixes: [&str; 4]) -> PathBuf {
+    let from = folder(family).join("checkpoint");
+    let to = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("names-{family}-{label}-{}/checkpoint", std::process::id()));
+    fs::create_dir_all(&to).unwrap();
+    for entry in fs::read_dir(&from).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    let bytes = fs::read(from.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let rename = |name: &str| {
+        // The longest prefix of all generations that fits.
+        let known = GENERATIONS.iter().flat_map(|(_, known)| known.iter().zip(prefixes));
+        let fitting = known.filter(|(prefix, _)| name.starts_with(**prefix)).max_by_key(|(prefix, _)| prefix.len());
+        let (prefix, other) = fitting.unwrap_or_else(|| panic!("{name}"));
+        format!("{other}{}", &name[prefix.len()..])
+    };
+    let tensors = file.tensors().into_iter().map(|(name, tensor)| (rename(&name), tensor));
+    fs::write(to.join("model.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    to
+}
+
 /// The same tensors under the names of every generation: the files are the same, byte by byte.
 #[test]
 fn transformers_names_of_all_generations_mean_the_same() {
-    let from = folder("llava-hf").join("checkpoint");
-    let expected = convert("llava-hf");
-    let bytes = fs::read(from.join("model.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    type Rule<'a> = &'a [(&'a str, &'a str)];
-    let bare: Rule = &[
-        ("model.language_model.", "L."),
-        ("language_model.model.", "L."),
-        ("language_model.lm_head.", "H."),
-        ("lm_head.", "H."),
-        ("model.vision_tower.vision_model.", "V."),
-        ("vision_tower.vision_model.", "V."),
-        ("model.vision_tower.", "V."),
-        ("vision_tower.", "V."),
-        ("model.multi_modal_projector.", "P."),
-        ("multi_modal_projector.", "P."),
-    ];
-    let generations: [(&str, Rule); 3] = [
-        (
-            "4.51",
-            &[
-                ("L.", "language_model.model."),
-                ("H.", "language_model.lm_head."),
-                ("V.", "vision_tower.vision_model."),
-                ("P.", "multi_modal_projector."),
-            ],
-        ),
-        (
-            "4.52",
-            &[
-                ("L.", "model.language_model."),
-                ("H.", "lm_head."),
-                ("V.", "model.vision_tower.vision_model."),
-                ("P.", "model.multi_modal_projector."),
-            ],
-        ),
-        (
-            "5.6",
-            &[
-                ("L.", "model.language_model."),
-                ("H.", "lm_head."),
-                ("V.", "model.vision_tower."),
-                ("P.", "model.multi_modal_projector."),
-            ],
-        ),
-    ];
-    let replaced = |name: &str, rule: Rule| {
-        let (prefix, other) =
-            rule.iter().find(|(prefix, _)| name.starts_with(prefix)).unwrap_or_else(|| panic!("{name}"));
-        format!("{other}{}", &name[prefix.len()..])
-    };
-    for (generation, rule) in generations {
-        let to = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("names-{generation}-{}/checkpoint", std::process::id()));
-        fs::create_dir_all(&to).unwrap();
-        for entry in fs::read_dir(&from).unwrap().map(Result::unwrap) {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    for family in ["llava-hf", "llava-siglip"] {
+        let expected = convert(family);
+        for (generation, prefixes) in GENERATIONS {
+            let checkpoint = renamed(family, generation, prefixes);
+            let files = Files::convert_parts(checkpoint.clone(), Parts::default(), Dtype::F32);
+            assert!(files.decoder == expected.decoder && files.encoder == expected.encoder, "{family} {generation}");
+            fs::remove_dir_all(checkpoint.parent().unwrap()).unwrap();
         }
-        let tensors = file.tensors().into_iter().map(|(name, tensor)| (replaced(&replaced(&name, bare), rule), tensor));
-        fs::write(to.join("model.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
-        let files = Files::convert_parts(to.clone(), Parts::default(), Dtype::F32);
-        assert!(files.decoder == expected.decoder && files.encoder == expected.encoder, "{generation}");
-        fs::remove_dir_all(to.parent().unwrap()).unwrap();
     }
+}
+
+/// LLaVA's original layout around the same SigLIP tower, inside and as a whole model outside: the encoder is the same, byte by byte.
+#[test]
+fn a_siglip_tower_is_found_inside_and_outside() {
+    let expected = convert("llava-siglip");
+    let tower_names = "model.vision_tower.vision_tower.vision_model.";
+    let checkpoint = renamed("llava-siglip", "original", ["model.", "lm_head.", tower_names, "model.mm_projector."]);
+    let path = checkpoint.join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    // LLaVA counts the connector's layers with its activation.
+    let tensors: Vec<_> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| {
+            let name = name.replace("mm_projector.1.", "mm_projector.0.");
+            (name, tensor)
+        })
+        .collect();
+    let config = fs::read(folder("llava-s2").join("checkpoint/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let vocab_size = file.tensor("lm_head.weight").unwrap().shape()[0];
+    for (key, value) in [
+        ("vocab_size", vocab_size.into()),
+        ("s2", false.into()),
+        ("mm_vision_tower", "google/siglip-so400m-patch14-384".into()),
+    ] {
+        config[key] = value;
+    }
+    fs::write(checkpoint.join("config.json"), config.to_string()).unwrap();
+    let write = |path: &Path, tensors: Vec<(String, TensorView)>| {
+        fs::write(path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    };
+    write(&path, tensors.clone());
+    let inside = Files::convert_parts(checkpoint.clone(), Parts::default(), Dtype::F32);
+    assert!(inside.encoder == expected.encoder, "inside");
+
+    let (mut tower, rest): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|(name, _)| name.starts_with(tower_names));
+    for (name, _) in &mut tower {
+        *name = name.replace(tower_names, "vision_model.");
+    }
+    let one = 1f32.to_le_bytes();
+    for name in ["logit_scale", "logit_bias", "text_model.final_layer_norm.bias"] {
+        tower.push((name.into(), TensorView::new(safetensors::Dtype::F32, vec![1], &one).unwrap()));
+    }
+    let beside = checkpoint.with_file_name("tower");
+    fs::create_dir(&beside).unwrap();
+    write(&path, rest);
+    write(&beside.join("model.safetensors"), tower);
+    let vision = config.as_object_mut().unwrap().remove("vision_config").unwrap();
+    fs::write(checkpoint.join("config.json"), config.to_string()).unwrap();
+    let whole = serde_json::json!({ "model_type": "siglip", "vision_config": vision });
+    fs::write(beside.join("config.json"), whole.to_string()).unwrap();
+    let parts = Parts { encoder: Some(beside), ..Parts::default() };
+    let outside = Files::convert_parts(checkpoint.clone(), parts, Dtype::F32);
+    assert!(outside.encoder == expected.encoder, "outside");
+    assert!(outside.decoder == inside.decoder);
+    fs::remove_dir_all(checkpoint.parent().unwrap()).unwrap();
 }
