@@ -165,6 +165,12 @@ impl Scratch {
         Self { keys, values, padded, scores: [[0.0; KEYS]; ROWS] }
     }
 
+    /// Whether values are used side by side in `values`: rows that lie far apart compete for the same lines of the processor's cache, and the last panel must
+    /// be whole.
+    fn copies_values(&self, block: &Block) -> bool {
+        !block.is_dense() || self.padded > block.head_dim
+    }
+
     /// All rows with a block, in fours, as products of small matrices.
     #[inline(always)]
     fn meet(&mut self, q: &[f32], rows: &mut [Row], block: &Block, visible: impl Fn(&Row) -> usize, out: &mut [f32]) {
@@ -179,8 +185,7 @@ impl Scratch {
             // Few rows do little with what they read: they would wait for it line by line.
             [block.k, block.v].map(bytemuck::cast_slice).into_iter().for_each(fetch);
         }
-        if !block.is_dense() || self.padded > block.head_dim {
-            // Rows that lie far apart compete for the same lines of the processor's cache.
+        if self.copies_values(block) {
             for (values, v) in self.values.chunks_exact_mut(self.padded).zip(block.v.chunks(block.row)) {
                 values[..block.head_dim].copy_from_slice(&v[..block.head_dim]);
             }
@@ -234,8 +239,7 @@ impl Scratch {
             hidden.fill(0.0);
         }
         let weights: [&[f32]; R] = std::array::from_fn(|i| &self.scores[i][..n]);
-        let is_copied = !block.is_dense() || self.padded > head_dim;
-        let (values, stride) = if is_copied { (&self.values[..], self.padded) } else { (v, row) };
+        let (values, stride) = if self.copies_values(block) { (&self.values[..], self.padded) } else { (v, row) };
         for dim in (0..head_dim).step_by(8) {
             let width = 8.min(head_dim - dim);
             let products = panel_products(&values[dim..], stride, &weights);

@@ -489,7 +489,8 @@ impl Group<'_> {
     }
 }
 
-// Blocks of `N` bytes, a f16 scale and quants, to `S` bytes of scales (f16 or f32) and `V` of values for 8 rows; the bits `flip` of the quants are turned over.
+// Blocks of `N` bytes, a f16 scale and quants, to `S` bytes of scales (f16 or f32) and `V` of values for 8 rows; the bits `flip` of the quants are turned
+// over.
 fn pack_blocks<const N: usize, const S: usize, const V: usize>(
     bytes: &[u8],
     row: usize,
