@@ -4,6 +4,7 @@
 //   const model = await load("models/demo/manifest.json", { onProgress, signal });
 //   const chat = model.chat({ image: file });                    // encoding begins now
 //   for await (const piece of chat.ask("Is the heart enlarged?", { signal })) …
+//   const talk = model.chat();                                   // without a picture, with any model
 //   model.close();
 //
 // Beside this file lie ranks.js, probe.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with both wasm builds.
@@ -29,8 +30,8 @@ const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's qu
 
 /**
  * Loads a model.
- * @param {string|URL|(string|URL|File)[]} source  a model folder's manifest.json, relative to the page; or the two GGUF files of llama.cpp's converters,
- *   decoder and mmproj, which are read in place and not kept
+ * @param {string|URL|(string|URL|File)[]} source  a model folder's manifest.json, relative to the page; or GGUF files of llama.cpp's converters, a decoder
+ *   and its mmproj (without which the model sees no pictures), which are read in place and not kept
  * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, verify?: boolean, template?: string,
  *   onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
  *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` hashes what it keeps once more; `template` is the
@@ -122,7 +123,7 @@ export class Model {
   constructor(session, info, url, loadMs) {
     this.#session = session;
     this.#url = url;
-    /** What the model is and how it runs. `memoryBytes` is kept up to date. */
+    /** What the model is and how it runs. `seesPictures` is false of a language model alone; `memoryBytes` is kept up to date. */
     this.info = info;
     /** Milliseconds from `load` to here. */
     this.loadMs = loadMs;
@@ -183,7 +184,10 @@ export class Chat {
     this.finish = undefined;
     /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];
-    /** Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles }. Without a picture: { tiles: 0 }. */
+    /**
+     * Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles }. Without a picture: { tiles: 0 }. Of a model that sees
+     * no pictures a picture's `ready` fails with the kind "no-vision".
+     */
     this.ready = this.#begin(image);
     this.ready.catch(() => {}); // whoever waits for it hears of it
   }

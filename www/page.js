@@ -1,6 +1,6 @@
 // The page: an image, questions, streamed answers. It wires the document to the client (llama3med.js) and computes nothing itself.
-// `?model=URL` chooses a manifest, `?decoder=URL&encoder=URL` a pair of GGUF files instead and `&template=NAME` the form of its conversations, `?ranks=N` the
-// number of ranks, `?build=simd128` the plain build, `?tokens=N` the length of the longest answer.
+// `?model=URL` chooses a manifest, `?decoder=URL&encoder=URL` GGUF files instead (without an encoder the model sees no pictures) and `&template=NAME` the form
+// of its conversations, `?ranks=N` the number of ranks, `?build=simd128` the plain build, `?tokens=N` the length of the longest answer.
 
 import { deleteCached, load } from "./llama3med.js";
 import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
@@ -51,13 +51,16 @@ function setModelLine(word) {
 
 function showProgress(progress) {
   const fraction = progress.total > 0 ? progress.done / progress.total : 0;
-  setStatus(progressText(progress), progress.stage === "answering" || progress.stage === "reading" ? null : fraction);
+  setStatus(progressText(progress, Boolean(state.file)), progress.stage === "answering" || progress.stage === "reading" ? null : fraction);
 }
+
+// Whether the model sees pictures, as far as it is known: a language model alone does not.
+const sees = () => state.info?.seesPictures !== false;
 
 // Says what the page waits for, when nothing is running.
 function rest() {
   if (state.asking || !state.info || state.lost || (state.file && !state.encoded)) return;
-  setStatus(state.file ? "Ready: ask about the image" : "Ready: open an image");
+  setStatus(state.file ? "Ready: ask about the image" : sees() ? "Ready: open an image" : "Ready: ask a question");
   setModelLine("ready");
 }
 
@@ -87,13 +90,32 @@ function modelReady(model) {
   byId("about").textContent = about;
   byId("about").hidden = !about;
   showModel(byId("model-panel"), model.info);
+  showSight();
   byId("forget").hidden = Array.isArray(state.source);
   if (!state.file) showSamples(model.info.samples ?? []);
   announce("The model is ready.");
-  if (state.file) startChat();
+  if (state.file || !sees()) startChat();
   showChips();
   rest();
   model.ended.then((error) => error.name === "AbortError" || modelLost(error));
+}
+
+const noVision = () => explain({ kind: "no-vision", message: `${state.info.name} has no image encoder` });
+
+// What is asked for is what the model can do. A picture that was opened before it was known stays no longer.
+function showSight() {
+  byId("drop").classList.toggle("text-only", !sees());
+  const [label, placeholder] = sees() ? ["Question about the image", "Ask about the image"] : ["Question", "Ask a question"];
+  byId("question-label").textContent = label;
+  byId("question").placeholder = placeholder;
+  if (sees() || !state.file) return;
+  closeChat();
+  Object.assign(state, { file: null, sample: null, opened: state.opened + 1 });
+  picture.hide();
+  byId("strip").hidden = true;
+  byId("drop").hidden = false;
+  document.body.classList.remove("has-image");
+  showError(byId("image-error"), noVision());
 }
 
 function modelFailed(error) {
@@ -166,7 +188,7 @@ async function openSample(url, sample) {
 async function openImage(file, sample = null) {
   const opened = ++state.opened;
   if (state.info) setStatus("Opening the image", 0);
-  const problem = await refusal(file);
+  const problem = (await refusal(file)) ?? (sees() ? null : noVision());
   if (opened !== state.opened) return;
   if (problem) {
     showError(byId("image-error"), problem);
@@ -196,24 +218,26 @@ function closeChat() {
   state.chat = null;
 }
 
-// The model looks at the image at once; the question may still be in the typing.
+// The model looks at the image at once, if it sees any; the question may still be in the typing.
 async function startChat() {
   const { file } = state;
   const model = await state.model;
   if (file !== state.file || state.chat) return;
   const { scales, tileSize } = model.info;
   showNumbers(byId("numbers"), model.info);
-  const guess = picture.guess();
+  const guess = file && picture.guess();
   if (guess) picture.frame(guess, scales, tileSize);
   let chat = null; // progress may be reported before `chat` is returned
-  chat = model.chat({ image: file, onProgress: (progress) => file === state.file && (chat ?? state.chat) === state.chat && chatProgress(progress) });
+  chat = model.chat({ image: file ?? undefined, onProgress: (progress) => file === state.file && (chat ?? state.chat) === state.chat && chatProgress(progress) });
   state.chat = chat;
   try {
     const frame = await chat.ready;
     if (chat !== state.chat) return;
     state.encoded = true;
-    picture.frame(frame, scales, tileSize);
-    announce("The image is encoded. You can ask.");
+    if (file) {
+      picture.frame(frame, scales, tileSize);
+      announce("The image is encoded. You can ask.");
+    }
     showNumbers(byId("numbers"), model.info, chat);
     rest();
   } catch (error) {
@@ -274,12 +298,13 @@ async function ask(question) {
   question = question.trim();
   if (!question) return byId("question").focus();
   if (state.asking) return setStatus("Still answering: wait, or press Stop first");
-  if (!state.file) {
+  if (!state.file && sees()) {
     byId("question").value = question;
     setStatus("Open an image first; your question is kept");
     return byId("choose").focus();
   }
   byId("question").value = "";
+  if (!state.file) byId("image-error").replaceChildren(); // a picture that was refused is no part of this
   const turn = conversation.add(question);
   const asking = { abort: new AbortController() };
   const { file } = state;

@@ -1,4 +1,5 @@
-// A model as a pair of GGUF files that llama.cpp's converters wrote, decoder and image encoder (mmproj), from addresses or from files chosen in the page.
+// A model as GGUF files that llama.cpp's converters wrote, a decoder and, if it sees pictures, its image encoder (mmproj), from addresses or from files
+// chosen in the page.
 // They are described as a manifest would, with chunks that are ranges of the files, so that everything behind is the same: nothing is converted, nothing
 // is kept, and no file is ever in memory as a whole. Runs in the store worker.
 
@@ -14,7 +15,7 @@ const TITLES = { "decoder.gguf": "a language model (architecture llama)", "encod
 const wrong = (message, detail = "") => new StoreError("pair", message, detail);
 
 /**
- * The manifest that the two files would have. A chunk's `source` is a File, an address or its bytes: `readChunk` reads it.
+ * The manifest that the files would have. A chunk's `source` is a File, an address or its bytes: `readChunk` reads it.
  * @param {(string|File)[]} sources  in any order; of a split file one address, or all of its files
  * @param {object} wasm  the bindings
  */
@@ -33,10 +34,11 @@ export async function describePair(sources, wasm) {
     if (files.has(name)) throw wrong(`Both files are ${TITLES[name]}.`, `${files.get(name).title} and ${first.name}`);
     files.set(name, { title: first.title || first.name, file: group.length === 1 ? whole(name, first) : joined(name, group, wasm) });
   }
-  for (const name of Object.values(KINDS)) {
-    if (!files.has(name)) throw wrong(`With ${[...files.values()].map(({ title }) => title).join(", ") || "nothing"} alone the model is not whole: ${TITLES[name]} is missing.`);
+  // Without an encoder it is a language model, which sees no pictures.
+  if (!files.has(KINDS.llama)) {
+    throw wrong(`With ${[...files.values()].map(({ title }) => title).join(", ") || "nothing"} alone the model is not whole: ${TITLES[KINDS.llama]} is missing.`);
   }
-  const ordered = Object.values(KINDS).map((name) => files.get(name));
+  const ordered = Object.values(KINDS).flatMap((name) => files.get(name) ?? []);
   return { name: ordered[0].title, description: "", license: "", notices: [], suggested_questions: [], samples: [], fidelity: null, files: ordered.map(({ file }) => file) };
 }
 

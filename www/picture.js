@@ -46,6 +46,14 @@ export class Picture {
     await loaded;
   }
 
+  /** Takes the picture away. */
+  hide() {
+    this.unframe();
+    this.elements.film.hidden = true;
+    URL.revokeObjectURL(this.url);
+    this.url = null;
+  }
+
   /** Takes crop, tiles and thumbnails away. */
   unframe() {
     this.levels = [];

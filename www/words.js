@@ -21,8 +21,8 @@ export function timeText(ms) {
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;
 }
 
-/** One line for a progress object of the client: what is going on and how long it will take. */
-export function progressText(progress) {
+/** One line for a progress object of the client: what is going on and how long it will take; `hasImage` says whether a picture is part of it. */
+export function progressText(progress, hasImage = true) {
   const left = leftText(progress.secondsLeft);
   const parts = {
     loading: () => [
@@ -31,7 +31,7 @@ export function progressText(progress) {
       left,
     ],
     encoding: () => [`Encoding the image: tile ${Math.min(progress.done + 1, progress.total)} of ${progress.total}`, left],
-    reading: () => ["Reading the image and the question", left],
+    reading: () => [hasImage ? "Reading the image and the question" : "Reading the question", left],
     answering: () => ["Answering", progress.tokensPerSecond ? `${progress.tokensPerSecond.toFixed(1)} tokens/s` : ""],
   }[progress.stage];
   return parts ? parts().filter(Boolean).join(" · ") : "";
@@ -52,8 +52,9 @@ const KINDS = {
   "rank-lost": ["A part of the model stopped, perhaps for want of memory.", AGAIN],
   internal: ["Something went wrong inside the model.", AGAIN],
   "context-full": ["The conversation is too long for the model.", "Open the image again to start afresh."],
+  "no-vision": ["This model sees no pictures.", "Ask it in words, or open a model that has an image encoder."],
   image: ["This picture could not be read.", "Save it as PNG or JPEG and open that."],
-  pair: ["These files are not a model.", "Choose two GGUF files together: the language model, and the image encoder (mmproj) that belongs to it."],
+  pair: ["These files are not a model.", "Choose GGUF files together: the language model and, for pictures, the image encoder (mmproj) that belongs to it."],
   busy: ["An answer is still being written.", "Wait for its end, or stop it."],
 };
 

@@ -36,6 +36,8 @@ pub enum Error {
     Unsupported(String),
     /// An image that cannot be read.
     Image(String),
+    /// A picture was shown to a model that has no image encoder.
+    NoVision,
     /// A tokenizer or chat template that cannot be used.
     Tokenizer(String),
     /// An option outside its range.
@@ -77,6 +79,7 @@ impl fmt::Display for Error {
             }
             Self::Unsupported(what) => write!(f, "unsupported: {what}"),
             Self::Image(what) => write!(f, "image: {what}"),
+            Self::NoVision => write!(f, "this model sees no pictures: it is a language model without an image encoder"),
             Self::Tokenizer(what) => write!(f, "tokenizer: {what}"),
             Self::Invalid(what) => write!(f, "{what}"),
             Self::ContextFull { needed, context } => {

@@ -1,7 +1,7 @@
-//! One rank's whole model: encoder, connector and decoder, and the operations that all ranks run together.
+//! One rank's whole model: a decoder and, if it sees pictures, encoder and connector; and the operations that all ranks run together.
 //!
 //! Rank 0 leads. It announces each operation to the others by a broadcast, then everybody runs the same code; [`Model::follow`] is the loop of the other
-//! ranks. Weights arrive through [`ModelLoader`], as byte ranges of the two model files.
+//! ranks. Weights arrive through [`ModelLoader`], as byte ranges of the model's files: the decoder's, and the encoder's if there is one.
 
 use crate::config::Config;
 use crate::connector::Connector;
@@ -11,14 +11,14 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::image::{Crop, Fit, Pixels, Preprocess};
 use crate::kv_cache::KvCache;
-use crate::manifest::{DECODER, ENCODER};
+use crate::manifest::DECODER;
 use crate::ranks::{self, Peers};
-use crate::shard::{Loader, Shard};
+use crate::shard::{Loader, Shard, Tensors};
 use crate::tiles::{Merge, Scales};
 use crate::watch::Watch;
 use std::ops::Range;
 
-/// Collects the bytes of both files for one rank.
+/// Collects the bytes of a model's files for one rank.
 pub struct ModelLoader {
     shard: Shard,
     decoder: Option<(Gguf, Config, Loader)>,
@@ -74,25 +74,44 @@ impl ModelLoader {
         loader.ok_or_else(|| missing(file))?.feed(offset, bytes)
     }
 
-    /// The model, and the header of the decoder file, from which the first rank gets its tokenizer.
+    /// The model, and the header of the decoder file, from which the first rank gets its tokenizer. Without an encoder file it sees no pictures.
     pub fn finish<P: Peers>(self, peers: P) -> Result<(Model<P>, Gguf)> {
         let (decoder_gguf, config, loader) = self.decoder.ok_or_else(|| missing(DECODER))?;
         let decoder = Decoder::new(config, self.shard, &mut loader.finish()?)?;
-        let (gguf, encoder_config, loader) = self.encoder.ok_or_else(|| missing(ENCODER))?;
-        let mut tensors = loader.finish()?;
-        let scales = scales(&gguf, &encoder_config)?;
-        let preprocess = preprocess(&gguf, &scales)?;
-        let n_patches = encoder_config.grid() * encoder_config.grid();
-        if scales.n_tiles() > 1 && encoder_config.n_tokens() != n_patches {
-            let problem = format!(
-                "leaves {} tokens of {n_patches} patches: several scales cannot be merged",
-                encoder_config.n_tokens()
-            );
+        let vision = match self.encoder {
+            Some((gguf, config, loader)) => {
+                Some(Vision::new(&gguf, config, self.shard, &mut loader.finish()?, decoder.config().dim)?)
+            }
+            None => None,
+        };
+        Ok((Model { peers, vision, decoder, images: Vec::new(), kept: Vec::new() }, decoder_gguf))
+    }
+}
+
+/// What sees pictures: image tower and connector, and how a picture is brought into shape for them.
+pub struct Vision {
+    encoder: Encoder,
+    connector: Connector,
+    /// The scales at which pictures are seen.
+    pub scales: Scales,
+    /// How pictures are brought into shape.
+    pub preprocess: Preprocess,
+}
+
+impl Vision {
+    /// The vision part for a decoder of width `dim`.
+    fn new(gguf: &Gguf, config: encoder::Config, shard: Shard, tensors: &mut Tensors, dim: usize) -> Result<Self> {
+        let scales = scales(gguf, &config)?;
+        let preprocess = preprocess(gguf, &scales)?;
+        let n_patches = config.grid() * config.grid();
+        if scales.n_tiles() > 1 && config.n_tokens() != n_patches {
+            let n_tokens = config.n_tokens();
+            let problem = format!("leaves {n_tokens} tokens of {n_patches} patches: several scales cannot be merged");
             return Err(Error::corrupt(&gguf.file, "llama3med.vision.n_drop", problem));
         }
-        let encoder = Encoder::new(encoder_config, self.shard, &mut tensors)?;
-        let connector = Connector::new(&gguf, self.shard, &mut tensors)?;
-        let (width, dim) = (encoder.dim() * scales.scales.len(), decoder.config().dim);
+        let encoder = Encoder::new(config, shard, tensors)?;
+        let connector = Connector::new(gguf, shard, tensors)?;
+        let width = encoder.dim() * scales.scales.len();
         if connector.n_inputs() != width || connector.n_outputs() != dim {
             return Err(Error::Shape {
                 tensor: "mm.0.weight".into(),
@@ -104,9 +123,12 @@ impl ModelLoader {
                 found: format!("one from {} to {}", connector.n_inputs(), connector.n_outputs()),
             });
         }
-        let (images, kept) = (Vec::new(), Vec::new());
-        let model = Model { peers, encoder, connector, decoder, scales, preprocess, images, kept };
-        Ok((model, decoder_gguf))
+        Ok(Self { encoder, connector, scales, preprocess })
+    }
+
+    /// Tokens that an image becomes.
+    pub fn n_image_tokens(&self) -> usize {
+        self.encoder.n_tokens()
     }
 }
 
@@ -191,11 +213,8 @@ pub trait Listener {
 /// One rank's model.
 pub struct Model<P> {
     peers: P,
-    encoder: Encoder,
-    connector: Connector,
+    vision: Option<Vision>,
     decoder: Decoder,
-    scales: Scales,
-    preprocess: Preprocess,
     /// Encoded images, the latest used last: key and tokens (n_image_tokens, dim). The same on every rank.
     images: Vec<(u64, Vec<f32>)>,
     /// Keys and values of conversations besides the decoder's own, the latest used last. The same conversations on every rank.
@@ -222,25 +241,17 @@ impl<P: Peers> Model<P> {
         self.decoder.config()
     }
 
-    /// The scales at which pictures are seen.
-    pub fn scales(&self) -> &Scales {
-        &self.scales
-    }
-
-    /// How pictures are brought into shape.
-    pub fn preprocess(&self) -> &Preprocess {
-        &self.preprocess
-    }
-
-    /// Tokens that an image becomes.
-    pub fn n_image_tokens(&self) -> usize {
-        self.encoder.n_tokens()
+    /// What sees pictures; a language model alone has none.
+    pub fn vision(&self) -> Option<&Vision> {
+        self.vision.as_ref()
     }
 
     /// From now on `watch` sees what passes through this rank; [`Watch::default`] ends it.
     pub fn watch(&mut self, watch: Watch) {
-        self.encoder.watch(watch.clone());
-        self.connector.watch(watch.clone());
+        if let Some(vision) = &mut self.vision {
+            vision.encoder.watch(watch.clone());
+            vision.connector.watch(watch.clone());
+        }
         self.decoder.watch(watch);
     }
 
@@ -256,6 +267,9 @@ impl<P: Peers> Model<P> {
 
     /// Encodes a picture under `key` (rank 0 only). Returns the merged features (n_tokens, channels), from before the connector.
     pub async fn encode(&mut self, key: u64, pixels: &Pixels, listener: &mut impl Listener) -> Result<Vec<f32>> {
+        if self.vision.is_none() {
+            return Err(Error::NoVision);
+        }
         let mut message = words(&[ENCODE, key as u32, (key >> 32) as u32]);
         message.extend_from_slice(bytemuck::cast_slice(&pixels.values));
         ranks::broadcast(&self.peers, &mut message).await?;
@@ -330,11 +344,12 @@ impl<P: Peers> Model<P> {
                     let key = low as u64 | (high as u64) << 32;
                     let values = bytemuck::pod_collect_to_vec::<u8, f32>(&message[12..]);
                     drop(message);
-                    if values.len() != 3 * self.scales.size() * self.scales.size() {
+                    let size = self.vision.as_ref().map_or(0, |vision| vision.scales.size());
+                    if values.len() != 3 * size * size {
                         return Err(Error::RankLost(format!("a picture of {} values came", values.len())));
                     }
                     let crop = Crop { x: 0.0, y: 0.0, width: 0.0, height: 0.0 };
-                    let pixels = Pixels { size: self.scales.size(), values, crop };
+                    let pixels = Pixels { size, values, crop };
                     match self.run_encode(key, &pixels, None::<&mut Nobody>).await {
                         Ok(_) | Err(Error::Cancelled) => {}
                         Err(error) => return Err(error),
@@ -357,9 +372,10 @@ impl<P: Peers> Model<P> {
         pixels: &Pixels,
         mut listener: Option<&mut impl Listener>,
     ) -> Result<Vec<f32>> {
-        let n_tiles = self.scales.n_tiles();
+        let Vision { encoder, connector, scales, .. } = self.vision.as_mut().ok_or(Error::NoVision)?;
+        let n_tiles = scales.n_tiles();
         // A single tile needs no merging: its tokens may be another number than its patches.
-        let mut merge = (n_tiles > 1).then(|| Merge::new(&self.scales, self.encoder.grid(), self.encoder.dim()));
+        let mut merge = (n_tiles > 1).then(|| Merge::new(scales, encoder.grid(), encoder.dim()));
         let mut features = Vec::new();
         for tile in 0..n_tiles {
             let mut go_on = vec![1];
@@ -370,7 +386,7 @@ impl<P: Peers> Model<P> {
             if go_on != [1] {
                 return Err(Error::Cancelled);
             }
-            features = self.encoder.forward(&self.peers, &self.scales.tile(pixels, tile)).await?;
+            features = encoder.forward(&self.peers, &scales.tile(pixels, tile)).await?;
             if let Some(merge) = &mut merge {
                 merge.push(&features)?;
             }
@@ -378,7 +394,7 @@ impl<P: Peers> Model<P> {
         if let Some(merge) = merge {
             features = merge.finish()?;
         }
-        let tokens = self.connector.forward(&self.peers, &features).await?;
+        let tokens = connector.forward(&self.peers, &features).await?;
         if let Some(listener) = listener {
             listener.progress(Stage::Encoding, n_tiles, n_tiles).await;
         }

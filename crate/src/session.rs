@@ -142,11 +142,12 @@ impl<P: Peers> Session<P> {
 
     /// Encodes a picture, or finds it among the last few.
     pub async fn look(&mut self, picture: &Picture, listener: &mut impl Listener) -> Result<Look> {
+        let vision = self.model.vision().ok_or(Error::NoVision)?;
         let mut hash = Sha256::new();
         hash.update((picture.width as u64).to_le_bytes());
         hash.update(&picture.rgb);
         let key = hash.finalize()[..8].iter().fold(0, |key, &byte| key << 8 | byte as u64);
-        let pixels = preprocess(picture, self.model.preprocess());
+        let pixels = preprocess(picture, &vision.preprocess);
         let features = match self.model.use_image(key).await? {
             true => Vec::new(),
             false => self.model.encode(key, &pixels, listener).await?,
@@ -275,12 +276,13 @@ impl<P: Peers> Session<P> {
         let turns: Vec<(&str, &[u32])> =
             chat.turns[n_dropped..].iter().map(|turn| (turn.question.as_str(), turn.answer.as_slice())).collect();
         let pieces = self.template.prompt(&self.tokenizer, &turns, question, chat.image.is_some())?;
+        let n_image_tokens = self.model.vision().map_or(0, |vision| vision.n_image_tokens() as u32);
         let mut items = Vec::new();
         for piece in pieces {
             match (piece, chat.image) {
                 (Piece::Token(id), _) => items.push(Item::Token(id)),
                 (Piece::Image, Some(key)) => {
-                    items.extend((0..self.model.n_image_tokens() as u32).map(|row| Item::Image { key, row }));
+                    items.extend((0..n_image_tokens).map(|row| Item::Image { key, row }));
                 }
                 (Piece::Image, None) => {}
             }

@@ -64,9 +64,8 @@ type Squares = BTreeMap<Place, (usize, Vec<f64>)>;
 /// Runs the checkpoint as it is over the prompts. One rank sees whole rows.
 pub fn calibrate(understood: &Understood, options: &Options) -> Result<Importance> {
     let prompts = prompts::read(&options.prompts, options.images.as_deref())?;
-    let (decoder, encoder) = understood.exact_plans()?;
-    let files = [Unwritten::from(decoder), Unwritten::from(encoder)];
-    let squares = with_files([&files[0], &files[1]], 1, None, None, |session| {
+    let files = understood.exact_plans()?.map(Unwritten::from);
+    let squares = with_files(files.bytes(), 1, None, None, |session| {
         let squares = Rc::new(RefCell::new(Squares::new()));
         let seen = squares.clone();
         session.watch(Watch::new(move |place, n_tokens, value| {

@@ -7,7 +7,7 @@
 use crate::ask::{decode, default_ranks};
 use crate::checkpoint::Parts;
 use crate::convert::Understood;
-use crate::model_folder::{Unwritten, open_folder, write_manifest};
+use crate::model_folder::{Files, Unwritten, open_folder, write_manifest};
 use crate::native::{Bytes, with_files};
 use crate::prompts::{self, Prompt};
 use clap::Args;
@@ -90,7 +90,7 @@ pub struct Report {
 
 /// Compares; `stop` ends the work with [`Error::Cancelled`].
 pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
-    let (mut manifest, decoder, encoder) = open_folder(&options.model)?;
+    let (mut manifest, files) = open_folder(&options.model)?;
     let (images, folder) = (options.images.as_deref(), &options.model);
     let mut prompts = match &options.prompts {
         Some(file) => prompts::read(file, images)?,
@@ -100,7 +100,7 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let pictures: BTreeSet<&PathBuf> = prompts.iter().filter_map(|prompt| prompt.image.as_ref()).collect();
     let run = Run {
         prompts: &prompts,
-        n_ranks: options.ranks.unwrap_or_else(|| default_ranks(&decoder, &encoder)),
+        n_ranks: options.ranks.unwrap_or_else(|| default_ranks(&files)),
         max_tokens: options.max_tokens,
         stop,
     };
@@ -113,7 +113,7 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
         Ok(name)
     })?;
     let mut totals = Totals::default();
-    run.each("model", [&decoder, &encoder], &reference, |idx, trace| {
+    run.each("model", files.bytes(), &reference, |idx, trace| {
         totals.add(&reference[idx], &trace).map_err(|problem| {
             Error::Invalid(format!("the models do not belong together: {problem}, for {:?}", prompts[idx].question))
         })
@@ -137,20 +137,20 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
 }
 
 /// The reference's name and its files: those of a model folder, or those that a checkpoint would become.
-fn with_reference<T>(options: &Options, run: impl FnOnce(String, [&dyn Bytes; 2]) -> Result<T>) -> Result<T> {
+fn with_reference<T>(options: &Options, run: impl FnOnce(String, Files<&dyn Bytes>) -> Result<T>) -> Result<T> {
     let place = &options.reference;
     if place.join("manifest.json").exists() {
-        let (manifest, decoder, encoder) = open_folder(place)?;
-        let name = name(&manifest.name, &decoder.header()?.1);
-        return run(name, [&decoder, &encoder]);
+        let (manifest, files) = open_folder(place)?;
+        let name = name(&manifest.name, &files.decoder.header()?.1);
+        return run(name, files.bytes());
     }
     let mut understood = Understood::read(place, &options.parts, options.scales.as_deref())?;
     if options.drop_first_patch {
         understood.drop_first_patch()?;
     }
-    let (decoder, encoder) = understood.exact_plans()?;
-    let name = name("checkpoint", &decoder.gguf(DECODER)?.0);
-    run(name, [&Unwritten::from(decoder), &Unwritten::from(encoder)])
+    let plans = understood.exact_plans()?;
+    let name = name("checkpoint", &plans.decoder.gguf(DECODER)?.0);
+    run(name, plans.map(Unwritten::from).bytes())
 }
 
 /// "checkpoint, f16".
@@ -183,7 +183,7 @@ impl Run<'_> {
     fn each(
         &self,
         who: &'static str,
-        files: [&dyn Bytes; 2],
+        files: Files<&dyn Bytes>,
         reference: &[Trace],
         mut done: impl FnMut(usize, Trace) -> Result<()> + Send,
     ) -> Result<()> {

@@ -109,11 +109,11 @@ pub fn eval(options: &Options, stop: &AtomicBool) -> Result<Option<Report>> {
         let problem = "expected true answers, found questions alone: give --truth to score, or -o to keep the answers";
         return Err(Error::corrupt(set.file, "records", problem));
     }
-    let (manifest, decoder, encoder) = open_folder(&options.model)?;
+    let (manifest, files) = open_folder(&options.model)?;
     let plan = Plan::new(options, &set, &model_id(&manifest))?;
     let mut answers = Answers::open(options.output.as_deref(), &plan, &set)?;
     let todo: Vec<&Asked> = plan.in_order_of_work().filter(|asked| answers.get(asked).is_none()).collect();
-    let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&decoder, &encoder));
+    let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&files));
     if !todo.is_empty() {
         let n_kept = plan.n_asked - todo.len();
         eprintln!("{} questions to ask, {n_kept} answered before; {n_ranks} rank(s)", todo.len());

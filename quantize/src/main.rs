@@ -8,7 +8,7 @@ use llama3med::sampler::SamplerOptions;
 use llama3med::session::Finish;
 use llama3med::{Error, Result};
 use quantize::checkpoint::Parts;
-use quantize::model_folder::Source;
+use quantize::model_folder::{Files, Source};
 use quantize::types::{Choice, Exception, Types};
 use quantize::{About, ask, at_least_one, calibrate, compare, eval, inspect, random, score};
 use serde::Serialize;
@@ -46,7 +46,7 @@ enum Command {
 /// Say what a checkpoint, a GGUF file or a model folder is.
 ///
 /// Family, shapes, scales, tiles, image tokens, number formats, sizes, template, and the memory of a rank for several numbers of ranks. Nothing is
-/// loaded. Of a checkpoint the files are described that convert would write as q4_0.
+/// loaded. Of a checkpoint the files are described that convert would write without --type.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize inspect models/llama3-med\n  quantize inspect --json checkpoints/llama3-med\n  \
@@ -68,23 +68,25 @@ struct InspectArgs {
 
 /// Ask a model one question, with or without a picture.
 ///
-/// The model is a model folder, or a pair of GGUF files made by llama.cpp's converters, which need no conversion; of split files any part may be named.
+/// The model is a model folder, or GGUF files made by llama.cpp's converters, which need no conversion; of split files any part may be named. A decoder
+/// without an encoder answers in text and sees no pictures.
 /// The same engine as in the browser runs natively, one thread for each rank. The answer is streamed to standard output; progress and timings go to
 /// standard error. Ctrl-C stops the answer, a second Ctrl-C the program.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize ask models/demo --image film.png --prompt \"Is the heart enlarged?\"\n  \
     quantize ask models/demo --prompt \"What is a meniscus?\" --temperature 0.7 --top-p 0.9 --seed 1\n  \
-    quantize ask --decoder llava-q4_k_m.gguf --encoder llava-mmproj-f16.gguf --image film.png --prompt \"What is this?\""
+    quantize ask --decoder llava-q4_k_m.gguf --encoder llava-mmproj-f16.gguf --image film.png --prompt \"What is this?\"\n  \
+    quantize ask --decoder llama-3-8b-instruct-q4_k_m.gguf --prompt \"What is a meniscus?\""
 )]
 struct AskArgs {
     /// The model folder.
     #[arg(required_unless_present = "decoder")]
     model: Option<PathBuf>,
     /// The language model as a GGUF file, instead of a model folder.
-    #[arg(long, value_name = "FILE", requires = "encoder", conflicts_with = "model")]
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
     decoder: Option<PathBuf>,
-    /// The image encoder with its connector (llama.cpp's mmproj) that goes with it.
+    /// The image encoder with its connector (llama.cpp's mmproj) that goes with it, if it is to see pictures.
     #[arg(long, value_name = "FILE", requires = "decoder")]
     encoder: Option<PathBuf>,
     /// The form of conversations, where the file names none that is known, or another than its own.
@@ -132,12 +134,13 @@ struct AskArgs {
 ///
 /// CHECKPOINT is a folder with config.json, a tokenizer (tokenizer.json or tokenizer.model) and tensors: safetensors, or torch's pytorch_model.bin and
 /// checkpoint.pth, of which no code is ever run; one file, shards with an index, or the folders language_model, vision_tower and connector. It may be a
-/// Llama3-Med, a TinyLLaVA, a LLaVA in its original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or transformers'. What it lacks may come from elsewhere.
+/// Llama3-Med, a TinyLLaVA, a LLaVA in its original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or transformers', or a Llama or Mistral of transformers'
+/// alone, which sees no pictures. What it lacks may come from elsewhere.
 /// The model folder appears when it is whole; an interrupted run goes on where it was when the same command is given again.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize convert checkpoints/llama3-med -o models/llama3-med --license llama3\n  \
-    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_k_m --encoder-type q8_0\n  \
+    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_0 --encoder-type q8_0\n  \
     quantize convert runs/llama3-med-lora --decoder checkpoints/llama-3-8b --encoder checkpoints/clip-l-336 -o models/llama3-med"
 )]
 struct ConvertArgs {
@@ -185,7 +188,7 @@ struct OutputArgs {
     output: PathBuf,
     /// Number format of the large matrices; q4_k_m mixes q6_k into q4_k as llama.cpp does. Where rows are no whole number of blocks, the nearest finer
     /// format that fits is taken.
-    #[arg(long = "type", value_name = "TYPE", default_value = "q4_0", value_parser = choices())]
+    #[arg(long = "type", value_name = "TYPE", default_value_t, value_parser = choices())]
     choice: Choice,
     /// Number format of the large matrices of encoder and connector, if another.
     #[arg(long = "encoder-type", value_name = "TYPE", value_parser = choices())]
@@ -329,9 +332,9 @@ fn print(report: &(impl Serialize + Display), as_json: bool) -> ExitCode {
 fn answer(args: AskArgs) -> Result<ExitCode> {
     let stop = watch_ctrl_c()?;
     let options = ask::Options {
-        model: match (args.decoder, args.encoder, args.model) {
-            (Some(decoder), Some(encoder), _) => Source::Pair(decoder, encoder),
-            (.., model) => Source::Folder(model.unwrap_or_default()),
+        model: match args.decoder {
+            Some(decoder) => Source::Files(Files { decoder, encoder: args.encoder }),
+            None => Source::Folder(args.model.unwrap_or_default()),
         },
         template: args.template.as_deref().map(Template::named).transpose()?,
         image: args.image,

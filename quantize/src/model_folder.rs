@@ -19,6 +19,27 @@ use std::path::{Path, PathBuf};
 /// Weights in a piece that one thread makes at a time: with two pieces a thread this bounds the memory.
 const PIECE_WEIGHTS: usize = 1 << 20;
 
+/// The files of a model: its decoder and, where it sees pictures, its encoder with the connector.
+#[derive(Debug, Clone, Copy)]
+pub struct Files<T> {
+    /// The language model.
+    pub decoder: T,
+    /// What sees pictures.
+    pub encoder: Option<T>,
+}
+
+impl<T> Files<T> {
+    /// Each file with its name in a model folder.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &T)> {
+        [(DECODER, &self.decoder)].into_iter().chain(self.encoder.iter().map(|file| (ENCODER, file)))
+    }
+
+    /// The same files as something else.
+    pub fn map<U>(self, change: impl Fn(T) -> U) -> Files<U> {
+        Files { decoder: change(self.decoder), encoder: self.encoder.map(change) }
+    }
+}
+
 /// Gives the bytes of some rows of a tensor.
 pub type Rows<'a> = Box<dyn Fn(Range<usize>) -> Result<Vec<u8>> + Send + Sync + 'a>;
 
@@ -130,9 +151,9 @@ pub struct Writer {
 const FINGERPRINT: &str = "fingerprint";
 
 impl Writer {
-    /// Makes sure that `target` may be (over)written and that both files have room. `source` names what their tensors are made from: what an interrupted
+    /// Makes sure that `target` may be (over)written and that the files have room. `source` names what their tensors are made from: what an interrupted
     /// run left of the same files, from the same source, is kept; anything else is cleared away.
-    pub fn create(target: &Path, chunk_size: u64, files: [&Plan; 2], source: &[u8]) -> Result<Self> {
+    pub fn create(target: &Path, chunk_size: u64, files: &Files<Plan>, source: &[u8]) -> Result<Self> {
         if !(1..=1 << 30).contains(&chunk_size) {
             return Err(Error::Invalid(format!("chunk size must be 1 to {} bytes, found {chunk_size}", 1 << 30)));
         }
@@ -141,7 +162,7 @@ impl Writer {
         let mut hash = Sha256::new();
         hash.update(env!("CARGO_PKG_VERSION"));
         hash.update(chunk_size.to_le_bytes());
-        files.iter().for_each(|plan| hash.update(plan.header.to_bytes()));
+        files.named().for_each(|(_, plan)| hash.update(plan.header.to_bytes()));
         hash.update(source);
         let fingerprint = hex(hash);
         let note = partial.join(FINGERPRINT);
@@ -150,12 +171,12 @@ impl Writer {
         }
         fs::create_dir_all(&partial).map_err(|error| failed(&partial, "create", error))?;
         fs::write(&note, &fingerprint).map_err(|error| failed(&note, "write", error))?;
-        let n_bytes = files.map(Plan::n_bytes).iter().sum::<u64>();
+        let n_bytes = files.named().map(|(_, plan)| plan.n_bytes()).sum::<u64>();
         let style =
             ProgressStyle::with_template("{msg:14} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
         let progress = ProgressBar::new(n_bytes).with_style(style.expect("the template is a constant"));
         let writer = Self { target: target.into(), partial, chunk_size, files: Vec::new(), progress };
-        let n_kept: u64 = [DECODER, ENCODER].iter().map(|name| writer.n_whole_chunks(name) as u64 * chunk_size).sum();
+        let n_kept: u64 = files.named().map(|(name, _)| writer.n_whole_chunks(name) as u64 * chunk_size).sum();
         check_space(&writer.partial, n_bytes.saturating_sub(n_kept))?;
         Ok(writer)
     }
@@ -197,8 +218,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes all files, then the rest.
+    pub fn write_all(mut self, files: &Files<Plan>, about: &About) -> Result<Manifest> {
+        files.named().try_for_each(|(name, plan)| self.write(name, plan))?;
+        self.finish(about)
+    }
+
     /// Writes the manifest, with the files that were written and the samples' pictures, and moves the folder to its place.
-    pub fn finish(self, about: &About) -> Result<Manifest> {
+    fn finish(self, about: &About) -> Result<Manifest> {
         for (sample, picture) in about.samples.iter().zip(&about.pictures) {
             let path = self.partial.join(&sample.path);
             fs::copy(picture, &path).map_err(|error| failed(&path, "write", error))?;
@@ -525,39 +552,38 @@ impl Stored {
 pub enum Source {
     /// A model folder.
     Folder(PathBuf),
-    /// Two GGUF files, as llama.cpp's converters write them: decoder, then image encoder with its connector.
-    Pair(PathBuf, PathBuf),
+    /// GGUF files, as llama.cpp's converters write them.
+    Files(Files<PathBuf>),
 }
 
 impl Source {
-    /// Its name and its two files.
-    pub fn open(&self) -> Result<(String, Stored, Stored)> {
+    /// Its name and its files.
+    pub fn open(&self) -> Result<(String, Files<Stored>)> {
         match self {
-            Self::Folder(folder) => {
-                open_folder(folder).map(|(manifest, decoder, encoder)| (manifest.name, decoder, encoder))
-            }
-            Self::Pair(decoder, encoder) => {
-                let (decoder, encoder) = (Stored::open(decoder)?, Stored::open(encoder)?);
+            Self::Folder(folder) => open_folder(folder).map(|(manifest, files)| (manifest.name, files)),
+            Self::Files(Files { decoder, encoder }) => {
+                let decoder = Stored::open(decoder)?;
+                let encoder = encoder.as_deref().map(Stored::open).transpose()?;
                 let (_, gguf) = decoder.header()?;
                 // Here, where the files still have their own names.
                 Config::from_gguf(&gguf)?;
-                encoder::Config::from_gguf(&encoder.header()?.1)?;
+                if let Some(encoder) = &encoder {
+                    encoder::Config::from_gguf(&encoder.header()?.1)?;
+                }
                 let name = gguf.get_str("general.name")?.unwrap_or(decoder.name()).to_owned();
-                Ok((name, decoder, encoder))
+                Ok((name, Files { decoder, encoder }))
             }
         }
     }
 }
 
-/// The two files of a model folder.
-pub fn open_folder(folder: &Path) -> Result<(Manifest, Stored, Stored)> {
+/// The manifest and the files of a model folder.
+pub fn open_folder(folder: &Path) -> Result<(Manifest, Files<Stored>)> {
     let manifest = read_manifest(folder)?;
-    let stored = |name: &str| {
-        let file = manifest.file(name).ok_or_else(|| Error::corrupt("manifest.json", "files", format!("no {name}")))?;
-        Stored::in_folder(folder, file)
-    };
-    let (decoder, encoder) = (stored(DECODER)?, stored(ENCODER)?);
-    Ok((manifest, decoder, encoder))
+    let stored = |name: &str| manifest.file(name).map(|file| Stored::in_folder(folder, file)).transpose();
+    let decoder = stored(DECODER)?.ok_or_else(|| Error::corrupt("manifest.json", "files", format!("no {DECODER}")))?;
+    let encoder = stored(ENCODER)?;
+    Ok((manifest, Files { decoder, encoder }))
 }
 
 #[cfg(test)]

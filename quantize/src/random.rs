@@ -4,13 +4,13 @@
 //! mean 0 and deviation 1 / sqrt(row length) and norms are 1: activations neither vanish nor explode.
 
 use crate::layout::{Decoder, Encoder, Role, Slot, Tower};
-use crate::model_folder::{Plan, Rows, Writer};
+use crate::model_folder::{Files, Plan, Rows, Writer};
 use crate::types::Types;
 use crate::vocabulary::{LLAMA3_SPLIT, Vocabulary};
 use crate::{About, CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use half::f16;
 use llama3med::gguf::Dtype;
-use llama3med::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
+use llama3med::manifest::{CHUNK_SIZE, Manifest};
 use llama3med::prompt::{LLAMA3_MED_SYSTEM, Template};
 use llama3med::rope::llama3_factors;
 use llama3med::{Error, Result};
@@ -80,11 +80,8 @@ pub fn random(options: &Options) -> Result<Manifest> {
     push_all(&mut decoder_plan, decoder_slots, dtypes, options.seed);
     push_all(&mut encoder_plan, encoder_slots, encoder_dtypes, !options.seed);
     let source = format!("random {} {}", options.shape, options.seed);
-    let files = [&decoder_plan, &encoder_plan];
-    let mut writer = Writer::create(&options.output, options.chunk_size, files, source.as_bytes())?;
-    writer.write(DECODER, &decoder_plan)?;
-    writer.write(ENCODER, &encoder_plan)?;
-    writer.finish(&about)
+    let plans = Files { decoder: decoder_plan, encoder: Some(encoder_plan) };
+    Writer::create(&options.output, options.chunk_size, &plans, source.as_bytes())?.write_all(&plans, &about)
 }
 
 fn about(options: &Options) -> About {

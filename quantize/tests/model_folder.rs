@@ -34,9 +34,9 @@ fn files_that_are_never_written_read_the_same() {
     let checkpoint = Checkpoint::new("clip-s2", "unwritten");
     convert(&checkpoint.options()).unwrap();
     let understood = Understood::read(&checkpoint.folder, &Parts::default(), None).unwrap();
-    let (decoder, encoder) = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
-    for (name, plan) in [(DECODER, decoder), (ENCODER, encoder)] {
-        let (written, unwritten) = (whole(checkpoint.output(), name), Unwritten::from(plan));
+    let plans = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
+    for (name, unwritten) in plans.map(Unwritten::from).named() {
+        let written = whole(checkpoint.output(), name);
         assert_eq!(unwritten.size(), written.len() as u64);
         for piece in [7919, 1 << 20] {
             let ranges = (0..written.len()).step_by(piece).map(|start| start..(start + piece).min(written.len()));
@@ -130,10 +130,10 @@ fn an_interrupted_run_goes_on_where_it_was() {
     // Kills a run after the first `n_left` chunks, the first of which is marked so that it can be seen again.
     let kill = |n_left: usize, source: Option<&str>| {
         let understood = Understood::read(&checkpoint.folder, &Parts::default(), None).unwrap();
-        let (decoder, encoder) = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
+        let plans = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
         let source = source.map_or_else(|| understood.source(None), String::from);
-        let mut writer = Writer::create(output, 30_000, [&decoder, &encoder], source.as_bytes()).unwrap();
-        writer.write(DECODER, &decoder).unwrap();
+        let mut writer = Writer::create(output, 30_000, &plans, source.as_bytes()).unwrap();
+        writer.write(DECODER, &plans.decoder).unwrap();
         std::mem::forget(writer);
         for idx in n_left..n_chunks {
             fs::remove_file(partial.join(format!("decoder.gguf.{idx:03}"))).unwrap();

@@ -128,7 +128,66 @@ test("dropped model files are opened as a model, not as a picture", async (t) =>
   assert.deepEqual(seen.errors, []);
 });
 
-test("files that are no pair are named", async (t) => {
+test("a decoder alone answers in text, says that it sees no pictures, and refuses them", async (t) => {
+  const args = ["ask", "--decoder", file("decoder.gguf"), "--prompt", QUESTION, "--max-tokens", String(N_TOKENS), "--ranks", "1"];
+  const expected = execFileSync(QUANTIZE, args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+  const { page, seen, ...on } = await newPage(browser, t);
+  const error = page.locator("#image-error");
+  const drop = page.locator("#drop");
+  // From an address, with a picture that came too early; then from a file, in place of a model that sees pictures and has one open.
+  await on.open(site, `decoder=models/pair/decoder.gguf&tokens=${N_TOKENS}&ranks=2`);
+  await page.getByTestId("image-input").setInputFiles(IMAGE);
+  await on.waitStatus(/^Ready: ask a question/);
+  for (const round of ["address", "file"]) {
+    assert.ok(await drop.getByText("This model sees no pictures").isVisible(), round);
+    assert.ok(await drop.getByText("choose a file").isHidden());
+    await on.question.fill("");
+    await page.getByTestId("image-input").setInputFiles(IMAGE);
+    await page.waitForFunction(() => /sees no pictures[^]*image encoder/.test(document.querySelector("#image-error").textContent));
+    assert.ok(await page.locator("#film").isHidden());
+    assert.equal((await on.answerTo(QUESTION)).trim(), expected);
+    assert.equal(await error.textContent(), "");
+    assert.match(await page.locator("#numbers-body").textContent(), /^Conversation.*Context/);
+    if (round === "file") break;
+    await on.open(site, `model=models/test/manifest.json&tokens=${N_TOKENS}`);
+    await on.ready();
+    await on.show(IMAGE);
+    await page.getByTestId("model-input").setInputFiles(file("decoder.gguf"));
+    await on.waitStatus(/sees no pictures|^Ready: ask a question/);
+    await page.waitForFunction(() => /sees no pictures/.test(document.querySelector("#image-error").textContent));
+  }
+  // And back to a model that sees them.
+  await page.getByTestId("model-input").setInputFiles([file("decoder.gguf"), file("mmproj.gguf")]);
+  await on.ready();
+  await on.show(IMAGE);
+  assert.deepEqual(seen.errors, []);
+});
+
+test("through the client: no picture for a decoder alone, no need of one for a pair", async (t) => {
+  const { page } = await newPage(browser, t);
+  await page.goto(site.url);
+  const found = await page.evaluate(async ([question, maxTokens, picture]) => {
+    const { load } = await import("./llama3med.js");
+    const results = {};
+    for (const [name, files] of Object.entries({ alone: ["decoder.gguf"], pair: ["decoder.gguf", "mmproj.gguf"] })) {
+      const model = await load(files.map((file) => `models/pair/${file}`), { ranks: 2 });
+      let text = "";
+      for await (const piece of model.chat().ask(question, { maxTokens })) text += piece;
+      const looked = await model.chat({ image: new Uint8Array(picture) }).ready.then(({ tiles }) => tiles, ({ kind }) => kind);
+      let after = "";
+      for await (const piece of model.chat({}).ask(question, { maxTokens })) after += piece;
+      results[name] = { text, after, looked, seesPictures: model.info.seesPictures };
+      model.close();
+    }
+    return results;
+  }, [QUESTION, N_TOKENS, [...IMAGE.buffer]]);
+  const { text } = found.alone;
+  assert.ok(text.length > 0);
+  assert.deepEqual(found.alone, { text, after: text, looked: "no-vision", seesPictures: false });
+  assert.deepEqual(found.pair, { text, after: text, looked: 1, seesPictures: true });
+});
+
+test("files that are no model are named", async (t) => {
   const { page, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
@@ -137,7 +196,6 @@ test("files that are no pair are named", async (t) => {
   const alert = page.locator("#load-error");
   const cases = [
     [[file("mmproj.gguf")], /These files are not a model[^]*a language model \(architecture llama\) is missing/],
-    [[file("decoder.gguf")], /These files are not a model[^]*an image encoder \(mmproj, architecture clip\) is missing/],
     [[file("decoder.gguf"), file("split-00001-of-00003.gguf"), file("mmproj.gguf")], /one of 3 parts/],
     [[renamed, file("mmproj.gguf")], /text\.gguf: magic: expected "GGUF"/],
   ];
@@ -146,8 +204,8 @@ test("files that are no pair are named", async (t) => {
     await page.waitForFunction(([source]) => new RegExp(source).test(document.querySelector("#load-error").textContent), [words.source]);
     assert.ok(await alert.getByRole("button", { name: "Load the model again" }).isVisible());
   }
-  // One address alone, one that is not there, and a template that nobody knows.
-  const addresses = [["decoder=models/pair/decoder.gguf", /image encoder/], [query("none.gguf"), /not at its place/],
+  // An encoder alone, an address that is not there, and a template that nobody knows.
+  const addresses = [["encoder=models/pair/mmproj.gguf", /a language model \(architecture llama\) is missing/], [query("none.gguf"), /not at its place/],
     [`${query("decoder.gguf")}&template=alpaca`, /template must be one of llama3/]];
   for (const [address, words] of addresses) {
     await on.open(site, address);

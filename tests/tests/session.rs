@@ -83,11 +83,11 @@ fn two_turns_are_the_same_on_1_2_and_4_ranks_and_read_only_what_is_new() {
         on(n_ranks, 1024, |session| {
             let mut ear = Ear::default();
             let look = block_on(session.look(&picture(1), &mut ear))?;
-            assert_eq!(ear.tiles, session.model().scales().n_tiles());
+            assert_eq!(ear.tiles, session.model().vision().unwrap().scales.n_tiles());
             let mut chat = Chat { image: Some(look.key), turns: Vec::new() };
             block_on(session.prepare(&chat, &mut ear))?;
             let first = block_on(session.ask(&mut chat, "Is it large?", &options(12), &mut ear))?;
-            assert!(first.n_reused >= session.model().n_image_tokens(), "{first:?}");
+            assert!(first.n_reused >= session.model().vision().unwrap().n_image_tokens(), "{first:?}");
             let second = block_on(session.ask(&mut chat, "Where?", &options(12), &mut ear))?;
             // All of the first turn but its last token, which was never run, is in the cache.
             assert!(second.n_reused + 2 >= first.n_prompt + chat.turns[0].answer.len(), "{first:?} {second:?}");
@@ -184,7 +184,7 @@ fn preparing_for_an_earlier_picture_reads_nothing() {
             block_on(session.prepare(&chats[idx], &mut ear)).unwrap();
             ear.n_read
         });
-        assert!(n_read[1] >= session.model().n_image_tokens() && n_read[1] < n_read[0], "{n_read:?}");
+        assert!(n_read[1] >= session.model().vision().unwrap().n_image_tokens() && n_read[1] < n_read[0], "{n_read:?}");
         assert_eq!(n_read[2..], [0, 0]);
         Ok(())
     })

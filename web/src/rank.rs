@@ -143,12 +143,15 @@ impl Rank {
         let state = self.state.borrow();
         let State::Leading(session) = &*state else { return Err(busy()) };
         let model = session.model();
-        let scales: Array = model.scales().scales.iter().map(|&scale| JsValue::from(scale)).collect();
+        let vision = model.vision();
+        let scales: Array =
+            vision.iter().flat_map(|vision| &vision.scales.scales).map(|&scale| JsValue::from(scale)).collect();
         object(&[
+            ("seesPictures", vision.is_some().into()),
             ("scales", scales.into()),
-            ("tileSize", model.scales().tile.into()),
-            ("nTiles", model.scales().n_tiles().into()),
-            ("nImageTokens", model.n_image_tokens().into()),
+            ("tileSize", vision.map_or(0, |vision| vision.scales.tile).into()),
+            ("nTiles", vision.map_or(0, |vision| vision.scales.n_tiles()).into()),
+            ("nImageTokens", vision.map_or(0, |vision| vision.n_image_tokens()).into()),
             ("contextLength", session.context().into()),
             ("nLayers", model.config().n_layers.into()),
             ("dim", model.config().dim.into()),
@@ -170,7 +173,7 @@ impl Rank {
         let (width, height) = (decoded.width, decoded.height);
         let mut session = self.lead()?;
         let result = session.look(&decoded, &mut self.events(&on)).await;
-        let n_tiles = session.model().scales().n_tiles();
+        let n_tiles = session.model().vision().map_or(0, |vision| vision.scales.n_tiles());
         self.state.replace(State::Leading(session));
         let Look { key, crop, .. } = result.map_err(to_js)?;
         let web_chat = WebChat { chat: Chat { image: Some(key), turns: Vec::new() }, picture };

@@ -133,7 +133,7 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     }
     config.only(&path("hidden_act"), &["silu"])?;
     // transformers leaves out what equals its defaults: there the tensors tell, or the default counts.
-    let is_sparse = checkpoint.family == Family::Transformers;
+    let is_sparse = matches!(checkpoint.family, Family::Transformers | Family::Language);
     let shape = |name: &str| checkpoint.shape(Part::Decoder, name).filter(|shape| is_sparse && shape.len() == 2);
     let count = |key: &str, sparse: Option<usize>| {
         config.count(&path(key)).and_then(|n| config.required(&path(key), n.or(sparse.filter(|_| is_sparse))))
@@ -452,7 +452,7 @@ fn blocks_run(checkpoint: &Checkpoint, stored: usize, is_multi_scale: bool) -> R
     let (path, is_chosen) = match checkpoint.family {
         Family::Llama3Med => ("vision_feature_layer", !is_multi_scale),
         Family::Llava => ("mm_vision_select_layer", true),
-        Family::Transformers => ("vision_feature_layer", true),
+        Family::Transformers | Family::Language => ("vision_feature_layer", true),
     };
     let layer = match config.number(path)? {
         Some(layer) if is_chosen => layer,

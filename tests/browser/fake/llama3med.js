@@ -12,6 +12,7 @@ const INFO = {
   notices: [],
   suggestedQuestions: ["Is the heart enlarged?", "Where is the nodule?", "Describe the image.", "Is there an effusion?"],
   samples: ["chest", "brain", "tissue", "fundus"].map((kind) => ({ path: `${kind}.png`, alt: `Drawn ${kind}`, questions: [] })),
+  seesPictures: true,
   scales: [64, 128, 256],
   tileSize: 64,
   nTiles: 21,
