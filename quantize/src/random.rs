@@ -6,13 +6,14 @@
 use crate::layout::{Decoder, Encoder, Role, Slot, Tower};
 use crate::model_folder::{Files, Plan, Rows, Writer};
 use crate::types::Types;
-use crate::vocabulary::{LLAMA3_SPLIT, Vocabulary};
+use crate::vocabulary::Vocabulary;
 use crate::{About, CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use half::f16;
 use llama3med::gguf::Dtype;
 use llama3med::manifest::{CHUNK_SIZE, Manifest};
 use llama3med::prompt::{LLAMA3_MED_SYSTEM, Template};
 use llama3med::rope::llama3_factors;
+use llama3med::tokenizer::split;
 use llama3med::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -368,7 +369,7 @@ fn tokenizer(vocab_size: usize) -> String {
         .collect();
     let byte_level = |use_regex| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
     let split =
-        json!({ "type": "Split", "pattern": { "Regex": LLAMA3_SPLIT }, "behavior": "Isolated", "invert": false });
+        json!({ "type": "Split", "pattern": { "Regex": split::LLAMA3 }, "behavior": "Isolated", "invert": false });
     let bos = special(0);
     let (bos_piece, bos_ids) = (json!({ "SpecialToken": { "id": bos, "type_id": 0 } }), json!([n_plain]));
     let sequence = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
