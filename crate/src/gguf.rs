@@ -186,9 +186,11 @@ impl Gguf {
         match reader.header() {
             Ok(gguf) => Ok(Some(gguf)),
             Err(Stop::NeedMore) if (prefix.len() as u64) < file_size => Ok(None),
-            Err(Stop::NeedMore) => {
-                Err(Error::corrupt(file, "header", format!("the file is cut short: it ends inside its header, after {file_size} bytes")))
-            }
+            Err(Stop::NeedMore) => Err(Error::corrupt(
+                file,
+                "header",
+                format!("the file is cut short: it ends inside its header, after {file_size} bytes"),
+            )),
             Err(Stop::Error(error)) => Err(error),
         }
     }
@@ -416,7 +418,8 @@ impl<'a> Reader<'a> {
             info.offset = info.offset.saturating_add(data_offset);
             let end = info.offset.saturating_add(info.n_bytes());
             if end > self.file_size {
-                let problem = format!("the file is cut short: the tensor ends at byte {end}, the file at {}", self.file_size);
+                let problem =
+                    format!("the file is cut short: the tensor ends at byte {end}, the file at {}", self.file_size);
                 return Err(self.corrupt(name, problem));
             }
         }
@@ -523,7 +526,10 @@ impl<'a> Reader<'a> {
     fn bounded(&self, n_bytes: u64, field: &str) -> std::result::Result<(), Stop> {
         let left = self.file_size.saturating_sub(self.pos as u64);
         if n_bytes > left {
-            return Err(self.corrupt(field, format!("{n_bytes} bytes announced, the file has {left} left: it is cut short or damaged")));
+            return Err(self.corrupt(
+                field,
+                format!("{n_bytes} bytes announced, the file has {left} left: it is cut short or damaged"),
+            ));
         }
         Ok(())
     }

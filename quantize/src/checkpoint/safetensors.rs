@@ -24,7 +24,8 @@ pub fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let size = file.metadata().map_err(|error| failed(path, "read", error))?.len();
     check_stand_in(path, &file)?;
     let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| corrupt("header length", format!("the file is cut short: it has {size} bytes")))?;
+    file.read_exact(&mut length)
+        .map_err(|_| corrupt("header length", format!("the file is cut short: it has {size} bytes")))?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER_BYTES.min(size - 8) {
         let problem = format!("{length} bytes announced in a file of {size}: it is cut short, or no safetensors file");
