@@ -39,7 +39,26 @@ const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's qu
  *   that the files are those of a model, and their bytes
  * @returns {Promise<Model>}
  */
-export async function load(source, { ranks, build, context, cache = true, verify = false, template, onOpened = () => {}, onProgress = () => {}, signal } = {}) {
+export async function load(source, options = {}) {
+  try {
+    return await loadOnce(source, options);
+  } catch (error) {
+    if (error.kind !== "program") throw error;
+    await refetchProgram(chooseBuild(options.build));
+    return loadOnce(source, options);
+  }
+}
+
+// What the model's workers load beside the builds; pages have the rest already.
+const WORKER_FILES = ["store.js", "fetching.js", "folder.js", "pair.js", "rank.js", "probe.js"];
+
+/** A host, or a cache on the way, has given something else in the place of a part of the program: all of it is fetched past every cache. */
+async function refetchProgram(build) {
+  const paths = [...WORKER_FILES, `pkg/llama3med_${build}.js`, `pkg/llama3med_${build}_bg.wasm`];
+  await Promise.all(paths.map((path) => fetch(new URL(path, import.meta.url), { cache: "reload" }).then((response) => response.arrayBuffer()).catch(() => {})));
+}
+
+async function loadOnce(source, { ranks, build, context, cache = true, verify = false, template, onOpened = () => {}, onProgress = () => {}, signal }) {
   const start = performance.now();
   const pair = Array.isArray(source) ? source.map((file) => (file instanceof Blob ? file : absolute(file))) : undefined;
   const url = pair ? undefined : absolute(source);
@@ -105,19 +124,9 @@ function chooseBuild(wanted) {
   return wanted ?? (can(RELAXED) ? "relaxed" : "simd128");
 }
 
-/** The program: fetched once more, past every cache, if it is not what it should be. */
 async function compile(url) {
   try {
-    return await compileOnce(url, "default");
-  } catch (error) {
-    if (error.kind !== "program") throw error;
-    return compileOnce(url, "reload");
-  }
-}
-
-async function compileOnce(url, cache) {
-  try {
-    const response = await fetch(url, { cache });
+    const response = await fetch(url);
     if (!response.ok) throw new ModelError({ kind: "program", message: `${url.pathname.split("/").at(-1)}: HTTP ${response.status}`, detail: (await response.text()).slice(0, 200) });
     // Not every static host knows the type that streaming asks for.
     const streams = WebAssembly.compileStreaming && response.headers.get("Content-Type")?.startsWith("application/wasm");

@@ -122,9 +122,9 @@ export class Session {
 
   #worker(file, name, onMessage) {
     const worker = startWorker(file, name);
-    const watch = { worker, name, silentMs: 0, isPinged: false, isLocked: false };
+    const watch = { worker, name, silentMs: 0, isPinged: false, isLocked: false, hasSpoken: false };
     worker.onmessage = ({ data }) => {
-      Object.assign(watch, { silentMs: 0, isPinged: false });
+      Object.assign(watch, { silentMs: 0, isPinged: false, hasSpoken: true });
       if (this.error) return;
       if (data.type === "failed") this.end(new ModelError(data.error, name));
       else onMessage(data);
@@ -132,7 +132,9 @@ export class Session {
     worker.onerror = (event) => {
       event.preventDefault?.();
       const message = event.message || "it could not be started: is the whole site there, and does its policy allow workers?";
-      this.end(new ModelError({ kind: "internal", message, detail: `${event.filename ?? file}:${event.lineno ?? 0}` }, name));
+      // Of a worker that has not said anything yet the program is to blame.
+      const kind = watch.hasSpoken ? "internal" : "program";
+      this.end(new ModelError({ kind, message: `${file}: ${message}`, detail: `${event.filename ?? file}:${event.lineno ?? 0}` }, name));
     };
     worker.onmessageerror = () => this.end(new ModelError({ kind: "internal", message: "a message could not be read" }, name));
     this.watched.push(watch);

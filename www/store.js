@@ -45,7 +45,9 @@ self.addEventListener("message", async ({ data }) => {
 });
 
 async function open({ manifestUrl, pair, build, module, cache, template }) {
-  wasm = await import(`./pkg/llama3med_${build}.js`);
+  wasm = await import(`./pkg/llama3med_${build}.js`).catch((error) => {
+    throw Object.assign(error, { kind: "program" });
+  });
   wasm.initSync({ module });
   checkTemplate(template);
   if (pair) {
