@@ -10,13 +10,14 @@
 // Beside this file lie ranks.js, probe.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with both wasm builds.
 
 import { chooseRanks, measure, Probe } from "./ranks.js";
-import { abortError, ModelError, Session, startWorker } from "./session.js";
+import { abortError, ModelError, Session, startWorker, workersChecked } from "./session.js";
 
 export { ModelError };
 
 /**
  * @typedef {{ stage: "loading"|"encoding"|"reading"|"answering", done: number, total: number, bytesPerSecond?: number, secondsLeft?: number,
- *   tokensPerSecond?: number }} Progress  Bytes while loading, tiles while encoding, tokens while reading and answering.
+ *   tokensPerSecond?: number, waits?: boolean }} Progress  Bytes while loading, tiles while encoding, tokens while reading and answering. A download that
+ *   has lost the network `waits` for it and goes on by itself.
  * @typedef {{ maxTokens?: number, temperature?: number, topK?: number, topP?: number, minP?: number, repetitionPenalty?: number, seed?: number,
  *   signal?: AbortSignal }} AskOptions  Without any: the likeliest token always, 512 tokens at most.
  */
@@ -33,12 +34,32 @@ const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's qu
  * @param {string|URL|(string|URL|File)[]} source  a model folder's manifest.json, relative to the page; or GGUF files of llama.cpp's converters, a decoder
  *   and its mmproj (without which the model sees no pictures), which are read in place and not kept
  * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, verify?: boolean, template?: string,
- *   onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
+ *   onOpened?: (size: { bytes: number }) => void, onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
  *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` hashes what it keeps once more; `template` is the
- *   form of conversations ("vicuna", "mistral", "llama3", "llama3-med", "chatml") where a GGUF file names none that is known
+ *   form of conversations ("vicuna", "mistral", "llama3", "llama3-med", "chatml") where a GGUF file names none that is known; `onOpened` hears, before any weights are loaded,
+ *   that the files are those of a model, and their bytes
  * @returns {Promise<Model>}
  */
-export async function load(source, { ranks, build, context, cache = true, verify = false, template, onProgress = () => {}, signal } = {}) {
+export async function load(source, options = {}) {
+  try {
+    return await loadOnce(source, options);
+  } catch (error) {
+    if (error.kind !== "program") throw error;
+    await refetchProgram(chooseBuild(options.build));
+    return loadOnce(source, options);
+  }
+}
+
+// What the model's workers load beside the builds; pages have the rest already.
+const WORKER_FILES = ["store.js", "fetching.js", "folder.js", "pair.js", "rank.js", "probe.js"];
+
+/** A host, or a cache on the way, has given something else in the place of a part of the program: all of it is fetched past every cache. */
+async function refetchProgram(build) {
+  const paths = [...WORKER_FILES, `pkg/llama3med_${build}.js`, `pkg/llama3med_${build}_bg.wasm`];
+  await Promise.all(paths.map((path) => fetch(new URL(path, import.meta.url), { cache: "reload" }).then((response) => response.arrayBuffer()).catch(() => {})));
+}
+
+async function loadOnce(source, { ranks, build, context, cache = true, verify = false, template, onOpened = () => {}, onProgress = () => {}, signal }) {
   const start = performance.now();
   const pair = Array.isArray(source) ? source.map((file) => (file instanceof Blob ? file : absolute(file))) : undefined;
   const url = pair ? undefined : absolute(source);
@@ -49,7 +70,7 @@ export async function load(source, { ranks, build, context, cache = true, verify
   const ended = session.ended.then((error) => Promise.reject(error));
   ended.catch(() => {});
   try {
-    return await Promise.race([ended, loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onProgress, start })]);
+    return await Promise.race([ended, loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onOpened, onProgress, start })]);
   } catch (error) {
     session.end(error);
     throw error;
@@ -58,9 +79,9 @@ export async function load(source, { ranks, build, context, cache = true, verify
   }
 }
 
-async function loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onProgress, start }) {
+async function loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onOpened, onProgress, start }) {
   const chosen = chooseBuild(build);
-  const module = await compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url));
+  const [module] = await Promise.all([compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url)), workersChecked()]);
   if (session.error) return null;
   const heard = {};
   const next = (type) => new Promise((resolve) => (heard[type] = resolve));
@@ -69,10 +90,11 @@ async function loadInto(session, { url, pair, ranks, build, context, cache, veri
     heard[type]?.(message);
   });
   const manifested = next("manifest");
-  store.postMessage({ type: "open", manifestUrl: url, pair, build: chosen, module, cache });
+  store.postMessage({ type: "open", manifestUrl: url, pair, build: chosen, module, cache, template });
   const { manifest } = await manifested;
   if (session.error) return null;
   const n_bytes = manifest.files.reduce((sum, file) => sum + file.size, 0);
+  onOpened({ bytes: n_bytes });
   const n_cores = navigator.hardwareConcurrency;
   const n_ranks = await chooseRanks(n_bytes, { wanted: ranks, n_cores, measure: (counts) => measure(counts, { build: chosen, module }) });
   if (session.error) return null;
@@ -94,23 +116,29 @@ function shown({ name, description, license, notices, suggested_questions, sampl
 
 function chooseBuild(wanted) {
   const can = (bytes) => typeof WebAssembly === "object" && WebAssembly.validate(new Uint8Array(bytes));
-  const fail = (message) => {
-    throw new ModelError({ kind: "browser", message });
+  const fail = (message, instead) => {
+    throw new ModelError({ kind: instead ? "invalid" : "browser", message, instead });
   };
-  if (wanted !== undefined && wanted !== "relaxed" && wanted !== "simd128") fail(`There is no build ${JSON.stringify(wanted)}: choose relaxed or simd128.`);
+  if (wanted !== undefined && wanted !== "relaxed" && wanted !== "simd128") fail(`There is no build ${JSON.stringify(wanted)}: choose relaxed or simd128.`, { build: undefined });
   if (!can(SIMD128)) fail("This browser is too old for the model: it lacks WebAssembly SIMD. Use a current Chrome, Edge, Firefox or Safari.");
-  if (wanted === "relaxed" && !can(RELAXED)) fail("This browser lacks relaxed SIMD: leave the choice of the build to the page.");
+  if (wanted === "relaxed" && !can(RELAXED)) fail("This browser lacks relaxed SIMD: leave the choice of the build to the page.", { build: undefined });
   return wanted ?? (can(RELAXED) ? "relaxed" : "simd128");
 }
 
 async function compile(url) {
-  const response = await fetch(url).catch((error) => {
+  try {
+    const response = await fetch(url);
+    if (!response.ok) throw new ModelError({ kind: "program", message: `${url.pathname.split("/").at(-1)}: HTTP ${response.status}`, detail: (await response.text()).slice(0, 200) });
+    // Not every static host knows the type that streaming asks for.
+    const streams = WebAssembly.compileStreaming && response.headers.get("Content-Type")?.startsWith("application/wasm");
+    return await (streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer()));
+  } catch (error) {
+    if (error instanceof WebAssembly.CompileError) {
+      throw new ModelError({ kind: "program", message: `${url.pathname.split("/").at(-1)} is cut short, or something else came in its place`, detail: String(error) });
+    }
+    if (error.kind || error instanceof RangeError) throw error;
     throw new ModelError({ kind: "network", message: "The program itself could not be fetched. Check the network connection and open the page again.", detail: `${error} (${url})` });
-  });
-  if (!response.ok) throw new ModelError({ kind: "http", message: `A part of this site is missing (HTTP ${response.status}).`, detail: url.href });
-  // Not every static host knows the type that streaming asks for.
-  const streams = WebAssembly.compileStreaming && response.headers.get("Content-Type")?.startsWith("application/wasm");
-  return streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
+  }
 }
 
 /** A loaded model. */
@@ -332,6 +360,7 @@ async function bytesOf(image) {
 
 /** Asks a worker of its own a single question. */
 async function askWorker(file, message) {
+  await workersChecked();
   const worker = startWorker(file, file);
   try {
     return await new Promise((resolve, reject) => {
@@ -352,7 +381,7 @@ async function askWorker(file, message) {
  */
 export async function timeKernels({ build, workers = 1, ms = 500, products }) {
   const chosen = chooseBuild(build);
-  const module = await compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url));
+  const [module] = await Promise.all([compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url)), workersChecked()]);
   const probes = Array.from({ length: workers }, () => new Probe());
   try {
     const [{ kernel }] = await Promise.all(probes.map((probe) => probe.ask({ type: "open", build: chosen, module })));

@@ -1,33 +1,40 @@
 // The page: an image, questions, streamed answers. It wires the document to the client (llama3med.js) and computes nothing itself.
-// `?model=URL` chooses a manifest, `?decoder=URL&encoder=URL` GGUF files instead (without an encoder the model sees no pictures) and `&template=NAME` the form
-// of its conversations, `?ranks=N` the number of ranks, `?build=simd128` the plain build, `?tokens=N` the length of the longest answer.
+// What its address asks for is read in query.js.
 
 import { deleteCached, load } from "./llama3med.js";
+import { choiceText, sortFiles } from "./choice.js";
 import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
 import { showModel, showNumbers } from "./numbers.js";
 import { Picture } from "./picture.js";
+import { readQuery } from "./query.js";
 import { Requests, requestsText } from "./requests.js";
-import { explain, progressText, refusal, showError } from "./words.js";
+import { Service } from "./service.js";
+import { explain, progressText, refusal, showError, showNote, WAITS } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
-const query = new URLSearchParams(location.search);
-const manifestUrl = new URL(query.get("model") ?? document.querySelector("meta[name=model]").content, document.baseURI);
-
-const pairUrls = ["decoder", "encoder"].filter((name) => query.has(name)).map((name) => new URL(query.get(name), document.baseURI).href);
+const ownModel = new URL(document.querySelector("meta[name=model]").content, document.baseURI).href;
+const asked = readQuery(location.search, document.baseURI, ownModel);
+const manifestUrl = typeof asked.source === "string" ? asked.source : ownModel;
 
 const picture = new Picture({
   film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), thumbs: byId("thumbs"),
 });
 const conversation = new Conversation(byId("turns"));
-const requests = new Requests(new URL("./", pairUrls[0] ?? manifestUrl).href, (count) => {
+const requests = new Requests(new URL("./", Array.isArray(asked.source) ? asked.source[0] : manifestUrl).href, (count) => {
   const [line, how] = requestsText(count);
   byId("requests-line").textContent = line;
   byId("requests-how").textContent = how;
 });
 
-// What is going on. `model` is a promise of the client's model, renewed by "Load the model again".
-// `source` is where it comes from, `loading` gives up its loading; `lost` is why it is over; `encoded` says whether the image is with it.
-const state = { source: pairUrls.length > 0 ? pairUrls : manifestUrl.href, loading: null, model: null, info: null, lost: null, file: null, sample: null, encoded: false, chat: null, asking: null, opened: 0 };
+const service = new Service({ onNewer: () => (byId("update").hidden = false) });
+
+// What is going on. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` gave: of this model,
+// and of one that the person chose to take its place. `source` is where it comes from, `working` where the one came from that worked last; `lost` is why it
+// is over; `encoded` says whether the image is with it; `waits` whether a download waits for the network.
+const state = {
+  source: asked.source, working: null, loading: null, next: null, waits: false, model: null, info: null, lost: null,
+  file: null, sample: null, encoded: false, chat: null, asking: null, opened: 0,
+};
 
 // ---- status: one line, one bar, and announcements at the turns of events
 
@@ -66,26 +73,77 @@ function rest() {
 
 // ---- the model
 
-function loadModel() {
+/** Begins to load a model: `model` is a promise of it; `giveUp` ends it, loaded or not. */
+function begin(source, onOpened) {
+  const abort = new AbortController();
+  const loading = { source, giveUp };
+  const options = { ranks: asked.ranks, build: asked.build, template: asked.template, signal: abort.signal, onOpened, onProgress: (progress) => loadProgress(loading, progress) };
+  async function start() {
+    await service.inCharge;
+    if (service.isReplaced) throw Object.assign(new Error("its files are no longer kept here"), { kind: "replaced" });
+    requests.withWorkers = Boolean(navigator.serviceWorker?.controller);
+    const model = await load(source, options).catch((error) => {
+      if (!error.instead) throw error;
+      noteInstead(error);
+      return load(source, { ...options, ...error.instead });
+    });
+    await service.keepBuild(model.info.build);
+    return model;
+  }
+  function giveUp() {
+    abort.abort();
+    loading.model.then((model) => model.close(), () => {});
+  }
+  loading.model = start();
+  return loading;
+}
+
+// What the address asks for cannot be had; what can is used.
+function noteInstead(error) {
+  const words = Object.entries(error.instead).map(([name, value]) => (value === undefined ? "the page chooses" : `${name}=${value} is used`));
+  showNote(byId("notes"), error.message, `${error.message}; ${words.join(", ")}.`);
+}
+
+function loadProgress(loading, progress) {
+  if (loading !== (state.next ?? state.loading)) return;
+  if (state.asking && state.info) return; // the model that is there still answers
+  showProgress(progress);
+  const stop = { label: "Stop loading", run: () => stopLoading(loading) };
+  if (Boolean(progress.waits) !== state.waits) showNote(byId("notes"), "waits", progress.waits ? WAITS : "", stop);
+  state.waits = Boolean(progress.waits);
+}
+
+function stopLoading(loading) {
+  loading.giveUp();
+  endWaiting();
+  const stopped = { kind: "stopped", message: "You stopped it." };
+  if (loading === state.loading) modelFailed(stopped);
+  else choiceFailed(stopped);
+}
+
+function endWaiting() {
+  state.waits = false;
+  showNote(byId("notes"), "waits", "");
+}
+
+/** From now on questions wait for the model of `loading`; the one before is over. */
+function use(loading) {
+  if (state.loading !== loading) state.loading?.giveUp();
+  if (state.next !== loading) state.next?.giveUp();
   byId("load-error").replaceChildren();
-  Object.assign(state, { info: null, lost: null, encoded: false });
+  endWaiting();
+  Object.assign(state, { loading, next: null, source: loading.source, model: loading.model, info: null, lost: null, encoded: false });
   setModelLine("loading");
   setStatus("Loading the model", 0);
-  const ranks = Number(query.get("ranks")) || undefined;
-  const build = query.get("build") ?? undefined;
-  const template = query.get("template") ?? undefined;
-  const loading = new AbortController();
-  state.loading = loading;
-  const options = { ranks, build, template, onProgress: showProgress, signal: loading.signal };
-  state.model = inCharge.then(() => {
-    requests.withWorkers = Boolean(navigator.serviceWorker?.controller);
-    return load(state.source, options);
-  }).then((model) => keepBuild(model.info.build).then(() => model));
-  state.model.then(modelReady, (error) => loading.signal.aborted || modelFailed(error));
+  const current = (act) => (value) => loading === state.loading && act(value);
+  loading.model.then(current((model) => {
+    modelReady(model);
+    model.ended.then(current((error) => error.name === "AbortError" || modelLost(error)));
+  }), current((error) => error.name === "AbortError" || modelFailed(error)));
 }
 
 function modelReady(model) {
-  state.info = model.info;
+  Object.assign(state, { info: model.info, working: state.source });
   const about = (model.info.notices ?? []).join(" ") || model.info.description;
   byId("about").textContent = about;
   byId("about").hidden = !about;
@@ -97,7 +155,6 @@ function modelReady(model) {
   if (state.file || !sees()) startChat();
   showChips();
   rest();
-  model.ended.then((error) => error.name === "AbortError" || modelLost(error));
 }
 
 const noVision = () => explain({ kind: "no-vision", message: `${state.info.name} has no image encoder` });
@@ -119,14 +176,31 @@ function showSight() {
 }
 
 function modelFailed(error) {
+  endWaiting();
+  if (state.loading) state.loading.isOver = true;
   setModelLine("not loaded");
   setStatus("The model is not loaded");
-  showError(byId("load-error"), explain(error), { label: "Load the model again", run: () => reloadModel() });
+  const again = { label: "Load the model again", run: () => reloadModel(state.source ?? ownModel) };
+  const before = { label: "Load the model before it", run: () => reloadModel(state.working) };
+  const renew = { label: "Reload the page", run: () => location.reload() };
+  const isOther = state.working && state.working !== state.source;
+  showError(byId("load-error"), explain(error), error.kind === "replaced" ? renew : isOther ? before : again);
+}
+
+// The address of the model in the page's address is none: another model than the one that was meant opens only if the person wants it.
+function addressFailed() {
+  setModelLine("not loaded");
+  setStatus("The model is not loaded");
+  state.model = Promise.reject(new Error(asked.problem));
+  state.model.catch(() => {});
+  const own = { label: "Open this page's own model", run: () => reloadModel(ownModel) };
+  showError(byId("load-error"), explain({ kind: "address", message: asked.problem }), own);
 }
 
 // A worker was lost. A question that waits for its answer says so at its own place.
 function modelLost(error) {
   state.lost = error;
+  state.loading.isOver = true;
   setStatus("The model stopped");
   setModelLine("stopped");
   if (!state.asking) showLost();
@@ -136,23 +210,53 @@ function showLost() {
   showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: () => reloadModel() });
 }
 
-// A pair of GGUF files that the person chose or dropped takes the place of the model.
-function openModel(files) {
+// The bytes of two models that may be in memory at once.
+const BESIDE_BYTES = 2e9;
+
+/** Files that the person chose or dropped: their model takes the place of the present one when it has loaded, or when it is clear that it is one and both are too large together. */
+function openModel({ models, others }) {
+  state.next?.giveUp();
+  state.next = null;
+  byId("load-error").replaceChildren();
+  showNote(byId("notes"), "files", choiceText({ models, others }));
+  if (models.length === 0) return choiceFailed({ kind: "pair", message: `None of these is a GGUF file: ${others.map(({ name }) => name).join(", ")}` });
+  const next = begin(models, ({ bytes }) => {
+    const isWorking = state.info && !state.lost;
+    if (!isWorking || bytes + state.info.files.reduce((sum, { size }) => sum + size, 0) > BESIDE_BYTES) replaceBy(next);
+  });
+  state.next = next;
+  next.model.then(() => replaceBy(next), (error) => next === state.next && choiceFailed(error));
+}
+
+function replaceBy(next) {
+  if (next !== state.next) return;
   state.asking?.abort.abort();
-  state.source = [...files];
-  state.loading.abort();
   byId("samples").hidden = true;
-  return reloadModel("Another model was opened; it does not know what is above.");
+  divide("Another model was opened; it does not know what is above.");
+  use(next);
+}
+
+// The model that is there, or still loading, stays.
+function choiceFailed(error) {
+  state.next = null;
+  if (state.loading?.isOver ?? true) return modelFailed(error);
+  endWaiting();
+  showError(byId("load-error"), explain(error));
+  rest();
 }
 
 // After a failure: the model comes back from this browser's own copy, the picture is encoded again.
-async function reloadModel(word = "The model was loaded again; it does not remember what is above.") {
-  const model = await state.model.catch(() => null);
-  model?.close();
+function reloadModel(source = state.source) {
+  state.loading?.giveUp();
+  divide("The model was loaded again; it does not remember what is above.");
+  use(begin(source));
+}
+
+// Another model, or the same from its start: it has no conversation and no picture yet.
+function divide(word) {
   state.chat = null;
   byId("image-error").replaceChildren();
   if (conversation.turns.length > 0) conversation.divide(word);
-  loadModel();
 }
 
 function showSamples(samples) {
@@ -220,9 +324,9 @@ function closeChat() {
 
 // The model looks at the image at once, if it sees any; the question may still be in the typing.
 async function startChat() {
-  const { file } = state;
+  const { file, loading } = state;
   const model = await state.model;
-  if (file !== state.file || state.chat) return;
+  if (file !== state.file || loading !== state.loading || state.chat) return;
   const { scales, tileSize } = model.info;
   showNumbers(byId("numbers"), model.info);
   const guess = file && picture.guess();
@@ -326,7 +430,7 @@ async function ask(question) {
 async function answer(turn, asking) {
   const { signal } = asking.abort;
   const chat = await chatForQuestion(signal);
-  for await (const piece of chat.ask(turn.question, { maxTokens: Number(query.get("tokens")) || 512, signal })) {
+  for await (const piece of chat.ask(turn.question, { maxTokens: asked.tokens ?? 512, signal })) {
     turn.push(piece);
     conversation.follow();
   }
@@ -377,6 +481,13 @@ function stop() {
 
 // ---- wiring
 
+// What was dropped: a model, or a picture.
+async function openFiles(files) {
+  const sorted = await sortFiles(files);
+  if (sorted.models.length > 0) openModel(sorted);
+  else if (files.length > 0) openImage(files[0]);
+}
+
 function wireImage() {
   const input = byId("image-input");
   for (const id of ["choose", "another"]) byId(id).addEventListener("click", () => input.click());
@@ -393,9 +504,7 @@ function wireImage() {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dragging");
-    const { files } = event.dataTransfer;
-    if ([...files].some(({ name }) => /\.gguf$/i.test(name))) openModel(files);
-    else if (files.length > 0) openImage(files[0]);
+    openFiles([...event.dataTransfer.files]);
   });
   document.addEventListener("paste", (event) => {
     const [file] = event.clipboardData?.files ?? [];
@@ -432,11 +541,12 @@ function wireKeeping() {
 function wireModel() {
   const input = byId("model-input");
   byId("choose-model").addEventListener("click", () => input.click());
-  input.addEventListener("change", () => {
+  input.addEventListener("change", async () => {
     const files = [...input.files];
     input.value = "";
-    if (files.length > 0) openModel(files);
+    if (files.length > 0) openModel(await sortFiles(files));
   });
+  byId("reload").addEventListener("click", () => service.renew());
 }
 
 function wireCache() {
@@ -450,46 +560,13 @@ function wireCache() {
   });
 }
 
-// ---- the service worker: the page opens with the network cut. None on plain http, where the page works uncached.
-
-const atMost = (ms, promise) => Promise.race([promise, new Promise((resolve) => setTimeout(resolve, ms))]);
-const registered = navigator.serviceWorker ? registerServiceWorker().catch(() => null) : Promise.resolve(null);
-// The model's workers are started when the service worker is in charge: it sees the requests of those alone that start after it.
-const inCharge = atMost(5_000, registered);
-
-// Asks the service worker to keep the wasm build in use, and waits for it, so that no request is left for later.
-async function keepBuild(build) {
-  const kept = registered.then((registration) => registration && new Promise((resolve) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = resolve;
-    registration.active.postMessage({ type: "keep", build, port: port2 }, [port2]);
-  }));
-  await atMost(10_000, kept);
-}
-
-async function registerServiceWorker() {
-  const registration = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
-  const offer = () => {
-    if (!registration.waiting || !navigator.serviceWorker.controller) return;
-    byId("update").hidden = false;
-    byId("reload").addEventListener("click", () => {
-      navigator.serviceWorker.addEventListener("controllerchange", () => location.reload());
-      registration.waiting.postMessage({ type: "take over" });
-    }, { once: true });
-  };
-  registration.addEventListener("updatefound", () => registration.installing?.addEventListener("statechange", offer));
-  offer();
-  const isFirst = !registration.active;
-  await navigator.serviceWorker.ready;
-  if (isFirst && !navigator.serviceWorker.controller) {
-    await new Promise((resolve) => navigator.serviceWorker.addEventListener("controllerchange", resolve, { once: true }));
-  }
-  return registration;
-}
-
 wireImage();
 wireQuestions();
 wireKeeping();
 wireModel();
 wireCache();
-loadModel();
+asked.notes.forEach((note) => showNote(byId("notes"), note, note));
+if (location.protocol === "file:") {
+  // start.js has said why nothing works here.
+} else if (asked.problem) addressFailed();
+else use(begin(state.source));

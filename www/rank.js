@@ -57,7 +57,9 @@ function fail(error) {
 async function start({ rank: idx, ports, store, build, module, lock, context, template }) {
   // Held until this worker ends, however it ends: that is how the page notices.
   if (lock) await new Promise((held) => navigator.locks.request(lock, () => (held(), new Promise(() => {}))).catch(held));
-  wasm = await import(`./pkg/llama3med_${build}.js`);
+  wasm = await import(`./pkg/llama3med_${build}.js`).catch((error) => {
+    throw Object.assign(error, { kind: "program" });
+  });
   ({ memory } = wasm.initSync({ module }));
   rank = new wasm.Rank(idx, ports);
   const messages = [];

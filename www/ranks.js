@@ -6,7 +6,8 @@
 
 import { ModelError, startWorker } from "./session.js";
 
-const MAX_RANKS = 64;
+/** As many ranks as a model may have. */
+export const MAX_RANKS = 64;
 const MAX_DEFAULT_RANKS = 16;
 const UNMEASURED_RANKS = 4; // at most, where nothing could be measured
 const RANK_BYTES = 3.3e9; // of a model's files, so that a rank stays below the 4 GiB of a wasm memory
@@ -48,7 +49,8 @@ function checked(wanted, n_least) {
     throw new ModelError({ kind: "invalid", message: `ranks must be a whole number from 1 to ${MAX_RANKS}, found ${wanted}` });
   }
   if (wanted >= n_least) return wanted;
-  throw new ModelError({ kind: "invalid", message: `this model needs at least ${n_least} ranks: no rank can have more than 4 GB of memory` });
+  const message = `this model needs at least ${n_least} ranks: no rank can have more than 4 GB of memory`;
+  throw new ModelError({ kind: "invalid", message, instead: { ranks: n_least } });
 }
 
 /** Ascending: the least that the model needs, powers of two above it, and one for each core. */

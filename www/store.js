@@ -1,14 +1,16 @@
 // The store: a worker that fetches a model's chunks, checks them, keeps them (folder.js) and hands every rank the bytes that it needs.
 //
 // Messages from the page                                     answered by
-//   { type: "open", manifestUrl, build, module, cache }      { type: "manifest", manifest, isCopy }
-//     or pair: [address or File, ...] instead of manifestUrl
-//   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, bytesPerSecond, secondsLeft }, ...
+//   { type: "open", manifestUrl, build, module, cache,       { type: "manifest", manifest, isCopy }
+//     template } or pair: [address or File, ...] instead       { type: "progress", ... } while the network is waited for
+//     of manifestUrl
+//   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, bytesPerSecond, secondsLeft, waits }, ...
 //     verify }                                               { type: "served", cached, note }
 //   { type: "cached", manifestUrl }                          { type: "cached", bytes, complete }
 //   { type: "forget", manifestUrl }                          { type: "forgotten" }
 //   { type: "ping" }                                         { type: "pong" }
-//   any of them                                              { type: "failed", error: { kind, message, detail } }
+//   any of them                                              { type: "failed", error: { kind, message, detail, instead } }, where `instead` are
+//                                                              options of `load` that would do
 // Messages to a rank, over its port                          answered by
 //   { type: "header", file, size, bytes }                    { type: "ranges", ranges: [start, end, start, end, ...] }
 //   { type: "bytes", file, parts: [{ offset, bytes }] }      { type: "taken" }
@@ -20,7 +22,7 @@
 // What the folder keeps already, the ranks read there themselves, each what it needs, straight into its memory: bytes that came through this worker would
 // be copied twice more. They were checked before they got their place (folder.js); with `verify` they are read and hashed here once more.
 
-import { checkStatus, fetchBytes, StoreError } from "./fetching.js";
+import { checkStandIn, checkStatus, fetchBytes, isNetworkLost, networkBack, StoreError, whyForbidden } from "./fetching.js";
 import { Folder, hex } from "./folder.js";
 import { describePair, readChunk } from "./pair.js";
 
@@ -37,14 +39,17 @@ self.addEventListener("message", async ({ data }) => {
   try {
     await { open, serve, cached, forget, ping: () => postMessage({ type: "pong" }) }[data.type](data);
   } catch (error) {
-    const { kind = "internal", message, detail = error.kind ? "" : String(error.stack ?? "") } = error;
-    postMessage({ type: "failed", error: { kind, message, detail } });
+    const { kind = "internal", message, detail = error.kind ? "" : String(error.stack ?? ""), instead } = error;
+    postMessage({ type: "failed", error: { kind, message, detail, instead } });
   }
 });
 
-async function open({ manifestUrl, pair, build, module, cache }) {
-  wasm = await import(`./pkg/llama3med_${build}.js`);
+async function open({ manifestUrl, pair, build, module, cache, template }) {
+  wasm = await import(`./pkg/llama3med_${build}.js`).catch((error) => {
+    throw Object.assign(error, { kind: "program" });
+  });
   wasm.initSync({ module });
+  checkTemplate(template);
   if (pair) {
     const note = pair.every((source) => typeof source === "string") ? "" : "no: it is read from the files that you chose";
     model = { manifest: await describePair(pair, wasm), folder: null, note };
@@ -57,24 +62,42 @@ async function open({ manifestUrl, pair, build, module, cache }) {
   postMessage({ type: "manifest", manifest: model.manifest, isCopy });
 }
 
+/** Said before anything is fetched: the ranks would say it when all has been loaded. */
+function checkTemplate(template) {
+  const known = wasm.templateNames();
+  if (template === undefined || known.includes(template)) return;
+  throw Object.assign(new StoreError("invalid", `template must be one of ${known.join(", ")}, found ${template}`), { instead: { template: undefined } });
+}
+
 /** The manifest from the network, or, when there is no way to it, as it was kept. */
 async function manifestBytes(url, folder) {
   const copy = await folder?.manifest();
   for (let attempt = 0; ; attempt++) {
     try {
-      const response = await fetch(url, { cache: "no-cache", signal: timeout(copy ? MANIFEST_WAIT_MS : 4 * MANIFEST_WAIT_MS) });
-      checkStatus(response, "manifest.json");
-      const bytes = new Uint8Array(await response.arrayBuffer());
-      if (bytes.length > MAX_MANIFEST_BYTES) throw new StoreError("corrupt", `manifest.json has ${bytes.length} bytes: too many.`);
-      return { bytes, isCopy: false };
+      return { bytes: await fetchManifest(url, copy ? MANIFEST_WAIT_MS : 4 * MANIFEST_WAIT_MS), isCopy: false };
     } catch (error) {
-      const isFault = !(error instanceof StoreError) || error.passing;
-      if (isFault && copy) return { bytes: copy, isCopy: true };
-      if (isFault && attempt < 2) await new Promise((resolve) => setTimeout(resolve, 500 * (attempt + 1)));
-      else if (error instanceof StoreError) throw error;
-      else throw new StoreError("network", "The model's manifest could not be fetched. Check the network connection and the address, then load the model again.", `${error} (${url})`);
+      // A web page is what a network says that wants a login first.
+      const mayPass = !(error instanceof StoreError) || error.passing || error.kind === "web-page";
+      if (mayPass && copy) return { bytes: copy, isCopy: true };
+      const reason = error instanceof StoreError ? error : await whyForbidden(url);
+      if (reason && !reason.passing) throw reason;
+      if (attempt < 2) await new Promise((resolve) => setTimeout(resolve, 500 * (attempt + 1)));
+      else if (reason) throw reason;
+      else if (isNetworkLost()) {
+        postMessage({ type: "progress", done: 0, total: 0, waits: true });
+        await networkBack();
+      } else throw new StoreError("network", "The model's manifest could not be fetched. Check the network connection and the address, then load the model again.", `${error} (${url})`);
     }
   }
+}
+
+async function fetchManifest(url, ms) {
+  const response = await fetch(url, { cache: "no-cache", signal: timeout(ms) });
+  checkStatus(response, "manifest.json");
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  checkStandIn(bytes, "manifest.json");
+  if (bytes.length > MAX_MANIFEST_BYTES) throw new StoreError("corrupt", `manifest.json has ${bytes.length} bytes: too many.`);
+  return bytes;
 }
 
 function timeout(ms) {
@@ -210,10 +233,11 @@ async function fetchChunk(chunk, chunks, progress) {
     try {
       const range = isPart ? (chunk.offset ?? 0) : undefined;
       const cache = fresh ? "reload" : model.folder ? "no-store" : "default"; // what the folder keeps need not be kept twice
-      const bytes = await fetchBytes(url, { name, size: chunk.size, range, cache, onBytes: (n) => progress.add(n) });
+      const bytes = await fetchBytes(url, { name, size: chunk.size, range, cache, ...progress.listener });
       const found = await sha256(bytes);
       if (found === chunk.sha256) return bytes;
       progress.add(-chunk.size);
+      checkStandIn(bytes, name);
       problem = new StoreError("hash", `${name} arrived damaged, twice: it is not the file that the manifest names.`,
         `${url}: sha256 expected ${chunk.sha256}, found ${found}`);
     } catch (error) {
@@ -281,7 +305,14 @@ class Feed {
 /** All bytes of the model, as they become available. */
 class Progress {
   constructor(total) {
-    Object.assign(this, { total, done: 0, told: 0, samples: [{ time: performance.now(), done: 0 }] });
+    Object.assign(this, { total, done: 0, told: 0, n_waiting: 0, samples: [{ time: performance.now(), done: 0 }] });
+    /** For `fetchBytes`. */
+    this.listener = { onBytes: (n) => this.add(n), onWaiting: (waits) => this.#wait(waits) };
+    this.tell();
+  }
+
+  #wait(waits) {
+    this.n_waiting += waits ? 1 : -1;
     this.tell();
   }
 
@@ -299,7 +330,7 @@ class Progress {
     const [{ time, done }] = this.samples;
     const bytesPerSecond = now > time ? Math.max(0, ((this.done - done) / (now - time)) * 1000) : 0;
     const secondsLeft = bytesPerSecond > 0 ? (this.total - this.done) / bytesPerSecond : undefined;
-    postMessage({ type: "progress", done: this.done, total: this.total, bytesPerSecond, secondsLeft });
+    postMessage({ type: "progress", done: this.done, total: this.total, bytesPerSecond, secondsLeft, waits: this.n_waiting > 0 });
   }
 }
 

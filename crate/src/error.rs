@@ -69,6 +69,19 @@ impl Error {
     }
 }
 
+/// What stands in the place of a file, if its first bytes tell: a repository copied without its large files, or a server's answer that was saved.
+pub fn stand_in(first: &[u8]) -> Option<&'static str> {
+    let text = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(first).trim_ascii_start();
+    let begins = |mark: &str| text.get(..mark.len()).is_some_and(|start| start.eq_ignore_ascii_case(mark.as_bytes()));
+    if begins("version https://git-lfs") {
+        return Some(
+            "this is a Git LFS pointer, a note in the place of the file: `git lfs pull` fetches the file itself",
+        );
+    }
+    let is_page = ["<!doctype html", "<html", "<head", "<body"].into_iter().any(begins);
+    is_page.then_some("this is a web page, a server's answer in the place of the file: fetch the file again")
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

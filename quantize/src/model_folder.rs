@@ -5,6 +5,7 @@ use crate::About;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::config::Config;
 use llama3med::encoder;
+use llama3med::error::stand_in;
 use llama3med::gguf::{ALIGNMENT, Dtype, Gguf, Header, part_names};
 use llama3med::manifest::{Chunk, DECODER, ENCODER, File, MAX_MANIFEST_BYTES, Manifest};
 use llama3med::{Error, Result};
@@ -429,7 +430,23 @@ pub fn read_small(path: &Path, max: usize) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|error| failed(path, "read", error))?;
+    refuse_stand_in(path, &bytes)?;
     Ok(bytes)
+}
+
+/// Fails if the first bytes tell that something else stands in the place of a file of a model; leaves the place of the next read at the start.
+pub fn check_stand_in(path: &Path, mut file: &fs::File) -> Result<()> {
+    let mut first = Vec::new();
+    let read = file.take(200).read_to_end(&mut first).and_then(|_| file.rewind());
+    read.map_err(|error| failed(path, "read", error))?;
+    refuse_stand_in(path, &first)
+}
+
+fn refuse_stand_in(path: &Path, first: &[u8]) -> Result<()> {
+    match stand_in(first) {
+        Some(problem) => Err(Error::corrupt(path.display().to_string(), "contents", problem)),
+        None => Ok(()),
+    }
 }
 
 /// One GGUF file on disk: by itself, in the parts of a split one, or as the chunks of a model folder.
@@ -480,7 +497,9 @@ impl Stored {
             let path = folder.join(&chunk.path);
             let found = fs::metadata(&path).map_err(|error| failed(&path, "open", error))?.len();
             if found < chunk.offset.saturating_add(chunk.size) {
-                let problem = format!("expected {} bytes from {} on, the file has {found}", chunk.size, chunk.offset);
+                check_stand_in(&path, &fs::File::open(&path).map_err(|error| failed(&path, "open", error))?)?;
+                let expected = format!("expected {} bytes from {} on", chunk.size, chunk.offset);
+                let problem = format!("the file is cut short: {expected}, it has {found}");
                 return Err(Error::corrupt(path.display().to_string(), "size", problem));
             }
             parts.push((start..start + chunk.size, path, chunk.offset));

@@ -33,21 +33,39 @@ fn tensors_refused(test: &str, edit: impl FnOnce(&mut Value), words: &[&str]) {
 fn truncated_data() {
     let checkpoint = siglip("truncated_data");
     checkpoint.edit_bytes(SINGLE, |bytes| bytes.truncate(bytes.len() - 100));
-    checkpoint.refused(&[SINGLE, "data", "bytes of data, the file has"]);
+    checkpoint.refused(&[SINGLE, "data", "the file is cut short", "bytes of data, there are"]);
 }
 
 #[test]
 fn truncated_header() {
     let checkpoint = siglip("truncated_header");
     checkpoint.edit_bytes(SINGLE, |bytes| bytes.truncate(1000));
-    checkpoint.refused(&[SINGLE, "header length", "in a file of 1000"]);
+    checkpoint.refused(&[SINGLE, "header length", "in a file of 1000: it is cut short"]);
 }
 
 #[test]
 fn empty_file() {
     let checkpoint = siglip("empty_file");
     checkpoint.edit_bytes(SINGLE, Vec::clear);
-    checkpoint.refused(&[SINGLE, "header length", "only 0 bytes"]);
+    checkpoint.refused(&[SINGLE, "header length", "cut short: it has 0 bytes"]);
+}
+
+/// What `git clone` without Git LFS leaves, and what a server says that has no such file.
+#[test]
+fn something_else_in_a_files_place() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+    let page = "\n<!DOCTYPE html><html><body>Sign in</body></html>";
+    for name in [SINGLE, "tokenizer.json", "config.json"] {
+        for (text, words) in [(pointer, "this is a Git LFS pointer"), (page, "this is a web page")] {
+            let checkpoint = siglip("something_else");
+            fs::write(checkpoint.folder.join(name), text).unwrap();
+            checkpoint.refused(&[name, "contents", words]);
+        }
+    }
+    let checkpoint = siglip("something_else");
+    fs::remove_file(checkpoint.folder.join(SINGLE)).unwrap();
+    fs::write(checkpoint.folder.join("pytorch_model.bin"), pointer).unwrap();
+    checkpoint.refused(&["pytorch_model.bin", "this is a Git LFS pointer", "git lfs pull"]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod store;
 
 pub use bench::{Product, Stretch, multiply};
 pub use rank::Rank;
-pub use store::{Sha256, describe_gguf, join_gguf, parse_manifest};
+pub use store::{Sha256, describe_gguf, join_gguf, parse_manifest, template_names};
 
 use llama3med::Error;
 use std::cell::RefCell;

@@ -4,6 +4,7 @@ use crate::{js_error, object, to_js};
 use js_sys::Uint8Array;
 use llama3med::gguf::Gguf;
 use llama3med::manifest::Manifest;
+use llama3med::prompt::TEMPLATES;
 use serde::Serialize;
 use serde_wasm_bindgen::Serializer;
 use sha2::Digest;
@@ -35,6 +36,12 @@ pub fn describe_gguf(name: &str, prefix: &[u8], size: f64) -> Result<JsValue, Js
         ("nParts", n_parts.into()),
     ])
     .map(JsValue::from)
+}
+
+/// Names of the forms of conversations that are known.
+#[wasm_bindgen(js_name = templateNames)]
+pub fn template_names() -> Vec<String> {
+    TEMPLATES.map(String::from).to_vec()
 }
 
 /// Header of the whole file that the parts of a split one make up, from the headers of the parts in order.
