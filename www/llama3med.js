@@ -19,7 +19,8 @@ export { ModelError };
  *   tokensPerSecond?: number, waits?: boolean }} Progress  Bytes while loading, tiles while encoding, tokens while reading and answering. A download that
  *   has lost the network `waits` for it and goes on by itself.
  * @typedef {{ maxTokens?: number, temperature?: number, topK?: number, topP?: number, minP?: number, repetitionPenalty?: number, seed?: number,
- *   signal?: AbortSignal }} AskOptions  Without any: the likeliest token always, 512 tokens at most.
+ *   stopRepetition?: boolean, signal?: AbortSignal }} AskOptions  Without any: the likeliest token always, 512 tokens at most, and an answer that only
+ *   repeats itself is ended.
  */
 
 // (module (func (result v128) (i8x16.popcnt (i8x16.splat (i32.const 0)))))
@@ -208,7 +209,8 @@ export class Chat {
     this.#onProgress = onProgress;
     /** Milliseconds and speeds: loadMs, encodeMs, prefillMs, prefillTokensPerSecond, firstTokenMs, answerMs, nTokens, tokensPerSecond, nPrompt, nReused. */
     this.timings = { loadMs };
-    /** How the latest answer ended: "stop" (the model ended it), "length", "context" (no room left) or "cancelled". */
+    /** How the latest answer ended: "stop" (the model ended it), "length", "context" (no room left), "repetition" (it only repeated itself) or
+     "cancelled". */
     this.finish = undefined;
     /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];

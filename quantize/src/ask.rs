@@ -40,6 +40,8 @@ pub struct Options {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampler: SamplerOptions,
+    /// Ends an answer that only repeats itself.
+    pub stop_repetition: bool,
     /// Ranks; `None` is one for each core, or one alone for a small model.
     pub ranks: Option<usize>,
     /// The largest conversation in tokens; `None` is the engine's default.
@@ -97,7 +99,11 @@ async fn run(
         eprintln!("encoded {n_tiles} tiles in {}", seconds(start.elapsed()));
         (chat.image, features) = (Some(look.key), look.features);
     }
-    let ask = AskOptions { max_tokens: options.max_tokens, sampler: options.sampler.clone() };
+    let ask = AskOptions {
+        max_tokens: options.max_tokens,
+        sampler: options.sampler.clone(),
+        stop_repetition: options.stop_repetition,
+    };
     let start = Instant::now();
     let answer = session.ask(&mut chat, &options.prompt, &ask, &mut listener).await?;
     let _ = writeln!(std::io::stdout());
@@ -120,6 +126,7 @@ fn report(listener: &Terminal, answer: &Answer, start: Instant) {
         Finish::Stop => "the model ended its answer",
         Finish::Length => "as long as --max-tokens allows",
         Finish::Context => "the context is full",
+        Finish::Repetition => "it only repeated itself; --allow-repetition lets it go on",
         Finish::Cancelled => "stopped",
     };
     eprintln!("answered {} tokens in {} ({:.1}/s): {end}", listener.ids.len(), seconds(time), rate(n_steps, time));

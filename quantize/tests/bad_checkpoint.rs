@@ -4,6 +4,7 @@ mod common;
 
 use common::Checkpoint;
 use quantize::checkpoint::Parts;
+use quantize::convert;
 use quantize::convert::Understood;
 use serde_json::{Value, json};
 use std::fs;
@@ -178,6 +179,29 @@ fn absurd_block_numbers() {
     }
     let edit = |config: &mut Value| config["text_config"]["num_hidden_layers"] = json!(1 << 20);
     config_refused("absurd_number_of_layers", edit, &["config.json", "num_hidden_layers", "at most 1024"]);
+}
+
+#[test]
+fn what_python_and_editors_write_into_json_does_no_harm() {
+    let checkpoint = siglip("foreign_json");
+    let good = convert(&checkpoint.options()).unwrap();
+    let edit = |file: &str, edit: &dyn Fn(String) -> Vec<u8>| {
+        checkpoint.edit_bytes(file, |bytes| *bytes = edit(String::from_utf8(std::mem::take(bytes)).unwrap()));
+    };
+    let wide = |text: String| ["\u{feff}", &text].concat().encode_utf16().flat_map(u16::to_be_bytes).collect();
+    edit("config.json", &|text| {
+        text.replacen('{', "\u{feff}{\"final_loss\": NaN, \"bounds\": [-Infinity, Infinity],", 1).into()
+    });
+    edit("generation_config.json", &wide);
+    edit("tokenizer.json", &|text| format!("\u{feff}{text}").into());
+    assert_eq!(convert(&checkpoint.options()).unwrap().files, good.files);
+    // Manifests are edited by hand, too.
+    let manifest = checkpoint.output().join("manifest.json");
+    fs::write(&manifest, wide(fs::read_to_string(&manifest).unwrap())).unwrap();
+    assert_eq!(quantize::model_folder::read_manifest(checkpoint.output()).unwrap(), good);
+    fs::remove_dir_all(checkpoint.output()).unwrap();
+    edit("config.json", &|text| text.replace("\"rope_theta\": ", "\"rope_theta\": NaN, \"was\": ").into());
+    checkpoint.refused(&["config.json", "text_config.rope_theta: expected a finite number, found NaN"]);
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn earlier_conversations_are_given_up_where_memory_is_short() {
             }
             assert_eq!(session.model().n_kept(), 2);
             N_REFUSALS.store(n_refusals, Ordering::Relaxed);
-            let options = AskOptions { max_tokens: 8, sampler: Default::default() };
+            let options = AskOptions { max_tokens: 8, sampler: Default::default(), stop_repetition: false };
             block_on(session.ask(&mut chat, &"What? ".repeat(30), &options, &mut Nobody))?;
             assert_eq!(N_REFUSALS.load(Ordering::Relaxed), 0, "fewer pages were asked for than refused");
             Ok((session.model().n_kept(), chat.turns.remove(0).answer))

@@ -56,12 +56,22 @@ struct WebOptions {
     min_p: f32,
     repetition_penalty: f32,
     seed: f64,
+    stop_repetition: bool,
 }
 
 impl Default for WebOptions {
     fn default() -> Self {
         let SamplerOptions { temperature, top_p, min_p, repetition_penalty, .. } = SamplerOptions::default();
-        Self { max_tokens: 512.0, temperature, top_k: 0.0, top_p, min_p, repetition_penalty, seed: 0.0 }
+        Self {
+            max_tokens: 512.0,
+            temperature,
+            top_k: 0.0,
+            top_p,
+            min_p,
+            repetition_penalty,
+            seed: 0.0,
+            stop_repetition: true,
+        }
     }
 }
 
@@ -80,7 +90,8 @@ impl WebOptions {
             seed: whole("seed", self.seed, 0.0)? as u64,
         };
         sampler.check()?;
-        Ok(AskOptions { max_tokens: whole("maxTokens", self.max_tokens, 1.0)? as usize, sampler })
+        let max_tokens = whole("maxTokens", self.max_tokens, 1.0)? as usize;
+        Ok(AskOptions { max_tokens, sampler, stop_repetition: self.stop_repetition })
     }
 }
 
@@ -219,6 +230,7 @@ impl Rank {
             Finish::Stop => "stop",
             Finish::Length => "length",
             Finish::Context => "context",
+            Finish::Repetition => "repetition",
             Finish::Cancelled => "cancelled",
         };
         object(&[
