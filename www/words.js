@@ -53,6 +53,7 @@ const KINDS = {
   internal: ["Something went wrong inside the model.", AGAIN],
   "context-full": ["The conversation is too long for the model.", "Open the image again to start afresh."],
   image: ["This picture could not be read.", "Save it as PNG or JPEG and open that."],
+  file: ["This file could not be read.", "It may have been moved or changed, or this browser may not read it. Choose it again."],
   pair: ["These files are not a model.", "Choose two GGUF files together: the language model, and the image encoder (mmproj) that belongs to it."],
   busy: ["An answer is still being written.", "Wait for its end, or stop it."],
 };
