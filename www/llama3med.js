@@ -199,18 +199,23 @@ export class Chat {
   #session;
   #id;
   #onProgress;
+  #image = null; // a Blob: the browser keeps its bytes, or reads them again from the disk
   #preparing = []; // operations that a newer picture makes superfluous
   #answer = null;
+  #isGivenUp = false;
   #isClosed = false;
 
   constructor(session, id, image, onProgress = () => {}, loadMs = undefined) {
     this.#session = session;
     this.#id = id;
     this.#onProgress = onProgress;
+    if (image !== undefined && image !== null) this.#image = image instanceof Blob ? image : new Blob([image]);
     /** Milliseconds and speeds: loadMs, encodeMs, prefillMs, prefillTokensPerSecond, firstTokenMs, answerMs, nTokens, tokensPerSecond, nPrompt, nReused. */
     this.timings = { loadMs };
-    /** How the latest answer ended: "stop" (the model ended it), "length", "context" (no room left), "repetition" (it only repeated itself) or
-     "cancelled". */
+    /**
+     * How the latest answer ended: "stop" (the model ended it), "length", "context" (no room left), "repetition" (it only repeated itself) or "cancelled".
+     * @type {"stop"|"length"|"context"|"repetition"|"cancelled"|undefined}
+     */
     this.finish = undefined;
     /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];
@@ -218,23 +223,20 @@ export class Chat {
      * Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles }. Without a picture: { tiles: 0 }. Of a model that sees
      * no pictures a picture's `ready` fails with the kind "no-vision".
      */
-    this.ready = this.#begin(image);
+    this.ready = this.#begin();
     this.ready.catch(() => {}); // whoever waits for it hears of it
   }
 
-  async #begin(image) {
+  async #begin() {
     let frame = { tiles: 0 };
-    if (image !== undefined && image !== null) {
-      const bytes = await bytesOf(image);
-      frame = await this.#prepare({ type: "look", chat: this.#id, image: bytes });
-    }
+    if (this.#image) frame = await this.#prepare({ type: "look", chat: this.#id, image: await bytesOf(this.#image) });
     // The beginning of the prompt is read while the question is being typed. Should that fail, the question itself will say so.
     this.#prepare({ type: "prepare", chat: this.#id }).catch(() => {});
     return frame;
   }
 
   async #prepare(message) {
-    if (this.#isClosed) throw abortError("a newer picture was opened");
+    if (this.#isGivenUp) throw abortError("a newer picture was opened");
     const operation = this.#session.operate(message, (event) => this.#tell(event));
     this.#preparing.push(operation);
     const { result, timings } = await operation.promise;
@@ -255,6 +257,10 @@ export class Chat {
    */
   ask(question, { signal, ...options } = {}) {
     const answer = new Answer();
+    if (this.#isClosed) {
+      answer.end(abortError("the conversation was closed"));
+      return answer;
+    }
     if (this.#answer && !this.#answer.isStopped) {
       answer.end(new ModelError({ kind: "busy", message: "An answer is still being written: wait for its end, or stop it first." }));
       return answer;
@@ -274,8 +280,22 @@ export class Chat {
   async #run(answer, question, options) {
     await Promise.race([this.ready, answer.stopped]);
     if (answer.isStopped) return;
-    const total = options.maxTokens ?? 512;
-    const operation = this.#session.operate({ type: "ask", chat: this.#id, question, options }, (event) => {
+    const message = { type: "ask", chat: this.#id, question, options };
+    const { result, timings } = await this.#operate(answer, message).catch(async (error) => {
+      // So many pictures have come since that the model must look at this one again.
+      if (error.kind !== "not-encoded") throw error;
+      const image = this.#image && (await bytesOf(this.#image)); // none if it was closed just now
+      if (answer.isStopped) throw abortError("stopped");
+      return this.#operate(answer, { ...message, image });
+    });
+    const { nPrompt, nReused, finish, first } = result;
+    Object.assign(this.timings, timings, { nPrompt, nReused });
+    Object.assign(this, { finish, first });
+  }
+
+  #operate(answer, message) {
+    const total = message.options.maxTokens ?? 512;
+    const operation = this.#session.operate(message, (event) => {
       if (event.type === "dropped") this.timings.nDropped = event.turns;
       if (event.type !== "token") return this.#tell(event);
       answer.push(event.text);
@@ -283,23 +303,21 @@ export class Chat {
       this.#onProgress({ stage: "answering", done, total, tokensPerSecond });
     });
     answer.stopped.then(() => operation.stop());
-    const { result, timings } = await operation.promise;
-    const { nPrompt, nReused, finish, first } = result;
-    Object.assign(this.timings, timings, { nPrompt, nReused });
-    Object.assign(this, { finish, first });
+    return operation.promise;
   }
 
   /** Ends what prepares this chat, if that is not over: another picture has come. */
   giveUp() {
     if (this.#answer && !this.#answer.isStopped) return; // its picture is wanted: a question waits for it
-    this.#isClosed = true;
+    this.#isGivenUp = true;
     this.#preparing.forEach((operation) => operation.stop());
   }
 
   /** Ends the conversation and forgets it. */
   close() {
     this.#answer?.stop();
-    this.#isClosed = true;
+    this.#isGivenUp = this.#isClosed = true;
+    this.#image = null;
     this.#preparing.forEach((operation) => operation.stop());
     if (!this.#session.error) this.#session.ranks[0].postMessage({ type: "forget", chat: this.#id });
   }
@@ -350,13 +368,12 @@ class Answer {
   }
 }
 
+/** The bytes of a Blob, as a buffer that may be given away. */
 async function bytesOf(image) {
-  if (image instanceof ArrayBuffer) return image.slice(0);
-  if (ArrayBuffer.isView(image)) return image.buffer.slice(image.byteOffset, image.byteOffset + image.byteLength);
   try {
     return await image.arrayBuffer();
   } catch (error) {
-    throw new ModelError({ kind: "image", message: `its file could not be read (${error?.message ?? error})` });
+    throw new ModelError({ kind: "file", message: `The picture's file could not be read (${error?.message ?? error}).` });
   }
 }
 

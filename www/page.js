@@ -2,14 +2,14 @@
 // What its address asks for is read in query.js.
 
 import { deleteCached, load } from "./llama3med.js";
-import { choiceText, sortFiles } from "./choice.js";
 import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
+import { choiceText, choosePicture, filesOf, sortFiles, textOf } from "./files.js";
 import { showModel, showNumbers } from "./numbers.js";
 import { Picture } from "./picture.js";
 import { readQuery } from "./query.js";
 import { Requests, requestsText } from "./requests.js";
 import { Service } from "./service.js";
-import { explain, progressText, refusal, showError, showNote, WAITS } from "./words.js";
+import { bytesText, explain, progressText, refusal, showError, showNote, WAITS } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const ownModel = new URL(document.querySelector("meta[name=model]").content, document.baseURI).href;
@@ -30,10 +30,11 @@ const service = new Service({ onNewer: () => (byId("update").hidden = false) });
 
 // What is going on. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` gave: of this model,
 // and of one that the person chose to take its place. `source` is where it comes from, `working` where the one came from that worked last; `lost` is why it
-// is over; `encoded` says whether the image is with it; `waits` whether a download waits for the network.
+// is over; `encoded` says whether the image is with it; `suspect` is the image that it was looking at when it stopped; `waits` whether a download waits for
+// the network.
 const state = {
   source: asked.source, working: null, loading: null, next: null, waits: false, model: null, info: null, lost: null,
-  file: null, sample: null, encoded: false, chat: null, asking: null, opened: 0,
+  file: null, sample: null, encoded: false, suspect: null, chat: null, asking: null, opened: 0,
 };
 
 // ---- status: one line, one bar, and announcements at the turns of events
@@ -70,6 +71,32 @@ function rest() {
   setStatus(state.file ? "Ready: ask about the image" : sees() ? "Ready: open an image" : "Ready: ask a question");
   setModelLine("ready");
 }
+
+// ---- what nobody has foreseen: said on the page, with its details
+
+function unexpected(error) {
+  if (error?.name === "AbortError") return;
+  const details = [error?.message ?? error, error?.stack].filter(Boolean).map(String).join("\n");
+  const next = "If it does not go on as it should, open the page again.";
+  showError(byId("page-error"), { title: "Something went wrong in this page.", next, details }, { label: "Close", run: () => byId("page-error").replaceChildren() });
+}
+
+/** `run` as a handler of events or buttons: its errors are shown, also those of what it waits for. */
+function guarded(run) {
+  return async (event) => {
+    try {
+      await run(event);
+    } catch (error) {
+      unexpected(error);
+    }
+  };
+}
+
+const on = (target, type, run) => target.addEventListener(type, guarded(run));
+
+// Errors without an object are those of other origins' scripts and of the browser itself.
+window.addEventListener("error", ({ error }) => error && unexpected(error));
+window.addEventListener("unhandledrejection", ({ reason }) => unexpected(reason));
 
 // ---- the model
 
@@ -138,8 +165,8 @@ function use(loading) {
   const current = (act) => (value) => loading === state.loading && act(value);
   loading.model.then(current((model) => {
     modelReady(model);
-    model.ended.then(current((error) => error.name === "AbortError" || modelLost(error)));
-  }), current((error) => error.name === "AbortError" || modelFailed(error)));
+    model.ended.then(current((error) => error.name === "AbortError" || modelLost(error))).catch(unexpected);
+  }), current((error) => error.name === "AbortError" || modelFailed(error))).catch(unexpected);
 }
 
 function modelReady(model) {
@@ -152,9 +179,9 @@ function modelReady(model) {
   byId("forget").hidden = Array.isArray(state.source);
   if (!state.file) showSamples(model.info.samples ?? []);
   announce("The model is ready.");
-  if (state.file || !sees()) startChat();
   showChips();
   rest();
+  if (state.file || !sees()) startChat().catch(unexpected);
 }
 
 const noVision = () => explain({ kind: "no-vision", message: `${state.info.name} has no image encoder` });
@@ -166,12 +193,7 @@ function showSight() {
   byId("question-label").textContent = label;
   byId("question").placeholder = placeholder;
   if (sees() || !state.file) return;
-  closeChat();
-  Object.assign(state, { file: null, sample: null, opened: state.opened + 1 });
-  picture.hide();
-  byId("strip").hidden = true;
-  byId("drop").hidden = false;
-  document.body.classList.remove("has-image");
+  closeImage();
   showError(byId("image-error"), noVision());
 }
 
@@ -180,8 +202,8 @@ function modelFailed(error) {
   if (state.loading) state.loading.isOver = true;
   setModelLine("not loaded");
   setStatus("The model is not loaded");
-  const again = { label: "Load the model again", run: () => reloadModel(state.source ?? ownModel) };
-  const before = { label: "Load the model before it", run: () => reloadModel(state.working) };
+  const again = { label: "Load the model again", run: guarded(() => reloadModel(state.source ?? ownModel)) };
+  const before = { label: "Load the model before it", run: guarded(() => reloadModel(state.working)) };
   const renew = { label: "Reload the page", run: () => location.reload() };
   const isOther = state.working && state.working !== state.source;
   showError(byId("load-error"), explain(error), error.kind === "replaced" ? renew : isOther ? before : again);
@@ -193,7 +215,7 @@ function addressFailed() {
   setStatus("The model is not loaded");
   state.model = Promise.reject(new Error(asked.problem));
   state.model.catch(() => {});
-  const own = { label: "Open this page's own model", run: () => reloadModel(ownModel) };
+  const own = { label: "Open this page's own model", run: guarded(() => reloadModel(ownModel)) };
   showError(byId("load-error"), explain({ kind: "address", message: asked.problem }), own);
 }
 
@@ -201,13 +223,14 @@ function addressFailed() {
 function modelLost(error) {
   state.lost = error;
   state.loading.isOver = true;
+  if (state.chat && !state.encoded) state.suspect = state.file;
   setStatus("The model stopped");
   setModelLine("stopped");
   if (!state.asking) showLost();
 }
 
 function showLost() {
-  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: () => reloadModel() });
+  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: guarded(() => reloadModel()) });
 }
 
 // The bytes of two models that may be in memory at once.
@@ -257,6 +280,19 @@ function divide(word) {
   state.chat = null;
   byId("image-error").replaceChildren();
   if (conversation.turns.length > 0) conversation.divide(word);
+  if (state.file && state.suspect === state.file) leaveSuspect();
+  state.suspect = null;
+}
+
+// What the model was looking at when it stopped may have been the cause: it is opened again only if the person wants it.
+function leaveSuspect() {
+  const { file, sample, lost } = state;
+  closeImage();
+  showError(byId("image-error"), {
+    title: "The model stopped while it looked at this picture.",
+    next: "The picture may have been the cause, so it was closed. Open another one, or try this one once more.",
+    details: [`${file.name ?? "a sample picture"}, ${bytesText(file.size)}`, explain(lost).details].join("\n"),
+  }, { label: "Open it again", run: guarded(() => openImage(file, { sample })) });
 }
 
 function showSamples(samples) {
@@ -271,40 +307,63 @@ function showSamples(samples) {
     image.src = url.href;
     image.alt = sample.alt;
     button.append(image);
-    button.addEventListener("click", () => openSample(url, sample));
+    on(button, "click", () => openSample(url, sample));
     item.append(button);
     return item;
   }));
 }
 
 async function openSample(url, sample) {
-  try {
-    const response = await fetch(url);
-    if (!response.ok) throw new Error(`status ${response.status} for ${sample.path}`);
-    await openImage(await response.blob(), sample);
-  } catch (error) {
-    showError(byId("image-error"), { title: "The sample picture could not be fetched.", next: "Open a file of your own.", details: String(error) });
-  }
+  const opened = ++state.opened;
+  const file = await fetchSample(url).catch((error) => {
+    imageRefused({ title: "The sample picture could not be fetched.", next: "Open a file of your own.", details: `${error} (${sample.path})` });
+  });
+  if (file && opened === state.opened) await openImage(file, { sample });
+}
+
+async function fetchSample(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`status ${response.status}`);
+  return response.blob();
 }
 
 // ---- the image
 
-async function openImage(file, sample = null) {
+// What was dropped or pasted: files of a model take the model's place, and of pictures the first is opened.
+async function openFiles(gathering) {
+  const opened = ++state.opened;
+  if (state.info) setStatus("Looking at the files");
+  const found = await gathering;
+  if (opened !== state.opened) return;
+  const sorted = await sortFiles(found.files);
+  if (opened !== state.opened) return;
+  if (sorted.models.length > 0) return openModel(sorted);
+  const { file, remark, problem } = await choosePicture(found);
+  if (opened !== state.opened) return;
+  if (problem) return imageRefused(problem);
+  await openImage(file, { remark });
+}
+
+// What was open stays open.
+function imageRefused(problem) {
+  showError(byId("image-error"), problem);
+  setStatus(problem.title);
+}
+
+/** Opens a picture; `sample` is what the manifest says of it, `remark` is said beside it. */
+async function openImage(file, { sample = null, remark = "" } = {}) {
   const opened = ++state.opened;
   if (state.info) setStatus("Opening the image", 0);
-  const problem = (await refusal(file)) ?? (sees() ? null : noVision());
+  const problem = (await refusal(file).catch((error) => explain({ kind: "file", message: `${file.name}: ${error?.message ?? error}` }))) ?? (sees() ? null : noVision());
   if (opened !== state.opened) return;
-  if (problem) {
-    showError(byId("image-error"), problem);
-    setStatus(problem.title);
-    return;
-  }
+  if (problem) return imageRefused(problem);
   state.asking?.abort.abort();
   closeChat();
   conversation.clear();
   Object.assign(state, { file, sample, encoded: false, asking: null });
   showAsking(false);
   byId("image-error").replaceChildren();
+  byId("opened").textContent = remark;
   for (const id of ["keep", "numbers", "drop"]) byId(id).hidden = true;
   byId("strip").hidden = false;
   document.body.classList.add("has-image");
@@ -313,7 +372,19 @@ async function openImage(file, sample = null) {
   if (opened !== state.opened) return;
   requests.restart();
   if (hadFocus && matchMedia("(pointer: fine)").matches) byId("question").focus();
-  if (state.info) startChat();
+  if (state.info) startChat().catch(unexpected);
+  showChips();
+}
+
+// Back to the beginning; the conversation stays to be read.
+function closeImage() {
+  closeChat();
+  picture.hide();
+  Object.assign(state, { file: null, sample: null, encoded: false, opened: state.opened + 1 });
+  byId("opened").textContent = "";
+  for (const id of ["numbers", "strip"]) byId(id).hidden = true;
+  byId("drop").hidden = false;
+  document.body.classList.remove("has-image");
   showChips();
 }
 
@@ -362,10 +433,15 @@ function imageFailed(error) {
   picture.unframe();
   closeChat();
   if (state.lost) return state.asking ? undefined : showLost();
-  const explained = explain(error);
-  showError(byId("image-error"), explained);
-  setStatus(explained.title);
+  imageRefused(explainFailure(error));
   setModelLine("ready");
+}
+
+/** An error after which the model goes on. */
+function explainFailure(error) {
+  const explained = explain(error);
+  if (error.kind !== "out-of-memory") return explained;
+  return { ...explained, next: "Close other tabs and programs and try again. The model itself goes on; a short conversation takes less memory than a long one." };
 }
 
 // ---- questions
@@ -378,7 +454,8 @@ function showChips() {
     const chip = document.createElement("button");
     chip.type = "button";
     chip.textContent = question;
-    chip.addEventListener("click", () => ask(question));
+    chip.dir = "auto";
+    on(chip, "click", () => ask(question));
     return chip;
   }));
 }
@@ -434,37 +511,44 @@ async function answer(turn, asking) {
     turn.push(piece);
     conversation.follow();
   }
-  turn.end(ending(chat, signal));
+  turn.end(...ending(chat, signal));
   if (chat === state.chat) showNumbers(byId("numbers"), state.info, chat);
 }
 
-const ENDS = { length: "cut off at its longest", context: "cut off: the conversation is full", cancelled: "stopped" };
+// Why an answer ended, if the model did not end it.
+const ENDS = {
+  length: "cut off at its longest",
+  context: "cut off: the conversation is full",
+  repetition: "stopped: it repeated itself",
+  cancelled: "stopped",
+  failed: "broken off by an error",
+};
 
-// The small print of an answer.
+// The small print of an answer, its reason to end first.
 function ending(chat, signal) {
   const { nTokens, tokensPerSecond, nDropped } = chat.timings;
   return [
-    signal.aborted ? "stopped" : ENDS[chat.finish],
+    signal.aborted ? ENDS.cancelled : ENDS[chat.finish],
     nTokens ? `${nTokens} token${nTokens === 1 ? "" : "s"}` : "",
     tokensPerSecond ? `${tokensPerSecond.toFixed(1)} tokens/s` : "",
     nDropped ? `the oldest ${nDropped} turns no longer fit and were left out` : "",
-  ].filter(Boolean).join(" · ");
+  ];
 }
 
 function answerFailed(turn, asking, error) {
-  if (asking.abort.signal.aborted || error.name === "AbortError") return turn.end("stopped");
-  turn.end("");
+  if (asking.abort.signal.aborted || error.name === "AbortError") return turn.end(ENDS.cancelled);
+  turn.end(ENDS.failed);
   turn.failed = true;
   if (!byId("question").value) byId("question").value = turn.question;
-  // What went wrong with the image or the model stands there already.
-  if (byId("image-error").hasChildNodes() || byId("load-error").hasChildNodes()) return;
-  const explained = explain(error);
+  // What went wrong with the model or the image stands there already.
+  if (state.lost ? byId("load-error").hasChildNodes() : !state.chat) return;
+  const explained = state.lost ? explain(error) : explainFailure(error);
   setStatus(state.lost ? "The model stopped" : explained.title);
   setModelLine(state.lost ? "stopped" : "ready");
-  const reload = () => {
+  const reload = guarded(() => {
     turn.problem.replaceChildren();
-    reloadModel();
-  };
+    return reloadModel();
+  });
   showError(turn.problem, explained, state.lost ? { label: "Load the model again", run: reload } : undefined);
 }
 
@@ -481,76 +565,88 @@ function stop() {
 
 // ---- wiring
 
-// What was dropped: a model, or a picture.
-async function openFiles(files) {
-  const sorted = await sortFiles(files);
-  if (sorted.models.length > 0) openModel(sorted);
-  else if (files.length > 0) openImage(files[0]);
-}
-
 function wireImage() {
   const input = byId("image-input");
-  for (const id of ["choose", "another"]) byId(id).addEventListener("click", () => input.click());
-  input.addEventListener("change", () => {
+  for (const id of ["choose", "another"]) on(byId(id), "click", () => input.click());
+  on(input, "change", () => {
     const [file] = input.files;
     input.value = "";
-    if (file) openImage(file);
+    return file && openImage(file);
   });
-  document.addEventListener("dragover", (event) => {
+  // Text that is dragged into a text field is the browser's affair.
+  const isOurs = ({ dataTransfer, target }) => dataTransfer.types.includes("Files") || !isTextField(target);
+  on(document, "dragover", (event) => {
+    if (!isOurs(event)) return;
     event.preventDefault();
     document.body.classList.add("dragging");
   });
-  document.addEventListener("dragleave", (event) => event.relatedTarget === null && document.body.classList.remove("dragging"));
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
+  on(document, "dragleave", (event) => event.relatedTarget === null && document.body.classList.remove("dragging"));
+  on(document, "drop", (event) => {
     document.body.classList.remove("dragging");
-    openFiles([...event.dataTransfer.files]);
-  });
-  document.addEventListener("paste", (event) => {
-    const [file] = event.clipboardData?.files ?? [];
-    if (!file) return;
+    if (!isOurs(event)) return;
     event.preventDefault();
-    openImage(file);
+    if (event.dataTransfer.types.includes("Files")) return openFiles(filesOf(event.dataTransfer));
   });
+  on(document, "paste", paste);
 }
+
+const isTextField = (target) => Boolean(target.closest?.("textarea, input"));
+
+// In a text field text wins: cells of a spreadsheet come as text and as a picture of it. Elsewhere a picture is opened, and text alone is a question.
+function paste(event) {
+  const { clipboardData, target } = event;
+  const text = clipboardData ? textOf(clipboardData) : "";
+  if (isTextField(target) && text) return;
+  const hasFiles = clipboardData?.files.length > 0;
+  if (!hasFiles && !text) return;
+  event.preventDefault();
+  if (hasFiles) return openFiles(filesOf(clipboardData));
+  const question = byId("question");
+  const n_free = question.maxLength - question.value.length + (question.selectionEnd - question.selectionStart);
+  question.setRangeText(text.slice(0, n_free), question.selectionStart, question.selectionEnd, "end");
+  question.focus();
+}
+
+// The key belongs to an input method. Safari ends the composition before it tells of the key that did; only its old code, 229, is left then.
+const isComposing = (event) => event.isComposing || event.keyCode === 229;
 
 function wireQuestions() {
   const question = byId("question");
-  byId("form").addEventListener("submit", (event) => {
+  on(byId("form"), "submit", (event) => {
     event.preventDefault();
-    ask(question.value);
+    return ask(question.value);
   });
-  question.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  on(question, "keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
     event.preventDefault();
-    ask(question.value);
+    return ask(question.value);
   });
-  byId("stop").addEventListener("click", stop);
-  document.addEventListener("keydown", (event) => event.key === "Escape" && stop());
+  on(byId("stop"), "click", stop);
+  on(document, "keydown", (event) => event.key === "Escape" && !isComposing(event) && stop());
 }
 
 function wireKeeping() {
   const text = () => conversation.text(state.info?.name ?? "unknown");
   byId("notice").textContent = NOTICE;
-  byId("copy").addEventListener("click", async () => {
+  on(byId("copy"), "click", async () => {
     byId("keep-result").textContent = (await copyText(text())) ? "Copied" : "The browser refused to copy";
   });
-  byId("save").addEventListener("click", () => saveText(text(), "conversation.txt"));
+  on(byId("save"), "click", () => saveText(text(), "conversation.txt"));
 }
 
 function wireModel() {
   const input = byId("model-input");
-  byId("choose-model").addEventListener("click", () => input.click());
-  input.addEventListener("change", async () => {
+  on(byId("choose-model"), "click", () => input.click());
+  on(input, "change", async () => {
     const files = [...input.files];
     input.value = "";
     if (files.length > 0) openModel(await sortFiles(files));
   });
-  byId("reload").addEventListener("click", () => service.renew());
+  on(byId("reload"), "click", () => service.renew());
 }
 
 function wireCache() {
-  byId("forget").addEventListener("click", async () => {
+  on(byId("forget"), "click", async () => {
     try {
       await deleteCached(manifestUrl);
       byId("forget-result").textContent = "Deleted. It will be fetched again when the page is opened next.";

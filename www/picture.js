@@ -41,16 +41,19 @@ export class Picture {
     this.url = URL.createObjectURL(file);
     this.unframe();
     this.elements.film.hidden = false;
+    this.loaded?.(); // whoever waits for the file before this one
     const loaded = new Promise((resolve) => (this.loaded = resolve));
     this.elements.image.src = this.url;
     await loaded;
   }
 
-  /** Takes the picture away. */
+  /** Takes the picture itself away. */
   hide() {
     this.unframe();
+    this.loaded?.();
     this.elements.film.hidden = true;
-    URL.revokeObjectURL(this.url);
+    this.elements.image.removeAttribute("src");
+    if (this.url) URL.revokeObjectURL(this.url);
     this.url = null;
   }
 

@@ -71,6 +71,7 @@ const KINDS = {
   "context-full": ["The question is too long for the model.", "Shorten it and ask again."],
   "no-vision": ["This model sees no pictures.", "Ask it in words, or open a model that has an image encoder."],
   image: ["This picture could not be read.", "Save it as PNG or JPEG and open that."],
+  file: ["This file could not be read.", "It may have been moved or changed, or this browser may not read it. Choose it again."],
   pair: ["These files are not a model.", "Choose GGUF files together: the language model and, for pictures, the image encoder (mmproj) that belongs to it."],
   busy: ["An answer is still being written.", "Wait for its end, or stop it."],
 };
