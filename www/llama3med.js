@@ -6,9 +6,10 @@
 //   for await (const piece of chat.ask("Is the heart enlarged?", { signal })) …
 //   model.close();
 //
-// Beside this file lie ranks.js, probe.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with both wasm builds.
+// Beside this file lie ranks.js, probe.js, redraw.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with both wasm builds.
 
 import { chooseRanks, measure, Probe } from "./ranks.js";
+import { REDRAWN, redraw } from "./redraw.js";
 import { abortError, ModelError, Session, startWorker } from "./session.js";
 
 export { ModelError };
@@ -183,20 +184,32 @@ export class Chat {
     this.finish = undefined;
     /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];
-    /** Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles }. Without a picture: { tiles: 0 }. */
+    /**
+     * Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles, notes }; `notes` are sentences about how the file
+     * was read. Without a picture: { tiles: 0, notes: [] }.
+     */
     this.ready = this.#begin(image);
     this.ready.catch(() => {}); // whoever waits for it hears of it
   }
 
   async #begin(image) {
-    let frame = { tiles: 0 };
-    if (image !== undefined && image !== null) {
-      const bytes = await bytesOf(image);
-      frame = await this.#prepare({ type: "look", chat: this.#id, image: bytes });
-    }
+    const frame = image === undefined || image === null ? { tiles: 0, notes: [] } : await this.#look(image);
     // The beginning of the prompt is read while the question is being typed. Should that fail, the question itself will say so.
     this.#prepare({ type: "prepare", chat: this.#id }).catch(() => {});
     return frame;
+  }
+
+  // What the engine does not read, the browser may.
+  async #look(image) {
+    const look = (bytes) => this.#prepare({ type: "look", chat: this.#id, image: bytes });
+    try {
+      return await look(await bytesOf(image));
+    } catch (error) {
+      const png = error.kind === "format" ? await redraw(image, /SVG/.test(error.message)) : null;
+      if (!png) throw error;
+      const frame = await look(png);
+      return { ...frame, notes: [REDRAWN, ...frame.notes] };
+    }
   }
 
   async #prepare(message) {

@@ -7,7 +7,7 @@ import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
 import { showModel, showNumbers } from "./numbers.js";
 import { Picture } from "./picture.js";
 import { Requests, requestsText } from "./requests.js";
-import { explain, progressText, refusal, showError } from "./words.js";
+import { explain, progressText, showError } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
@@ -16,7 +16,7 @@ const manifestUrl = new URL(query.get("model") ?? document.querySelector("meta[n
 const pairUrls = ["decoder", "encoder"].filter((name) => query.has(name)).map((name) => new URL(query.get(name), document.baseURI).href);
 
 const picture = new Picture({
-  film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), thumbs: byId("thumbs"),
+  film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), notes: byId("film-notes"), thumbs: byId("thumbs"),
 });
 const conversation = new Conversation(byId("turns"));
 const requests = new Requests(new URL("./", pairUrls[0] ?? manifestUrl).href, (count) => {
@@ -166,13 +166,6 @@ async function openSample(url, sample) {
 async function openImage(file, sample = null) {
   const opened = ++state.opened;
   if (state.info) setStatus("Opening the image", 0);
-  const problem = await refusal(file);
-  if (opened !== state.opened) return;
-  if (problem) {
-    showError(byId("image-error"), problem);
-    setStatus(problem.title);
-    return;
-  }
   state.asking?.abort.abort();
   closeChat();
   conversation.clear();

@@ -36,6 +36,8 @@ pub enum Error {
     Unsupported(String),
     /// An image that cannot be read.
     Image(String),
+    /// A file that is no image of a format that is read: what it is, with its article.
+    Format(String),
     /// A tokenizer or chat template that cannot be used.
     Tokenizer(String),
     /// An option outside its range.
@@ -61,6 +63,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Want of memory for a picture is that picture's affair alone, and no reason to give up the model.
+    pub fn of_picture(self) -> Self {
+        match self {
+            Self::OutOfMemory { what, bytes } => Self::Image(format!("no memory is left: {bytes} bytes for {what}")),
+            other => other,
+        }
+    }
+
     /// Shorthand for [`Error::Corrupt`].
     pub fn corrupt(file: impl Into<String>, field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Corrupt { file: file.into(), field: field.into(), problem: problem.into() }
@@ -77,6 +87,7 @@ impl fmt::Display for Error {
             }
             Self::Unsupported(what) => write!(f, "unsupported: {what}"),
             Self::Image(what) => write!(f, "image: {what}"),
+            Self::Format(what) => write!(f, "this is {what}; PNG, JPEG, WebP, GIF, BMP and TIFF are read"),
             Self::Tokenizer(what) => write!(f, "tokenizer: {what}"),
             Self::Invalid(what) => write!(f, "{what}"),
             Self::ContextFull { needed, context } => {

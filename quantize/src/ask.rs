@@ -55,6 +55,8 @@ pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
         Some(path) => Some(decode(path)?),
         None => None,
     };
+    let notes = picture.iter().flat_map(|picture| &picture.notes);
+    notes.for_each(|note| eprintln!("{note}"));
     let (name, decoder, encoder) = options.model.open()?;
     let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&decoder, &encoder));
     let start = Instant::now();
@@ -75,6 +77,7 @@ pub(crate) fn decode(path: &Path) -> Result<Picture> {
     let bytes = read_small(path, MAX_PICTURE_BYTES)?;
     Picture::decode(&bytes).map_err(|error| match error {
         Error::Image(problem) => Error::Image(format!("{}: {problem}", path.display())),
+        Error::Format(_) => Error::Image(format!("{}: {error}", path.display())),
         other => other,
     })
 }

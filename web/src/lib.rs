@@ -54,6 +54,7 @@ fn to_js(error: Error) -> JsValue {
         Error::Corrupt { .. } | Error::MissingTensor { .. } | Error::Shape { .. } => "corrupt",
         Error::Unsupported(_) => "unsupported",
         Error::Image(_) => "image",
+        Error::Format(_) => "format",
         Error::Tokenizer(_) => "tokenizer",
         Error::Invalid(_) => "invalid",
         Error::ContextFull { .. } => "context-full",

@@ -168,6 +168,7 @@ impl Rank {
     pub async fn look(&self, chat: u32, picture: &Uint8Array, on: Function) -> JsResult<Object> {
         let (picture, decoded) = open(picture).map_err(to_js)?;
         let (width, height) = (decoded.width, decoded.height);
+        let notes: Array = decoded.notes.iter().map(|note| JsValue::from(note.as_str())).collect();
         let mut session = self.lead()?;
         let result = session.look(&decoded, &mut self.events(&on)).await;
         let n_tiles = session.model().scales().n_tiles();
@@ -181,7 +182,13 @@ impl Rank {
             ("width", crop.width.into()),
             ("height", crop.height.into()),
         ])?;
-        object(&[("crop", crop.into()), ("width", width.into()), ("height", height.into()), ("tiles", n_tiles.into())])
+        object(&[
+            ("crop", crop.into()),
+            ("width", width.into()),
+            ("height", height.into()),
+            ("tiles", n_tiles.into()),
+            ("notes", notes.into()),
+        ])
     }
 
     /// Reads what of a chat's next prompt is known before its question (rank 0).
@@ -273,13 +280,8 @@ fn open(file: &Uint8Array) -> llama3med::Result<(Vec<u8>, Picture)> {
     reserved.map_err(|_| Error::Image(format!("no memory is left for a file of {n_bytes} bytes")))?;
     bytes.resize(n_bytes, 0);
     file.copy_to(&mut bytes);
-    match Picture::decode(&bytes) {
-        Ok(picture) => Ok((bytes, picture)),
-        Err(Error::OutOfMemory { what, bytes }) => {
-            Err(Error::Image(format!("no memory is left: {bytes} bytes for {what}")))
-        }
-        Err(error) => Err(error),
-    }
+    let picture = Picture::decode(&bytes).map_err(Error::of_picture)?;
+    Ok((bytes, picture))
 }
 
 /// The picture may have been looked at so long ago that it must be encoded again.
@@ -291,7 +293,8 @@ async fn answer(
     events: &mut Events<'_>,
 ) -> llama3med::Result<llama3med::session::Answer> {
     if web_chat.chat.image.is_some_and(|key| session.model().image(key).is_none()) {
-        session.look(&Picture::decode(&web_chat.picture)?, events).await?;
+        let picture = Picture::decode(&web_chat.picture).map_err(Error::of_picture)?;
+        session.look(&picture, events).await?;
     }
     session.ask(&mut web_chat.chat, question, options, events).await
 }
