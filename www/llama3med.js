@@ -7,9 +7,10 @@
 //   const talk = model.chat();                                   // without a picture, with any model
 //   model.close();
 //
-// Beside this file lie ranks.js, probe.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with both wasm builds.
+// Beside this file lie ranks.js, probe.js, redraw.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with both wasm builds.
 
 import { chooseRanks, measure, Probe } from "./ranks.js";
+import { REDRAWN, redraw } from "./redraw.js";
 import { abortError, ModelError, Session, startWorker, workersChecked } from "./session.js";
 
 export { ModelError };
@@ -220,19 +221,32 @@ export class Chat {
     /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];
     /**
-     * Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles }. Without a picture: { tiles: 0 }. Of a model that sees
-     * no pictures a picture's `ready` fails with the kind "no-vision".
+     * Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles, notes }; `notes` are sentences about how the file
+     * was read. Without a picture: { tiles: 0, notes: [] }. Of a model that sees no pictures a picture's `ready` fails with the kind "no-vision".
      */
     this.ready = this.#begin();
     this.ready.catch(() => {}); // whoever waits for it hears of it
   }
 
   async #begin() {
-    let frame = { tiles: 0 };
-    if (this.#image) frame = await this.#prepare({ type: "look", chat: this.#id, image: await bytesOf(this.#image) });
+    const frame = this.#image ? await this.#look() : { tiles: 0, notes: [] };
     // The beginning of the prompt is read while the question is being typed. Should that fail, the question itself will say so.
     this.#prepare({ type: "prepare", chat: this.#id }).catch(() => {});
     return frame;
+  }
+
+  // What the engine does not read, the browser may.
+  async #look() {
+    const look = async () => this.#prepare({ type: "look", chat: this.#id, image: await bytesOf(this.#image) });
+    try {
+      return await look();
+    } catch (error) {
+      const png = error.kind === "format" ? await redraw(this.#image, /SVG/.test(error.message)) : null;
+      if (!png) throw error;
+      this.#image = new Blob([png]);
+      const frame = await look();
+      return { ...frame, notes: [REDRAWN, ...frame.notes] };
+    }
   }
 
   async #prepare(message) {

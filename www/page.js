@@ -9,7 +9,7 @@ import { Picture } from "./picture.js";
 import { readQuery } from "./query.js";
 import { Requests, requestsText } from "./requests.js";
 import { Service } from "./service.js";
-import { bytesText, explain, progressText, refusal, showError, showNote, WAITS } from "./words.js";
+import { bytesText, explain, progressText, showError, showNote, WAITS } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const ownModel = new URL(document.querySelector("meta[name=model]").content, document.baseURI).href;
@@ -17,7 +17,7 @@ const asked = readQuery(location.search, document.baseURI, ownModel);
 const manifestUrl = typeof asked.source === "string" ? asked.source : ownModel;
 
 const picture = new Picture({
-  film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), thumbs: byId("thumbs"),
+  film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), notes: byId("film-notes"), thumbs: byId("thumbs"),
 });
 const conversation = new Conversation(byId("turns"));
 const requests = new Requests(new URL("./", Array.isArray(asked.source) ? asked.source[0] : manifestUrl).href, (count) => {
@@ -350,11 +350,21 @@ function imageRefused(problem) {
   setStatus(problem.title);
 }
 
+/** Why a file cannot be opened, before the engine gets it: null where its first byte can be read. */
+async function unreadable(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return null;
+  } catch (error) {
+    return explain({ kind: "file", message: `${file.name}: ${error?.message ?? error}` });
+  }
+}
+
 /** Opens a picture; `sample` is what the manifest says of it, `remark` is said beside it. */
 async function openImage(file, { sample = null, remark = "" } = {}) {
   const opened = ++state.opened;
   if (state.info) setStatus("Opening the image", 0);
-  const problem = (await refusal(file).catch((error) => explain({ kind: "file", message: `${file.name}: ${error?.message ?? error}` }))) ?? (sees() ? null : noVision());
+  const problem = (await unreadable(file)) ?? (sees() ? null : noVision());
   if (opened !== state.opened) return;
   if (problem) return imageRefused(problem);
   state.asking?.abort.abort();

@@ -80,23 +80,14 @@ const KINDS = {
 export function explain(error) {
   const { kind, message = String(error), detail = "" } = error ?? {};
   const details = [message, detail].filter(Boolean).join("\n");
+  // The engine has named what the file is: "this is a PDF document; …".
+  if (kind === "format") {
+    const [what] = message.split(";");
+    return { title: `${what[0].toUpperCase()}${what.slice(1)}.`, next: "Save or export the picture as PNG or JPEG and open that.", details };
+  }
   if (kind === "browser") return { title: message, next: "Open this page in another browser.", details };
   const [title, next = message] = KINDS[kind] ?? ["This did not work.", AGAIN];
   return { title, next, details };
-}
-
-/** Why a file cannot be opened as an image, before the model sees it; null when nothing speaks against it. */
-export async function refusal(file) {
-  const start = new Uint8Array(await file.slice(0, 132).arrayBuffer());
-  const isDicom = /\.(dcm|dicom)$/i.test(file.name ?? "") || String.fromCharCode(...start.slice(128)) === "DICM";
-  if (isDicom) {
-    const title = "This is a DICOM file; DICOM is not read yet.";
-    return { title, next: "Export the picture as PNG in your viewer and open that.", details: "DICOM (DICM prefix or .dcm name)" };
-  }
-  if (start.length === 0) {
-    return { title: "This file is empty.", next: "Open another one.", details: "0 bytes" };
-  }
-  return null;
 }
 
 /** Shows a calm sentence inside `place`, with an optional button `{ label, run }`; one with the same `key` is replaced, an empty text takes it away. */

@@ -38,6 +38,8 @@ pub enum Error {
     Image(String),
     /// A picture was shown to a model that has no image encoder.
     NoVision,
+    /// A file that is no image of a format that is read: what it is, with its article.
+    Format(String),
     /// A tokenizer or chat template that cannot be used.
     Tokenizer(String),
     /// An option outside its range.
@@ -63,6 +65,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Want of memory for a picture is that picture's affair alone, and no reason to give up the model.
+    pub fn of_picture(self) -> Self {
+        match self {
+            Self::OutOfMemory { what, bytes } => Self::Image(format!("no memory is left: {bytes} bytes for {what}")),
+            other => other,
+        }
+    }
+
     /// Shorthand for [`Error::Corrupt`].
     pub fn corrupt(file: impl Into<String>, field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Corrupt { file: file.into(), field: field.into(), problem: problem.into() }
@@ -93,6 +103,7 @@ impl fmt::Display for Error {
             Self::Unsupported(what) => write!(f, "unsupported: {what}"),
             Self::Image(what) => write!(f, "image: {what}"),
             Self::NoVision => write!(f, "this model sees no pictures: it is a language model without an image encoder"),
+            Self::Format(what) => write!(f, "this is {what}; PNG, JPEG, WebP, GIF, BMP and TIFF are read"),
             Self::Tokenizer(what) => write!(f, "tokenizer: {what}"),
             Self::Invalid(what) => write!(f, "{what}"),
             Self::ContextFull { needed, context } => {

@@ -152,7 +152,7 @@ impl<P: Peers> Session<P> {
         hash.update((picture.width as u64).to_le_bytes());
         hash.update(&picture.rgb);
         let key = hash.finalize()[..8].iter().fold(0, |key, &byte| key << 8 | byte as u64);
-        let pixels = preprocess(picture, &vision.preprocess);
+        let pixels = preprocess(picture, &vision.preprocess).map_err(Error::of_picture)?;
         let features = match self.model.use_image(key).await? {
             true => Vec::new(),
             false => self.model.encode(key, &pixels, listener).await?,

@@ -54,6 +54,8 @@ pub struct Options {
 pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
     options.sampler.check()?;
     let picture = options.image.as_deref().map(decode).transpose()?;
+    let notes = picture.iter().flat_map(|picture| &picture.notes);
+    notes.for_each(|note| eprintln!("{note}"));
     let (name, files) = options.model.open()?;
     if picture.is_some() && files.encoder.is_none() {
         return Err(Error::NoVision);
@@ -78,6 +80,7 @@ pub(crate) fn decode(path: &Path) -> Result<Picture> {
     let bytes = read_small(path, MAX_PICTURE_BYTES)?;
     Picture::decode(&bytes).map_err(|error| match error {
         Error::Image(problem) => Error::Image(format!("{}: {problem}", path.display())),
+        Error::Format(_) => Error::Image(format!("{}: {error}", path.display())),
         other => other,
     })
 }

@@ -157,8 +157,16 @@ test("DICOM and files that are no image are refused in plain words; the page goe
   await on.open(site);
   await on.ready();
   const alert = page.locator("#image-error");
-  await image.setInputFiles({ name: "slice.dcm", mimeType: "", buffer: Buffer.alloc(200) });
-  await alert.getByText("DICOM is not read yet").waitFor();
+  const named = async (name, buffer, title) => {
+    await image.setInputFiles({ name, mimeType: "", buffer });
+    await alert.getByText(title, { exact: true }).waitFor();
+    assert.doesNotMatch(await page.locator("#film").textContent(), /reads it all the same/);
+  };
+  const dicom = Buffer.alloc(200);
+  dicom.write("DICM", 128);
+  await named("slice.dcm", dicom, "This is a DICOM file.");
+  await named("report.pdf", Buffer.from("%PDF-1.7\n"), "This is a PDF document.");
+  await named("empty.png", Buffer.alloc(0), "This is an empty file.");
   await image.setInputFiles({ name: "broken.png", mimeType: "image/png", buffer: IMAGE.buffer.subarray(0, 300) });
   await alert.getByText("This picture could not be read.").waitFor();
   await alert.locator("summary").click();

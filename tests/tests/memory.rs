@@ -55,7 +55,7 @@ impl Listener for Nobody {
 fn picture(seed: usize) -> Picture {
     let (width, height) = (90, 70);
     let rgb = (0..width * height * 3).map(|i| ((i * (seed * 2 + 3)) % 251) as u8).collect();
-    Picture { width, height, rgb }
+    Picture::new(width, height, rgb)
 }
 
 #[test]

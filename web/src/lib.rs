@@ -55,6 +55,7 @@ fn to_js(error: Error) -> JsValue {
         Error::Unsupported(_) => "unsupported",
         Error::Image(_) => "image",
         Error::NoVision => "no-vision",
+        Error::Format(_) => "format",
         Error::Tokenizer(_) => "tokenizer",
         Error::Invalid(_) => "invalid",
         Error::ContextFull { .. } => "context-full",

@@ -176,6 +176,7 @@ impl Rank {
     pub async fn look(&self, chat: u32, picture: &Uint8Array, on: Function) -> JsResult<Object> {
         let decoded = decode(picture).map_err(to_js)?;
         let (width, height) = (decoded.width, decoded.height);
+        let notes: Array = decoded.notes.iter().map(|note| JsValue::from(note.as_str())).collect();
         let mut session = self.lead()?;
         self.chats.borrow_mut().insert(chat, Chat::default());
         let result = session.look(&decoded, &mut self.events(&on)).await;
@@ -192,7 +193,13 @@ impl Rank {
             ("width", crop.width.into()),
             ("height", crop.height.into()),
         ])?;
-        object(&[("crop", crop.into()), ("width", width.into()), ("height", height.into()), ("tiles", n_tiles.into())])
+        object(&[
+            ("crop", crop.into()),
+            ("width", width.into()),
+            ("height", height.into()),
+            ("tiles", n_tiles.into()),
+            ("notes", notes.into()),
+        ])
     }
 
     /// Reads what of a chat's next prompt is known before its question (rank 0).
@@ -296,10 +303,7 @@ fn decode(file: &Uint8Array) -> llama3med::Result<Picture> {
     reserved.map_err(|_| Error::Image(format!("no memory is left for a file of {n_bytes} bytes")))?;
     bytes.resize(n_bytes, 0);
     file.copy_to(&mut bytes);
-    Picture::decode(&bytes).map_err(|error| match error {
-        Error::OutOfMemory { what, bytes } => Error::Image(format!("no memory is left: {bytes} bytes for {what}")),
-        error => error,
-    })
+    Picture::decode(&bytes).map_err(Error::of_picture)
 }
 
 /// Asks, after looking at the picture again if that was so long ago that it is no longer kept.

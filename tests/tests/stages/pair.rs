@@ -44,7 +44,7 @@ fn square() -> Picture {
     let side = whole.width.min(whole.height);
     let rows = whole.rgb.chunks_exact(3 * whole.width).take(side);
     let rgb = rows.flat_map(|row| &row[..3 * side]).copied().collect();
-    Picture { width: side, height: side, rgb }
+    Picture::new(side, side, rgb)
 }
 
 #[test]
