@@ -27,7 +27,7 @@ const requests = new Requests(new URL("./", pairUrls[0] ?? manifestUrl).href, (c
 
 // What is going on. `model` is a promise of the client's model, renewed by "Load the model again".
 // `source` is where it comes from, `loading` gives up its loading; `lost` is why it is over; `encoded` says whether the image is with it.
-const state = { source: pairUrls.length > 0 ? pairUrls : manifestUrl.href, loading: null, model: null, info: null, lost: null, file: null, sample: null, encoded: false, chat: null, asking: null, opened: 0 };
+const state = { source: pairUrls.length > 0 ? pairUrls : manifestUrl.href, loading: null, model: null, info: null, lost: null, file: null, sample: null, encoded: false, chat: null, asking: null, opened: 0, ranks: null };
 
 // ---- status: one line, one bar, and announcements at the turns of events
 
@@ -68,7 +68,7 @@ function loadModel() {
   Object.assign(state, { info: null, lost: null, encoded: false });
   setModelLine("loading");
   setStatus("Loading the model", 0);
-  const ranks = Number(query.get("ranks")) || undefined;
+  const ranks = state.ranks ?? (Number(query.get("ranks")) || undefined);
   const build = query.get("build") ?? undefined;
   const template = query.get("template") ?? undefined;
   const loading = new AbortController();
@@ -99,7 +99,20 @@ function modelReady(model) {
 function modelFailed(error) {
   setModelLine("not loaded");
   setStatus("The model is not loaded");
-  showError(byId("load-error"), explain(error), { label: "Load the model again", run: () => reloadModel() });
+  showError(byId("load-error"), explain(error), { label: "Load the model again", run: () => reloadModel() }, withMoreRanks(error));
+}
+
+// Where one rank's memory was not enough: the model again, on more of them.
+function withMoreRanks({ moreRanks }) {
+  if (!moreRanks) return null;
+  const run = () => {
+    state.ranks = moreRanks;
+    query.set("ranks", moreRanks);
+    history.replaceState(null, "", `?${query}`);
+    for (const { problem } of conversation.turns) problem.replaceChildren();
+    return reloadModel();
+  };
+  return { label: `Open with ${moreRanks} ranks`, run };
 }
 
 // A worker was lost. A question that waits for its answer says so at its own place.
@@ -111,7 +124,7 @@ function modelLost(error) {
 }
 
 function showLost() {
-  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: () => reloadModel() });
+  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: () => reloadModel() }, withMoreRanks(state.lost));
 }
 
 // A pair of GGUF files that the person chose or dropped takes the place of the model.
@@ -235,7 +248,7 @@ function imageFailed(error) {
   closeChat();
   if (state.lost) return state.asking ? undefined : showLost();
   const explained = explain(error);
-  showError(byId("image-error"), explained);
+  showError(byId("image-error"), explained, withMoreRanks(error));
   setStatus(explained.title);
   setModelLine("ready");
 }
@@ -336,7 +349,7 @@ function answerFailed(turn, asking, error) {
     turn.problem.replaceChildren();
     reloadModel();
   };
-  showError(turn.problem, explained, state.lost ? { label: "Load the model again", run: reload } : undefined);
+  showError(turn.problem, explained, state.lost ? { label: "Load the model again", run: reload } : null, withMoreRanks(state.lost ?? error));
 }
 
 function showAsking(isAsking) {

@@ -38,6 +38,9 @@ export function startWorker(file, name) {
   return new Worker(url, { type: "module", name });
 }
 
+/** More are never started. */
+export const MAX_RANKS = 64;
+
 const PING_MS = 5000;
 // A rank alone in its session hears nothing while it computes a piece of the prompt: on a slow machine that takes a minute or two.
 const MAX_UNANSWERED = 36;
@@ -101,7 +104,7 @@ export class Session {
     worker.onmessage = ({ data }) => {
       watch.n_unanswered = 0;
       if (this.error) return;
-      if (data.type === "failed") this.end(new ModelError(data.error, name));
+      if (data.type === "failed") this.end(this.#error(data.error, name));
       else onMessage(data);
     };
     worker.onerror = (event) => {
@@ -112,6 +115,12 @@ export class Session {
     worker.onmessageerror = () => this.end(new ModelError({ kind: "internal", message: "a message could not be read" }, name));
     this.watched.push(watch);
     return worker;
+  }
+
+  /** A worker's error. One for want of memory says how many ranks would have twice as much. */
+  #error(error, name) {
+    const isShort = error.kind === "out-of-memory" && this.ranks.length > 0 && this.ranks.length < MAX_RANKS;
+    return Object.assign(new ModelError(error, name), isShort ? { moreRanks: Math.min(2 * this.ranks.length, MAX_RANKS) } : {});
   }
 
   // The rank holds this lock as long as it lives: whoever gets it next knows that it does not.
@@ -190,7 +199,7 @@ export class Session {
     this.operations.shift();
     const { error, result, timings } = message;
     if (!error) operation.resolve({ result, timings });
-    else operation.reject(error.kind === "cancelled" ? abortError("stopped") : new ModelError(error));
+    else operation.reject(error.kind === "cancelled" ? abortError("stopped") : this.#error(error));
     this.#next();
   }
 

@@ -59,10 +59,11 @@ const KINDS = {
 
 /** An error of the client as `{ title, next, details }`. */
 export function explain(error) {
-  const { kind, message = String(error), detail = "" } = error ?? {};
+  const { kind, message = String(error), detail = "", moreRanks } = error ?? {};
   const details = [message, detail].filter(Boolean).join("\n");
   if (kind === "browser") return { title: message, next: "Open this page in another browser.", details };
   const [title, next] = KINDS[kind] ?? ["This did not work.", AGAIN];
+  if (moreRanks) return { title, next: `Open it with ${moreRanks} ranks: each has memory of its own. If that is not enough either: ${next[0].toLowerCase()}${next.slice(1)}`, details };
   return { title, next, details };
 }
 
@@ -80,8 +81,8 @@ export async function refusal(file) {
   return null;
 }
 
-/** Shows an explained error inside `place`, with an optional button `{ label, run }`; returns the element. */
-export function showError(place, { title, next, details }, action) {
+/** Shows an explained error inside `place`, with buttons `{ label, run }`; returns the element. */
+export function showError(place, { title, next, details }, ...actions) {
   const box = document.createElement("div");
   box.className = "error";
   box.setAttribute("role", "alert");
@@ -96,7 +97,7 @@ export function showError(place, { title, next, details }, action) {
   text.textContent = details;
   fold.append(summary, text);
   box.append(heading, advice, fold);
-  if (action) {
+  for (const action of actions.filter(Boolean)) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = action.label;

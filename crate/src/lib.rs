@@ -61,6 +61,7 @@ pub mod kv_cache;
 pub mod linear;
 pub mod manifest;
 pub mod matrix;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod prompt;
