@@ -58,6 +58,7 @@ pub mod gguf;
 pub mod image;
 pub mod kernels;
 pub mod kv_cache;
+pub mod layout;
 pub mod linear;
 pub mod manifest;
 pub mod matrix;

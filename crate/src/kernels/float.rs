@@ -3,7 +3,7 @@
 //! No fused multiply-add and no reordering, so that every build gives the same bits.
 
 use crate::gguf::Dtype;
-use crate::quant::GROUP;
+use crate::layout::GROUP;
 
 /// 1.5 * 2^23: adding it leaves a number rounded to nearest, ties to even, in the low bits.
 const MAGIC: f32 = 12_582_912.0;
@@ -411,6 +411,26 @@ fn matmul_lanes(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: us
             out[first_row..first_row + width].copy_from_slice(&sums[..width]);
         }
     }
+}
+
+vectorized! {
+    /// Adds to the sums of each token its products with a panel of 8 rows: `x` is (n_tokens, panel.len()).
+    pub fn add_panel(panel: &[[f32; 8]], x: &[f32], sums: &mut [[f32; 8]]) { add_panel_lanes(panel, x, sums) }
+}
+
+#[inline(always)]
+fn add_panel_lanes(panel: &[[f32; 8]], x: &[f32], sums: &mut [[f32; 8]]) {
+    let mut add = |token: usize, products: &[f32; 8]| {
+        sums[token].iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
+    };
+    let row = |token: usize| &x[token * panel.len()..][..panel.len()];
+    let (n_tokens, weights) = (x.len() / panel.len(), panel.as_flattened());
+    let in_fours = n_tokens / 4 * 4;
+    for token in (0..in_fours).step_by(4) {
+        let products = panel_products(weights, 8, &[row(token), row(token + 1), row(token + 2), row(token + 3)]);
+        (0..4).for_each(|i| add(token + i, &products[i]));
+    }
+    (in_fours..n_tokens).for_each(|token| add(token, &panel_products(weights, 8, &[row(token)])[0]));
 }
 
 /// Decodes columns of `width` rows into lanes; lanes without a row keep what they held.
