@@ -92,13 +92,14 @@ async function loadInto(session, { url, pair, ranks, build, context, cache, veri
     heard[type]?.(message);
   });
   const manifested = next("manifest");
-  store.postMessage({ type: "open", manifestUrl: url, pair, build: chosen, module, cache, template });
-  const { manifest } = await manifested;
+  store.postMessage({ type: "open", manifestUrl: url, pair, build: chosen, module, cache, context, template });
+  const { manifest, memory } = await manifested;
   if (session.error) return null;
   const n_bytes = manifest.files.reduce((sum, file) => sum + file.size, 0);
   onOpened({ bytes: n_bytes });
   const n_cores = navigator.hardwareConcurrency;
-  const n_ranks = await chooseRanks(n_bytes, { wanted: ranks, n_cores, measure: (counts) => measure(counts, { build: chosen, module }) });
+  const choice = { n_least: memory.leastRanks, wanted: ranks, n_cores, measure: (counts) => measure(counts, { build: chosen, module }) };
+  const n_ranks = await chooseRanks(memory.bytes, choice);
   if (session.error) return null;
   if (cache && url && n_bytes > ASK_TO_KEEP_BYTES) navigator.storage?.persist?.().catch(() => {});
   const { loaded, storePorts } = session.startRanks(n_ranks, { build: chosen, module, context, template });

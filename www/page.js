@@ -206,7 +206,21 @@ function modelFailed(error) {
   const before = { label: "Load the model before it", run: guarded(() => reloadModel(state.working)) };
   const renew = { label: "Reload the page", run: () => location.reload() };
   const isOther = state.working && state.working !== state.source;
-  showError(byId("load-error"), explain(error), error.kind === "replaced" ? renew : isOther ? before : again);
+  showError(byId("load-error"), explain(error), error.kind === "replaced" ? renew : isOther ? before : again, withMoreRanks(error));
+}
+
+// Where one rank's memory was not enough: the model again, on more of them.
+function withMoreRanks({ moreRanks }) {
+  if (!moreRanks) return null;
+  const run = guarded(() => {
+    asked.ranks = moreRanks;
+    const address = new URL(location.href);
+    address.searchParams.set("ranks", moreRanks);
+    history.replaceState(null, "", address);
+    for (const { problem } of conversation.turns) problem.replaceChildren();
+    return reloadModel();
+  });
+  return { label: `Open with ${moreRanks} ranks`, run };
 }
 
 // The address of the model in the page's address is none: another model than the one that was meant opens only if the person wants it.
@@ -230,7 +244,7 @@ function modelLost(error) {
 }
 
 function showLost() {
-  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: guarded(() => reloadModel()) });
+  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: guarded(() => reloadModel()) }, withMoreRanks(state.lost));
 }
 
 // The bytes of two models that may be in memory at once.
@@ -345,8 +359,8 @@ async function openFiles(gathering) {
 }
 
 // What was open stays open.
-function imageRefused(problem) {
-  showError(byId("image-error"), problem);
+function imageRefused(problem, action) {
+  showError(byId("image-error"), problem, action);
   setStatus(problem.title);
 }
 
@@ -443,14 +457,14 @@ function imageFailed(error) {
   picture.unframe();
   closeChat();
   if (state.lost) return state.asking ? undefined : showLost();
-  imageRefused(explainFailure(error));
+  imageRefused(explainFailure(error), withMoreRanks(error));
   setModelLine("ready");
 }
 
 /** An error after which the model goes on. */
 function explainFailure(error) {
   const explained = explain(error);
-  if (error.kind !== "out-of-memory") return explained;
+  if (error.kind !== "out-of-memory" || error.moreRanks) return explained;
   return { ...explained, next: "Close other tabs and programs and try again. The model itself goes on; a short conversation takes less memory than a long one." };
 }
 
@@ -559,7 +573,7 @@ function answerFailed(turn, asking, error) {
     turn.problem.replaceChildren();
     return reloadModel();
   });
-  showError(turn.problem, explained, state.lost ? { label: "Load the model again", run: reload } : undefined);
+  showError(turn.problem, explained, state.lost ? { label: "Load the model again", run: reload } : null, withMoreRanks(state.lost ?? error));
 }
 
 function showAsking(isAsking) {

@@ -145,7 +145,8 @@ async function operate(id, run, timings = () => ({})) {
   try {
     answer = { result: await run(), timings: timings() };
   } catch (error) {
-    // Ranks that are out of step, and traps, end the session; everything else only this operation, also memory that no rank has taken.
+    // Ranks that are out of step, and traps, end the session; everything else only this operation. Want of memory that has a kind was found before the
+    // ranks changed anything.
     if (!error?.kind || error.kind === "rank-lost") throw error;
     answer = { error: { kind: error.kind, message: error.message } };
   }

@@ -61,6 +61,9 @@ export function workersChecked() {
   }));
 }
 
+/** More are never started. */
+export const MAX_RANKS = 64;
+
 const PING_MS = 5000;
 // A rank alone in its session hears nothing while it computes a tile or a piece of the prompt: on a slow phone that takes minutes. Where there are locks
 // they tell which ranks live, however long they are silent.
@@ -126,7 +129,7 @@ export class Session {
     worker.onmessage = ({ data }) => {
       Object.assign(watch, { silentMs: 0, isPinged: false, hasSpoken: true });
       if (this.error) return;
-      if (data.type === "failed") this.end(new ModelError(data.error, name));
+      if (data.type === "failed") this.end(this.#error(data.error, name));
       else onMessage(data);
     };
     worker.onerror = (event) => {
@@ -139,6 +142,12 @@ export class Session {
     worker.onmessageerror = () => this.end(new ModelError({ kind: "internal", message: "a message could not be read" }, name));
     this.watched.push(watch);
     return worker;
+  }
+
+  /** A worker's error. One for want of memory says how many ranks would have twice as much. */
+  #error(error, name) {
+    const isShort = error.kind === "out-of-memory" && this.ranks.length > 0 && this.ranks.length < MAX_RANKS;
+    return Object.assign(new ModelError(error, name), isShort ? { moreRanks: Math.min(2 * this.ranks.length, MAX_RANKS) } : {});
   }
 
   // The rank holds this lock as long as it lives: whoever gets it next knows that it does not.
@@ -234,7 +243,7 @@ export class Session {
     this.operations.shift();
     const { error, result, timings } = message;
     if (!error) operation.resolve({ result, timings });
-    else operation.reject(error.kind === "cancelled" ? abortError("stopped") : new ModelError(error));
+    else operation.reject(error.kind === "cancelled" ? abortError("stopped") : this.#error(error));
     this.#next();
   }
 

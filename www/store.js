@@ -1,9 +1,9 @@
 // The store: a worker that fetches a model's chunks, checks them, keeps them (folder.js) and hands every rank the bytes that it needs.
 //
 // Messages from the page                                     answered by
-//   { type: "open", manifestUrl, build, module, cache,       { type: "manifest", manifest, isCopy }
-//     template } or pair: [address or File, ...] instead       { type: "progress", ... } while the network is waited for
-//     of manifestUrl
+//   { type: "open", manifestUrl, build, module, cache,       { type: "manifest", manifest, isCopy, memory: { bytes, leastRanks } }
+//     context, template } or pair: [address or File, ...]      { type: "progress", ... } while the network is waited for
+//     instead of manifestUrl
 //   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, bytesPerSecond, secondsLeft, waits }, ...
 //     verify }                                               { type: "served", cached, note }
 //   { type: "cached", manifestUrl }                          { type: "cached", bytes, complete }
@@ -33,7 +33,7 @@ const MAX_MANIFEST_BYTES = 4 << 20;
 const MANIFEST_WAIT_MS = 15_000;
 
 let wasm = null;
-let model = null; // { url, manifest, bytes, folder, note }
+let model = null; // { url, manifest, bytes, folder, note, chunks, progress }
 
 self.addEventListener("message", async ({ data }) => {
   try {
@@ -44,7 +44,7 @@ self.addEventListener("message", async ({ data }) => {
   }
 });
 
-async function open({ manifestUrl, pair, build, module, cache, template }) {
+async function open({ manifestUrl, pair, build, module, cache, context, template }) {
   wasm = await import(`./pkg/llama3med_${build}.js`).catch((error) => {
     throw Object.assign(error, { kind: "program" });
   });
@@ -53,13 +53,13 @@ async function open({ manifestUrl, pair, build, module, cache, template }) {
   if (pair) {
     const note = pair.every((source) => typeof source === "string") ? "" : "no: it is read from the files that you chose";
     model = { manifest: await describePair(pair, wasm), folder: null, note };
-    return postMessage({ type: "manifest", manifest: model.manifest, isCopy: false });
+    return postMessage({ type: "manifest", manifest: model.manifest, isCopy: false, memory: await memory(context) });
   }
   const folder = cache ? await Folder.open(manifestUrl) : null;
   const { bytes, isCopy } = await manifestBytes(manifestUrl, folder);
   const note = folder && !folder.isOurs ? "Another tab is keeping this model; this one only reads what is kept." : "";
   model = { url: manifestUrl, manifest: wasm.parseManifest(bytes), bytes, folder, note };
-  postMessage({ type: "manifest", manifest: model.manifest, isCopy });
+  postMessage({ type: "manifest", manifest: model.manifest, isCopy, memory: await memory(context) });
 }
 
 /** Said before anything is fetched: the ranks would say it when all has been loaded. */
@@ -106,15 +106,28 @@ function timeout(ms) {
   return controller.signal;
 }
 
-async function serve({ ports, verify }) {
-  const { manifest } = model;
-  const chunks = manifest.files.flatMap((file) => placed(file));
+/** What the model takes in memory, from the headers of its files. The chunks that hold them are obtained now, and wait for the ranks. */
+async function memory(context) {
+  const { files } = model.manifest;
+  const chunks = files.flatMap((file) => placed(file));
   const names = new Set(await model.folder?.names());
   for (const placed of chunks) placed.isKept = names.has(placed.chunk.sha256);
   await checkRoom(chunks);
+  const progress = new Progress(chunks.reduce((sum, { chunk }) => sum + chunk.size, 0));
+  Object.assign(model, { chunks, progress });
+  const headers = files.map(async (file) => {
+    const first = chunks.filter((placed) => placed.file === file && placed.offset < file.header_size);
+    for (const placed of first) placed.obtained = obtain({ ...placed, isRead: true }, chunks, progress);
+    const parts = await Promise.all(first.map(async ({ offset, obtained }) => ({ offset, ...(await obtained) })));
+    return headerOf(file, parts);
+  });
+  return wasm.memoryOf(files.map(({ name }) => name), await Promise.all(headers), Float64Array.from(files, ({ size }) => size), context);
+}
+
+async function serve({ ports, verify }) {
+  const { chunks, progress } = model;
   // Read here is what is not kept yet, what is to be verified, and the headers.
   for (const placed of chunks) placed.isRead = verify || !placed.isKept || placed.offset < placed.file.header_size;
-  const progress = new Progress(chunks.reduce((sum, { chunk }) => sum + chunk.size, 0));
   const feeds = ports.map((port) => new Feed(port));
   await deliver(chunks, feeds, progress);
   feeds.forEach((feed) => feed.port.postMessage({ type: "end" }));
@@ -159,7 +172,9 @@ async function deliver(chunks, feeds, progress) {
   let taken = Promise.resolve();
   for (const [idx, { file, chunk, offset }] of chunks.entries()) {
     while (obtained.length < chunks.length && mayObtain(chunks, idx, obtained.length)) {
-      const next = obtain(chunks[obtained.length], chunks, progress);
+      const placed = chunks[obtained.length];
+      const next = placed.obtained ?? obtain(placed, chunks, progress);
+      placed.obtained = null;
       next.catch(() => {}); // heard of when its turn comes
       obtained.push(next);
     }
@@ -202,11 +217,16 @@ async function letRead(feeds, { file, chunk, offset }, progress) {
 
 /** Gives the ranks a file's header; they say which bytes they need. */
 async function announce(file, { parts }, feeds) {
+  const header = headerOf(file, parts);
+  await Promise.all(feeds.map((feed) => feed.header(file, header.slice())));
+}
+
+function headerOf(file, parts) {
   const header = new Uint8Array(file.header_size);
   for (const { offset, bytes } of parts) {
     if (offset < header.length) header.set(bytes.subarray(0, header.length - offset), offset);
   }
-  await Promise.all(feeds.map((feed) => feed.header(file, header.slice())));
+  return header;
 }
 
 /** A chunk's bytes, checked, from the folder or from the network; none if the ranks read it. `kept` resolves when they are on the disk. */

@@ -78,7 +78,7 @@ const KINDS = {
 
 /** An error of the client as `{ title, next, details }`. */
 export function explain(error) {
-  const { kind, message = String(error), detail = "" } = error ?? {};
+  const { kind, message = String(error), detail = "", moreRanks } = error ?? {};
   const details = [message, detail].filter(Boolean).join("\n");
   // The engine has named what the file is: "this is a PDF document; …".
   if (kind === "format") {
@@ -87,6 +87,7 @@ export function explain(error) {
   }
   if (kind === "browser") return { title: message, next: "Open this page in another browser.", details };
   const [title, next = message] = KINDS[kind] ?? ["This did not work.", AGAIN];
+  if (moreRanks) return { title, next: `Open it with ${moreRanks} ranks: each has memory of its own. If that is not enough either: ${next[0].toLowerCase()}${next.slice(1)}`, details };
   return { title, next, details };
 }
 
@@ -110,8 +111,8 @@ function buttonFor({ label, run }) {
   return button;
 }
 
-/** Shows an explained error inside `place`, with an optional button `{ label, run }`; returns the element. */
-export function showError(place, { title, next, details }, action) {
+/** Shows an explained error inside `place`, with buttons `{ label, run }`; returns the element. */
+export function showError(place, { title, next, details }, ...actions) {
   const box = document.createElement("div");
   box.className = "error";
   box.setAttribute("role", "alert");
@@ -126,7 +127,7 @@ export function showError(place, { title, next, details }, action) {
   text.textContent = details;
   fold.append(summary, text);
   box.append(heading, advice, fold);
-  if (action) box.append(buttonFor(action));
+  box.append(...actions.filter(Boolean).map(buttonFor));
   place.replaceChildren(box);
   box.scrollIntoView({ block: "nearest" });
   return box;

@@ -155,7 +155,11 @@ impl<P: Peers> Session<P> {
         let pixels = preprocess(picture, &vision.preprocess).map_err(Error::of_picture)?;
         let features = match self.model.use_image(key).await? {
             true => Vec::new(),
-            false => self.model.encode(key, &pixels, listener).await?,
+            false => {
+                let result = self.model.encode(key, &pixels, listener).await;
+                self.cache.follow(&self.model);
+                result?
+            }
         };
         Ok(Look { key, crop: pixels.crop, features })
     }
@@ -367,11 +371,17 @@ impl Cache {
             model.forget_oldest().await?;
             self.kept.remove(0);
         }
-        let logits = model.forward(items, self.items.len(), n_logits).await?;
-        // Where memory was short, more has been given up.
-        self.kept.drain(..self.kept.len() - model.n_kept());
+        let result = model.forward(items, self.items.len(), n_logits).await;
+        // Where memory was short, more has been given up, perhaps in vain.
+        self.follow(model);
+        let logits = result?;
         self.items.extend_from_slice(items);
         Ok(logits)
+    }
+
+    /// Forgets the conversations that the model has given up.
+    fn follow<P: Peers>(&mut self, model: &Model<P>) {
+        self.kept.drain(..self.kept.len() - model.n_kept());
     }
 }
 
