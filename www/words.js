@@ -108,6 +108,7 @@ export function showNote(place, key, text, action) {
   note.textContent = text;
   if (action) note.append(buttonFor(action));
   place.append(note);
+  note.scrollIntoView({ block: "nearest" });
 }
 
 function buttonFor({ label, run }) {
