@@ -46,10 +46,21 @@ export async function load(source, options = {}) {
   try {
     return await loadOnce(source, options);
   } catch (error) {
+    // Not every engine tells a worker what the page's policy forbade: the page asks again.
+    if (error.kind === "network") throw (await forbidden([source].flat()).catch(() => null)) ?? error;
     if (error.kind !== "program") throw error;
     await refetchProgram(chooseBuild(options.build));
     return loadOnce(source, options);
   }
+}
+
+async function forbidden(sources) {
+  const { whyForbidden } = await import("./fetching.js");
+  for (const source of sources.filter((source) => !(source instanceof Blob))) {
+    const why = await whyForbidden(absolute(source));
+    if (why) return new ModelError(why);
+  }
+  return null;
 }
 
 // What the model's workers load beside the builds; pages have the rest already.

@@ -276,7 +276,7 @@ function replaceBy(next) {
 // The model that is there, or still loading, stays.
 function choiceFailed(error) {
   state.next = null;
-  if (state.loading?.isOver ?? true) return modelFailed(error);
+  if (!state.loading || state.loading.isOver) return modelFailed(error);
   endWaiting();
   showError(byId("load-error"), explain(error));
   rest();
