@@ -4,7 +4,7 @@
 
 import { deleteCached, load } from "./llama3med.js";
 import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
-import { choosePicture, filesOf, textOf } from "./files.js";
+import { choosePicture, filesOf, startOf, textOf } from "./files.js";
 import { showModel, showNumbers } from "./numbers.js";
 import { Picture } from "./picture.js";
 import { Requests, requestsText } from "./requests.js";
@@ -120,7 +120,7 @@ function modelReady(model) {
   announce("The model is ready.");
   showChips();
   rest();
-  if (state.file) startChat().catch(unexpected);
+  if (state.file) startChat(model).catch(unexpected);
   model.ended.then((error) => error.name === "AbortError" || modelLost(error)).catch(unexpected);
 }
 
@@ -232,12 +232,14 @@ function imageRefused(problem) {
 async function openImage(file, { sample = null, remark = "" } = {}) {
   const opened = ++state.opened;
   if (state.info) setStatus("Opening the image", 0);
-  const problem = await refusal(file).catch((error) => explain({ kind: "file", message: `${file.name}: ${error?.message ?? error}` }));
+  const unreadable = (error) => explain({ kind: "file", message: `${file.name}: ${error?.message ?? error}` });
+  const problem = await startOf(file).then(() => refusal(file)).catch(unreadable);
   if (opened !== state.opened) return;
   if (problem) return imageRefused(problem);
   state.asking?.abort.abort();
   closeChat();
   conversation.clear();
+  if (state.lost) showLost(); // it may have been said in the conversation alone
   Object.assign(state, { file, sample, encoded: false, asking: null });
   showAsking(false);
   byId("image-error").replaceChildren();
@@ -250,8 +252,8 @@ async function openImage(file, { sample = null, remark = "" } = {}) {
   if (opened !== state.opened) return;
   requests.restart();
   if (hadFocus && matchMedia("(pointer: fine)").matches) byId("question").focus();
-  if (state.info) startChat().catch(unexpected);
   showChips();
+  if (state.info && !state.lost) await startChat(await state.model);
 }
 
 // Back to the beginning; the conversation stays to be read.
@@ -272,10 +274,9 @@ function closeChat() {
 }
 
 // The model looks at the image at once; the question may still be in the typing.
-async function startChat() {
+async function startChat(model) {
   const { file } = state;
-  const model = await state.model;
-  if (file !== state.file || state.chat) return;
+  if (state.chat) return;
   const { scales, tileSize } = model.info;
   showNumbers(byId("numbers"), model.info);
   const guess = picture.guess();
@@ -343,10 +344,9 @@ async function chatForQuestion(signal) {
     if (signal.aborted) stop();
     signal.addEventListener("abort", stop, { once: true });
   });
-  await Promise.race([state.model, stopped]);
-  if (!state.chat) await Promise.race([startChat(), stopped]);
+  const model = await Promise.race([state.model, stopped]);
+  if (!state.chat) startChat(model).catch(unexpected);
   const { chat } = state;
-  if (!chat) throw new DOMException("the image was closed", "AbortError");
   await Promise.race([chat.ready, stopped]);
   return chat;
 }
