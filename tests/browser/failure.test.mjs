@@ -130,7 +130,9 @@ test("a model that needs more memory than there is says so", async (t) => {
 
 /** Has the next `operation` of rank 0 ("look", "ask") throw what `failure` describes. */
 async function failNext(page, operation, failure) {
-  const [rank] = page.workers();
+  const workers = page.workers();
+  const names = await Promise.all(workers.map((worker) => worker.evaluate(() => self.name).catch(() => "ended")));
+  const rank = workers[names.indexOf("rank 0")];
   const pkg = await page.evaluate(() => new URL("pkg/", document.baseURI).href);
   await rank.evaluate(async ({ pkg, operation, failure }) => {
     for (const build of ["relaxed", "simd128"]) {
