@@ -34,7 +34,7 @@ const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's qu
  * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, verify?: boolean, template?: string,
  *   onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
  *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` hashes what it keeps once more; `template` is the
- *   form of conversations ("vicuna", "mistral", "llama3", "llama3-med", "chatml") where a GGUF file names none that is known
+ *   form of conversations ("vicuna", "mistral", "mistral-v3", "mistral-v3-tekken", "llama3", "llama3-med", "chatml") where a GGUF file names none that is known
  * @returns {Promise<Model>}
  */
 export async function load(source, { ranks, build, context, cache = true, verify = false, template, onProgress = () => {}, signal } = {}) {

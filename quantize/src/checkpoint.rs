@@ -19,6 +19,7 @@ use crate::checkpoint::names::Part;
 use crate::checkpoint::tensor::Tensor;
 use crate::model_folder::read_small;
 use clap::Args;
+use llama3med::prompt::TEMPLATES;
 use llama3med::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ const MAX_CONFIG_BYTES: usize = 4 << 20;
 const MAX_INDEX_BYTES: usize = 64 << 20;
 const MAX_TOKENIZER_BYTES: usize = 256 << 20;
 
-/// Where parts of a model are that its folder does not hold: folders or files, each `None` where the checkpoint's own folder has it.
+/// What a checkpoint's folder does not hold or tell: each `None` where it does.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Parts {
     /// The language model, where the checkpoint does not hold it: a folder, or one file of tensors.
@@ -46,6 +47,9 @@ pub struct Parts {
     /// A LoRA adapter to merge: a folder with adapter_config.json. One in the checkpoint's own folder is merged without being named.
     #[arg(long, value_name = "FOLDER")]
     pub adapter: Option<PathBuf>,
+    /// The form of conversations that it was trained with, where configuration and tokenizer do not tell it.
+    #[arg(long, value_parser = TEMPLATES)]
+    pub template: Option<String>,
 }
 
 /// What a folder holds.
@@ -144,6 +148,12 @@ impl Checkpoint {
             None => true,
         };
         sentencepiece::tokenizer_json(&read_small(&path, MAX_TOKENIZER_BYTES)?, &added, adds_bos)
+    }
+
+    /// The tokenizer's file, for errors.
+    pub fn tokenizer_name(&self) -> String {
+        let path = self.tokenizer_file("tokenizer.json").or_else(|| self.tokenizer_file("tokenizer.model"));
+        path.map_or_else(|| "tokenizer.json".into(), |path| path.display().to_string())
     }
 
     /// A file about tokens, of the first folder that has it.
