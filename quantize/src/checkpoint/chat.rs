@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 
 /// Steps that a template may take; real ones need some hundred for a message.
 const FUEL: u64 = 100_000;
-const MAX_TEMPLATE_BYTES: usize = 1 << 18;
+/// The longest template; real ones have a few kilobytes.
+const MAX_TEMPLATE_BYTES: usize = 1 << 16;
+/// The stack that a template is read on: minijinja recurses over expressions, and every second byte of one may be a level.
+const STACK_BYTES: usize = 256 << 20;
 
 /// System text of LLaVA's Llama-3 conversations, the same as Vicuna's.
 const LLAVA_SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. \
@@ -159,6 +162,18 @@ const IMAGE: &str = "<image>";
 
 /// The texts that a Jinja template puts between messages, or why it cannot be used.
 pub fn marks(source: &str, ends: &Ends) -> std::result::Result<Marks, String> {
+    if source.len() > MAX_TEMPLATE_BYTES {
+        return Err(format!("expected at most {MAX_TEMPLATE_BYTES} bytes, found {}", source.len()));
+    }
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || read(source, ends));
+        let thread = thread.map_err(|error| format!("no thread to read it on: {error}"))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// [`marks`] of a template that is not too long, on a stack that is large enough.
+fn read(source: &str, ends: &Ends) -> Problem<Marks> {
     let two = run(source, 2, ends)?;
     let [first, answered, next, reply] = cut(&two, &[QUESTIONS[0], ANSWERS[0], QUESTIONS[1]])?[..] else {
         return Err("it does not write every message once and in order".into());
