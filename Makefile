@@ -145,12 +145,14 @@ convert-large: toolchain
 	test -f $(CONVERTED)/checkpoint/model.safetensors.index.json || python3 tests/golden/large_checkpoint.py $(SHAPE) $(CONVERTED)/checkpoint
 	/usr/bin/time -v $(TARGET)/release/quantize convert $(CONVERTED)/checkpoint -o $(CONVERTED)/model
 
-# Needs nightly and cargo-fuzz (cargo install cargo-fuzz); FUZZ_SECONDS for each parser.
+# Needs nightly and cargo-fuzz (cargo install cargo-fuzz). FUZZ_SECONDS for each parser of tests/src/lib.rs, or for PARSERS alone. Begins with every file
+# of the tests, and goes on from what earlier runs found.
 FUZZ_SECONDS ?= 180
+PARSERS ?= $(shell sed -n 's/^    ("\(.*\)", .*),$$/\1/p' tests/src/lib.rs)
 fuzz:
-	for parser in about chat_template config gguf image manifest model pickle questions safetensors sentencepiece tokenizer; do mkdir -p fuzz/corpus/$$parser tests/malformed/$$parser; \
-	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser -- \
-	  -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
+	for parser in $(PARSERS); do mkdir -p fuzz/corpus/$$parser; \
+	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser tests/golden demo/samples -- \
+	  -dict=fuzz/formats.dict -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
 
 # Writes every golden again from PyTorch, Pillow, tokenizers, nltk and llama.cpp. Look at the difference before committing it.
 golden: toolchain node_modules

@@ -40,6 +40,8 @@ pub struct Options {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampler: SamplerOptions,
+    /// Ends an answer that only repeats itself.
+    pub stop_repetition: bool,
     /// Ranks; `None` is one for each core, or one alone for a small model.
     pub ranks: Option<usize>,
     /// The largest conversation in tokens; `None` is the engine's default.
@@ -52,6 +54,8 @@ pub struct Options {
 pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
     options.sampler.check()?;
     let picture = options.image.as_deref().map(decode).transpose()?;
+    let notes = picture.iter().flat_map(|picture| &picture.notes);
+    notes.for_each(|note| eprintln!("{note}"));
     let (name, files) = options.model.open()?;
     if picture.is_some() && files.encoder.is_none() {
         return Err(Error::NoVision);
@@ -76,6 +80,7 @@ pub(crate) fn decode(path: &Path) -> Result<Picture> {
     let bytes = read_small(path, MAX_PICTURE_BYTES)?;
     Picture::decode(&bytes).map_err(|error| match error {
         Error::Image(problem) => Error::Image(format!("{}: {problem}", path.display())),
+        Error::Format(_) => Error::Image(format!("{}: {error}", path.display())),
         other => other,
     })
 }
@@ -97,7 +102,11 @@ async fn run(
         eprintln!("encoded {n_tiles} tiles in {}", seconds(start.elapsed()));
         (chat.image, features) = (Some(look.key), look.features);
     }
-    let ask = AskOptions { max_tokens: options.max_tokens, sampler: options.sampler.clone() };
+    let ask = AskOptions {
+        max_tokens: options.max_tokens,
+        sampler: options.sampler.clone(),
+        stop_repetition: options.stop_repetition,
+    };
     let start = Instant::now();
     let answer = session.ask(&mut chat, &options.prompt, &ask, &mut listener).await?;
     let _ = writeln!(std::io::stdout());
@@ -120,6 +129,7 @@ fn report(listener: &Terminal, answer: &Answer, start: Instant) {
         Finish::Stop => "the model ended its answer",
         Finish::Length => "as long as --max-tokens allows",
         Finish::Context => "the context is full",
+        Finish::Repetition => "it only repeated itself; --allow-repetition lets it go on",
         Finish::Cancelled => "stopped",
     };
     eprintln!("answered {} tokens in {} ({:.1}/s): {end}", listener.ids.len(), seconds(time), rate(n_steps, time));

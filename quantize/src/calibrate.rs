@@ -94,7 +94,7 @@ async fn answer(session: &mut Session<Threads>, prompts: &[Prompt]) -> Result<()
     let bar = ProgressBar::new(prompts.len() as u64).with_style(style.expect("the template is a constant"));
     bar.set_message("calibrating");
     bar.tick();
-    let options = AskOptions { max_tokens: MAX_TOKENS, sampler: SamplerOptions::default() };
+    let options = AskOptions { max_tokens: MAX_TOKENS, sampler: SamplerOptions::default(), stop_repetition: false };
     for group in prompts.chunk_by(|a, b| a.image == b.image) {
         let mut chat = Chat::default();
         if let Some(path) = &group[0].image {

@@ -8,14 +8,12 @@ use crate::layout::Tower;
 use crate::model_folder::{Files, Plan, Source, Stored, open_folder};
 use crate::types::Types;
 use llama3med::config::Config;
-use llama3med::connector::Connector;
-use llama3med::decoder::Decoder;
-use llama3med::encoder::{self, Encoder};
-use llama3med::gguf::Gguf;
+use llama3med::encoder;
+use llama3med::gguf::{Dtype, Gguf};
 use llama3med::manifest::{Fidelity, Manifest};
+use llama3med::memory::Held;
 use llama3med::model;
 use llama3med::prompt::{TEMPLATE_KEY, Template};
-use llama3med::shard::{HeadShare, Shard, held_bytes};
 use llama3med::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use serde::Serialize;
@@ -118,6 +116,8 @@ pub struct Memory {
     pub weights: u64,
     /// Bytes of keys and values for 1000 tokens of conversation.
     pub kv_per_1000_tokens: u64,
+    /// Bytes of everything else, roughly: activations, encoded pictures, the tokenizer.
+    pub work: u64,
 }
 
 /// Looks at `path`; `verify` also compares a model folder's chunks with their hashes.
@@ -290,27 +290,9 @@ fn file_report(gguf: &Gguf, n_bytes: u64, n_chunks: usize) -> FileReport {
     FileReport { name: gguf.file.clone(), n_bytes, n_chunks, types }
 }
 
-/// The most that any rank holds, in the forms that the kernels read: a little more than is stored.
 fn memory(n_ranks: usize, decoder: Option<&Gguf>, encoder: Option<&Gguf>) -> Result<Memory> {
-    let (mut weights, mut kv) = (0, 0);
-    for rank in 0..n_ranks {
-        let shard = Shard { rank, n_ranks };
-        let mut bytes = 0;
-        if let Some(gguf) = decoder {
-            let config = Config::from_gguf(gguf)?;
-            bytes += held_bytes(gguf, &Decoder::wants(&config, shard))?;
-            let n_kv_heads = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit).kv_heads.len();
-            kv = kv.max(1000 * config.kv_bytes_per_position() as u64 / config.n_kv_heads as u64 * n_kv_heads as u64);
-        }
-        if let Some(gguf) = encoder {
-            let config = encoder::Config::from_gguf(gguf)?;
-            let mut wants = Encoder::wants(&config, shard);
-            wants.extend(Connector::wants(gguf, shard)?);
-            bytes += held_bytes(gguf, &wants)?;
-        }
-        weights = weights.max(bytes);
-    }
-    Ok(Memory { n_ranks, weights, kv_per_1000_tokens: kv })
+    let Held { weights, kv_per_position, work } = Held::most(decoder, encoder, n_ranks)?;
+    Ok(Memory { n_ranks, weights, kv_per_1000_tokens: 1000 * kv_per_position, work })
 }
 
 impl fmt::Display for Report {
@@ -345,9 +327,15 @@ impl fmt::Display for Report {
             line(f, &file.name, &text)?;
         }
         for memory in &self.memory {
-            let (weights, kv) = (megabytes(memory.weights), megabytes(memory.kv_per_1000_tokens));
+            let [weights, kv, work] = [memory.weights, memory.kv_per_1000_tokens, memory.work].map(megabytes);
             let label = format!("on {} rank{}", memory.n_ranks, if memory.n_ranks == 1 { "" } else { "s" });
-            line(f, &label, &format!("{weights} of weights a rank, and {kv} for 1000 tokens of conversation"))?;
+            line(
+                f,
+                &label,
+                &format!(
+                    "{weights} of weights a rank, {kv} for 1000 tokens of conversation, about {work} for the work"
+                ),
+            )?;
         }
         Ok(())
     }

@@ -187,23 +187,112 @@ test("through the client: no picture for a decoder alone, no need of one for a p
   assert.deepEqual(found.pair, { text, after: text, looked: 1, seesPictures: true });
 });
 
-test("files that are no model are named", async (t) => {
-  const { page, ...on } = await newPage(browser, t);
+test("what files are is told by their content, and what was not used is said", async (t) => {
+  const expected = nativeAnswer();
+  const { page, seen, info, ...on } = await newPage(browser, t);
+  await on.open(site, `model=models/test/manifest.json&tokens=${N_TOKENS}`);
+  await on.ready();
+  const copy = (from, name) => (copyFileSync(file(from), join(scratch(), name)), join(scratch(), name));
+  const encoder = copy("mmproj.gguf", "sha256-8c5fe2f5");
+  const readme = join(scratch(), "README.md");
+  writeFileSync(readme, "# A model\n");
+  const notes = page.locator("#notes");
+  for (const [names, isRest] of [[[copy("decoder.gguf", "sha256-74a1c4d1"), encoder]], [[copy("decoder.gguf", "decoder (1).gguf"), encoder, readme, samplePath("brain.png")], true],
+    [[3, 1, 2].map((part) => copy(`split-0000${part}-of-00003.gguf`, `sha256-part-${part}`)).concat(encoder)],
+    [[2, 3, 1].map((part) => copy(`split-0000${part}-of-00003.gguf`, `x-0000${part}-of-00003 (${part}).gguf`)).concat(encoder)]]) {
+    const { model } = await page.evaluate(() => ({ model: document.querySelector("#model-name").textContent }));
+    assert.ok(model);
+    await page.getByTestId("model-input").setInputFiles(names);
+    await on.waitStatus(/^Loading/);
+    await on.ready();
+    assert.match(await info.textContent(), /small LLaVA/);
+    if (isRest) assert.match(await notes.textContent(), /Used: decoder \(1\)\.gguf, sha256-8c5fe2f5\. Not used, for they are not GGUF files: README\.md, brain\.png/);
+    else assert.equal(await notes.textContent(), "");
+  }
+  await on.show(IMAGE);
+  assert.equal((await on.answerTo(QUESTION)).trim(), expected);
+  assert.deepEqual(seen.errors, []);
+});
+
+test("a picture and a README dropped with a model are said; without a model the picture opens", async (t) => {
+  const { page, info, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
+  const drop = (files) => page.evaluate((files) => {
+    const dataTransfer = new DataTransfer();
+    for (const [name, bytes] of files) dataTransfer.items.add(new File([new Uint8Array(bytes)], name));
+    document.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+  }, files.map(([name, path]) => [name, [...readFileSync(path)]]));
+  await drop([["brain.png", samplePath("brain.png")], ["sha256-1", file("mmproj.gguf")], ["sha256-2", file("decoder.gguf")]]);
+  await page.waitForFunction(() => document.querySelector("#model-name").textContent.includes("small LLaVA"));
+  await on.ready();
+  assert.match(await page.locator("#notes").textContent(), /Not used, for it is not a GGUF file: brain\.png/);
+  await drop([["brain.png", samplePath("brain.png")]]);
+  await on.waitStatus(/^Ready: ask/);
+});
+
+test("of two choices before the first model is there, the last one counts, and no other goes on running", async (t) => {
+  const { page, info, ...on } = await newPage(browser, t);
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  const other = await startSite({ fault: (path) => path === "models/test/decoder.gguf.004" && held.then(() => false) });
+  t.after(() => other.stop());
+  await on.open(other, "model=models/test/manifest.json&ranks=1");
+  await on.waitStatus(/^Loading the model: .* of /);
+  const choose = (names) => page.getByTestId("model-input").setInputFiles(names.map(file));
+  await choose(["decoder.gguf", "mmproj.gguf"]);
+  await choose(["decoder.gguf"]);
+  await choose(["mmproj.gguf", "decoder.gguf"]);
+  await on.ready();
+  release();
+  assert.match(await info.textContent(), /small LLaVA/);
+  await page.waitForFunction(() => true);
+  assert.equal(page.workers().length, 1);
+  await on.show();
+  assert.equal(page.workers().length, 1);
+});
+
+test("a model that is still loading stays when the choice was wrong", async (t) => {
+  const { page, info, ...on } = await newPage(browser, t);
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  const other = await startSite({ fault: (path) => path === "models/test/decoder.gguf.004" && held.then(() => false) });
+  t.after(() => other.stop());
+  await on.open(other, "model=models/test/manifest.json&ranks=1");
+  await on.waitStatus(/^Loading the model: .* of /);
+  await page.getByTestId("model-input").setInputFiles([file("mmproj.gguf")]);
+  await page.locator("#load-error").getByText("These files are not a model").waitFor();
+  release();
+  await on.ready();
+  assert.match(await info.textContent(), /[Rr]andom/);
+});
+
+test("files that are no pair are named, and the model that works stays", async (t) => {
+  const { page, info, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await on.show(IMAGE);
+  const name = await info.locator("#model-name").textContent();
   const renamed = join(scratch(), "text.gguf");
   copyFileSync(file("text.safetensors"), renamed);
-  const alert = page.locator("#load-error");
+  const [pointer, half] = ["pointer.gguf", "half.gguf"].map((name) => join(scratch(), name));
+  writeFileSync(pointer, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4661216384\n");
+  writeFileSync(half, readFileSync(file("decoder.gguf")).subarray(0, statSync(file("decoder.gguf")).size - 1000));
   const cases = [
     [[file("mmproj.gguf")], /These files are not a model[^]*a language model \(architecture llama\) is missing/],
     [[file("decoder.gguf"), file("split-00001-of-00003.gguf"), file("mmproj.gguf")], /one of 3 parts/],
     [[renamed, file("mmproj.gguf")], /text\.gguf: magic: expected "GGUF"/],
+    [[pointer, file("mmproj.gguf")], /is a Git LFS pointer[^]*pointer\.gguf/],
+    [[half, file("mmproj.gguf")], /is cut short[^]*half\.gguf/],
+    [[samplePath("brain.png")], /These files are not a model[^]*None of these is a GGUF file: brain\.png/],
   ];
   for (const [files, words] of cases) {
     await page.getByTestId("model-input").setInputFiles(files);
     await page.waitForFunction(([source]) => new RegExp(source).test(document.querySelector("#load-error").textContent), [words.source]);
-    assert.ok(await alert.getByRole("button", { name: "Load the model again" }).isVisible());
+    assert.equal(await info.locator("#model-name").textContent(), name);
+    assert.ok((await on.answerTo("What is this?")).length > 0);
   }
+  assert.equal(await page.locator(".divider").count(), 0);
   // An encoder alone, an address that is not there, and a template that nobody knows.
   const addresses = [["encoder=models/pair/mmproj.gguf", /a language model \(architecture llama\) is missing/], [query("none.gguf"), /not at its place/],
     [`${query("decoder.gguf")}&template=alpaca`, /template must be one of llama3/]];

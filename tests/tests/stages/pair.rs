@@ -44,7 +44,7 @@ fn square() -> Picture {
     let side = whole.width.min(whole.height);
     let rows = whole.rgb.chunks_exact(3 * whole.width).take(side);
     let rgb = rows.flat_map(|row| &row[..3 * side]).copied().collect();
-    Picture { width: side, height: side, rgb }
+    Picture::new(side, side, rgb)
 }
 
 #[test]
@@ -167,7 +167,12 @@ fn files_that_are_no_pair_are_named() {
     let cut = part(2);
     put("x-00002-of-00003.gguf", &cut[..cut.len() - 32]);
     put("x-00003-of-00003.gguf", &part(3));
-    assert!(error(&first, &mmproj).contains("the file at"));
+    assert!(error(&first, &mmproj).contains("the file is cut short: the tensor ends at byte"));
+    let pointer =
+        put("pointer.gguf", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4661216384\n");
+    assert!(error(&pointer, &mmproj).contains("pointer.gguf: contents: this is a Git LFS pointer"));
+    let half = put("half.gguf", &std::fs::read(&decoder).unwrap()[..5000]);
+    assert!(error(&half, &mmproj).contains("cut short"));
     std::fs::remove_dir_all(&scratch).unwrap();
     // A part by itself, given to the engine.
     let bytes = part(2);
