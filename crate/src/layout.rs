@@ -496,7 +496,7 @@ pub(crate) fn f32_at(bytes: &[u8], at: usize) -> f32 {
 
 /// Adds the low `bits` of four bytes to a plane, as step `step` of `row`.
 fn put_bits(plane: &mut [u8], bits: usize, step: usize, row: usize, codes: u32) {
-    let codes = codes & 0x0101_0101 * ((1 << bits) - 1);
+    let codes = codes & (0x0101_0101 * ((1 << bits) - 1));
     let before = word(&plane[step % bits * 32..], row);
     put_word(plane, step % bits, row, before | codes << (bits * (step / bits)));
 }

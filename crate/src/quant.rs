@@ -194,4 +194,3 @@ fn q3_k_scale(packed: &[u8], at: usize) -> i8 {
 pub(crate) fn f16_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
-

@@ -455,5 +455,3 @@ fn check_decoder(decoder: &Value) -> Result<()> {
         found => Err(wrong("decoder.type", format!("expected ByteLevel, found {}", found.unwrap_or("nothing")))),
     }
 }
-
-}

@@ -126,7 +126,7 @@ fn want_of_memory_on_one_rank_fails_the_operation_alone() {
     let question = "What? ".repeat(30);
     let answers = |n_ranks: usize, fails: bool| {
         let run = |session: &mut llama3med::session::Session<_>| -> Result<_> {
-            let options = AskOptions { max_tokens: 8, sampler: Default::default() };
+            let options = AskOptions { max_tokens: 8, sampler: Default::default(), stop_repetition: false };
             let mut answers = Vec::new();
             for refused in [WORK, PAGES] {
                 let mut chat = Chat::default();
