@@ -9,7 +9,7 @@ use crate::model_folder::{Files, Plan, Source, Stored, open_folder};
 use crate::types::Types;
 use llama3med::config::Config;
 use llama3med::encoder;
-use llama3med::gguf::{Dtype, Gguf};
+use llama3med::gguf::Gguf;
 use llama3med::manifest::{Fidelity, Manifest};
 use llama3med::memory::Held;
 use llama3med::model;
