@@ -19,16 +19,17 @@ MODEL_HOST ?=
 CHECKPOINT ?= demo/checkpoint
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TOOLS := $(TARGET)/tools/debug
-WASM := $(TARGET)/wasm32-unknown-unknown/release/llama3med_web.wasm
-WASM_BUILD := cargo build --locked --release -p llama3med-web --target wasm32-unknown-unknown
-WASM_TEST := cargo test --locked --release -p llama3med --target wasm32-unknown-unknown --test kernels
-BIND := $(TOOLS)/wasm-bindgen --target web --no-typescript --out-dir $(TARGET)/pkg
+TOOLS_BUILD := cargo build --locked --manifest-path tools/Cargo.toml --target-dir $(TARGET)/tools
+WASM := $(TARGET)/wasm32-unknown-unknown/wasm/llama3med_web.wasm
+WASM_BUILD := cargo build --locked --profile wasm -p llama3med-web --target wasm32-unknown-unknown
+WASM_TEST := cargo test --locked --profile wasm -p llama3med --target wasm32-unknown-unknown --test kernels
 QUANTIZE := $(TARGET)/debug/quantize
-DEMO := $(TARGET)/demo-model
+# The demo model lies in the repository; another checkpoint is converted.
+DEMO := $(if $(filter demo/checkpoint,$(CHECKPOINT)),demo/model,$(TARGET)/demo-model)
 # `%` is read by more people than is_multiple_of, and kernels index several arrays by one variable.
 LINTS := -D warnings -A clippy::manual_is_multiple_of -A clippy::needless_range_loop -A clippy::excessive_precision
 
-.PHONY: site serve wasm demo toolchain tools browsers test check test-native test-kernels test-page test-engines help
+.PHONY: site serve wasm demo quantize toolchain tools test-runner browsers test check test-native test-kernels test-page test-engines help
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -38,26 +39,28 @@ serve: site
 
 # ---- the site
 
-site: wasm demo
+site: wasm $(if $(filter demo/model,$(DEMO)),,demo)
 	MODEL_HOST='$(MODEL_HOST)' node scripts/site.mjs $(TARGET)/pkg $(DEMO) dist
 
 # The two builds differ by a feature of our own crates: the dependencies are compiled once.
 wasm: toolchain tools
-	$(WASM_BUILD)
-	$(BIND) --out-name llama3med_simd128 $(WASM)
+	@echo "Compiling the engine for browsers, with relaxed SIMD"
 	$(WASM_BUILD) --features relaxed-simd
-	$(BIND) --out-name llama3med_relaxed $(WASM)
+	$(TOOLS)/bind $(WASM) $(TARGET)/pkg llama3med_relaxed
+	@echo "The same without relaxed SIMD: only our own code is compiled again"
+	$(WASM_BUILD)
+	$(TOOLS)/bind $(WASM) $(TARGET)/pkg llama3med_simd128
 
-# The demo model, trained on drawn phantoms: made again when its checkpoint, its texts, its pictures or the tool have changed.
-demo: $(DEMO)/manifest.json
-
-$(DEMO)/manifest.json: $(QUANTIZE) demo/about.json $(wildcard demo/samples/* $(CHECKPOINT)/*)
+# Converts CHECKPOINT. Without one: writes demo/model again, after its checkpoint, its texts, its pictures or the converter have changed.
+demo: quantize
+	@echo "Converting $(CHECKPOINT) and measuring what is left of it"
 	$(QUANTIZE) convert $(CHECKPOINT) --type q4_0 --about demo/about.json -o $(DEMO)
 	$(QUANTIZE) compare $(DEMO) $(CHECKPOINT) --write
 
-# Cargo knows whether there is anything to do.
-$(QUANTIZE): toolchain
-	cargo build --locked -p quantize
+# As `cargo test --workspace` builds it: with other features half of the dependencies would be compiled twice.
+quantize: toolchain
+	@echo "Compiling the command-line tool"
+	cargo test --locked --workspace --no-run --test command_line
 
 # ---- what a fresh machine lacks
 
@@ -66,7 +69,12 @@ toolchain:
 	@rustup target list --installed | grep -q wasm32-unknown-unknown || rustup target add wasm32-unknown-unknown
 
 tools: toolchain
-	@cargo build --quiet --locked --manifest-path tools/Cargo.toml --target-dir $(TARGET)/tools
+	@echo "Compiling wasm-bindgen"
+	$(TOOLS_BUILD)
+
+test-runner: toolchain
+	@echo "Compiling the program that runs tests in a browser"
+	$(TOOLS_BUILD) --features test-runner
 
 node_modules: package-lock.json
 	npm ci --no-audit --no-fund
@@ -89,11 +97,11 @@ check: toolchain
 test-native: toolchain node_modules
 	cargo test --locked --workspace
 
-test-kernels: tools browsers
+test-kernels: test-runner browsers
 	PATH="$(abspath $(TOOLS)):$$PATH" WASM_BINDGEN_TEST_TIMEOUT=600 CHROMEDRIVER="$$(command -v chromedriver)" $(WASM_TEST)
 	PATH="$(abspath $(TOOLS)):$$PATH" WASM_BINDGEN_TEST_TIMEOUT=600 CHROMEDRIVER="$$(command -v chromedriver)" $(WASM_TEST) --features relaxed-simd
 
-test-page: site node_modules browsers
+test-page: site quantize node_modules browsers
 	QUANTIZE=$(QUANTIZE) node --test --test-concurrency=1 tests/browser/*.test.mjs
 
 test-engines: site node_modules browsers
@@ -160,7 +168,7 @@ golden: toolchain node_modules
 	.venv/bin/pip install --quiet -r tests/golden/requirements.txt
 	node tests/golden/llama3-vocabulary.mjs
 	node tests/golden/sentencepiece-vocabularies.mjs
-	for script in make parts families preprocess text pieces metrics ask_llama_cpp types_llama_cpp ggml pair_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
+	for script in make parts families preprocess text pieces sampler metrics ask_llama_cpp types_llama_cpp ggml pair_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
 
 # ---- the demo model, on demand, with Python; each can be interrupted and goes on where it was
 
@@ -194,5 +202,5 @@ ablation: venv
 	  for stage in decoder test; do .venv/bin/python demo/train.py $$stage --arm $$arm --seed $$seed $(ABLATION) --work $(PHANTOM) || exit 1; done; \
 	done; done
 
-report: venv $(QUANTIZE)
+report: venv quantize
 	.venv/bin/python demo/report.py --measure $(QUANTIZE) $(PHANTOM)/files

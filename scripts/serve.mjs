@@ -1,10 +1,13 @@
-// A plain static server without special headers: node scripts/serve.mjs [FOLDER] [PORT]. Ranges are served; nothing else is clever.
+// A plain static server without special headers: node scripts/serve.mjs [FOLDER] [PORT]. As any static host does, it serves ranges, compresses text and
+// wasm, and says so when a file is what the browser has already.
 
 import { createReadStream } from "node:fs";
-import { stat } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { gzip } from "node:zlib";
 
 const TYPES = {
   ".html": "text/html; charset=utf-8",
@@ -15,6 +18,17 @@ const TYPES = {
   ".png": "image/png",
   ".svg": "image/svg+xml",
 };
+
+const COMPRESSED = new Set([".html", ".css", ".js", ".json", ".wasm", ".svg"]);
+
+// Compressed files by path and time of change: as promises, so that a file is compressed once however many ask for it.
+const compressed = new Map();
+
+function gzipped(file, { mtimeMs, size }) {
+  const key = `${file} ${mtimeMs} ${size}`;
+  if (!compressed.has(key)) compressed.set(key, readFile(file).then((bytes) => promisify(gzip)(bytes, { level: 9 })));
+  return compressed.get(key);
+}
 
 /** The one range of a request as { start, end } inclusive; null where there is none to serve. */
 function rangeOf(header, size) {
@@ -44,6 +58,16 @@ export async function serveFile(root, request, response) {
   }
   if (!info?.isFile() || !resolve(file).startsWith(resolve(root))) return end(404, "not found\n");
   const headers = { "Content-Type": TYPES[extname(file)] ?? "application/octet-stream", "Accept-Ranges": "bytes", "Last-Modified": info.mtime.toUTCString() };
+  if (request.headers["if-modified-since"] === headers["Last-Modified"]) return response.writeHead(304, headers).end();
+  if (COMPRESSED.has(extname(file))) {
+    headers.Vary = "Accept-Encoding";
+    if (!request.headers.range && /\bgzip\b/.test(request.headers["accept-encoding"] ?? "")) {
+      const bytes = await gzipped(file, info).catch(() => null);
+      if (!bytes) return end(500, "the file cannot be read\n");
+      response.writeHead(200, { ...headers, "Content-Encoding": "gzip", "Content-Length": bytes.length });
+      return response.end(request.method === "HEAD" ? undefined : bytes);
+    }
+  }
   const range = rangeOf(request.headers.range, info.size);
   if (range && range.start > range.end) return response.writeHead(416, { "Content-Range": `bytes */${info.size}` }).end();
   if (range) headers["Content-Range"] = `bytes ${range.start}-${range.end}/${info.size}`;

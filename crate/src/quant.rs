@@ -195,33 +195,3 @@ pub(crate) fn f16_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::quantized::{GgmlDType, QTensor};
-    use candle_core::{Device, Tensor};
-
-    #[test]
-    fn decoding_agrees_with_candle() {
-        let values: Vec<f32> =
-            (0..1024).map(|i| ((i * 7919 % 1000) as f32 / 500.0 - 1.0) * (1 + i / 256) as f32).collect();
-        let tensor = Tensor::from_slice(&values, (4, 256), &Device::Cpu).unwrap();
-        let pairs = [
-            (Dtype::F32, GgmlDType::F32),
-            (Dtype::F16, GgmlDType::F16),
-            (Dtype::Bf16, GgmlDType::BF16),
-            (Dtype::Q4_0, GgmlDType::Q4_0),
-            (Dtype::Q8_0, GgmlDType::Q8_0),
-            (Dtype::Q4K, GgmlDType::Q4K),
-            (Dtype::Q6K, GgmlDType::Q6K),
-        ];
-        for (dtype, theirs) in pairs {
-            let quantized = QTensor::quantize(&tensor, theirs).unwrap();
-            let expected: Vec<f32> =
-                quantized.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-            let mut decoded = vec![0.0; 1024];
-            dequantize(dtype, &quantized.data().unwrap(), &mut decoded);
-            assert_eq!(decoded, expected, "{}", dtype.name());
-        }
-    }
-}

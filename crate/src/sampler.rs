@@ -1,17 +1,18 @@
-//! The next token: greedy, or drawn from what temperature, top-k, min-p and top-p leave over.
+//! The next token: greedy, or drawn from what temperature, top-k, top-p and min-p leave over.
 //!
-//! From the decoder's logits to one id. The order is Hugging Face's: repetition penalty, temperature, top-k, then the cuts by probability. The seeded
-//! draw and top-p are candle's `LogitsProcessor`; it gets only the tokens that can still be drawn.
+//! From the decoder's logits to one id. The order is that of Hugging Face's warpers: repetition penalty, temperature, top-k, top-p, min-p. The draws are
+//! ChaCha8's, which gives the same stream on every machine.
 
 use crate::error::{Error, Result};
-use candle_core::{Device, Tensor};
-use candle_transformers::generation::{LogitsProcessor, Sampling};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use std::cmp::Ordering;
 
 /// Ids at the end of `recent` that the repetition penalty looks at.
 pub const REPETITION_WINDOW: usize = 256;
 
 // A token that is e^30 times less likely than the best one adds nothing to a sum of f32 probabilities.
-const NEGLIGIBLE: f32 = -30.0;
+const NEGLIGIBLE: f64 = -30.0;
 
 /// How tokens are chosen. The default is greedy.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,9 +21,9 @@ pub struct SamplerOptions {
     pub temperature: f32,
     /// Keeps the `top_k` best tokens; 0 keeps all.
     pub top_k: usize,
-    /// Keeps the best tokens that together have this probability; 1 keeps all.
+    /// Keeps the fewest best tokens that together have this probability; 1 keeps all.
     pub top_p: f32,
-    /// Drops tokens with less than this part of the best one's probability; 0 drops none.
+    /// Then drops tokens with less than this part of the best one's probability; 0 drops none.
     pub min_p: f32,
     /// Makes tokens of the answer so far less likely; 1 does nothing.
     pub repetition_penalty: f32,
@@ -57,28 +58,40 @@ fn within(option: &str, value: f32, is_within: bool, range: &str) -> Result<()> 
 /// Chooses tokens, one after the other.
 pub struct Sampler {
     options: SamplerOptions,
-    processor: LogitsProcessor,
+    rng: ChaCha8Rng,
 }
 
 impl Sampler {
     /// A sampler at the beginning of its seed's sequence.
     pub fn new(options: &SamplerOptions) -> Result<Self> {
         options.check()?;
-        // The temperature is applied before: over the few tokens that are left, candle's own would divide by zero near 0.
-        let sampling = match options.top_p < 1.0 {
-            true => Sampling::TopP { p: options.top_p as f64, temperature: 1.0 },
-            false => Sampling::All { temperature: 1.0 },
-        };
-        Ok(Self { options: options.clone(), processor: LogitsProcessor::from_sampling(options.seed, sampling) })
+        Ok(Self { options: options.clone(), rng: ChaCha8Rng::seed_from_u64(options.seed) })
     }
 
     /// The next id: never one that `allowed` refuses. `recent` are the ids that the repetition penalty looks at. Changes the logits.
     pub fn sample(&mut self, logits: &mut [f32], recent: &[u32], allowed: impl Fn(u32) -> bool) -> Result<u32> {
+        let shares = self.shares(logits, recent, allowed)?;
+        let [.., (last, _)] = shares[..] else { unreachable!("the best token is always kept") };
+        // 53 random bits: uniform in [0, 1).
+        let mut left = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        for (id, share) in shares {
+            left -= share;
+            if left < 0.0 {
+                return Ok(id);
+            }
+        }
+        // The shares add up to a little less than 1 by rounding.
+        Ok(last)
+    }
+
+    /// The tokens that the next one is drawn from, each with its probability: at least one, and together 1. The arguments are those of [`Self::sample`].
+    pub fn shares(&self, logits: &mut [f32], recent: &[u32], allowed: impl Fn(u32) -> bool) -> Result<Vec<(u32, f64)>> {
         if let Some(id) = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY) {
             let problem = format!("expected finite numbers, found {} for id {id}", logits[id]);
             return Err(Error::corrupt("the decoder's output", "logits", problem));
         }
-        penalize(logits, recent, self.options.repetition_penalty);
+        let SamplerOptions { temperature, top_k, top_p, min_p, repetition_penalty, .. } = self.options;
+        penalize(logits, recent, repetition_penalty);
         let candidate = |(id, &logit): (usize, &f32)| (logit > f32::NEG_INFINITY).then_some((id as u32, logit));
         let candidates = logits.iter().enumerate().filter_map(candidate).filter(|&(id, _)| allowed(id));
         // The strict comparison keeps the lowest id among equals.
@@ -86,19 +99,19 @@ impl Sampler {
         let Some((best, best_logit)) = best else {
             return Err(Error::corrupt("the decoder's output", "logits", "no token is left to choose from"));
         };
-        if self.options.temperature == 0.0 {
-            return Ok(best);
+        if temperature == 0.0 {
+            return Ok(vec![(best, 1.0)]);
         }
-        let floor = self.options.min_p.ln().max(NEGLIGIBLE);
-        let scale = |logit: f32| (logit - best_logit) / self.options.temperature;
-        let mut left: Vec<(u32, f32)> =
-            candidates.map(|(id, logit)| (id, scale(logit))).filter(|&(_, logit)| logit >= floor).collect();
-        keep_best(&mut left, self.options.top_k);
-        let scaled: Vec<f32> = left.iter().map(|&(_, logit)| logit).collect();
-        let drawn = Tensor::from_vec(scaled, left.len(), &Device::Cpu)
-            .and_then(|scaled| self.processor.sample(&scaled))
-            .map_err(|error| Error::corrupt("the decoder's output", "logits", error.to_string()))?;
-        Ok(left[drawn as usize].0)
+        let scaled = candidates.map(|(id, logit)| (id, f64::from((logit - best_logit) / temperature)));
+        let mut weights: Vec<(u32, f64)> = scaled.filter(|&(_, logit)| logit >= NEGLIGIBLE).collect();
+        keep_best(&mut weights, top_k);
+        weights.iter_mut().for_each(|(_, logit)| *logit = logit.exp());
+        keep_probable(&mut weights, top_p.into());
+        // The best token weighs 1.
+        weights.retain(|&(_, weight)| weight >= min_p.into());
+        let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
+        weights.iter_mut().for_each(|(_, weight)| *weight /= sum);
+        Ok(weights)
     }
 }
 
@@ -119,27 +132,55 @@ fn penalize(logits: &mut [f32], recent: &[u32], penalty: f32) {
     }
 }
 
+/// By value; among equals the lowest id counts as the best.
+fn best_first(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then(lowest_id_first(a, b))
+}
+
+fn lowest_id_first(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
+    a.0.cmp(&b.0)
+}
+
 /// Keeps the `k` best in order of their ids; among equals the lowest ids. 0 keeps all.
-fn keep_best(candidates: &mut Vec<(u32, f32)>, k: usize) {
+fn keep_best(candidates: &mut Vec<(u32, f64)>, k: usize) {
     if k == 0 || k >= candidates.len() {
         return;
     }
-    candidates.select_nth_unstable_by(k - 1, |a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    candidates.select_nth_unstable_by(k - 1, best_first);
     candidates.truncate(k);
-    candidates.sort_unstable_by_key(|&(id, _)| id);
+    candidates.sort_unstable_by(lowest_id_first);
+}
+
+/// Keeps the fewest best tokens that have at least the part `p` of all weight, in order of their ids; among equals the lowest ids. 1 keeps all.
+fn keep_probable(weights: &mut Vec<(u32, f64)>, p: f64) {
+    if p >= 1.0 {
+        return;
+    }
+    let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
+    // Tokens so light that all of them together lie in the part that goes: a vocabulary need not be sorted for its tail.
+    let n = weights.len() as f64;
+    weights.retain(|&(_, weight)| weight * n >= (1.0 - p) * sum);
+    weights.sort_unstable_by(best_first);
+    let mut before = 0.0;
+    weights.retain(|&(_, weight)| {
+        let is_needed = before < p * sum;
+        before += weight;
+        is_needed
+    });
+    weights.sort_unstable_by(lowest_id_first);
 }
 
 /// The `k` likeliest tokens with their probabilities (softmax of the logits as they are), the likeliest first.
 pub fn top_probabilities(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| ((logit - best) as f64).exp()).sum();
-    let mut top: Vec<(u32, f32)> = logits.iter().enumerate().map(|(id, &logit)| (id as u32, logit)).collect();
+    let mut top: Vec<(u32, f64)> = logits.iter().enumerate().map(|(id, &logit)| (id as u32, logit.into())).collect();
     if k == 0 {
         return Vec::new();
     }
     keep_best(&mut top, k);
-    top.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    top.into_iter().map(|(id, logit)| (id, (((logit - best) as f64).exp() / sum) as f32)).collect()
+    top.sort_unstable_by(best_first);
+    top.into_iter().map(|(id, logit)| (id, ((logit - f64::from(best)).exp() / sum) as f32)).collect()
 }
 
 #[cfg(test)]
@@ -234,6 +275,8 @@ mod tests {
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+        // On every machine and with every version.
+        assert_eq!(draw(1)[..16], [0; 16]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod ggml;
 mod json;
 pub mod split;
+mod steps;
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -15,10 +16,11 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use steps::{Steps, normalizer};
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::{
-    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder, TokenizerImpl,
-};
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{TokenizerBuilder, TokenizerImpl};
 
 /// Key of the tokenizer.json text in the decoder file.
 pub const GGUF_KEY: &str = "tokenizer.huggingface.json";
@@ -29,7 +31,8 @@ pub const MAX_TEXT_BYTES: usize = 1 << 19;
 // Four times the largest vocabulary in use; keeps a lying id from costing memory.
 const MAX_IDS: usize = 1 << 20;
 
-type Encoder = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+// The last two are not used.
+type Encoder = TokenizerImpl<BPE, NFC, Steps, ByteLevel, ByteLevel>;
 
 /// A BPE tokenizer: byte-level as Llama-3 has it, or SentencePiece's with byte fallback as Llama-2 and Mistral have it.
 pub struct Tokenizer {
@@ -87,10 +90,14 @@ impl Tokenizer {
             Some(json) => (format!("{}: {GGUF_KEY}", gguf.file), Self::from_json(json.as_bytes())),
             None => (gguf.file.clone(), ggml::file(gguf).and_then(Self::build)),
         };
-        tokenizer.map_err(|error| match error {
-            Error::Tokenizer(what) => Error::Tokenizer(format!("{place}: {what}")),
-            other => other,
-        })
+        let tokenizer = tokenizer.map_err(|error| error.of_tokenizer_in(&place))?;
+        // An id without a row would be silence: a vector of zeros.
+        let n_rows = gguf.tensors.get("token_embd.weight").map_or(usize::MAX, |embedding| embedding.n_rows);
+        if let Some(id) = (n_rows..tokenizer.kinds.len()).rfind(|&id| tokenizer.is_known(id as u32)) {
+            let problem = format!("the vocabulary has ids up to {id}, but token_embd.weight has {n_rows} rows");
+            return Err(Error::Tokenizer(format!("{place}: {problem}")));
+        }
+        Ok(tokenizer)
     }
 
     /// The tokenizer of a tokenizer.json file.
@@ -138,8 +145,8 @@ impl Tokenizer {
         let bpe = bpe.build().map_err(|error| wrong("model", error))?;
         let mut builder = TokenizerBuilder::new().with_model(bpe);
         if style == Style::ByteLevel {
-            builder = builder.with_normalizer(normalizer(file.normalizer)?);
-            builder = builder.with_pre_tokenizer(Some(pre_tokenizer(file.pre_tokenizer)?));
+            builder = builder.with_normalizer(normalizer(&file.normalizer)?);
+            builder = builder.with_pre_tokenizer(Some(Steps::from_json(file.pre_tokenizer)?));
         }
         let mut encoder: Encoder = builder.build().map_err(|error| wrong("model", error))?;
         let text_tokens = file.added_tokens.iter().filter(|token| !token.is_special());
@@ -172,6 +179,11 @@ impl Tokenizer {
         let encoding =
             self.encoder.encode_fast(&*spelled, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Whether a space is put before a text that follows a control token or an image.
+    pub fn begins_with_space(&self) -> bool {
+        self.style == Style::SentencePiece(Prefix::Always)
     }
 
     /// Id of a control token such as `<|eot_id|>`.
@@ -444,37 +456,4 @@ fn check_decoder(decoder: &Value) -> Result<()> {
     }
 }
 
-fn normalizer(json: Value) -> Result<Option<NormalizerWrapper>> {
-    match json.get("type").and_then(Value::as_str) {
-        None if json.is_null() => Ok(None),
-        Some("NFC") => serde_json::from_value(json).map_err(|error| wrong("normalizer", error)),
-        found => Err(wrong("normalizer.type", format!("expected none or NFC, found {}", found.unwrap_or("no type")))),
-    }
-}
-
-fn pre_tokenizer(json: Value) -> Result<PreTokenizerWrapper> {
-    let mut has_bytes = false;
-    check_pre_tokenizer("pre_tokenizer", &json, &mut has_bytes)?;
-    if !has_bytes {
-        return Err(wrong("pre_tokenizer", "expected a ByteLevel step, found none"));
-    }
-    serde_json::from_value(json).map_err(|error| wrong("pre_tokenizer", error))
-}
-
-fn check_pre_tokenizer(field: &str, json: &Value, has_bytes: &mut bool) -> Result<()> {
-    match json.get("type").and_then(Value::as_str) {
-        Some("ByteLevel") => *has_bytes = true,
-        Some("Split" | "Digits") => {}
-        Some("Sequence") => {
-            let parts = json.get("pretokenizers").and_then(Value::as_array);
-            for (idx, part) in parts.into_iter().flatten().enumerate() {
-                check_pre_tokenizer(&format!("{field}.pretokenizers[{idx}]"), part, has_bytes)?;
-            }
-        }
-        found => {
-            let problem = "expected Sequence, Split, Digits or ByteLevel, found";
-            return Err(wrong(&format!("{field}.type"), format!("{problem} {}", found.unwrap_or("nothing"))));
-        }
-    }
-    Ok(())
 }

@@ -57,6 +57,10 @@ export async function startSite({ folder = "", fault = null, fake = false, dist 
     request.url = `/${file ?? path}`;
     serveFile(name ? folderOf(name) : dist, request, response);
   });
+  // What has left the server since it started, heads and bodies.
+  const sockets = [];
+  server.on("connection", (socket) => sockets.push(socket));
+  site.bytesSent = () => sockets.reduce((sum, socket) => sum + socket.bytesWritten, 0);
   await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
   site.port = server.address().port;
   site.url = `http://127.0.0.1:${site.port}${prefix}`;

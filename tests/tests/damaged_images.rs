@@ -239,9 +239,8 @@ fn headers_that_lie_are_refused_before_memory_is_taken() {
 fn want_of_memory_for_a_square_is_an_error() {
     let _alone = MEASURING.lock();
     // The long sides of pads and of columns that are not seen are what takes memory.
-    let pictures = [(4, 8000), (8000, 4), (300, 200)].map(|(width, height)| {
-        Picture::new(width, height, vec![90; width * height * 3])
-    });
+    let pictures = [(4, 8000), (8000, 4), (300, 200)]
+        .map(|(width, height)| Picture::new(width, height, vec![90; width * height * 3]));
     for picture in &pictures {
         for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
             let options = Preprocess { size: 128, fit, mean: [0.5; 3], std: [0.25; 3] };

@@ -21,7 +21,8 @@ fn greys(picture: &Picture) -> Vec<u8> {
 
 /// A PNG of 16-bit greys.
 fn png_16_bit(width: u32, values: &[u16]) -> Vec<u8> {
-    let image = image::ImageBuffer::<image::Luma<u16>, _>::from_raw(width, values.len() as u32 / width, values.to_vec());
+    let image =
+        image::ImageBuffer::<image::Luma<u16>, _>::from_raw(width, values.len() as u32 / width, values.to_vec());
     let mut bytes = std::io::Cursor::new(Vec::new());
     image.expect("whole rows").write_to(&mut bytes, image::ImageFormat::Png).expect("a PNG can be written");
     bytes.into_inner()

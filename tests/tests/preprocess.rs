@@ -266,7 +266,8 @@ fn files_that_are_cut_short_are_errors_or_say_so() {
             match Picture::decode(&bytes[..len]) {
                 // What is cut off may lie behind the picture: metadata, further frames. Whatever else is missing is said.
                 Ok(picture) if picture.rgb == whole.rgb => {}
-                Ok(picture) if picture.notes.iter().any(|note| note.contains("cut short") || note.contains("coarser")) => {}
+                Ok(picture)
+                    if picture.notes.iter().any(|note| note.contains("cut short") || note.contains("coarser")) => {}
                 Ok(_) => {
                     n_missed += 1;
                     println!("{name}: the first {len} of {} bytes give another picture", bytes.len());

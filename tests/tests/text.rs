@@ -266,7 +266,7 @@ fn errors_name_the_field() {
             json!("Metaspace"),
             "pre_tokenizer.pretokenizers[1].type: expected Sequence, Split, Digits or ByteLevel, found Metaspace",
         ),
-        ("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("(("), "pre_tokenizer: "),
+        ("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("(("), "pre_tokenizer.pretokenizers[0]: "),
     ];
     for (pointer, value, expected) in cases {
         let mut json = small();

@@ -87,7 +87,9 @@ pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
         stored.notes.push(format!("The JPEG file lacks its end marker; all rows are there{doubt}."));
     } else if is_progressive && markers.n_scans > 1 {
         let height = stored.height;
-        stored.notes.push(format!("The JPEG file is cut short: below row {known} of {height} the picture is coarser than it was."));
+        stored.notes.push(format!(
+            "The JPEG file is cut short: below row {known} of {height} the picture is coarser than it was."
+        ));
     } else if known == 0 {
         return Err(Error::Image("JPEG: the file is cut short: nothing of the picture is there".to_owned()));
     } else {

@@ -95,10 +95,12 @@ fn percentiles(counts: &[Count]) -> (f64, f64) {
     let left_out = counts.iter().map(|count| count.1).sum::<u64>() / LEFT_OUT;
     fn reached<'a>(mut counts: impl Iterator<Item = &'a Count>, left_out: u64) -> f64 {
         let mut n = 0;
-        counts.find(|count| {
-            n += count.1;
-            n > left_out
-        }).map_or(0.0, |count| count.0)
+        counts
+            .find(|count| {
+                n += count.1;
+                n > left_out
+            })
+            .map_or(0.0, |count| count.0)
     }
     (reached(counts.iter(), left_out), reached(counts.iter().rev(), left_out))
 }

@@ -98,7 +98,8 @@ fn read_rows(reader: &mut Reader<Cursor<&[u8]>>, bytes: &mut [u8], height: usize
     let mut row: Vec<u8> = zeros(row_bytes as u64)?;
     let width = reader.info().frame_control.map_or(reader.info().width, |frame| frame.width) as usize;
     let in_pass = |n: usize, (first, step): (usize, usize)| n.saturating_sub(first).div_ceil(step);
-    rows.n_all = ADAM7.iter().filter(|(_, column)| in_pass(width, *column) > 0).map(|(row, _)| in_pass(height, *row)).sum();
+    rows.n_all =
+        ADAM7.iter().filter(|(_, column)| in_pass(width, *column) > 0).map(|(row, _)| in_pass(height, *row)).sum();
     while rows.n_read < rows.n_all {
         match reader.read_row(&mut row) {
             Ok(Some(InterlaceInfo::Adam7(pass))) => {
@@ -124,7 +125,9 @@ fn cut_short(stored: &mut Stored, Rows { n_read, n_all, is_interlaced, error }: 
         stored.notes.push("The PNG file lacks its end chunk; the picture is whole.".to_owned());
     } else if is_interlaced {
         let percent = (n_all.saturating_sub(n_read) * 100).div_ceil(n_all);
-        stored.notes.push(format!("The PNG file is cut short: {percent} % of its rows are missing, and the picture is coarser than it was."));
+        stored.notes.push(format!(
+            "The PNG file is cut short: {percent} % of its rows are missing, and the picture is coarser than it was."
+        ));
     } else {
         stored.notes.push(missing("PNG", n_read, stored.height));
         stored.keep_rows(n_read);

@@ -191,7 +191,12 @@ fn interleaved(samples: Samples, n_planes: usize) -> Result<Samples> {
 
 /// Cyan, magenta, yellow and black of 8 or 16 bits as red, green and blue.
 fn from_inks(samples: Samples, n_channels: usize) -> Result<Samples> {
-    fn colors<T: Pod + Into<f32>>(samples: &[T], n_channels: usize, white: f32, to: impl Fn(f32) -> T) -> Result<Vec<T>> {
+    fn colors<T: Pod + Into<f32>>(
+        samples: &[T],
+        n_channels: usize,
+        white: f32,
+        to: impl Fn(f32) -> T,
+    ) -> Result<Vec<T>> {
         let mut rgb = zeros((samples.len() / n_channels * 3) as u64)?;
         for (rgb, inks) in rgb.chunks_exact_mut(3).zip(samples.chunks_exact(n_channels)) {
             let light = 1.0 - inks[3].into() / white;

@@ -1,7 +1,8 @@
-//! A second opinion: candle's CLIP, SigLIP and Llama on inputs that no golden has.
+//! A second opinion: candle's CLIP, SigLIP and Llama on inputs that no golden has, and its block formats.
 
 use crate::decoder::{decoder, logits};
 use crate::golden::{Files, assert_close, folder, header, load, on_ranks};
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::clip::text_model::Activation;
@@ -13,6 +14,7 @@ use llama3med::decoder::Input;
 use llama3med::encoder::{Config, Encoder};
 use llama3med::gguf::Dtype;
 use llama3med::ops::layer_norm;
+use llama3med::quant::dequantize;
 use llama3med::ranks::block_on;
 use std::collections::HashMap;
 
@@ -119,4 +121,26 @@ fn llama_is_that_of_candle() {
     let mut cache = Cache::new(true, DType::F32, &config, &Device::Cpu).unwrap();
     let expected = llama.forward(&Tensor::new(&ids[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap(), 0, &mut cache);
     assert_close("Llama against candle", &found[0], &values(&expected.unwrap()), 1e-4);
+}
+
+#[test]
+fn stored_blocks_mean_what_candle_says() {
+    let values: Vec<f32> = (0..1024).map(|i| ((i * 7919 % 1000) as f32 / 500.0 - 1.0) * (1 + i / 256) as f32).collect();
+    let tensor = Tensor::from_slice(&values, (4, 256), &Device::Cpu).unwrap();
+    let pairs = [
+        (Dtype::F32, GgmlDType::F32),
+        (Dtype::F16, GgmlDType::F16),
+        (Dtype::Bf16, GgmlDType::BF16),
+        (Dtype::Q4_0, GgmlDType::Q4_0),
+        (Dtype::Q8_0, GgmlDType::Q8_0),
+        (Dtype::Q4K, GgmlDType::Q4K),
+        (Dtype::Q6K, GgmlDType::Q6K),
+    ];
+    for (dtype, theirs) in pairs {
+        let quantized = QTensor::quantize(&tensor, theirs).unwrap();
+        let expected: Vec<f32> = quantized.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let mut decoded = vec![0.0; 1024];
+        dequantize(dtype, &quantized.data().unwrap(), &mut decoded);
+        assert_eq!(decoded, expected, "{}", dtype.name());
+    }
 }
