@@ -101,7 +101,7 @@ fn compare(files: &Files<Stored>, reference: &str, bound: f32, must_agree: bool)
                     (worst, n_tokens) = (worst.max(error), n_tokens + 1);
                     n_same += usize::from(best(found) == best(expected));
                 }
-                let options = AskOptions { max_tokens: 40, sampler: SamplerOptions::default() };
+                let options = AskOptions { max_tokens: 40, sampler: SamplerOptions::default(), stop_repetition: false };
                 block_on(session.ask(&mut chat, question, &options, &mut Patient))?;
                 assert!(!must_agree || chat.turns[0].answer == answer, "{question}: another answer");
             }
