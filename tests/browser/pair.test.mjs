@@ -296,11 +296,11 @@ test("files that are no pair are named, and the model that works stays", async (
     assert.ok((await on.answerTo("What is this?")).length > 0);
   }
   assert.equal(await page.locator(".divider").count(), 0);
-  // An encoder alone, an address that is not there, and a template that nobody knows.
-  const addresses = [["encoder=models/pair/mmproj.gguf", /a language model \(architecture llama\) is missing/], [query("none.gguf"), /not at its place/],
-    [`${query("decoder.gguf")}&template=alpaca`, /template must be one of llama3/]];
-  for (const [address, words] of addresses) {
+  // An encoder alone, an address that is not there, and a template that nobody knows, instead of which the file's own is used.
+  const addresses = [["encoder=models/pair/mmproj.gguf", "#load-error", /a language model \(architecture llama\) is missing/],
+    [query("none.gguf"), "#load-error", /not at its place/], [`${query("decoder.gguf")}&template=alpaca`, "#notes", /template must be one of llama3/]];
+  for (const [address, place, words] of addresses) {
     await on.open(site, address);
-    await page.waitForFunction(([source]) => new RegExp(source).test(document.querySelector("#load-error").textContent), [words.source]);
+    await page.waitForFunction(([place, source]) => new RegExp(source).test(document.querySelector(place).textContent), [place, words.source]);
   }
 });
