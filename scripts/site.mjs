@@ -1,5 +1,6 @@
 // Assembles the static site: node scripts/site.mjs PKG DEMO OUT. Copies www/, both wasm builds and the demo model, and stamps what depends on them:
-// the service worker gets the list of files and a hash over all of them, the page's policy gets the host of MODEL_HOST where one is given.
+// the service worker gets the files with their sizes and hashes, it and the page a version that is a hash over all of them, and the page's policy gets the
+// host of MODEL_HOST where one is given.
 
 import { createHash } from "node:crypto";
 import { cp, readdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -42,14 +43,22 @@ async function stamp() {
   const rules = host ? [["connect-src 'self'", `connect-src 'self' ${host}`], ["img-src 'self'", `img-src 'self' ${host}`]] : [];
   for (const page of ["index.html", "bench.html"]) await replaceIn(join(out, page), rules);
 
-  const files = (await filesUnder(out)).filter((path) => !path.startsWith("models/") && path !== "sw.js");
+  const paths = (await filesUnder(out)).filter((path) => !path.startsWith("models/") && path !== "sw.js");
   const hash = createHash("sha256").update(await readFile(join(out, "sw.js")));
-  for (const path of files) hash.update(path).update(await readFile(join(out, path)));
+  for (const path of paths) hash.update(path).update(await readFile(join(out, path)));
+  const version = hash.digest("hex").slice(0, 16);
+  await replaceIn(join(out, "index.html"), [['name="version" content="development"', `name="version" content="${version}"`]]);
+
+  const files = {};
+  for (const path of paths) {
+    const bytes = await readFile(join(out, path));
+    files[path] = [bytes.length, createHash("sha256").update(bytes).digest("hex")];
+  }
   await replaceIn(join(out, "sw.js"), [
-    ['const VERSION = "development";', `const VERSION = "${hash.digest("hex").slice(0, 16)}";`],
-    ["const FILES = [];", `const FILES = ${JSON.stringify(files)};`],
+    ['const VERSION = "development";', `const VERSION = "${version}";`],
+    ["const FILES = {};", `const FILES = ${JSON.stringify(files)};`],
   ]);
-  return files.length;
+  return paths.length;
 }
 
 // Everything is made anew but the models that somebody has put beside the demo.

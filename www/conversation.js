@@ -18,8 +18,9 @@ class Turn {
     this.text = "";
     this.root = child(root, "div", "turn");
     child(this.root, "p", "who", "You");
-    child(this.root, "p", "asked", question);
+    child(this.root, "p", "asked", question).dir = "auto";
     this.answer = child(this.root, "p", "answered");
+    this.answer.dir = "auto"; // the script of the answer decides, not that of the page
     this.answer.dataset.testid = "answer";
     this.answer.setAttribute("aria-busy", "true");
     this.meta = child(this.root, "p", "meta");
@@ -31,11 +32,11 @@ class Turn {
     this.answer.append(piece);
   }
 
-  /** Ends the answer; `note` is small print such as "stopped". */
-  end(note) {
+  /** Ends the answer: `reason` if it did not end by itself, such as "stopped", and other small print. */
+  end(reason = "", ...notes) {
     this.answer.setAttribute("aria-busy", "false");
-    this.meta.textContent = note;
-    this.note = note;
+    this.reason = reason;
+    this.meta.textContent = [reason, ...notes].filter(Boolean).join(" · ");
   }
 }
 
@@ -83,9 +84,12 @@ export class Conversation {
     this.root.replaceChildren();
   }
 
-  /** The conversation as text, the notice first and last. File names are left out: they often carry a person's name. */
+  /**
+   * The conversation as text, the notice first and last. File names are left out: they often carry a person's name. What was said stands in lines of its
+   * own, so that its first letter decides in which direction it is read.
+   */
   text(modelName) {
-    const turns = this.turns.map(({ question, text, note }) => `You: ${question}\n\nModel: ${text.trim()}${note?.startsWith("stopped") ? " [stopped]" : ""}`);
+    const turns = this.turns.map(({ question, text, reason }) => `You:\n${question}\n\nModel:\n${text.trim()}${reason ? `\n[${reason}]` : ""}`);
     return [NOTICE, `Model: ${modelName}`, ...turns, NOTICE].join("\n\n") + "\n";
   }
 }

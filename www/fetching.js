@@ -1,8 +1,9 @@
-// Fetching with second thoughts: what a passing fault of the network may have spoilt is tried again, everything else is named at once.
-// Runs in the store worker.
+// Fetching with second thoughts: what a passing fault of the network may have spoilt is tried again from where it broke off, a lost network is waited for,
+// and everything else is named at once. Runs in the store worker.
 
 const RETRY_AFTER_MS = [500, 3000];
 const STALLED_MS = 60_000;
+const POLL_MS = 5_000; // while the network is lost; the browser does not always know when it is back
 
 /** An error with a kind for programs, a sentence for people and a detail for engineers. */
 export class StoreError extends Error {
@@ -12,52 +13,119 @@ export class StoreError extends Error {
   }
 }
 
+let hasReached = false; // a host has answered before: the network was there
+const forbidden = new Set(); // origins that the page's policy has kept this worker from
+globalThis.addEventListener?.("securitypolicyviolation", ({ effectiveDirective, blockedURI }) => {
+  if (effectiveDirective === "connect-src" && URL.canParse(blockedURI)) forbidden.add(new URL(blockedURI).origin);
+});
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Whether a request that had no answer is worth waiting for: the network was there before, or the browser knows that there is none. */
+export function isNetworkLost() {
+  return hasReached || navigator.onLine === false;
+}
+
+/** Resolves when the network may be back. */
+export function networkBack() {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      removeEventListener("online", done);
+      resolve();
+    };
+    const timer = setTimeout(done, POLL_MS);
+    addEventListener("online", done);
+  });
+}
+
 /**
  * Fetches `size` bytes of `url`.
  * @param {string} url
- * @param {{ name: string, size: number, range?: number, cache?: RequestCache, onBytes?: (n: number) => void }} options
+ * @param {{ name: string, size: number, range?: number, cache?: RequestCache, onBytes?: (n: number) => void, onWaiting?: (waits: boolean) => void }} options
  *   `name` stands in errors; `range` is the first byte where only a part of the file is wanted; `onBytes` hears of bytes as they arrive, and of a
- *   negative number when they are thrown away again.
+ *   negative number when they are thrown away again; `onWaiting` hears when the network is waited for, and when it is back.
  * @returns {Promise<Uint8Array>}
  */
 export async function fetchBytes(url, options) {
-  for (let attempt = 0; ; attempt++) {
-    const counted = { n: 0 };
-    try {
-      return await fetchOnce(url, options, counted);
-    } catch (error) {
-      options.onBytes?.(-counted.n);
-      if (!error.passing || attempt === RETRY_AFTER_MS.length) throw error;
-      await new Promise((resolve) => setTimeout(resolve, RETRY_AFTER_MS[attempt]));
+  const got = { bytes: allocate(options.size, options.name), n: 0, waits: false };
+  const wait = (waits) => got.waits !== waits && ((got.waits = waits), options.onWaiting?.(waits));
+  try {
+    for (let attempt = 0; ; attempt++) {
+      const n_before = got.n;
+      try {
+        await fetchRest(url, options, got, () => wait(false));
+        return got.bytes;
+      } catch (error) {
+        if (!error.passing) throw error;
+        if (got.n > n_before) attempt = 0; // it goes on, if slowly
+        if (attempt < RETRY_AFTER_MS.length) await pause(RETRY_AFTER_MS[attempt]);
+        else if (error.kind === "network" && isNetworkLost()) {
+          wait(true);
+          await networkBack();
+          attempt = -1;
+        } else throw error;
+      }
     }
+  } catch (error) {
+    options.onBytes?.(-got.n);
+    throw error;
+  } finally {
+    wait(false);
   }
 }
 
-async function fetchOnce(url, { name, size, range, cache = "default", onBytes }, counted) {
-  const stalled = new AbortController();
+/** Fetches what is missing of `got`, in one request. */
+async function fetchRest(url, { name, size, range, cache = "default", onBytes }, got, onAnswer) {
+  const broken = new AbortController();
+  const breakOff = () => broken.abort();
   let timer = 0;
   const alive = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => stalled.abort(), STALLED_MS);
+    timer = setTimeout(breakOff, STALLED_MS);
   };
   alive();
+  globalThis.addEventListener?.("offline", breakOff); // what is under way would hang until it counts as stalled
   try {
-    const headers = range === undefined ? {} : { Range: `bytes=${range}-${range + size - 1}` };
-    const response = await fetch(url, { headers, cache, signal: stalled.signal });
-    checkStatus(response, name, range);
-    return await readBody(response, name, size, (n) => {
-      alive();
-      counted.n += n;
-      onBytes?.(n);
+    const first = (range ?? 0) + got.n;
+    const isPart = range !== undefined || got.n > 0;
+    const headers = isPart ? { Range: `bytes=${first}-${(range ?? 0) + size - 1}` } : {};
+    const response = await fetch(url, { headers, cache, signal: broken.signal }).catch(async (error) => {
+      throw (await whyForbidden(url)) ?? error;
     });
+    onAnswer();
+    checkStatus(response, name, range);
+    if (got.n > 0 && response.status === 200) forget(got, onBytes); // the whole once more
+    await readBody(response, { name, size, onBytes }, got, alive);
   } catch (error) {
     if (error instanceof StoreError) throw error;
-    const why = stalled.signal.aborted ? `nothing arrived for ${STALLED_MS / 1000} s` : String(error);
+    const why = broken.signal.aborted ? `the browser is offline, or nothing arrived for ${STALLED_MS / 1000} s` : String(error);
     throw passing(new StoreError("network",
       `The network connection was lost while ${name} was fetched. Check it and load the model again: what has arrived is kept where the browser allows it.`, why));
   } finally {
     clearTimeout(timer);
+    globalThis.removeEventListener?.("offline", breakOff);
   }
+}
+
+function forget(got, onBytes) {
+  onBytes?.(-got.n);
+  got.n = 0;
+}
+
+/** Why a request had no answer, if it is not the network: the page's policy, or a host that other sites may not read from. */
+export async function whyForbidden(url) {
+  const { origin } = new URL(url);
+  if (origin === globalThis.origin) return null;
+  await pause(50); // the event comes after the error
+  if (forbidden.has(origin)) {
+    return new StoreError("policy",
+      `The site was built for models on its own host. \`make site MODEL_HOST=${origin}\` builds it for models on that host too; or copy the model's files beside the page.`,
+      `the page's Content-Security-Policy (connect-src) forbids ${url}, or a place to which it redirects`);
+  }
+  // Without CORS the answer comes, and may not be looked at.
+  const answers = await fetch(url, { method: "HEAD", mode: "no-cors", cache: "no-store" }).then(() => true, () => false);
+  return answers ? new StoreError("cors", `${origin} must send Access-Control-Allow-Origin with the model's files. Tell its owner, or copy the files beside the page.`, url) : null;
 }
 
 /** Marks an error as one that may have gone when the same is tried again. */
@@ -65,38 +133,53 @@ function passing(error) {
   return Object.assign(error, { passing: true });
 }
 
-/** Names an answer of the server that is not the file. */
+/** Names an answer of the server that is not the file; `range` is the first byte that was asked for, where a part was. */
 export function checkStatus(response, name, range) {
   const { status } = response;
+  hasReached = true;
   if (range !== undefined && status === 200) {
-    throw new StoreError("http", `The server sent the whole file instead of the part that holds ${name}.`,
+    if (response.headers.get("Content-Type")?.startsWith("text/html")) throw webPage(name);
+    throw new StoreError("ranges", `The server sent the whole file instead of the part that holds ${name}.`,
       "HTTP 200 for a request with a Range header: this manifest needs a host that serves byte ranges");
   }
   if (response.ok) return;
   const detail = `HTTP ${status} ${response.statusText} for ${response.url}`;
   if (status >= 500 || status === 429 || status === 408) {
-    throw passing(new StoreError("http", `The server could not deliver ${name} (HTTP ${status}). Try again later.`, detail));
+    throw passing(new StoreError("unavailable", `The server could not deliver ${name} (HTTP ${status}).`, detail));
   }
+  if (status === 401 || status === 403) throw new StoreError("forbidden", `The server does not give ${name} to everybody (HTTP ${status}).`, detail);
   throw new StoreError("http", `${name} is not at its place on the server (HTTP ${status}).`, detail);
 }
 
-async function readBody(response, name, size, onBytes) {
-  const bytes = allocate(size, name);
+const webPage = (name, detail = "") => new StoreError("web-page", `A web page came instead of ${name}.`, detail);
+
+/** Throws if the first bytes of what should be a file of the model tell that something else stands in its place. */
+export function checkStandIn(first, name) {
+  const text = new TextDecoder().decode(first.subarray(0, 200)).trimStart();
+  if (text.startsWith("version https://git-lfs")) throw new StoreError("pointer", `${name} is a Git LFS pointer: a note in the place of the file.`, text);
+  if (/^<(!doctype html|html|head|body)/i.test(text)) throw webPage(name, text);
+}
+
+async function readBody(response, { name, size, onBytes }, got, alive) {
   const reader = response.body.getReader();
-  let n_read = 0;
   for (;;) {
     const { done, value } = await reader.read();
     if (done) break;
-    if (n_read + value.length > size) {
+    alive();
+    if (got.n + value.length > size) {
       reader.cancel().catch(() => {});
+      checkStandIn(got.n > 0 ? got.bytes : value, name);
       throw new StoreError("hash", `${name} is longer on the server than the manifest says.`, `expected ${size} bytes`);
     }
-    bytes.set(value, n_read);
-    n_read += value.length;
-    onBytes(value.length);
+    got.bytes.set(value, got.n);
+    got.n += value.length;
+    onBytes?.(value.length);
   }
-  if (n_read === size) return bytes;
-  throw passing(new StoreError("hash", `${name} is shorter on the server than the manifest says.`, `expected ${size} bytes, found ${n_read}`));
+  if (got.n === size) return;
+  const found = got.n;
+  forget(got, onBytes);
+  checkStandIn(got.bytes.subarray(0, found), name);
+  throw passing(new StoreError("cut", `${name} is cut short on the server: ${found} of ${size} bytes came.`, response.url));
 }
 
 function allocate(size, name) {

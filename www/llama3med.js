@@ -4,20 +4,24 @@
 //   const model = await load("models/demo/manifest.json", { onProgress, signal });
 //   const chat = model.chat({ image: file });                    // encoding begins now
 //   for await (const piece of chat.ask("Is the heart enlarged?", { signal })) …
+//   const talk = model.chat();                                   // without a picture, with any model
 //   model.close();
 //
-// Beside this file lie ranks.js, probe.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with both wasm builds.
+// Beside this file lie ranks.js, probe.js, redraw.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with both wasm builds.
 
 import { chooseRanks, measure, Probe } from "./ranks.js";
-import { abortError, ModelError, Session, startWorker } from "./session.js";
+import { REDRAWN, redraw } from "./redraw.js";
+import { abortError, ModelError, Session, startWorker, workersChecked } from "./session.js";
 
 export { ModelError };
 
 /**
  * @typedef {{ stage: "loading"|"encoding"|"reading"|"answering", done: number, total: number, bytesPerSecond?: number, secondsLeft?: number,
- *   tokensPerSecond?: number }} Progress  Bytes while loading, tiles while encoding, tokens while reading and answering.
+ *   tokensPerSecond?: number, waits?: boolean }} Progress  Bytes while loading, tiles while encoding, tokens while reading and answering. A download that
+ *   has lost the network `waits` for it and goes on by itself.
  * @typedef {{ maxTokens?: number, temperature?: number, topK?: number, topP?: number, minP?: number, repetitionPenalty?: number, seed?: number,
- *   signal?: AbortSignal }} AskOptions  Without any: the likeliest token always, 512 tokens at most.
+ *   stopRepetition?: boolean, signal?: AbortSignal }} AskOptions  Without any: the likeliest token always, 512 tokens at most, and an answer that only
+ *   repeats itself is ended.
  */
 
 // (module (func (result v128) (i8x16.popcnt (i8x16.splat (i32.const 0)))))
@@ -29,15 +33,35 @@ const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's qu
 
 /**
  * Loads a model.
- * @param {string|URL|(string|URL|File)[]} source  a model folder's manifest.json, relative to the page; or the two GGUF files of llama.cpp's converters,
- *   decoder and mmproj, which are read in place and not kept
+ * @param {string|URL|(string|URL|File)[]} source  a model folder's manifest.json, relative to the page; or GGUF files of llama.cpp's converters, a decoder
+ *   and its mmproj (without which the model sees no pictures), which are read in place and not kept
  * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, verify?: boolean, template?: string,
- *   onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
+ *   onOpened?: (size: { bytes: number }) => void, onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
  *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` hashes what it keeps once more; `template` is the
- *   form of conversations ("vicuna", "mistral", "llama3", "llama3-med", "chatml") where a GGUF file names none that is known
+ *   form of conversations ("vicuna", "mistral", "llama3", "llama3-med", "chatml") where a GGUF file names none that is known; `onOpened` hears, before any weights are loaded,
+ *   that the files are those of a model, and their bytes
  * @returns {Promise<Model>}
  */
-export async function load(source, { ranks, build, context, cache = true, verify = false, template, onProgress = () => {}, signal } = {}) {
+export async function load(source, options = {}) {
+  try {
+    return await loadOnce(source, options);
+  } catch (error) {
+    if (error.kind !== "program") throw error;
+    await refetchProgram(chooseBuild(options.build));
+    return loadOnce(source, options);
+  }
+}
+
+// What the model's workers load beside the builds; pages have the rest already.
+const WORKER_FILES = ["store.js", "fetching.js", "folder.js", "pair.js", "rank.js", "probe.js"];
+
+/** A host, or a cache on the way, has given something else in the place of a part of the program: all of it is fetched past every cache. */
+async function refetchProgram(build) {
+  const paths = [...WORKER_FILES, `pkg/llama3med_${build}.js`, `pkg/llama3med_${build}_bg.wasm`];
+  await Promise.all(paths.map((path) => fetch(new URL(path, import.meta.url), { cache: "reload" }).then((response) => response.arrayBuffer()).catch(() => {})));
+}
+
+async function loadOnce(source, { ranks, build, context, cache = true, verify = false, template, onOpened = () => {}, onProgress = () => {}, signal }) {
   const start = performance.now();
   const pair = Array.isArray(source) ? source.map((file) => (file instanceof Blob ? file : absolute(file))) : undefined;
   const url = pair ? undefined : absolute(source);
@@ -48,7 +72,7 @@ export async function load(source, { ranks, build, context, cache = true, verify
   const ended = session.ended.then((error) => Promise.reject(error));
   ended.catch(() => {});
   try {
-    return await Promise.race([ended, loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onProgress, start })]);
+    return await Promise.race([ended, loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onOpened, onProgress, start })]);
   } catch (error) {
     session.end(error);
     throw error;
@@ -57,9 +81,9 @@ export async function load(source, { ranks, build, context, cache = true, verify
   }
 }
 
-async function loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onProgress, start }) {
+async function loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onOpened, onProgress, start }) {
   const chosen = chooseBuild(build);
-  const module = await compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url));
+  const [module] = await Promise.all([compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url)), workersChecked()]);
   if (session.error) return null;
   const heard = {};
   const next = (type) => new Promise((resolve) => (heard[type] = resolve));
@@ -68,12 +92,14 @@ async function loadInto(session, { url, pair, ranks, build, context, cache, veri
     heard[type]?.(message);
   });
   const manifested = next("manifest");
-  store.postMessage({ type: "open", manifestUrl: url, pair, build: chosen, module, cache });
-  const { manifest } = await manifested;
+  store.postMessage({ type: "open", manifestUrl: url, pair, build: chosen, module, cache, context, template });
+  const { manifest, memory } = await manifested;
   if (session.error) return null;
   const n_bytes = manifest.files.reduce((sum, file) => sum + file.size, 0);
+  onOpened({ bytes: n_bytes });
   const n_cores = navigator.hardwareConcurrency;
-  const n_ranks = await chooseRanks(n_bytes, { wanted: ranks, n_cores, measure: (counts) => measure(counts, { build: chosen, module }) });
+  const choice = { n_least: memory.leastRanks, wanted: ranks, n_cores, measure: (counts) => measure(counts, { build: chosen, module }) };
+  const n_ranks = await chooseRanks(memory.bytes, choice);
   if (session.error) return null;
   if (cache && url && n_bytes > ASK_TO_KEEP_BYTES) navigator.storage?.persist?.().catch(() => {});
   const { loaded, storePorts } = session.startRanks(n_ranks, { build: chosen, module, context, template });
@@ -93,23 +119,29 @@ function shown({ name, description, license, notices, suggested_questions, sampl
 
 function chooseBuild(wanted) {
   const can = (bytes) => typeof WebAssembly === "object" && WebAssembly.validate(new Uint8Array(bytes));
-  const fail = (message) => {
-    throw new ModelError({ kind: "browser", message });
+  const fail = (message, instead) => {
+    throw new ModelError({ kind: instead ? "invalid" : "browser", message, instead });
   };
-  if (wanted !== undefined && wanted !== "relaxed" && wanted !== "simd128") fail(`There is no build ${JSON.stringify(wanted)}: choose relaxed or simd128.`);
+  if (wanted !== undefined && wanted !== "relaxed" && wanted !== "simd128") fail(`There is no build ${JSON.stringify(wanted)}: choose relaxed or simd128.`, { build: undefined });
   if (!can(SIMD128)) fail("This browser is too old for the model: it lacks WebAssembly SIMD. Use a current Chrome, Edge, Firefox or Safari.");
-  if (wanted === "relaxed" && !can(RELAXED)) fail("This browser lacks relaxed SIMD: leave the choice of the build to the page.");
+  if (wanted === "relaxed" && !can(RELAXED)) fail("This browser lacks relaxed SIMD: leave the choice of the build to the page.", { build: undefined });
   return wanted ?? (can(RELAXED) ? "relaxed" : "simd128");
 }
 
 async function compile(url) {
-  const response = await fetch(url).catch((error) => {
+  try {
+    const response = await fetch(url);
+    if (!response.ok) throw new ModelError({ kind: "program", message: `${url.pathname.split("/").at(-1)}: HTTP ${response.status}`, detail: (await response.text()).slice(0, 200) });
+    // Not every static host knows the type that streaming asks for.
+    const streams = WebAssembly.compileStreaming && response.headers.get("Content-Type")?.startsWith("application/wasm");
+    return await (streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer()));
+  } catch (error) {
+    if (error instanceof WebAssembly.CompileError) {
+      throw new ModelError({ kind: "program", message: `${url.pathname.split("/").at(-1)} is cut short, or something else came in its place`, detail: String(error) });
+    }
+    if (error.kind || error instanceof RangeError) throw error;
     throw new ModelError({ kind: "network", message: "The program itself could not be fetched. Check the network connection and open the page again.", detail: `${error} (${url})` });
-  });
-  if (!response.ok) throw new ModelError({ kind: "http", message: `A part of this site is missing (HTTP ${response.status}).`, detail: url.href });
-  // Not every static host knows the type that streaming asks for.
-  const streams = WebAssembly.compileStreaming && response.headers.get("Content-Type")?.startsWith("application/wasm");
-  return streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
+  }
 }
 
 /** A loaded model. */
@@ -122,7 +154,7 @@ export class Model {
   constructor(session, info, url, loadMs) {
     this.#session = session;
     this.#url = url;
-    /** What the model is and how it runs. `memoryBytes` is kept up to date. */
+    /** What the model is and how it runs. `seesPictures` is false of a language model alone; `memoryBytes` is kept up to date. */
     this.info = info;
     /** Milliseconds from `load` to here. */
     this.loadMs = loadMs;
@@ -169,38 +201,57 @@ export class Chat {
   #session;
   #id;
   #onProgress;
+  #image = null; // a Blob: the browser keeps its bytes, or reads them again from the disk
   #preparing = []; // operations that a newer picture makes superfluous
   #answer = null;
+  #isGivenUp = false;
   #isClosed = false;
 
   constructor(session, id, image, onProgress = () => {}, loadMs = undefined) {
     this.#session = session;
     this.#id = id;
     this.#onProgress = onProgress;
+    if (image !== undefined && image !== null) this.#image = image instanceof Blob ? image : new Blob([image]);
     /** Milliseconds and speeds: loadMs, encodeMs, prefillMs, prefillTokensPerSecond, firstTokenMs, answerMs, nTokens, tokensPerSecond, nPrompt, nReused. */
     this.timings = { loadMs };
-    /** How the latest answer ended: "stop" (the model ended it), "length", "context" (no room left) or "cancelled". */
+    /**
+     * How the latest answer ended: "stop" (the model ended it), "length", "context" (no room left), "repetition" (it only repeated itself) or "cancelled".
+     * @type {"stop"|"length"|"context"|"repetition"|"cancelled"|undefined}
+     */
     this.finish = undefined;
     /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];
-    /** Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles }. Without a picture: { tiles: 0 }. */
-    this.ready = this.#begin(image);
+    /**
+     * Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles, notes }; `notes` are sentences about how the file
+     * was read. Without a picture: { tiles: 0, notes: [] }. Of a model that sees no pictures a picture's `ready` fails with the kind "no-vision".
+     */
+    this.ready = this.#begin();
     this.ready.catch(() => {}); // whoever waits for it hears of it
   }
 
-  async #begin(image) {
-    let frame = { tiles: 0 };
-    if (image !== undefined && image !== null) {
-      const bytes = await bytesOf(image);
-      frame = await this.#prepare({ type: "look", chat: this.#id, image: bytes });
-    }
+  async #begin() {
+    const frame = this.#image ? await this.#look() : { tiles: 0, notes: [] };
     // The beginning of the prompt is read while the question is being typed. Should that fail, the question itself will say so.
     this.#prepare({ type: "prepare", chat: this.#id }).catch(() => {});
     return frame;
   }
 
+  // What the engine does not read, the browser may.
+  async #look() {
+    const look = async () => this.#prepare({ type: "look", chat: this.#id, image: await bytesOf(this.#image) });
+    try {
+      return await look();
+    } catch (error) {
+      const png = error.kind === "format" ? await redraw(this.#image, /SVG/.test(error.message)) : null;
+      if (!png) throw error;
+      this.#image = new Blob([png]);
+      const frame = await look();
+      return { ...frame, notes: [REDRAWN, ...frame.notes] };
+    }
+  }
+
   async #prepare(message) {
-    if (this.#isClosed) throw abortError("a newer picture was opened");
+    if (this.#isGivenUp) throw abortError("a newer picture was opened");
     const operation = this.#session.operate(message, (event) => this.#tell(event));
     this.#preparing.push(operation);
     const { result, timings } = await operation.promise;
@@ -221,6 +272,10 @@ export class Chat {
    */
   ask(question, { signal, ...options } = {}) {
     const answer = new Answer();
+    if (this.#isClosed) {
+      answer.end(abortError("the conversation was closed"));
+      return answer;
+    }
     if (this.#answer && !this.#answer.isStopped) {
       answer.end(new ModelError({ kind: "busy", message: "An answer is still being written: wait for its end, or stop it first." }));
       return answer;
@@ -240,8 +295,22 @@ export class Chat {
   async #run(answer, question, options) {
     await Promise.race([this.ready, answer.stopped]);
     if (answer.isStopped) return;
-    const total = options.maxTokens ?? 512;
-    const operation = this.#session.operate({ type: "ask", chat: this.#id, question, options }, (event) => {
+    const message = { type: "ask", chat: this.#id, question, options };
+    const { result, timings } = await this.#operate(answer, message).catch(async (error) => {
+      // So many pictures have come since that the model must look at this one again.
+      if (error.kind !== "not-encoded") throw error;
+      const image = this.#image && (await bytesOf(this.#image)); // none if it was closed just now
+      if (answer.isStopped) throw abortError("stopped");
+      return this.#operate(answer, { ...message, image });
+    });
+    const { nPrompt, nReused, finish, first } = result;
+    Object.assign(this.timings, timings, { nPrompt, nReused });
+    Object.assign(this, { finish, first });
+  }
+
+  #operate(answer, message) {
+    const total = message.options.maxTokens ?? 512;
+    const operation = this.#session.operate(message, (event) => {
       if (event.type === "dropped") this.timings.nDropped = event.turns;
       if (event.type !== "token") return this.#tell(event);
       answer.push(event.text);
@@ -249,23 +318,21 @@ export class Chat {
       this.#onProgress({ stage: "answering", done, total, tokensPerSecond });
     });
     answer.stopped.then(() => operation.stop());
-    const { result, timings } = await operation.promise;
-    const { nPrompt, nReused, finish, first } = result;
-    Object.assign(this.timings, timings, { nPrompt, nReused });
-    Object.assign(this, { finish, first });
+    return operation.promise;
   }
 
   /** Ends what prepares this chat, if that is not over: another picture has come. */
   giveUp() {
     if (this.#answer && !this.#answer.isStopped) return; // its picture is wanted: a question waits for it
-    this.#isClosed = true;
+    this.#isGivenUp = true;
     this.#preparing.forEach((operation) => operation.stop());
   }
 
   /** Ends the conversation and forgets it. */
   close() {
     this.#answer?.stop();
-    this.#isClosed = true;
+    this.#isGivenUp = this.#isClosed = true;
+    this.#image = null;
     this.#preparing.forEach((operation) => operation.stop());
     if (!this.#session.error) this.#session.ranks[0].postMessage({ type: "forget", chat: this.#id });
   }
@@ -316,18 +383,18 @@ class Answer {
   }
 }
 
+/** The bytes of a Blob, as a buffer that may be given away. */
 async function bytesOf(image) {
-  if (image instanceof ArrayBuffer) return image.slice(0);
-  if (ArrayBuffer.isView(image)) return image.buffer.slice(image.byteOffset, image.byteOffset + image.byteLength);
   try {
     return await image.arrayBuffer();
   } catch (error) {
-    throw new ModelError({ kind: "image", message: `its file could not be read (${error?.message ?? error})` });
+    throw new ModelError({ kind: "file", message: `The picture's file could not be read (${error?.message ?? error}).` });
   }
 }
 
 /** Asks a worker of its own a single question. */
 async function askWorker(file, message) {
+  await workersChecked();
   const worker = startWorker(file, file);
   try {
     return await new Promise((resolve, reject) => {
@@ -348,7 +415,7 @@ async function askWorker(file, message) {
  */
 export async function timeKernels({ build, workers = 1, ms = 500, products }) {
   const chosen = chooseBuild(build);
-  const module = await compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url));
+  const [module] = await Promise.all([compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url)), workersChecked()]);
   const probes = Array.from({ length: workers }, () => new Probe());
   try {
     const [{ kernel }] = await Promise.all(probes.map((probe) => probe.ask({ type: "open", build: chosen, module })));

@@ -45,12 +45,13 @@ export function showModel(panel, info) {
 /** Fills and shows the panel of numbers; `chat` is the client's conversation about this image, with its timings. */
 export function showNumbers(details, info, { timings = {}, first = [] } = {}) {
   const scales = info.scales.map((scale) => `${scale}²`).join(", ");
+  const ofImage = (text) => (info.seesPictures ? text : null);
   const body = details.querySelector("#numbers-body");
   body.replaceChildren(
-    section("Image", [
-      ["Scales", `${scales} pixels`],
-      ["Tiles", `${info.nTiles} of ${info.tileSize}²`],
-      ["Image tokens", info.nImageTokens],
+    section(info.seesPictures ? "Image" : "Conversation", [
+      ["Scales", ofImage(`${scales} pixels`)],
+      ["Tiles", ofImage(`${info.nTiles} of ${info.tileSize}²`)],
+      ["Image tokens", ofImage(info.nImageTokens)],
       ["Context", `${info.contextLength} tokens`],
     ]),
     section("Time", timeRows(timings, info)),

@@ -1,33 +1,41 @@
 // The page: an image, questions, streamed answers. It wires the document to the client (llama3med.js) and computes nothing itself.
-// `?model=URL` chooses a manifest, `?decoder=URL&encoder=URL` a pair of GGUF files instead and `&template=NAME` the form of its conversations, `?ranks=N` the
-// number of ranks, `?build=simd128` the plain build, `?tokens=N` the length of the longest answer.
+// What its address asks for is read in query.js.
 
 import { deleteCached, load } from "./llama3med.js";
 import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
+import { choiceText, choosePicture, filesOf, sortFiles, textOf } from "./files.js";
 import { showModel, showNumbers } from "./numbers.js";
 import { Picture } from "./picture.js";
+import { readQuery } from "./query.js";
 import { Requests, requestsText } from "./requests.js";
-import { explain, progressText, refusal, showError } from "./words.js";
+import { Service } from "./service.js";
+import { bytesText, explain, progressText, showError, showNote, WAITS } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
-const query = new URLSearchParams(location.search);
-const manifestUrl = new URL(query.get("model") ?? document.querySelector("meta[name=model]").content, document.baseURI);
-
-const pairUrls = ["decoder", "encoder"].filter((name) => query.has(name)).map((name) => new URL(query.get(name), document.baseURI).href);
+const ownModel = new URL(document.querySelector("meta[name=model]").content, document.baseURI).href;
+const asked = readQuery(location.search, document.baseURI, ownModel);
+const manifestUrl = typeof asked.source === "string" ? asked.source : ownModel;
 
 const picture = new Picture({
-  film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), thumbs: byId("thumbs"),
+  film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), notes: byId("film-notes"), thumbs: byId("thumbs"),
 });
 const conversation = new Conversation(byId("turns"));
-const requests = new Requests(new URL("./", pairUrls[0] ?? manifestUrl).href, (count) => {
+const requests = new Requests(new URL("./", Array.isArray(asked.source) ? asked.source[0] : manifestUrl).href, (count) => {
   const [line, how] = requestsText(count);
   byId("requests-line").textContent = line;
   byId("requests-how").textContent = how;
 });
 
-// What is going on. `model` is a promise of the client's model, renewed by "Load the model again".
-// `source` is where it comes from, `loading` gives up its loading; `lost` is why it is over; `encoded` says whether the image is with it.
-const state = { source: pairUrls.length > 0 ? pairUrls : manifestUrl.href, loading: null, model: null, info: null, lost: null, file: null, sample: null, encoded: false, chat: null, asking: null, opened: 0 };
+const service = new Service({ onNewer: () => (byId("update").hidden = false) });
+
+// What is going on. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` gave: of this model,
+// and of one that the person chose to take its place. `source` is where it comes from, `working` where the one came from that worked last; `lost` is why it
+// is over; `encoded` says whether the image is with it; `suspect` is the image that it was looking at when it stopped; `waits` whether a download waits for
+// the network.
+const state = {
+  source: asked.source, working: null, loading: null, next: null, waits: false, model: null, info: null, lost: null,
+  file: null, sample: null, encoded: false, suspect: null, chat: null, asking: null, opened: 0,
+};
 
 // ---- status: one line, one bar, and announcements at the turns of events
 
@@ -51,86 +59,254 @@ function setModelLine(word) {
 
 function showProgress(progress) {
   const fraction = progress.total > 0 ? progress.done / progress.total : 0;
-  setStatus(progressText(progress), progress.stage === "answering" || progress.stage === "reading" ? null : fraction);
+  setStatus(progressText(progress, Boolean(state.file)), progress.stage === "answering" || progress.stage === "reading" ? null : fraction);
 }
+
+// Whether the model sees pictures, as far as it is known: a language model alone does not.
+const sees = () => state.info?.seesPictures !== false;
 
 // Says what the page waits for, when nothing is running.
 function rest() {
   if (state.asking || !state.info || state.lost || (state.file && !state.encoded)) return;
-  setStatus(state.file ? "Ready: ask about the image" : "Ready: open an image");
+  setStatus(state.file ? "Ready: ask about the image" : sees() ? "Ready: open an image" : "Ready: ask a question");
   setModelLine("ready");
 }
 
+// ---- what nobody has foreseen: said on the page, with its details
+
+function unexpected(error) {
+  if (error?.name === "AbortError") return;
+  const details = [error?.message ?? error, error?.stack].filter(Boolean).map(String).join("\n");
+  const next = "If it does not go on as it should, open the page again.";
+  showError(byId("page-error"), { title: "Something went wrong in this page.", next, details }, { label: "Close", run: () => byId("page-error").replaceChildren() });
+}
+
+/** `run` as a handler of events or buttons: its errors are shown, also those of what it waits for. */
+function guarded(run) {
+  return async (event) => {
+    try {
+      await run(event);
+    } catch (error) {
+      unexpected(error);
+    }
+  };
+}
+
+const on = (target, type, run) => target.addEventListener(type, guarded(run));
+
+// Errors without an object are those of other origins' scripts and of the browser itself.
+window.addEventListener("error", ({ error }) => error && unexpected(error));
+window.addEventListener("unhandledrejection", ({ reason }) => unexpected(reason));
+
 // ---- the model
 
-function loadModel() {
+/** Begins to load a model: `model` is a promise of it; `giveUp` ends it, loaded or not. */
+function begin(source, onOpened) {
+  const abort = new AbortController();
+  const loading = { source, giveUp };
+  const options = { ranks: asked.ranks, build: asked.build, template: asked.template, signal: abort.signal, onOpened, onProgress: (progress) => loadProgress(loading, progress) };
+  async function start() {
+    await service.inCharge;
+    if (service.isReplaced) throw Object.assign(new Error("its files are no longer kept here"), { kind: "replaced" });
+    requests.withWorkers = Boolean(navigator.serviceWorker?.controller);
+    const model = await load(source, options).catch((error) => {
+      if (!error.instead) throw error;
+      noteInstead(error);
+      return load(source, { ...options, ...error.instead });
+    });
+    await service.keepBuild(model.info.build);
+    return model;
+  }
+  function giveUp() {
+    abort.abort();
+    loading.model.then((model) => model.close(), () => {});
+  }
+  loading.model = start();
+  return loading;
+}
+
+// What the address asks for cannot be had; what can is used.
+function noteInstead(error) {
+  const words = Object.entries(error.instead).map(([name, value]) => (value === undefined ? "the page chooses" : `${name}=${value} is used`));
+  showNote(byId("notes"), error.message, `${error.message}; ${words.join(", ")}.`);
+}
+
+function loadProgress(loading, progress) {
+  if (loading !== (state.next ?? state.loading)) return;
+  if (state.asking && state.info) return; // the model that is there still answers
+  showProgress(progress);
+  const stop = { label: "Stop loading", run: () => stopLoading(loading) };
+  if (Boolean(progress.waits) !== state.waits) showNote(byId("notes"), "waits", progress.waits ? WAITS : "", stop);
+  state.waits = Boolean(progress.waits);
+}
+
+function stopLoading(loading) {
+  loading.giveUp();
+  endWaiting();
+  const stopped = { kind: "stopped", message: "You stopped it." };
+  if (loading === state.loading) modelFailed(stopped);
+  else choiceFailed(stopped);
+}
+
+function endWaiting() {
+  state.waits = false;
+  showNote(byId("notes"), "waits", "");
+}
+
+/** From now on questions wait for the model of `loading`; the one before is over. */
+function use(loading) {
+  if (state.loading !== loading) state.loading?.giveUp();
+  if (state.next !== loading) state.next?.giveUp();
   byId("load-error").replaceChildren();
-  Object.assign(state, { info: null, lost: null, encoded: false });
+  endWaiting();
+  Object.assign(state, { loading, next: null, source: loading.source, model: loading.model, info: null, lost: null, encoded: false });
   setModelLine("loading");
   setStatus("Loading the model", 0);
-  const ranks = Number(query.get("ranks")) || undefined;
-  const build = query.get("build") ?? undefined;
-  const template = query.get("template") ?? undefined;
-  const loading = new AbortController();
-  state.loading = loading;
-  const options = { ranks, build, template, onProgress: showProgress, signal: loading.signal };
-  state.model = inCharge.then(() => {
-    requests.withWorkers = Boolean(navigator.serviceWorker?.controller);
-    return load(state.source, options);
-  }).then((model) => keepBuild(model.info.build).then(() => model));
-  state.model.then(modelReady, (error) => loading.signal.aborted || modelFailed(error));
+  const current = (act) => (value) => loading === state.loading && act(value);
+  loading.model.then(current((model) => {
+    modelReady(model);
+    model.ended.then(current((error) => error.name === "AbortError" || modelLost(error))).catch(unexpected);
+  }), current((error) => error.name === "AbortError" || modelFailed(error))).catch(unexpected);
 }
 
 function modelReady(model) {
-  state.info = model.info;
+  Object.assign(state, { info: model.info, working: state.source });
   const about = (model.info.notices ?? []).join(" ") || model.info.description;
   byId("about").textContent = about;
   byId("about").hidden = !about;
   showModel(byId("model-panel"), model.info);
+  showSight();
   byId("forget").hidden = Array.isArray(state.source);
   if (!state.file) showSamples(model.info.samples ?? []);
   announce("The model is ready.");
-  if (state.file) startChat();
   showChips();
   rest();
-  model.ended.then((error) => error.name === "AbortError" || modelLost(error));
+  if (state.file || !sees()) startChat().catch(unexpected);
+}
+
+const noVision = () => explain({ kind: "no-vision", message: `${state.info.name} has no image encoder` });
+
+// What is asked for is what the model can do. A picture that was opened before it was known stays no longer.
+function showSight() {
+  byId("drop").classList.toggle("text-only", !sees());
+  const [label, placeholder] = sees() ? ["Question about the image", "Ask about the image"] : ["Question", "Ask a question"];
+  byId("question-label").textContent = label;
+  byId("question").placeholder = placeholder;
+  if (sees() || !state.file) return;
+  closeImage();
+  showError(byId("image-error"), noVision());
 }
 
 function modelFailed(error) {
+  endWaiting();
+  if (state.loading) state.loading.isOver = true;
   setModelLine("not loaded");
   setStatus("The model is not loaded");
-  showError(byId("load-error"), explain(error), { label: "Load the model again", run: () => reloadModel() });
+  const again = { label: "Load the model again", run: guarded(() => reloadModel(state.source ?? ownModel)) };
+  const before = { label: "Load the model before it", run: guarded(() => reloadModel(state.working)) };
+  const renew = { label: "Reload the page", run: () => location.reload() };
+  const isOther = state.working && state.working !== state.source;
+  showError(byId("load-error"), explain(error), error.kind === "replaced" ? renew : isOther ? before : again, withMoreRanks(error));
+}
+
+// Where one rank's memory was not enough: the model again, on more of them.
+function withMoreRanks({ moreRanks }) {
+  if (!moreRanks) return null;
+  const run = guarded(() => {
+    asked.ranks = moreRanks;
+    const address = new URL(location.href);
+    address.searchParams.set("ranks", moreRanks);
+    history.replaceState(null, "", address);
+    for (const { problem } of conversation.turns) problem.replaceChildren();
+    return reloadModel();
+  });
+  return { label: `Open with ${moreRanks} ranks`, run };
+}
+
+// The address of the model in the page's address is none: another model than the one that was meant opens only if the person wants it.
+function addressFailed() {
+  setModelLine("not loaded");
+  setStatus("The model is not loaded");
+  state.model = Promise.reject(new Error(asked.problem));
+  state.model.catch(() => {});
+  const own = { label: "Open this page's own model", run: guarded(() => reloadModel(ownModel)) };
+  showError(byId("load-error"), explain({ kind: "address", message: asked.problem }), own);
 }
 
 // A worker was lost. A question that waits for its answer says so at its own place.
 function modelLost(error) {
   state.lost = error;
+  state.loading.isOver = true;
+  if (state.chat && !state.encoded) state.suspect = state.file;
   setStatus("The model stopped");
   setModelLine("stopped");
   if (!state.asking) showLost();
 }
 
 function showLost() {
-  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: () => reloadModel() });
+  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: guarded(() => reloadModel()) }, withMoreRanks(state.lost));
 }
 
-// A pair of GGUF files that the person chose or dropped takes the place of the model.
-function openModel(files) {
+// The bytes of two models that may be in memory at once.
+const BESIDE_BYTES = 2e9;
+
+/** Files that the person chose or dropped: their model takes the place of the present one when it has loaded, or when it is clear that it is one and both are too large together. */
+function openModel({ models, others }) {
+  state.next?.giveUp();
+  state.next = null;
+  byId("load-error").replaceChildren();
+  showNote(byId("notes"), "files", choiceText({ models, others }));
+  if (models.length === 0) return choiceFailed({ kind: "pair", message: `None of these is a GGUF file: ${others.map(({ name }) => name).join(", ")}` });
+  const next = begin(models, ({ bytes }) => {
+    const isWorking = state.info && !state.lost;
+    if (!isWorking || bytes + state.info.files.reduce((sum, { size }) => sum + size, 0) > BESIDE_BYTES) replaceBy(next);
+  });
+  state.next = next;
+  next.model.then(() => replaceBy(next), (error) => next === state.next && choiceFailed(error));
+}
+
+function replaceBy(next) {
+  if (next !== state.next) return;
   state.asking?.abort.abort();
-  state.source = [...files];
-  state.loading.abort();
   byId("samples").hidden = true;
-  return reloadModel("Another model was opened; it does not know what is above.");
+  divide("Another model was opened; it does not know what is above.");
+  use(next);
+}
+
+// The model that is there, or still loading, stays.
+function choiceFailed(error) {
+  state.next = null;
+  if (state.loading?.isOver ?? true) return modelFailed(error);
+  endWaiting();
+  showError(byId("load-error"), explain(error));
+  rest();
 }
 
 // After a failure: the model comes back from this browser's own copy, the picture is encoded again.
-async function reloadModel(word = "The model was loaded again; it does not remember what is above.") {
-  const model = await state.model.catch(() => null);
-  model?.close();
+function reloadModel(source = state.source) {
+  state.loading?.giveUp();
+  divide("The model was loaded again; it does not remember what is above.");
+  use(begin(source));
+}
+
+// Another model, or the same from its start: it has no conversation and no picture yet.
+function divide(word) {
   state.chat = null;
   byId("image-error").replaceChildren();
   if (conversation.turns.length > 0) conversation.divide(word);
-  loadModel();
+  if (state.file && state.suspect === state.file) leaveSuspect();
+  state.suspect = null;
+}
+
+// What the model was looking at when it stopped may have been the cause: it is opened again only if the person wants it.
+function leaveSuspect() {
+  const { file, sample, lost } = state;
+  closeImage();
+  showError(byId("image-error"), {
+    title: "The model stopped while it looked at this picture.",
+    next: "The picture may have been the cause, so it was closed. Open another one, or try this one once more.",
+    details: [`${file.name ?? "a sample picture"}, ${bytesText(file.size)}`, explain(lost).details].join("\n"),
+  }, { label: "Open it again", run: guarded(() => openImage(file, { sample })) });
 }
 
 function showSamples(samples) {
@@ -145,40 +321,73 @@ function showSamples(samples) {
     image.src = url.href;
     image.alt = sample.alt;
     button.append(image);
-    button.addEventListener("click", () => openSample(url, sample));
+    on(button, "click", () => openSample(url, sample));
     item.append(button);
     return item;
   }));
 }
 
 async function openSample(url, sample) {
-  try {
-    const response = await fetch(url);
-    if (!response.ok) throw new Error(`status ${response.status} for ${sample.path}`);
-    await openImage(await response.blob(), sample);
-  } catch (error) {
-    showError(byId("image-error"), { title: "The sample picture could not be fetched.", next: "Open a file of your own.", details: String(error) });
-  }
+  const opened = ++state.opened;
+  const file = await fetchSample(url).catch((error) => {
+    imageRefused({ title: "The sample picture could not be fetched.", next: "Open a file of your own.", details: `${error} (${sample.path})` });
+  });
+  if (file && opened === state.opened) await openImage(file, { sample });
+}
+
+async function fetchSample(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`status ${response.status}`);
+  return response.blob();
 }
 
 // ---- the image
 
-async function openImage(file, sample = null) {
+// What was dropped or pasted: files of a model take the model's place, and of pictures the first is opened.
+async function openFiles(gathering) {
+  const opened = ++state.opened;
+  if (state.info) setStatus("Looking at the files");
+  const found = await gathering;
+  if (opened !== state.opened) return;
+  const sorted = await sortFiles(found.files);
+  if (opened !== state.opened) return;
+  if (sorted.models.length > 0) return openModel(sorted);
+  const { file, remark, problem } = await choosePicture(found);
+  if (opened !== state.opened) return;
+  if (problem) return imageRefused(problem);
+  await openImage(file, { remark });
+}
+
+// What was open stays open.
+function imageRefused(problem, action) {
+  showError(byId("image-error"), problem, action);
+  setStatus(problem.title);
+}
+
+/** Why a file cannot be opened, before the engine gets it: null where its first byte can be read. */
+async function unreadable(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return null;
+  } catch (error) {
+    return explain({ kind: "file", message: `${file.name}: ${error?.message ?? error}` });
+  }
+}
+
+/** Opens a picture; `sample` is what the manifest says of it, `remark` is said beside it. */
+async function openImage(file, { sample = null, remark = "" } = {}) {
   const opened = ++state.opened;
   if (state.info) setStatus("Opening the image", 0);
-  const problem = await refusal(file);
+  const problem = (await unreadable(file)) ?? (sees() ? null : noVision());
   if (opened !== state.opened) return;
-  if (problem) {
-    showError(byId("image-error"), problem);
-    setStatus(problem.title);
-    return;
-  }
+  if (problem) return imageRefused(problem);
   state.asking?.abort.abort();
   closeChat();
   conversation.clear();
   Object.assign(state, { file, sample, encoded: false, asking: null });
   showAsking(false);
   byId("image-error").replaceChildren();
+  byId("opened").textContent = remark;
   for (const id of ["keep", "numbers", "drop"]) byId(id).hidden = true;
   byId("strip").hidden = false;
   document.body.classList.add("has-image");
@@ -187,7 +396,19 @@ async function openImage(file, sample = null) {
   if (opened !== state.opened) return;
   requests.restart();
   if (hadFocus && matchMedia("(pointer: fine)").matches) byId("question").focus();
-  if (state.info) startChat();
+  if (state.info) startChat().catch(unexpected);
+  showChips();
+}
+
+// Back to the beginning; the conversation stays to be read.
+function closeImage() {
+  closeChat();
+  picture.hide();
+  Object.assign(state, { file: null, sample: null, encoded: false, opened: state.opened + 1 });
+  byId("opened").textContent = "";
+  for (const id of ["numbers", "strip"]) byId(id).hidden = true;
+  byId("drop").hidden = false;
+  document.body.classList.remove("has-image");
   showChips();
 }
 
@@ -196,24 +417,26 @@ function closeChat() {
   state.chat = null;
 }
 
-// The model looks at the image at once; the question may still be in the typing.
+// The model looks at the image at once, if it sees any; the question may still be in the typing.
 async function startChat() {
-  const { file } = state;
+  const { file, loading } = state;
   const model = await state.model;
-  if (file !== state.file || state.chat) return;
+  if (file !== state.file || loading !== state.loading || state.chat) return;
   const { scales, tileSize } = model.info;
   showNumbers(byId("numbers"), model.info);
-  const guess = picture.guess();
+  const guess = file && picture.guess();
   if (guess) picture.frame(guess, scales, tileSize);
   let chat = null; // progress may be reported before `chat` is returned
-  chat = model.chat({ image: file, onProgress: (progress) => file === state.file && (chat ?? state.chat) === state.chat && chatProgress(progress) });
+  chat = model.chat({ image: file ?? undefined, onProgress: (progress) => file === state.file && (chat ?? state.chat) === state.chat && chatProgress(progress) });
   state.chat = chat;
   try {
     const frame = await chat.ready;
     if (chat !== state.chat) return;
     state.encoded = true;
-    picture.frame(frame, scales, tileSize);
-    announce("The image is encoded. You can ask.");
+    if (file) {
+      picture.frame(frame, scales, tileSize);
+      announce("The image is encoded. You can ask.");
+    }
     showNumbers(byId("numbers"), model.info, chat);
     rest();
   } catch (error) {
@@ -234,10 +457,15 @@ function imageFailed(error) {
   picture.unframe();
   closeChat();
   if (state.lost) return state.asking ? undefined : showLost();
-  const explained = explain(error);
-  showError(byId("image-error"), explained);
-  setStatus(explained.title);
+  imageRefused(explainFailure(error), withMoreRanks(error));
   setModelLine("ready");
+}
+
+/** An error after which the model goes on. */
+function explainFailure(error) {
+  const explained = explain(error);
+  if (error.kind !== "out-of-memory" || error.moreRanks) return explained;
+  return { ...explained, next: "Close other tabs and programs and try again. The model itself goes on; a short conversation takes less memory than a long one." };
 }
 
 // ---- questions
@@ -250,7 +478,8 @@ function showChips() {
     const chip = document.createElement("button");
     chip.type = "button";
     chip.textContent = question;
-    chip.addEventListener("click", () => ask(question));
+    chip.dir = "auto";
+    on(chip, "click", () => ask(question));
     return chip;
   }));
 }
@@ -274,12 +503,13 @@ async function ask(question) {
   question = question.trim();
   if (!question) return byId("question").focus();
   if (state.asking) return setStatus("Still answering: wait, or press Stop first");
-  if (!state.file) {
+  if (!state.file && sees()) {
     byId("question").value = question;
     setStatus("Open an image first; your question is kept");
     return byId("choose").focus();
   }
   byId("question").value = "";
+  if (!state.file) byId("image-error").replaceChildren(); // a picture that was refused is no part of this
   const turn = conversation.add(question);
   const asking = { abort: new AbortController() };
   const { file } = state;
@@ -301,42 +531,49 @@ async function ask(question) {
 async function answer(turn, asking) {
   const { signal } = asking.abort;
   const chat = await chatForQuestion(signal);
-  for await (const piece of chat.ask(turn.question, { maxTokens: Number(query.get("tokens")) || 512, signal })) {
+  for await (const piece of chat.ask(turn.question, { maxTokens: asked.tokens ?? 512, signal })) {
     turn.push(piece);
     conversation.follow();
   }
-  turn.end(ending(chat, signal));
+  turn.end(...ending(chat, signal));
   if (chat === state.chat) showNumbers(byId("numbers"), state.info, chat);
 }
 
-const ENDS = { length: "cut off at its longest", context: "cut off: the conversation is full", cancelled: "stopped" };
+// Why an answer ended, if the model did not end it.
+const ENDS = {
+  length: "cut off at its longest",
+  context: "cut off: the conversation is full",
+  repetition: "stopped: it repeated itself",
+  cancelled: "stopped",
+  failed: "broken off by an error",
+};
 
-// The small print of an answer.
+// The small print of an answer, its reason to end first.
 function ending(chat, signal) {
   const { nTokens, tokensPerSecond, nDropped } = chat.timings;
   return [
-    signal.aborted ? "stopped" : ENDS[chat.finish],
+    signal.aborted ? ENDS.cancelled : ENDS[chat.finish],
     nTokens ? `${nTokens} token${nTokens === 1 ? "" : "s"}` : "",
     tokensPerSecond ? `${tokensPerSecond.toFixed(1)} tokens/s` : "",
     nDropped ? `the oldest ${nDropped} turns no longer fit and were left out` : "",
-  ].filter(Boolean).join(" · ");
+  ];
 }
 
 function answerFailed(turn, asking, error) {
-  if (asking.abort.signal.aborted || error.name === "AbortError") return turn.end("stopped");
-  turn.end("");
+  if (asking.abort.signal.aborted || error.name === "AbortError") return turn.end(ENDS.cancelled);
+  turn.end(ENDS.failed);
   turn.failed = true;
   if (!byId("question").value) byId("question").value = turn.question;
-  // What went wrong with the image or the model stands there already.
-  if (byId("image-error").hasChildNodes() || byId("load-error").hasChildNodes()) return;
-  const explained = explain(error);
+  // What went wrong with the model or the image stands there already.
+  if (state.lost ? byId("load-error").hasChildNodes() : !state.chat) return;
+  const explained = state.lost ? explain(error) : explainFailure(error);
   setStatus(state.lost ? "The model stopped" : explained.title);
   setModelLine(state.lost ? "stopped" : "ready");
-  const reload = () => {
+  const reload = guarded(() => {
     turn.problem.replaceChildren();
-    reloadModel();
-  };
-  showError(turn.problem, explained, state.lost ? { label: "Load the model again", run: reload } : undefined);
+    return reloadModel();
+  });
+  showError(turn.problem, explained, state.lost ? { label: "Load the model again", run: reload } : null, withMoreRanks(state.lost ?? error));
 }
 
 function showAsking(isAsking) {
@@ -354,68 +591,86 @@ function stop() {
 
 function wireImage() {
   const input = byId("image-input");
-  for (const id of ["choose", "another"]) byId(id).addEventListener("click", () => input.click());
-  input.addEventListener("change", () => {
+  for (const id of ["choose", "another"]) on(byId(id), "click", () => input.click());
+  on(input, "change", () => {
     const [file] = input.files;
     input.value = "";
-    if (file) openImage(file);
+    return file && openImage(file);
   });
-  document.addEventListener("dragover", (event) => {
+  // Text that is dragged into a text field is the browser's affair.
+  const isOurs = ({ dataTransfer, target }) => dataTransfer.types.includes("Files") || !isTextField(target);
+  on(document, "dragover", (event) => {
+    if (!isOurs(event)) return;
     event.preventDefault();
     document.body.classList.add("dragging");
   });
-  document.addEventListener("dragleave", (event) => event.relatedTarget === null && document.body.classList.remove("dragging"));
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
+  on(document, "dragleave", (event) => event.relatedTarget === null && document.body.classList.remove("dragging"));
+  on(document, "drop", (event) => {
     document.body.classList.remove("dragging");
-    const { files } = event.dataTransfer;
-    if ([...files].some(({ name }) => /\.gguf$/i.test(name))) openModel(files);
-    else if (files.length > 0) openImage(files[0]);
-  });
-  document.addEventListener("paste", (event) => {
-    const [file] = event.clipboardData?.files ?? [];
-    if (!file) return;
+    if (!isOurs(event)) return;
     event.preventDefault();
-    openImage(file);
+    if (event.dataTransfer.types.includes("Files")) return openFiles(filesOf(event.dataTransfer));
   });
+  on(document, "paste", paste);
 }
+
+const isTextField = (target) => Boolean(target.closest?.("textarea, input"));
+
+// In a text field text wins: cells of a spreadsheet come as text and as a picture of it. Elsewhere a picture is opened, and text alone is a question.
+function paste(event) {
+  const { clipboardData, target } = event;
+  const text = clipboardData ? textOf(clipboardData) : "";
+  if (isTextField(target) && text) return;
+  const hasFiles = clipboardData?.files.length > 0;
+  if (!hasFiles && !text) return;
+  event.preventDefault();
+  if (hasFiles) return openFiles(filesOf(clipboardData));
+  const question = byId("question");
+  const n_free = question.maxLength - question.value.length + (question.selectionEnd - question.selectionStart);
+  question.setRangeText(text.slice(0, n_free), question.selectionStart, question.selectionEnd, "end");
+  question.focus();
+}
+
+// The key belongs to an input method. Safari ends the composition before it tells of the key that did; only its old code, 229, is left then.
+const isComposing = (event) => event.isComposing || event.keyCode === 229;
 
 function wireQuestions() {
   const question = byId("question");
-  byId("form").addEventListener("submit", (event) => {
+  on(byId("form"), "submit", (event) => {
     event.preventDefault();
-    ask(question.value);
+    return ask(question.value);
   });
-  question.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  on(question, "keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
     event.preventDefault();
-    ask(question.value);
+    return ask(question.value);
   });
-  byId("stop").addEventListener("click", stop);
-  document.addEventListener("keydown", (event) => event.key === "Escape" && stop());
+  on(byId("stop"), "click", stop);
+  on(document, "keydown", (event) => event.key === "Escape" && !isComposing(event) && stop());
 }
 
 function wireKeeping() {
   const text = () => conversation.text(state.info?.name ?? "unknown");
   byId("notice").textContent = NOTICE;
-  byId("copy").addEventListener("click", async () => {
+  on(byId("copy"), "click", async () => {
     byId("keep-result").textContent = (await copyText(text())) ? "Copied" : "The browser refused to copy";
   });
-  byId("save").addEventListener("click", () => saveText(text(), "conversation.txt"));
+  on(byId("save"), "click", () => saveText(text(), "conversation.txt"));
 }
 
 function wireModel() {
   const input = byId("model-input");
-  byId("choose-model").addEventListener("click", () => input.click());
-  input.addEventListener("change", () => {
+  on(byId("choose-model"), "click", () => input.click());
+  on(input, "change", async () => {
     const files = [...input.files];
     input.value = "";
-    if (files.length > 0) openModel(files);
+    if (files.length > 0) openModel(await sortFiles(files));
   });
+  on(byId("reload"), "click", () => service.renew());
 }
 
 function wireCache() {
-  byId("forget").addEventListener("click", async () => {
+  on(byId("forget"), "click", async () => {
     try {
       await deleteCached(manifestUrl);
       byId("forget-result").textContent = "Deleted. It will be fetched again when the page is opened next.";
@@ -425,46 +680,13 @@ function wireCache() {
   });
 }
 
-// ---- the service worker: the page opens with the network cut. None on plain http, where the page works uncached.
-
-const atMost = (ms, promise) => Promise.race([promise, new Promise((resolve) => setTimeout(resolve, ms))]);
-const registered = navigator.serviceWorker ? registerServiceWorker().catch(() => null) : Promise.resolve(null);
-// The model's workers are started when the service worker is in charge: it sees the requests of those alone that start after it.
-const inCharge = atMost(5_000, registered);
-
-// Asks the service worker to keep the wasm build in use, and waits for it, so that no request is left for later.
-async function keepBuild(build) {
-  const kept = registered.then((registration) => registration && new Promise((resolve) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = resolve;
-    registration.active.postMessage({ type: "keep", build, port: port2 }, [port2]);
-  }));
-  await atMost(10_000, kept);
-}
-
-async function registerServiceWorker() {
-  const registration = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
-  const offer = () => {
-    if (!registration.waiting || !navigator.serviceWorker.controller) return;
-    byId("update").hidden = false;
-    byId("reload").addEventListener("click", () => {
-      navigator.serviceWorker.addEventListener("controllerchange", () => location.reload());
-      registration.waiting.postMessage({ type: "take over" });
-    }, { once: true });
-  };
-  registration.addEventListener("updatefound", () => registration.installing?.addEventListener("statechange", offer));
-  offer();
-  const isFirst = !registration.active;
-  await navigator.serviceWorker.ready;
-  if (isFirst && !navigator.serviceWorker.controller) {
-    await new Promise((resolve) => navigator.serviceWorker.addEventListener("controllerchange", resolve, { once: true }));
-  }
-  return registration;
-}
-
 wireImage();
 wireQuestions();
 wireKeeping();
 wireModel();
 wireCache();
-loadModel();
+asked.notes.forEach((note) => showNote(byId("notes"), note, note));
+if (location.protocol === "file:") {
+  // start.js has said why nothing works here.
+} else if (asked.problem) addressFailed();
+else use(begin(state.source));

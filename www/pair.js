@@ -1,12 +1,13 @@
-// A model as a pair of GGUF files that llama.cpp's converters wrote, decoder and image encoder (mmproj), from addresses or from files chosen in the page.
+// A model as GGUF files that llama.cpp's converters wrote, a decoder and, if it sees pictures, its image encoder (mmproj), from addresses or from files
+// chosen in the page.
 // They are described as a manifest would, with chunks that are ranges of the files, so that everything behind is the same: nothing is converted, nothing
 // is kept, and no file is ever in memory as a whole. Runs in the store worker.
 
-import { checkStatus, fetchBytes, StoreError } from "./fetching.js";
+import { checkStandIn, checkStatus, fetchBytes, StoreError, whyForbidden } from "./fetching.js";
 
 const CHUNK_BYTES = 24 << 20;
 const FIRST_BYTES = 1 << 20;
-const PART = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/;
+const PART = /^(.*)-(\d{5})-of-(\d{5})(?: ?\(\d+\))?\.gguf$/; // a browser adds " (1)" to what it downloads again
 const KINDS = { llama: "decoder.gguf", clip: "encoder.gguf" };
 const TITLES = { "decoder.gguf": "a language model (architecture llama)", "encoder.gguf": "an image encoder (mmproj, architecture clip)" };
 
@@ -14,7 +15,7 @@ const TITLES = { "decoder.gguf": "a language model (architecture llama)", "encod
 const wrong = (message, detail = "") => new StoreError("pair", message, detail);
 
 /**
- * The manifest that the two files would have. A chunk's `source` is a File, an address or its bytes: `readChunk` reads it.
+ * The manifest that the files would have. A chunk's `source` is a File, an address or its bytes: `readChunk` reads it.
  * @param {(string|File)[]} sources  in any order; of a split file one address, or all of its files
  * @param {object} wasm  the bindings
  */
@@ -33,10 +34,11 @@ export async function describePair(sources, wasm) {
     if (files.has(name)) throw wrong(`Both files are ${TITLES[name]}.`, `${files.get(name).title} and ${first.name}`);
     files.set(name, { title: first.title || first.name, file: group.length === 1 ? whole(name, first) : joined(name, group, wasm) });
   }
-  for (const name of Object.values(KINDS)) {
-    if (!files.has(name)) throw wrong(`With ${[...files.values()].map(({ title }) => title).join(", ") || "nothing"} alone the model is not whole: ${TITLES[name]} is missing.`);
+  // Without an encoder it is a language model, which sees no pictures.
+  if (!files.has(KINDS.llama)) {
+    throw wrong(`With ${[...files.values()].map(({ title }) => title).join(", ") || "nothing"} alone the model is not whole: ${TITLES[KINDS.llama]} is missing.`);
   }
-  const ordered = Object.values(KINDS).map((name) => files.get(name));
+  const ordered = Object.values(KINDS).flatMap((name) => files.get(name) ?? []);
   return { name: ordered[0].title, description: "", license: "", notices: [], suggested_questions: [], samples: [], fidelity: null, files: ordered.map(({ file }) => file) };
 }
 
@@ -48,7 +50,7 @@ export async function readChunk({ source, path, offset, size }, progress) {
   }
   if (typeof source === "string") {
     const name = `${path} (bytes ${offset} to ${offset + size - 1})`;
-    return fetchBytes(source, { name, size, range: offset, cache: "no-store", onBytes: (n) => progress.add(n) });
+    return fetchBytes(source, { name, size, range: offset, cache: "no-store", ...progress.listener });
   }
   const bytes = await sliceOf(source, offset, offset + size);
   progress.add(size);
@@ -62,7 +64,8 @@ async function describe(source, wasm) {
   const size = isAddress ? await sizeAt(source, name) : source.size;
   const read = (start, end) => (isAddress ? fetchBytes(source, { name, size: end - start, range: start, cache: "no-store" }) : sliceOf(source, start, end));
   for (let first = await read(0, Math.min(FIRST_BYTES, size)); ; ) {
-    const found = wasm.describeGguf(name, first, size);
+    checkStandIn(first, name);
+    const found = headerOf(name, first, size, wasm);
     if (found) return { ...found, source, name, size, first };
     const more = new Uint8Array(Math.min(2 * first.length, size));
     more.set(first);
@@ -71,15 +74,27 @@ async function describe(source, wasm) {
   }
 }
 
+/** What the header says, if all of it is in the first bytes. */
+function headerOf(name, first, size, wasm) {
+  try {
+    return wasm.describeGguf(name, first, size);
+  } catch (error) {
+    throw /cut short/.test(error.message) ? new StoreError("cut", error.message) : error;
+  }
+}
+
 /** Bytes of the file at an address: a server that serves ranges says so with the first byte. */
 async function sizeAt(url, name) {
-  const response = await fetch(url, { headers: { Range: "bytes=0-0" }, cache: "no-store" }).catch((error) => {
-    throw new StoreError("network", `${name} could not be fetched. Check the network connection and the address.`, `${error} (${url})`);
+  const response = await fetch(url, { headers: { Range: "bytes=0-0" }, cache: "no-store" }).catch(async (error) => {
+    throw (await whyForbidden(url)) ?? new StoreError("network", `${name} could not be fetched. Check the network connection and the address.`, `${error} (${url})`);
   });
   response.body?.cancel().catch(() => {});
   checkStatus(response, name, 0);
   const [, size] = /\/(\d+)$/.exec(response.headers.get("Content-Range") ?? "") ?? [];
-  if (size === undefined) throw new StoreError("http", `The server does not say how large ${name} is.`, `no Content-Range in the answer for ${url}`);
+  if (size === undefined) {
+    throw new StoreError("ranges", `The server does not say how large ${name} is.`,
+      `no Content-Range in the answer for ${url}; a host other than the page's must name it in Access-Control-Expose-Headers`);
+  }
   return Number(size);
 }
 
@@ -102,9 +117,9 @@ function addressesOfParts(address) {
   });
 }
 
-/** Parts of one file have this in common; other files have their place in the list. */
+/** Parts of one file have this in common, their number where their names do not tell; other files have their place in the list. */
 function stemOf({ name, nParts }, idx) {
-  return nParts > 1 ? (PART.exec(name)?.[1] ?? name) : idx;
+  return nParts > 1 ? (PART.exec(name)?.[1] ?? `one of ${nParts} parts`) : idx;
 }
 
 function grouped(described) {

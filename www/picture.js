@@ -1,5 +1,6 @@
 // The film: the preview of the opened file, the crop and the tiles that the model sees, and the small pictures of each scale.
-// The browser only shows the file here; what the model computes with is decoded and resized by the engine.
+// The browser only shows the file here; what the model computes with is decoded and resized by the engine. Behind transparent parts both have black
+// (style.css, and BACKGROUND in the engine).
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -17,9 +18,11 @@ function tileRects(crop, side) {
     svgElement("rect", { class: "tile", width, height, x: crop.x + (tileIdx % side) * width, y: crop.y + Math.floor(tileIdx / side) * height }));
 }
 
-/** The preview, its overlay and its thumbnails. */
+const NO_PREVIEW = "This browser cannot show this kind of file.";
+
+/** The preview, its overlay, its thumbnails and what is to be known of it. */
 export class Picture {
-  /** `elements`: { film, image, overlay, noPreview, thumbs }. */
+  /** `elements`: { film, image, overlay, noPreview, notes, thumbs }. */
   constructor(elements) {
     this.elements = elements;
     this.url = null;
@@ -41,13 +44,26 @@ export class Picture {
     this.url = URL.createObjectURL(file);
     this.unframe();
     this.elements.film.hidden = false;
+    this.loaded?.(); // whoever waits for the file before this one
     const loaded = new Promise((resolve) => (this.loaded = resolve));
     this.elements.image.src = this.url;
     await loaded;
   }
 
-  /** Takes crop, tiles and thumbnails away. */
+  /** Takes the picture itself away. */
+  hide() {
+    this.unframe();
+    this.loaded?.();
+    this.elements.film.hidden = true;
+    this.elements.image.removeAttribute("src");
+    if (this.url) URL.revokeObjectURL(this.url);
+    this.url = null;
+  }
+
+  /** Takes crop, tiles, thumbnails and notes away. */
   unframe() {
+    this.elements.noPreview.textContent = NO_PREVIEW;
+    this.#note([]);
     this.levels = [];
     this.shownLevel = null;
     this.elements.overlay.replaceChildren();
@@ -62,8 +78,17 @@ export class Picture {
     return { width, height, crop: { x: (width - side) / 2, y: (height - side) / 2, width: side, height: side } };
   }
 
-  /** Draws crop and tiles: `frame` is { width, height, crop }, `scales` the model's, ascending, `tile` its tile size. */
-  frame({ width, height, crop }, scales, tile) {
+  #note(notes) {
+    this.elements.notes.textContent = notes.join(" ");
+    this.elements.notes.hidden = notes.length === 0;
+  }
+
+  /** Draws crop and tiles: `frame` is { width, height, crop }, and { notes } from the engine, `scales` the model's, ascending, `tile` its tile size. */
+  frame({ width, height, crop, notes }, scales, tile) {
+    if (notes) {
+      this.elements.noPreview.textContent = `${NO_PREVIEW} The model reads it all the same.`;
+      this.#note(notes);
+    }
     const { overlay, thumbs } = this.elements;
     const pressed = this.shownLevel;
     overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);

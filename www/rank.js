@@ -6,7 +6,8 @@
 //     lock, context, template }                              { type: "loaded", memory, info } when the store has given everything
 //   { type: "look", id, chat, image }                        progress, then done with { crop, width, height, tiles }   (rank 0 only, as all below)
 //   { type: "prepare", id, chat }                            progress, then done
-//   { type: "ask", id, chat, question, options }             progress and tokens, then done with { text, finish, nPrompt, nReused, first }
+//   { type: "ask", id, chat, question, options, image }      progress and tokens, then done with { text, finish, nPrompt, nReused, first };
+//                                                            `image` only after an error of the kind "not-encoded"
 //   { type: "count", id, text }                              done with the number of tokens
 //   { type: "stop", id }                                     the operation `id` ends at its next tile, piece of the prompt or token
 //   { type: "forget", chat }                                 nothing
@@ -57,7 +58,9 @@ function fail(error) {
 async function start({ rank: idx, ports, store, build, module, lock, context, template }) {
   // Held until this worker ends, however it ends: that is how the page notices.
   if (lock) await new Promise((held) => navigator.locks.request(lock, () => (held(), new Promise(() => {}))).catch(held));
-  wasm = await import(`./pkg/llama3med_${build}.js`);
+  wasm = await import(`./pkg/llama3med_${build}.js`).catch((error) => {
+    throw Object.assign(error, { kind: "program" });
+  });
   ({ memory } = wasm.initSync({ module }));
   rank = new wasm.Rank(idx, ports);
   const messages = [];
@@ -142,8 +145,9 @@ async function operate(id, run, timings = () => ({})) {
   try {
     answer = { result: await run(), timings: timings() };
   } catch (error) {
-    // Ranks that are out of step, and traps, end the session; everything else only this operation.
-    if (!error?.kind || ["rank-lost", "out-of-memory"].includes(error.kind)) throw error;
+    // Ranks that are out of step, and traps, end the session; everything else only this operation. Want of memory that has a kind was found before the
+    // ranks changed anything.
+    if (!error?.kind || error.kind === "rank-lost") throw error;
     answer = { error: { kind: error.kind, message: error.message } };
   }
   current = null;
@@ -160,10 +164,10 @@ function prepare({ id, chat }) {
   return operate(id, () => rank.prepare(chat, clock.listener), () => ({ prepareMs: clock.sinceStart() }));
 }
 
-function ask({ id, chat, question, options }) {
+function ask({ id, chat, question, options, image }) {
   const clock = new Clock(id);
   const run = async () => {
-    const result = await rank.ask(chat, question, options, clock.listener);
+    const result = await rank.ask(chat, question, image && new Uint8Array(image), options, clock.listener);
     clock.n_read = result.nPrompt - result.nReused;
     return result;
   };

@@ -1,15 +1,13 @@
-// How many ranks a model gets when nobody says: from its size, the processor's cores, and a short measurement of this device.
+// How many ranks a model gets when nobody says: from the memory that it takes, the processor's cores, and a short measurement of this device.
 //
 // A token of the answer costs each rank its share of all weights, once, and all ranks a sum twice a layer. More ranks share the weights more finely and
 // wait for more messages; and what the browser calls cores may be two threads of one core, or slow ones beside fast ones, where every rank waits for the
 // slowest. So a few workers multiply at once for some milliseconds, and what they reach together decides.
 
-import { ModelError, startWorker } from "./session.js";
+import { MAX_RANKS, ModelError, startWorker } from "./session.js";
 
-const MAX_RANKS = 64;
 const MAX_DEFAULT_RANKS = 16;
 const UNMEASURED_RANKS = 4; // at most, where nothing could be measured
-const RANK_BYTES = 3.3e9; // of a model's files, so that a rank stays below the 4 GiB of a wasm memory
 // Up to here the sums cost more than a second rank saves, on every device that was measured.
 const ONE_RANK_BYTES = 64e6;
 const WEIGHT_BYTES = 4.5 / 8;
@@ -22,13 +20,12 @@ const SUM_BYTES = 4 * 4096;
 const N_EXCHANGES = 50;
 
 /**
- * @param {number} n_bytes  of the model's files
- * @param {{ wanted?: number, n_cores?: number, measure: (counts: number[]) => Promise<{ gmacsPerSecond: number[], exchangeMs: number }> }} options
- *   `measure` says what each number of workers reaches together if all wait for the slowest, and what an exchange costs.
+ * @param {number} n_bytes  of the model's weights in memory
+ * @param {{ n_least?: number, wanted?: number, n_cores?: number, measure: (counts: number[]) => Promise<{ gmacsPerSecond: number[], exchangeMs: number }> }} options
+ *   No rank of fewer than `n_least` would have enough memory. `measure` says what each number of workers reaches together if all wait for the slowest, and what an exchange costs.
  * @returns {Promise<number>}
  */
-export async function chooseRanks(n_bytes, { wanted, n_cores, measure }) {
-  const n_least = Math.max(1, Math.ceil(n_bytes / RANK_BYTES));
+export async function chooseRanks(n_bytes, { n_least = 1, wanted, n_cores, measure }) {
   if (wanted !== undefined) return checked(wanted, n_least);
   if (n_bytes < ONE_RANK_BYTES) return 1;
   const counts = candidates(n_least, Math.min(n_cores || 2, MAX_DEFAULT_RANKS));
@@ -48,7 +45,8 @@ function checked(wanted, n_least) {
     throw new ModelError({ kind: "invalid", message: `ranks must be a whole number from 1 to ${MAX_RANKS}, found ${wanted}` });
   }
   if (wanted >= n_least) return wanted;
-  throw new ModelError({ kind: "invalid", message: `this model needs at least ${n_least} ranks: no rank can have more than 4 GB of memory` });
+  const message = `this model needs at least ${n_least} ranks: no rank can have more than 4 GB of memory`;
+  throw new ModelError({ kind: "invalid", message, instead: { ranks: n_least } });
 }
 
 /** Ascending: the least that the model needs, powers of two above it, and one for each core. */

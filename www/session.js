@@ -8,18 +8,18 @@ const SENTENCES = {
   image: "This picture cannot be read",
   tokenizer: "The model's tokenizer cannot be used",
   invalid: "This cannot be done",
-  "context-full": "The conversation is too long for the model",
+  "context-full": "The question does not fit into the model's context",
   "out-of-memory": "The memory of this browser is not enough for the model",
   "rank-lost": "A worker of the model stopped",
   internal: "Something went wrong inside the model's workers",
 };
 
-/** An error with a `kind` for programs, a `message` for people and a `detail` for engineers. */
+/** An error with a `kind` for programs, a `message` for people and a `detail` for engineers; `instead` are options of `load` that would do, if any would. */
 export class ModelError extends Error {
-  constructor({ kind, message, detail = "" }, where = "") {
+  constructor({ kind, message, detail = "", instead }, where = "") {
     const sentence = SENTENCES[kind];
     super(`${sentence ? `${sentence}: ${message}` : message}${where.startsWith("rank") ? ` (${where})` : ""}`);
-    Object.assign(this, { name: "ModelError", kind, detail });
+    Object.assign(this, { name: "ModelError", kind, detail, instead });
   }
 }
 
@@ -29,18 +29,45 @@ export function abortError(message) {
 }
 
 /**
- * Starts one of the workers beside this file. A worker takes on the policy of the page only if it starts from a blob: from its own address it would
- * have none, and no static host can be asked to send one. (The policy's `worker-src` must name `blob:`.)
+ * Starts one of the workers beside this file, once `workersChecked` has resolved. A worker takes on the policy of the page only if it starts from a blob:
+ * from its own address it would have none but what its host sends. Where a host's own policy forbids blobs, the file itself is started.
  */
 export function startWorker(file, name) {
-  const start = `import ${JSON.stringify(new URL(file, import.meta.url).href)};`;
-  const url = URL.createObjectURL(new Blob([start], { type: "text/javascript" }));
-  return new Worker(url, { type: "module", name });
+  const address = new URL(file, import.meta.url).href;
+  return new Worker(startsFromBlobs ? blobUrl(`import ${JSON.stringify(address)};`) : address, { type: "module", name });
 }
 
+const blobUrl = (script) => URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+
+let startsFromBlobs = true;
+let checked = null;
+
+/** Resolves when it is known how workers may be started. */
+export function workersChecked() {
+  return (checked ??= new Promise((resolve) => {
+    let worker = null;
+    const found = (isStarted) => {
+      startsFromBlobs = isStarted;
+      worker?.terminate();
+      resolve();
+    };
+    try {
+      worker = new Worker(blobUrl("postMessage(0);"), { type: "module", name: "check" });
+      worker.onmessage = () => found(true);
+      worker.onerror = (event) => (event.preventDefault?.(), found(false));
+    } catch {
+      found(false);
+    }
+  }));
+}
+
+/** More are never started. */
+export const MAX_RANKS = 64;
+
 const PING_MS = 5000;
-// A rank alone in its session hears nothing while it computes a piece of the prompt: on a slow machine that takes a minute or two.
-const MAX_UNANSWERED = 36;
+// A rank alone in its session hears nothing while it computes a tile or a piece of the prompt: on a slow phone that takes minutes. Where there are locks
+// they tell which ranks live, however long they are silent.
+const MAX_SILENCE_MS = 600_000;
 
 /** All workers of one model. */
 export class Session {
@@ -52,8 +79,9 @@ export class Session {
     this.n_operations = 0;
     this.error = null;
     this.watched = [];
-    this.onPong = null;
-    this.timer = setInterval(() => this.#pingAll(), PING_MS);
+    this.asked = null; // { promise, waiting, resolve } of the ranks' memory, while it is asked for
+    this.lastLook = performance.now();
+    this.timer = setInterval(() => this.#look(), PING_MS);
     /** Resolves with the error that ended the session, also when that is only `close`. */
     this.ended = new Promise((resolve) => (this.resolveEnded = resolve));
     this.locks = `llama3med ${Date.now()} ${Math.random()}`;
@@ -86,7 +114,7 @@ export class Session {
         if (message.type === "started" && lock) this.#watchLock(lock, `rank ${rank}`);
         if (message.type === "loaded") resolve(message.info);
         if (message.memory) this.memoryBytes[rank] = message.memory;
-        if (message.type === "pong") this.onPong?.(rank);
+        if (message.type === "pong") this.#ponged(rank);
         if (message.id !== undefined) this.#heard(message);
       });
       const lock = globalThis.navigator?.locks ? `${this.locks} ${rank}` : null;
@@ -97,49 +125,74 @@ export class Session {
 
   #worker(file, name, onMessage) {
     const worker = startWorker(file, name);
-    const watch = { worker, name, n_unanswered: 0 };
+    const watch = { worker, name, silentMs: 0, isPinged: false, isLocked: false, hasSpoken: false };
     worker.onmessage = ({ data }) => {
-      watch.n_unanswered = 0;
+      Object.assign(watch, { silentMs: 0, isPinged: false, hasSpoken: true });
       if (this.error) return;
-      if (data.type === "failed") this.end(new ModelError(data.error, name));
+      if (data.type === "failed") this.end(this.#error(data.error, name));
       else onMessage(data);
     };
     worker.onerror = (event) => {
       event.preventDefault?.();
       const message = event.message || "it could not be started: is the whole site there, and does its policy allow workers?";
-      this.end(new ModelError({ kind: "internal", message, detail: `${event.filename ?? file}:${event.lineno ?? 0}` }, name));
+      // Of a worker that has not said anything yet the program is to blame.
+      const kind = watch.hasSpoken ? "internal" : "program";
+      this.end(new ModelError({ kind, message: `${file}: ${message}`, detail: `${event.filename ?? file}:${event.lineno ?? 0}` }, name));
     };
     worker.onmessageerror = () => this.end(new ModelError({ kind: "internal", message: "a message could not be read" }, name));
     this.watched.push(watch);
     return worker;
   }
 
+  /** A worker's error. One for want of memory says how many ranks would have twice as much. */
+  #error(error, name) {
+    const isShort = error.kind === "out-of-memory" && this.ranks.length > 0 && this.ranks.length < MAX_RANKS;
+    return Object.assign(new ModelError(error, name), isShort ? { moreRanks: Math.min(2 * this.ranks.length, MAX_RANKS) } : {});
+  }
+
   // The rank holds this lock as long as it lives: whoever gets it next knows that it does not.
   #watchLock(lock, name) {
+    this.watched.find((watch) => watch.name === name).isLocked = true;
     const lost = () => this.end(new ModelError({ kind: "rank-lost", message: "it ended without a word, perhaps for want of memory. Load the model again" }, name));
     navigator.locks.request(lock, lost).catch(() => {});
   }
 
-  // For what no lock shows: no secure context, or a worker that lives and does nothing.
-  #pingAll() {
+  // For workers that no lock shows: the store, and all of them where there are no locks (plain http). Time in which this page slept does not count.
+  #look() {
+    const now = performance.now();
+    const passedMs = Math.min(now - this.lastLook, 2 * PING_MS);
+    this.lastLook = now;
     for (const watch of this.watched) {
-      if (++watch.n_unanswered > MAX_UNANSWERED) {
-        const message = `it has not answered for ${(MAX_UNANSWERED * PING_MS) / 1000} s. Load the model again`;
+      if (watch.isPinged) watch.silentMs += passedMs;
+      if (watch.silentMs > MAX_SILENCE_MS && !watch.isLocked) {
+        const message = `it has not answered for ${MAX_SILENCE_MS / 60_000} minutes. Load the model again`;
         return this.end(new ModelError({ kind: "rank-lost", message }, watch.name));
       }
-      watch.worker.postMessage({ type: "ping" });
+      this.#ping(watch);
     }
+  }
+
+  // One at a time: a worker that computes would find a heap of them.
+  #ping(watch) {
+    if (!watch.isPinged) watch.worker.postMessage({ type: "ping" });
+    watch.isPinged = true;
   }
 
   /** Bytes of every rank's wasm memory, asked for now. */
   async memory() {
-    const waiting = new Set(this.ranks.keys());
-    const heard = new Promise((resolve) => {
-      this.onPong = (rank) => waiting.delete(rank) && waiting.size === 0 && resolve();
-    });
-    this.#pingAll();
-    await Promise.race([heard, this.ended]);
+    if (!this.asked && !this.error) {
+      this.asked = { waiting: new Set(this.ranks.keys()) };
+      this.asked.promise = new Promise((resolve) => (this.asked.resolve = resolve));
+      this.watched.forEach((watch) => this.#ping(watch));
+    }
+    await Promise.race([this.asked?.promise, this.ended]);
     return [...this.memoryBytes];
+  }
+
+  #ponged(rank) {
+    if (!this.asked?.waiting.delete(rank) || this.asked.waiting.size > 0) return;
+    this.asked.resolve();
+    this.asked = null;
   }
 
   /** The store has done its work. */
@@ -190,7 +243,7 @@ export class Session {
     this.operations.shift();
     const { error, result, timings } = message;
     if (!error) operation.resolve({ result, timings });
-    else operation.reject(error.kind === "cancelled" ? abortError("stopped") : new ModelError(error));
+    else operation.reject(error.kind === "cancelled" ? abortError("stopped") : this.#error(error));
     this.#next();
   }
 

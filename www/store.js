@@ -1,14 +1,16 @@
 // The store: a worker that fetches a model's chunks, checks them, keeps them (folder.js) and hands every rank the bytes that it needs.
 //
 // Messages from the page                                     answered by
-//   { type: "open", manifestUrl, build, module, cache }      { type: "manifest", manifest, isCopy }
-//     or pair: [address or File, ...] instead of manifestUrl
-//   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, bytesPerSecond, secondsLeft }, ...
+//   { type: "open", manifestUrl, build, module, cache,       { type: "manifest", manifest, isCopy, memory: { bytes, leastRanks } }
+//     context, template } or pair: [address or File, ...]      { type: "progress", ... } while the network is waited for
+//     instead of manifestUrl
+//   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, bytesPerSecond, secondsLeft, waits }, ...
 //     verify }                                               { type: "served", cached, note }
 //   { type: "cached", manifestUrl }                          { type: "cached", bytes, complete }
 //   { type: "forget", manifestUrl }                          { type: "forgotten" }
 //   { type: "ping" }                                         { type: "pong" }
-//   any of them                                              { type: "failed", error: { kind, message, detail } }
+//   any of them                                              { type: "failed", error: { kind, message, detail, instead } }, where `instead` are
+//                                                              options of `load` that would do
 // Messages to a rank, over its port                          answered by
 //   { type: "header", file, size, bytes }                    { type: "ranges", ranges: [start, end, start, end, ...] }
 //   { type: "bytes", file, parts: [{ offset, bytes }] }      { type: "taken" }
@@ -20,7 +22,7 @@
 // What the folder keeps already, the ranks read there themselves, each what it needs, straight into its memory: bytes that came through this worker would
 // be copied twice more. They were checked before they got their place (folder.js); with `verify` they are read and hashed here once more.
 
-import { checkStatus, fetchBytes, StoreError } from "./fetching.js";
+import { checkStandIn, checkStatus, fetchBytes, isNetworkLost, networkBack, StoreError, whyForbidden } from "./fetching.js";
 import { Folder, hex } from "./folder.js";
 import { describePair, readChunk } from "./pair.js";
 
@@ -31,30 +33,40 @@ const MAX_MANIFEST_BYTES = 4 << 20;
 const MANIFEST_WAIT_MS = 15_000;
 
 let wasm = null;
-let model = null; // { url, manifest, bytes, folder, note }
+let model = null; // { url, manifest, bytes, folder, note, chunks, progress }
 
 self.addEventListener("message", async ({ data }) => {
   try {
     await { open, serve, cached, forget, ping: () => postMessage({ type: "pong" }) }[data.type](data);
   } catch (error) {
-    const { kind = "internal", message, detail = error.kind ? "" : String(error.stack ?? "") } = error;
-    postMessage({ type: "failed", error: { kind, message, detail } });
+    const { kind = "internal", message, detail = error.kind ? "" : String(error.stack ?? ""), instead } = error;
+    postMessage({ type: "failed", error: { kind, message, detail, instead } });
   }
 });
 
-async function open({ manifestUrl, pair, build, module, cache }) {
-  wasm = await import(`./pkg/llama3med_${build}.js`);
+async function open({ manifestUrl, pair, build, module, cache, context, template }) {
+  wasm = await import(`./pkg/llama3med_${build}.js`).catch((error) => {
+    throw Object.assign(error, { kind: "program" });
+  });
   wasm.initSync({ module });
+  checkTemplate(template);
   if (pair) {
     const note = pair.every((source) => typeof source === "string") ? "" : "no: it is read from the files that you chose";
     model = { manifest: await describePair(pair, wasm), folder: null, note };
-    return postMessage({ type: "manifest", manifest: model.manifest, isCopy: false });
+    return postMessage({ type: "manifest", manifest: model.manifest, isCopy: false, memory: await memory(context) });
   }
   const folder = cache ? await Folder.open(manifestUrl) : null;
   const { bytes, isCopy } = await manifestBytes(manifestUrl, folder);
   const note = folder && !folder.isOurs ? "Another tab is keeping this model; this one only reads what is kept." : "";
   model = { url: manifestUrl, manifest: wasm.parseManifest(bytes), bytes, folder, note };
-  postMessage({ type: "manifest", manifest: model.manifest, isCopy });
+  postMessage({ type: "manifest", manifest: model.manifest, isCopy, memory: await memory(context) });
+}
+
+/** Said before anything is fetched: the ranks would say it when all has been loaded. */
+function checkTemplate(template) {
+  const known = wasm.templateNames();
+  if (template === undefined || known.includes(template)) return;
+  throw Object.assign(new StoreError("invalid", `template must be one of ${known.join(", ")}, found ${template}`), { instead: { template: undefined } });
 }
 
 /** The manifest from the network, or, when there is no way to it, as it was kept. */
@@ -62,19 +74,30 @@ async function manifestBytes(url, folder) {
   const copy = await folder?.manifest();
   for (let attempt = 0; ; attempt++) {
     try {
-      const response = await fetch(url, { cache: "no-cache", signal: timeout(copy ? MANIFEST_WAIT_MS : 4 * MANIFEST_WAIT_MS) });
-      checkStatus(response, "manifest.json");
-      const bytes = new Uint8Array(await response.arrayBuffer());
-      if (bytes.length > MAX_MANIFEST_BYTES) throw new StoreError("corrupt", `manifest.json has ${bytes.length} bytes: too many.`);
-      return { bytes, isCopy: false };
+      return { bytes: await fetchManifest(url, copy ? MANIFEST_WAIT_MS : 4 * MANIFEST_WAIT_MS), isCopy: false };
     } catch (error) {
-      const isFault = !(error instanceof StoreError) || error.passing;
-      if (isFault && copy) return { bytes: copy, isCopy: true };
-      if (isFault && attempt < 2) await new Promise((resolve) => setTimeout(resolve, 500 * (attempt + 1)));
-      else if (error instanceof StoreError) throw error;
-      else throw new StoreError("network", "The model's manifest could not be fetched. Check the network connection and the address, then load the model again.", `${error} (${url})`);
+      // A web page is what a network says that wants a login first.
+      const mayPass = !(error instanceof StoreError) || error.passing || error.kind === "web-page";
+      if (mayPass && copy) return { bytes: copy, isCopy: true };
+      const reason = error instanceof StoreError ? error : await whyForbidden(url);
+      if (reason && !reason.passing) throw reason;
+      if (attempt < 2) await new Promise((resolve) => setTimeout(resolve, 500 * (attempt + 1)));
+      else if (reason) throw reason;
+      else if (isNetworkLost()) {
+        postMessage({ type: "progress", done: 0, total: 0, waits: true });
+        await networkBack();
+      } else throw new StoreError("network", "The model's manifest could not be fetched. Check the network connection and the address, then load the model again.", `${error} (${url})`);
     }
   }
+}
+
+async function fetchManifest(url, ms) {
+  const response = await fetch(url, { cache: "no-cache", signal: timeout(ms) });
+  checkStatus(response, "manifest.json");
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  checkStandIn(bytes, "manifest.json");
+  if (bytes.length > MAX_MANIFEST_BYTES) throw new StoreError("corrupt", `manifest.json has ${bytes.length} bytes: too many.`);
+  return bytes;
 }
 
 function timeout(ms) {
@@ -83,15 +106,28 @@ function timeout(ms) {
   return controller.signal;
 }
 
-async function serve({ ports, verify }) {
-  const { manifest } = model;
-  const chunks = manifest.files.flatMap((file) => placed(file));
+/** What the model takes in memory, from the headers of its files. The chunks that hold them are obtained now, and wait for the ranks. */
+async function memory(context) {
+  const { files } = model.manifest;
+  const chunks = files.flatMap((file) => placed(file));
   const names = new Set(await model.folder?.names());
   for (const placed of chunks) placed.isKept = names.has(placed.chunk.sha256);
   await checkRoom(chunks);
+  const progress = new Progress(chunks.reduce((sum, { chunk }) => sum + chunk.size, 0));
+  Object.assign(model, { chunks, progress });
+  const headers = files.map(async (file) => {
+    const first = chunks.filter((placed) => placed.file === file && placed.offset < file.header_size);
+    for (const placed of first) placed.obtained = obtain({ ...placed, isRead: true }, chunks, progress);
+    const parts = await Promise.all(first.map(async ({ offset, obtained }) => ({ offset, ...(await obtained) })));
+    return headerOf(file, parts);
+  });
+  return wasm.memoryOf(files.map(({ name }) => name), await Promise.all(headers), Float64Array.from(files, ({ size }) => size), context);
+}
+
+async function serve({ ports, verify }) {
+  const { chunks, progress } = model;
   // Read here is what is not kept yet, what is to be verified, and the headers.
   for (const placed of chunks) placed.isRead = verify || !placed.isKept || placed.offset < placed.file.header_size;
-  const progress = new Progress(chunks.reduce((sum, { chunk }) => sum + chunk.size, 0));
   const feeds = ports.map((port) => new Feed(port));
   await deliver(chunks, feeds, progress);
   feeds.forEach((feed) => feed.port.postMessage({ type: "end" }));
@@ -136,7 +172,9 @@ async function deliver(chunks, feeds, progress) {
   let taken = Promise.resolve();
   for (const [idx, { file, chunk, offset }] of chunks.entries()) {
     while (obtained.length < chunks.length && mayObtain(chunks, idx, obtained.length)) {
-      const next = obtain(chunks[obtained.length], chunks, progress);
+      const placed = chunks[obtained.length];
+      const next = placed.obtained ?? obtain(placed, chunks, progress);
+      placed.obtained = null;
       next.catch(() => {}); // heard of when its turn comes
       obtained.push(next);
     }
@@ -179,11 +217,16 @@ async function letRead(feeds, { file, chunk, offset }, progress) {
 
 /** Gives the ranks a file's header; they say which bytes they need. */
 async function announce(file, { parts }, feeds) {
+  const header = headerOf(file, parts);
+  await Promise.all(feeds.map((feed) => feed.header(file, header.slice())));
+}
+
+function headerOf(file, parts) {
   const header = new Uint8Array(file.header_size);
   for (const { offset, bytes } of parts) {
     if (offset < header.length) header.set(bytes.subarray(0, header.length - offset), offset);
   }
-  await Promise.all(feeds.map((feed) => feed.header(file, header.slice())));
+  return header;
 }
 
 /** A chunk's bytes, checked, from the folder or from the network; none if the ranks read it. `kept` resolves when they are on the disk. */
@@ -210,10 +253,11 @@ async function fetchChunk(chunk, chunks, progress) {
     try {
       const range = isPart ? (chunk.offset ?? 0) : undefined;
       const cache = fresh ? "reload" : model.folder ? "no-store" : "default"; // what the folder keeps need not be kept twice
-      const bytes = await fetchBytes(url, { name, size: chunk.size, range, cache, onBytes: (n) => progress.add(n) });
+      const bytes = await fetchBytes(url, { name, size: chunk.size, range, cache, ...progress.listener });
       const found = await sha256(bytes);
       if (found === chunk.sha256) return bytes;
       progress.add(-chunk.size);
+      checkStandIn(bytes, name);
       problem = new StoreError("hash", `${name} arrived damaged, twice: it is not the file that the manifest names.`,
         `${url}: sha256 expected ${chunk.sha256}, found ${found}`);
     } catch (error) {
@@ -281,7 +325,14 @@ class Feed {
 /** All bytes of the model, as they become available. */
 class Progress {
   constructor(total) {
-    Object.assign(this, { total, done: 0, told: 0, samples: [{ time: performance.now(), done: 0 }] });
+    Object.assign(this, { total, done: 0, told: 0, n_waiting: 0, samples: [{ time: performance.now(), done: 0 }] });
+    /** For `fetchBytes`. */
+    this.listener = { onBytes: (n) => this.add(n), onWaiting: (waits) => this.#wait(waits) };
+    this.tell();
+  }
+
+  #wait(waits) {
+    this.n_waiting += waits ? 1 : -1;
     this.tell();
   }
 
@@ -299,7 +350,7 @@ class Progress {
     const [{ time, done }] = this.samples;
     const bytesPerSecond = now > time ? Math.max(0, ((this.done - done) / (now - time)) * 1000) : 0;
     const secondsLeft = bytesPerSecond > 0 ? (this.total - this.done) / bytesPerSecond : undefined;
-    postMessage({ type: "progress", done: this.done, total: this.total, bytesPerSecond, secondsLeft });
+    postMessage({ type: "progress", done: this.done, total: this.total, bytesPerSecond, secondsLeft, waits: this.n_waiting > 0 });
   }
 }
 

@@ -21,9 +21,13 @@ export function timeText(ms) {
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;
 }
 
-/** One line for a progress object of the client: what is going on and how long it will take. */
-export function progressText(progress) {
+/** What a download says that has lost the network. */
+export const WAITS = "No network: loading waits for it and goes on by itself";
+
+/** One line for a progress object of the client: what is going on and how long it will take; `hasImage` says whether a picture is part of it. */
+export function progressText(progress, hasImage = true) {
   const left = leftText(progress.secondsLeft);
+  if (progress.waits) return WAITS;
   const parts = {
     loading: () => [
       `Loading the model: ${bytesText(progress.done)} of ${bytesText(progress.total)}`,
@@ -31,7 +35,7 @@ export function progressText(progress) {
       left,
     ],
     encoding: () => [`Encoding the image: tile ${Math.min(progress.done + 1, progress.total)} of ${progress.total}`, left],
-    reading: () => ["Reading the image and the question", left],
+    reading: () => [hasImage ? "Reading the image and the question" : "Reading the question", left],
     answering: () => ["Answering", progress.tokensPerSecond ? `${progress.tokensPerSecond.toFixed(1)} tokens/s` : ""],
   }[progress.stage];
   return parts ? parts().filter(Boolean).join(" · ") : "";
@@ -40,10 +44,23 @@ export function progressText(progress) {
 const AGAIN = "Load the model again.";
 const TELL_OWNER = "Tell the owner of this page; the details below name the file.";
 
-// What a kind of error of the client means to the person in front of the page, and the one thing to do next.
+// What a kind of error of the client means to the person in front of the page, and the one thing to do next; where that is missing the message says it.
 const KINDS = {
   network: ["The model could not be fetched.", "Check the network connection, then load the model again: what has arrived is kept where the browser allows it."],
   http: ["A file of the model is not at its place.", "Check the address, or tell the owner of this page."],
+  forbidden: ["The server does not give the model to everybody.", "Check the address: this page logs in nowhere, so the files must be public."],
+  unavailable: ["The server cannot deliver the model at the moment.", "Wait a little, then load the model again."],
+  ranges: ["The server does not serve parts of files.", "This model is read in parts (HTTP byte ranges): put its files on a server that has them, or open them from your disk."],
+  policy: ["The policy of this page forbids it to fetch from that host."],
+  cors: ["That host does not let other sites read its files."],
+  address: ["The model's address is none."],
+  pointer: ["A file of the model is a Git LFS pointer, not the file itself.", "`git lfs pull` fetches the files themselves: copy those. If the page is not yours, tell its owner."],
+  "web-page": ["A web page came instead of a file of the model.", "Check the address; if this network asks for a login first, log in and load the model again."],
+  cut: ["A file of the model is cut short.", "Load the model again; if that does not help, the file was not copied whole: copy it again or tell the owner of this page."],
+  program: ["A part of this page's program arrived damaged.", "Load the model again; if that does not help, tell the owner of this page."],
+  stopped: ["Loading was stopped.", AGAIN],
+  replaced: ["A newer version of this page has taken over in another tab.", "Reload this one."],
+  invalid: ["This setting cannot be used."],
   hash: ["A part of the model arrived damaged, twice.", "Load the model again; if that does not help, tell the owner of this page."],
   corrupt: ["The model's files are damaged or do not fit together.", TELL_OWNER],
   tokenizer: ["The model's files are damaged or do not fit together.", TELL_OWNER],
@@ -51,37 +68,51 @@ const KINDS = {
   "out-of-memory": ["The memory of this browser is not enough.", "Close other tabs and programs, then load the model again."],
   "rank-lost": ["A part of the model stopped, perhaps for want of memory.", AGAIN],
   internal: ["Something went wrong inside the model.", AGAIN],
-  "context-full": ["The conversation is too long for the model.", "Open the image again to start afresh."],
+  "context-full": ["The question is too long for the model.", "Shorten it and ask again."],
+  "no-vision": ["This model sees no pictures.", "Ask it in words, or open a model that has an image encoder."],
   image: ["This picture could not be read.", "Save it as PNG or JPEG and open that."],
-  pair: ["These files are not a model.", "Choose two GGUF files together: the language model, and the image encoder (mmproj) that belongs to it."],
+  file: ["This file could not be read.", "It may have been moved or changed, or this browser may not read it. Choose it again."],
+  pair: ["These files are not a model.", "Choose GGUF files together: the language model and, for pictures, the image encoder (mmproj) that belongs to it."],
   busy: ["An answer is still being written.", "Wait for its end, or stop it."],
 };
 
 /** An error of the client as `{ title, next, details }`. */
 export function explain(error) {
-  const { kind, message = String(error), detail = "" } = error ?? {};
+  const { kind, message = String(error), detail = "", moreRanks } = error ?? {};
   const details = [message, detail].filter(Boolean).join("\n");
+  // The engine has named what the file is: "this is a PDF document; …".
+  if (kind === "format") {
+    const [what] = message.split(";");
+    return { title: `${what[0].toUpperCase()}${what.slice(1)}.`, next: "Save or export the picture as PNG or JPEG and open that.", details };
+  }
   if (kind === "browser") return { title: message, next: "Open this page in another browser.", details };
-  const [title, next] = KINDS[kind] ?? ["This did not work.", AGAIN];
+  const [title, next = message] = KINDS[kind] ?? ["This did not work.", AGAIN];
+  if (moreRanks) return { title, next: `Open it with ${moreRanks} ranks: each has memory of its own. If that is not enough either: ${next[0].toLowerCase()}${next.slice(1)}`, details };
   return { title, next, details };
 }
 
-/** Why a file cannot be opened as an image, before the model sees it; null when nothing speaks against it. */
-export async function refusal(file) {
-  const start = new Uint8Array(await file.slice(0, 132).arrayBuffer());
-  const isDicom = /\.(dcm|dicom)$/i.test(file.name ?? "") || String.fromCharCode(...start.slice(128)) === "DICM";
-  if (isDicom) {
-    const title = "This is a DICOM file; DICOM is not read yet.";
-    return { title, next: "Export the picture as PNG in your viewer and open that.", details: "DICOM (DICM prefix or .dcm name)" };
-  }
-  if (start.length === 0) {
-    return { title: "This file is empty.", next: "Open another one.", details: "0 bytes" };
-  }
-  return null;
+/** Shows a calm sentence inside `place`, with an optional button `{ label, run }`; one with the same `key` is replaced, an empty text takes it away. */
+export function showNote(place, key, text, action) {
+  [...place.children].find((note) => note.dataset.key === key)?.remove();
+  if (!text) return;
+  const note = document.createElement("p");
+  note.className = "note";
+  note.dataset.key = key;
+  note.textContent = text;
+  if (action) note.append(buttonFor(action));
+  place.append(note);
 }
 
-/** Shows an explained error inside `place`, with an optional button `{ label, run }`; returns the element. */
-export function showError(place, { title, next, details }, action) {
+function buttonFor({ label, run }) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = label;
+  button.addEventListener("click", run);
+  return button;
+}
+
+/** Shows an explained error inside `place`, with buttons `{ label, run }`; returns the element. */
+export function showError(place, { title, next, details }, ...actions) {
   const box = document.createElement("div");
   box.className = "error";
   box.setAttribute("role", "alert");
@@ -96,13 +127,7 @@ export function showError(place, { title, next, details }, action) {
   text.textContent = details;
   fold.append(summary, text);
   box.append(heading, advice, fold);
-  if (action) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = action.label;
-    button.addEventListener("click", action.run);
-    box.append(button);
-  }
+  box.append(...actions.filter(Boolean).map(buttonFor));
   place.replaceChildren(box);
   box.scrollIntoView({ block: "nearest" });
   return box;

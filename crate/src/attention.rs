@@ -1,8 +1,8 @@
 //! Scaled dot-product attention, one function for encoder (full) and decoder (causal, grouped heads).
 //!
 //! Streams over the keys block by block with a running softmax (as in FlashAttention, arXiv 2205.14135): no (queries x keys) matrix is kept. Many
-//! queries meet a block of keys as a small matrix product, for which the keys are transposed once; few take the keys as they lie. Query heads that read
-//! the same key/value head are rows of the same product.
+//! queries meet a block of keys as a small matrix product, for which it is decoded and its keys are transposed once; few take the integers of a cache as
+//! they lie and multiply the sums by the scales. Query heads that read the same key/value head are rows of the same product.
 
 use crate::kernels::fetch;
 use crate::kernels::float::{dots, exp, panel_products, sum, vectorized};
@@ -11,22 +11,32 @@ use crate::kernels::float::{dots, exp, panel_products, sum, vectorized};
 #[derive(Clone, Copy)]
 pub struct Page<'a> {
     /// Keys, rotated already where rotation applies.
-    pub k: &'a [f32],
-    /// Values, in the same order.
-    pub v: &'a [f32],
+    pub k: Rows<'a>,
+    /// Values.
+    pub v: Rows<'a>,
     /// How many positions.
     pub n_positions: usize,
-    /// From a position of a head to its next.
-    pub row: usize,
-    /// From a head to the next of the same position.
-    pub head: usize,
+}
+
+/// Keys or values, in one of two forms.
+#[derive(Clone, Copy)]
+pub enum Rows<'a> {
+    /// As they were computed: (n_positions, n_kv_heads * head_dim).
+    Floats(&'a [f32]),
+    /// As a cache keeps them: what is read for a head lies together, and each position of a head has a scale.
+    Ints {
+        /// (n_kv_heads, positions of a whole page, head_dim)
+        ints: &'a [i16],
+        /// (n_kv_heads, positions of a whole page)
+        scales: &'a [f32],
+    },
 }
 
 impl<'a> Page<'a> {
-    /// Of `k` and `v` (n_positions, kv_dim), heads side by side in a row.
+    /// Of `k` and `v` (n_positions, n_kv_heads * head_dim).
     pub fn of_rows(k: &'a [f32], v: &'a [f32], heads: &Heads) -> Self {
-        let row = heads.n_kv_heads * heads.head_dim;
-        Self { k, v, n_positions: k.len() / row.max(1), row, head: heads.head_dim }
+        let n_positions = k.len() / (heads.n_kv_heads * heads.head_dim).max(1);
+        Self { k: Rows::Floats(k), v: Rows::Floats(v), n_positions }
     }
 }
 
@@ -69,7 +79,7 @@ fn attend_heads(q: &[f32], pages: &[Page], heads: &Heads, first_pos: Option<usiz
         let mut first_key = 0;
         for page in pages {
             for first in (0..page.n_positions).step_by(KEYS) {
-                let block = Block::new(page, kv_head, first, head_dim);
+                let block = Block::new(page, heads, kv_head, first);
                 let visible = |row: &Row| match first_pos {
                     Some(first) => (first + row.query + 1).saturating_sub(first_key).min(block.n_keys),
                     None => block.n_keys,
@@ -124,27 +134,59 @@ impl Row {
     }
 }
 
-/// Up to [`KEYS`] keys and values of one head, `row` apart.
+/// Up to [`KEYS`] keys and values of one head.
 struct Block<'a> {
-    k: &'a [f32],
-    v: &'a [f32],
-    row: usize,
+    k: HeadRows<'a>,
+    v: HeadRows<'a>,
     n_keys: usize,
     head_dim: usize,
 }
 
+/// A head's part of [`Rows`].
+#[derive(Clone, Copy)]
+enum HeadRows<'a> {
+    /// Rows that begin `row` apart.
+    Floats { values: &'a [f32], row: usize },
+    /// Rows without anything between, and a scale for each.
+    Ints { ints: &'a [i16], scales: &'a [f32] },
+}
+
 impl<'a> Block<'a> {
     /// From position `first` of a page on.
-    fn new(page: &Page<'a>, kv_head: usize, first: usize, head_dim: usize) -> Self {
+    fn new(page: &Page<'a>, heads: &Heads, kv_head: usize, first: usize) -> Self {
+        let head_dim = heads.head_dim;
         let n_keys = KEYS.min(page.n_positions - first);
-        let from = kv_head * page.head + first * page.row;
-        let range = from..from + (n_keys - 1) * page.row + head_dim;
-        Self { k: &page.k[range.clone()], v: &page.v[range], row: page.row, n_keys, head_dim }
+        let part = |rows: Rows<'a>| match rows {
+            Rows::Floats(values) => {
+                let row = heads.n_kv_heads * head_dim;
+                HeadRows::Floats {
+                    values: &values[first * row + kv_head * head_dim..][..(n_keys - 1) * row + head_dim],
+                    row,
+                }
+            }
+            Rows::Ints { ints, scales } => {
+                let from = scales.len() / heads.n_kv_heads * kv_head + first;
+                let (ints, scales) = (&ints[from * head_dim..][..n_keys * head_dim], &scales[from..][..n_keys]);
+                HeadRows::Ints { ints, scales }
+            }
+        };
+        Self { k: part(page.k), v: part(page.v), n_keys, head_dim }
     }
+}
 
-    /// Nothing lies between the rows.
-    fn is_dense(&self) -> bool {
-        self.row == self.head_dim
+impl HeadRows<'_> {
+    /// The row of one position.
+    #[inline(always)]
+    fn decode(self, position: usize, out: &mut [f32]) {
+        let head_dim = out.len();
+        match self {
+            Self::Floats { values, row } => out.copy_from_slice(&values[position * row..][..head_dim]),
+            Self::Ints { ints, scales } => {
+                let scale = scales[position];
+                let ints = &ints[position * head_dim..][..head_dim];
+                out.iter_mut().zip(ints).for_each(|(out, &int)| *out = scale * int as f32);
+            }
+        }
     }
 }
 
@@ -152,64 +194,70 @@ impl<'a> Block<'a> {
 struct Scratch {
     /// (head_dim, KEYS): the keys of a block, transposed.
     keys: Vec<f32>,
-    /// (KEYS, padded): its values side by side; `padded` is head_dim rounded up to whole panels.
+    /// (KEYS, padded): its values; `padded` is head_dim rounded up to whole panels.
     values: Vec<f32>,
     padded: usize,
+    row: Vec<f32>, // (head_dim)
     scores: [[f32; KEYS]; ROWS],
 }
+
+/// Integers of keys and values that are used as they lie, each with its scales.
+type Direct<'a> = [(&'a [i16], &'a [f32]); 2];
 
 impl Scratch {
     fn new(head_dim: usize) -> Self {
         let padded = head_dim.next_multiple_of(8);
         let (keys, values) = (vec![0.0; head_dim * KEYS], vec![0.0; padded * KEYS]);
-        Self { keys, values, padded, scores: [[0.0; KEYS]; ROWS] }
+        Self { keys, values, padded, row: vec![0.0; head_dim], scores: [[0.0; KEYS]; ROWS] }
     }
 
-    /// Whether values are used side by side in `values`: rows that lie far apart compete for the same lines of the processor's cache, and the last panel must
-    /// be whole.
-    fn copies_values(&self, block: &Block) -> bool {
-        !block.is_dense() || self.padded > block.head_dim
-    }
-
-    /// All rows with a block, in fours, as products of small matrices.
+    /// All rows with a block, in fours, as products of small matrices. Many rows pay for decoding and transposing it first.
     #[inline(always)]
     fn meet(&mut self, q: &[f32], rows: &mut [Row], block: &Block, visible: impl Fn(&Row) -> usize, out: &mut [f32]) {
-        let is_transposed = rows.len() >= MANY_ROWS;
-        if is_transposed {
-            for (key, k) in block.k.chunks(block.row).enumerate() {
-                for (column, k) in self.keys.chunks_exact_mut(KEYS).zip(&k[..block.head_dim]) {
-                    column[key] = *k;
-                }
+        let direct = match (block.k, block.v) {
+            (HeadRows::Ints { ints: k, scales: k_scales }, HeadRows::Ints { ints: v, scales: v_scales })
+                if rows.len() < MANY_ROWS && self.padded == block.head_dim =>
+            {
+                // Few rows do little with what they read: they would wait for it line by line.
+                [k, v].map(bytemuck::cast_slice).into_iter().for_each(fetch);
+                Some([(k, k_scales), (v, v_scales)])
             }
-        } else if block.is_dense() {
-            // Few rows do little with what they read: they would wait for it line by line.
-            [block.k, block.v].map(bytemuck::cast_slice).into_iter().for_each(fetch);
-        }
-        if self.copies_values(block) {
-            for (values, v) in self.values.chunks_exact_mut(self.padded).zip(block.v.chunks(block.row)) {
-                values[..block.head_dim].copy_from_slice(&v[..block.head_dim]);
+            _ => {
+                self.unpack(block);
+                None
             }
-        }
+        };
         for rows in rows.chunks_mut(ROWS) {
             match rows.len() {
-                1 => self.meet_rows::<1>(q, rows, block, is_transposed, &visible, out),
-                _ => self.meet_rows::<ROWS>(q, rows, block, is_transposed, &visible, out),
+                1 => self.meet_rows::<1>(q, rows, block, direct, &visible, out),
+                _ => self.meet_rows::<ROWS>(q, rows, block, direct, &visible, out),
             }
         }
     }
 
-    /// Up to `R` rows.
+    #[inline(always)]
+    fn unpack(&mut self, block: &Block) {
+        for position in 0..block.n_keys {
+            block.k.decode(position, &mut self.row);
+            for (column, k) in self.keys.chunks_exact_mut(KEYS).zip(&self.row) {
+                column[position] = *k;
+            }
+            block.v.decode(position, &mut self.values[position * self.padded..][..block.head_dim]);
+        }
+    }
+
+    /// Up to `R` rows; the block is in the buffers unless it is used as it lies.
     #[inline(always)]
     fn meet_rows<const R: usize>(
         &mut self,
         q: &[f32],
         rows: &mut [Row],
         block: &Block,
-        is_transposed: bool,
+        direct: Option<Direct>,
         visible: impl Fn(&Row) -> usize,
         out: &mut [f32],
     ) {
-        let Block { k, v, row, head_dim, .. } = *block;
+        let head_dim = block.head_dim;
         let n_visible: [usize; R] = std::array::from_fn(|i| rows.get(i).map_or(0, &visible));
         let n = n_visible.into_iter().max().unwrap_or(0);
         if n == 0 {
@@ -218,17 +266,20 @@ impl Scratch {
         // Rows that are missing in the last four repeat the first.
         let at: [usize; R] = std::array::from_fn(|i| rows.get(i).unwrap_or(&rows[0]).at);
         let queries = at.map(|at| &q[at..at + head_dim]);
-        if is_transposed {
-            for first in (0..n).step_by(8) {
-                let products = panel_products(&self.keys[first..], KEYS, &queries);
-                for (scores, products) in self.scores.iter_mut().zip(&products) {
-                    scores[first..first + 8].copy_from_slice(products);
+        match direct {
+            Some([(k, scales), _]) => {
+                for (key, (k, scale)) in k.chunks_exact(head_dim).zip(scales).take(n).enumerate() {
+                    let products = dots(k, &queries);
+                    (0..R).for_each(|i| self.scores[i][key] = scale * products[i]);
                 }
             }
-        } else {
-            for (key, k) in k.chunks(row).take(n).enumerate() {
-                let products = dots(&k[..head_dim], &queries);
-                (0..R).for_each(|i| self.scores[i][key] = products[i]);
+            None => {
+                for first in (0..n).step_by(8) {
+                    let products = panel_products(&self.keys[first..], KEYS, &queries);
+                    for (scores, products) in self.scores.iter_mut().zip(&products) {
+                        scores[first..first + 8].copy_from_slice(products);
+                    }
+                }
             }
         }
         let scale = 1.0 / (head_dim as f32).sqrt();
@@ -238,11 +289,18 @@ impl Scratch {
             shrink[i] = if seen.is_empty() { 1.0 } else { row.soften(seen, scale) };
             hidden.fill(0.0);
         }
+        if let Some([_, (_, scales)]) = direct {
+            for scores in &mut self.scores[..R] {
+                scores.iter_mut().zip(scales).for_each(|(weight, scale)| *weight *= scale);
+            }
+        }
         let weights: [&[f32]; R] = std::array::from_fn(|i| &self.scores[i][..n]);
-        let (values, stride) = if self.copies_values(block) { (&self.values[..], self.padded) } else { (v, row) };
         for dim in (0..head_dim).step_by(8) {
             let width = 8.min(head_dim - dim);
-            let products = panel_products(&values[dim..], stride, &weights);
+            let products = match direct {
+                Some([_, (v, _)]) => panel_products(&v[dim..], head_dim, &weights),
+                None => panel_products(&self.values[dim..], self.padded, &weights),
+            };
             for i in 0..rows.len() {
                 let out = &mut out[at[i] + dim..][..width];
                 out.iter_mut().zip(&products[i]).for_each(|(out, more)| *out = *out * shrink[i] + more);
@@ -254,6 +312,7 @@ impl Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv_cache::KvCache;
 
     /// The formula, in f64, all keys at once.
     fn plain(q: &[f32], k: &[f32], v: &[f32], heads: &Heads, first_pos: Option<usize>) -> Vec<f32> {
@@ -293,19 +352,44 @@ mod tests {
                 let q: Vec<f32> = (0..n_queries * dim).map(value).collect();
                 let k: Vec<f32> = (0..n_keys * kv_dim).map(|i| value(3 * i + 1)).collect();
                 let v: Vec<f32> = (0..n_keys * kv_dim).map(|i| value(5 * i + 2)).collect();
-                for page_len in [64, 1000] {
-                    let chunks = k.chunks(page_len * kv_dim).zip(v.chunks(page_len * kv_dim));
-                    let pages: Vec<Page> = chunks.map(|(k, v)| Page::of_rows(k, v, &heads)).collect();
-                    for first_pos in [None, n_keys.checked_sub(n_queries)] {
+                let chunks = k.chunks(64 * kv_dim).zip(v.chunks(64 * kv_dim));
+                let floats: Vec<Page> = chunks.map(|(k, v)| Page::of_rows(k, v, &heads)).collect();
+                let mut cache = KvCache::new(1, n_kv_heads, head_dim);
+                cache.reserve(0, n_keys).unwrap();
+                cache.write(0, 0, &k, &v);
+                let whole = [Page::of_rows(&k, &v, &heads)];
+                for first_pos in [None, n_keys.checked_sub(n_queries)] {
+                    let expected = plain(&q, &k, &v, &heads, first_pos);
+                    // Keys and values up to 2 in the cache's steps of 2 / 32767: scores are off by less than 2e-4, so are values.
+                    for (pages, bound) in [(&whole[..], 4e-6), (&floats, 4e-6), (&cache.pages(0, n_keys), 2e-4)] {
                         let mut out = vec![f32::NAN; n_queries * dim];
-                        attend(&q, &pages, &heads, first_pos, &mut out);
-                        let expected = plain(&q, &k, &v, &heads, first_pos);
+                        attend(&q, pages, &heads, first_pos, &mut out);
                         for (out, expected) in out.iter().zip(&expected) {
-                            assert!((out - expected).abs() < 4e-6, "{heads:?} {n_queries} {n_keys}: {out} {expected}");
+                            let is_close = (out - expected).abs() < bound;
+                            assert!(is_close, "{heads:?} {n_queries} {n_keys}: {out} {expected}");
                         }
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_cache_that_rounds_nothing_changes_nothing() {
+        let heads = Heads { head_dim: 16, kv_head: vec![0, 0], n_kv_heads: 1 };
+        let value = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 250.0 - 2.0;
+        // Multiples of a step of which the largest is 32767 steps: integers take them as they are.
+        let whole = |i: usize| if i % 16 == 3 { 1.999_939 } else { (value(i) * 100.0).round() / 16384.0 };
+        let (k, v): (Vec<f32>, Vec<f32>) = (0..90 * 16).map(|i| (whole(i), whole(3 * i + 16))).unzip();
+        let mut cache = KvCache::new(1, 1, 16);
+        cache.reserve(0, 90).unwrap();
+        cache.write(0, 0, &k, &v);
+        for n_queries in [1, 3, 40] {
+            let q: Vec<f32> = (0..n_queries * 32).map(value).collect();
+            let [mut kept, mut given] = [(); 2].map(|()| vec![f32::NAN; q.len()]);
+            attend(&q, &cache.pages(0, 90), &heads, None, &mut kept);
+            attend(&q, &[Page::of_rows(&k, &v, &heads)], &heads, None, &mut given);
+            assert!(kept.iter().zip(&given).all(|(kept, given)| (kept - given).abs() < 2e-6), "{kept:?} {given:?}");
         }
     }
 }

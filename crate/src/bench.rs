@@ -6,6 +6,7 @@
 use crate::attention::{Heads, Page, attend};
 use crate::gguf::Dtype;
 use crate::kernels::Kernel;
+use crate::kv_cache::KvCache;
 use crate::matrix::{Activations, Matrix, MatrixBuilder};
 use std::fmt::Write;
 
@@ -42,7 +43,14 @@ pub fn table(now: impl Fn() -> f64) -> String {
         let values = |n: usize| (0..n).map(|i| (i * 7919 % 1009) as f32 / 500.0 - 1.0).collect::<Vec<_>>();
         let (q, kv) = (values(n_queries * n_heads * 64), values(n_keys * n_kv_heads * 64));
         let mut out = vec![0.0; q.len()];
-        let ms = fastest(&now, 8, || attend(&q, &[Page::of_rows(&kv, &kv, &heads)], &heads, None, &mut out));
+        let mut cache = KvCache::new(1, n_kv_heads, 64);
+        cache.reserve(0, n_keys).expect("memory for the benchmark");
+        cache.write(0, 0, &kv, &kv);
+        let pages = match what {
+            "attention, encoder" => vec![Page::of_rows(&kv, &kv, &heads)],
+            _ => cache.pages(0, n_keys),
+        };
+        let ms = fastest(&now, 8, || attend(&q, &pages, &heads, None, &mut out));
         let rate = (2 * n_heads * 64 * n_queries * n_keys) as f64 / ms / 1e6;
         writeln!(table, "| {what}, {n_keys} keys | {n_queries} | {rate:.1} | - | - |").expect("a string grows");
     }

@@ -112,11 +112,6 @@ impl Config {
         }
         Ok(())
     }
-
-    /// Bytes of keys and values for one position, over all ranks, with every key/value head held once.
-    pub fn kv_bytes_per_position(&self) -> usize {
-        2 * self.n_layers * self.n_kv_heads * self.head_dim * size_of::<f32>()
-    }
 }
 
 fn required(gguf: &Gguf, key: &str) -> Result<usize> {

@@ -12,7 +12,7 @@ use crate::matrix::{Activations, Matrix};
 use crate::ops;
 use crate::ranks::{self, Peers};
 use crate::rope::Rope;
-use crate::shard::{HeadShare, Shard, Tensors, Want};
+use crate::shard::{HeadShare, N_PARTS, Shard, Tensors, Want};
 use crate::watch::{Part, Point, Watch};
 use std::ops::Range;
 
@@ -31,6 +31,7 @@ pub enum Input<'a> {
 /// Weights, cache and buffers of one rank.
 pub struct Decoder {
     config: Config,
+    shard: Shard,
     heads: Heads,
     /// This rank's rows of the embedding table and of the output matrix.
     vocab: Range<usize>,
@@ -71,6 +72,7 @@ struct State {
     logits: Vec<f32>, // (n_rows, this rank's vocabulary)
     sum: SumState,
     input: Activations, // the 8-bit form of whatever is multiplied next
+    n_tokens: usize,    // that all of these have had room for
 }
 
 impl Decoder {
@@ -134,6 +136,7 @@ impl Decoder {
             state: State::default(),
             watch: Watch::default(),
             heads,
+            shard,
             config,
         })
     }
@@ -148,6 +151,26 @@ impl Decoder {
         &mut self.kv_cache
     }
 
+    /// Whether the buffers have room for `n_tokens`. The same on every rank that has run the same operations.
+    pub fn has_buffers(&self, n_tokens: usize) -> bool {
+        n_tokens <= self.state.n_tokens
+    }
+
+    /// Bytes that a forward of `n_tokens` allocates for buffers, roughly.
+    pub fn missing_bytes(&self, n_tokens: usize) -> usize {
+        if self.has_buffers(n_tokens) { 0 } else { Self::buffer_bytes(&self.config, self.shard, n_tokens) }
+    }
+
+    /// Bytes of the buffers for `n_tokens`, roughly.
+    pub fn buffer_bytes(config: &Config, shard: Shard, n_tokens: usize) -> usize {
+        let share = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit);
+        let (q, kv) = (share.heads.len() * config.head_dim, share.kv_heads.len() * config.head_dim);
+        let hidden = shard.share(config.hidden_dim, 32).len();
+        // x, xb, the parts of a sum, and a sum on its way to another rank and from there.
+        let whole = config.dim * (2 + N_PARTS + 2);
+        n_tokens * size_of::<f32>() * (whole + 2 * (q + kv + hidden) + config.dim.max(hidden))
+    }
+
     /// From now on `watch` sees what passes through.
     pub fn watch(&mut self, watch: Watch) {
         self.watch = watch;
@@ -158,6 +181,7 @@ impl Decoder {
         let Config { dim, head_dim, norm_eps, .. } = self.config;
         let (n_tokens, n_heads, n_kv_heads) = (inputs.len(), self.heads.kv_head.len(), self.heads.n_kv_heads);
         self.kv_cache.reserve(first_pos, first_pos + n_tokens)?;
+        self.state.n_tokens = self.state.n_tokens.max(n_tokens);
         self.rope.set_positions(first_pos, n_tokens);
         self.embed(peers, inputs).await?;
         let s = &mut self.state;

@@ -11,7 +11,7 @@ use crate::linear::{Linear, LinearSum, SumState};
 use crate::matrix::{Activations, MatrixBuilder};
 use crate::ops::{self, Activation};
 use crate::ranks::Peers;
-use crate::shard::{HeadShare, Shard, Tensors, Want};
+use crate::shard::{HeadShare, N_PARTS, Shard, Tensors, Want};
 use crate::watch::{Part, Point, Watch};
 
 /// Shape of the encoder.
@@ -228,6 +228,7 @@ fn activation(gguf: &Gguf) -> Result<Activation> {
 /// Weights and buffers of one rank.
 pub struct Encoder {
     config: Config,
+    shard: Shard,
     heads: Heads,
     patch_embed: Linear, // (dim, 3 * patch_size * patch_size), whole on every rank
     prefix: Vec<f32>,    // (n_prefix, dim): class and register tokens
@@ -329,8 +330,25 @@ impl Encoder {
             state: State::default(),
             watch: Watch::default(),
             heads,
+            shard,
             config,
         })
+    }
+
+    /// Bytes of the buffers for a tile, roughly.
+    pub fn buffer_bytes(config: &Config, shard: Shard) -> usize {
+        let Config { dim, n_heads, hidden_dim, .. } = *config;
+        let heads = HeadShare::new(shard, n_heads, n_heads, config.head_unit).heads.len() * (dim / n_heads);
+        let hidden = shard.share(hidden_dim, 32).len();
+        // x, xb, the features, the parts of a sum, and a sum on its way to another rank and from there.
+        let whole = dim * (3 + N_PARTS + 2);
+        let patches = config.grid() * config.grid() * 2 * config.patch_len();
+        size_of::<f32>() * (config.n_positions() * (whole + 4 * heads + 2 * hidden + dim.max(hidden)) + patches)
+    }
+
+    /// Bytes that the next tile allocates for buffers, roughly: nothing after the first.
+    pub fn missing_bytes(&self) -> usize {
+        if self.state.x.is_empty() { Self::buffer_bytes(&self.config, self.shard) } else { 0 }
     }
 
     /// Width of a feature.

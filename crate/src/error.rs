@@ -36,6 +36,10 @@ pub enum Error {
     Unsupported(String),
     /// An image that cannot be read.
     Image(String),
+    /// A picture was shown to a model that has no image encoder.
+    NoVision,
+    /// A file that is no image of a format that is read: what it is, with its article.
+    Format(String),
     /// A tokenizer or chat template that cannot be used.
     Tokenizer(String),
     /// An option outside its range.
@@ -61,10 +65,31 @@ pub enum Error {
 }
 
 impl Error {
+    /// Want of memory for a picture is that picture's affair alone, and no reason to give up the model.
+    pub fn of_picture(self) -> Self {
+        match self {
+            Self::OutOfMemory { what, bytes } => Self::Image(format!("no memory is left: {bytes} bytes for {what}")),
+            other => other,
+        }
+    }
+
     /// Shorthand for [`Error::Corrupt`].
     pub fn corrupt(file: impl Into<String>, field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Corrupt { file: file.into(), field: field.into(), problem: problem.into() }
     }
+}
+
+/// What stands in the place of a file, if its first bytes tell: a repository copied without its large files, or a server's answer that was saved.
+pub fn stand_in(first: &[u8]) -> Option<&'static str> {
+    let text = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(first).trim_ascii_start();
+    let begins = |mark: &str| text.get(..mark.len()).is_some_and(|start| start.eq_ignore_ascii_case(mark.as_bytes()));
+    if begins("version https://git-lfs") {
+        return Some(
+            "this is a Git LFS pointer, a note in the place of the file: `git lfs pull` fetches the file itself",
+        );
+    }
+    let is_page = ["<!doctype html", "<html", "<head", "<body"].into_iter().any(begins);
+    is_page.then_some("this is a web page, a server's answer in the place of the file: fetch the file again")
 }
 
 impl fmt::Display for Error {
@@ -77,6 +102,8 @@ impl fmt::Display for Error {
             }
             Self::Unsupported(what) => write!(f, "unsupported: {what}"),
             Self::Image(what) => write!(f, "image: {what}"),
+            Self::NoVision => write!(f, "this model sees no pictures: it is a language model without an image encoder"),
+            Self::Format(what) => write!(f, "this is {what}; PNG, JPEG, WebP, GIF, BMP and TIFF are read"),
             Self::Tokenizer(what) => write!(f, "tokenizer: {what}"),
             Self::Invalid(what) => write!(f, "{what}"),
             Self::ContextFull { needed, context } => {

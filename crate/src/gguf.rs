@@ -3,7 +3,7 @@
 //! Reads versions 2 and 3 from the first bytes of a file (the rest is fetched by byte range), writes version 3. Follows ggml's `docs/gguf.md`. Nothing
 //! is allocated on the word of a length field: metadata arrays stay as byte ranges of the header until somebody iterates over them.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, stand_in};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -186,9 +186,11 @@ impl Gguf {
         match reader.header() {
             Ok(gguf) => Ok(Some(gguf)),
             Err(Stop::NeedMore) if (prefix.len() as u64) < file_size => Ok(None),
-            Err(Stop::NeedMore) => {
-                Err(Error::corrupt(file, "header", format!("the file ends inside its header, after {file_size} bytes")))
-            }
+            Err(Stop::NeedMore) => Err(Error::corrupt(
+                file,
+                "header",
+                format!("the file is cut short: it ends inside its header, after {file_size} bytes"),
+            )),
             Err(Stop::Error(error)) => Err(error),
         }
     }
@@ -374,6 +376,9 @@ impl<'a> Reader<'a> {
     fn header(&mut self) -> std::result::Result<Gguf, Stop> {
         let magic = self.take(4)?;
         if magic != b"GGUF" {
+            if let Some(found) = stand_in(self.bytes) {
+                return Err(self.corrupt("contents", found.into()));
+            }
             return Err(self.corrupt("magic", format!("expected \"GGUF\", found {:?}", String::from_utf8_lossy(magic))));
         }
         let version = self.u32()?;
@@ -413,7 +418,8 @@ impl<'a> Reader<'a> {
             info.offset = info.offset.saturating_add(data_offset);
             let end = info.offset.saturating_add(info.n_bytes());
             if end > self.file_size {
-                let problem = format!("the tensor ends at byte {end}, the file at {}", self.file_size);
+                let problem =
+                    format!("the file is cut short: the tensor ends at byte {end}, the file at {}", self.file_size);
                 return Err(self.corrupt(name, problem));
             }
         }
@@ -520,7 +526,10 @@ impl<'a> Reader<'a> {
     fn bounded(&self, n_bytes: u64, field: &str) -> std::result::Result<(), Stop> {
         let left = self.file_size.saturating_sub(self.pos as u64);
         if n_bytes > left {
-            return Err(self.corrupt(field, format!("{n_bytes} bytes announced, the file has {left} left")));
+            return Err(self.corrupt(
+                field,
+                format!("{n_bytes} bytes announced, the file has {left} left: it is cut short or damaged"),
+            ));
         }
         Ok(())
     }

@@ -1,13 +1,24 @@
 //! A picture's bytes in, the square of normalised numbers that the encoder's tiles are cut from out.
 //!
-//! `decode` reads the file (with `tiff` for the kinds of it that microscopes write), `resample` is Pillow's bicubic filter, and `preprocess` follows CLIPImageProcessor of
-//! transformers on its Pillow path (the torchvision path gives slightly different pixels). The result goes to `tiles`.
+//! `sniff` tells what a file is; `decode` reads it, with `png`, `jpeg`, `tiff` and `chunks` for what the general decoders leave out, and `levels` for numbers of more than
+//! 8 bits. `resample` is Pillow's bicubic filter, and `preprocess` follows CLIPImageProcessor of transformers on its Pillow path (the torchvision path
+//! gives slightly different pixels). The result goes to `tiles`.
 
+mod chunks;
 mod decode;
+mod jpeg;
+mod levels;
+mod png;
 mod resample;
+mod sniff;
 mod tiff;
 
+use crate::Result;
+use decode::zeros;
 use resample::Source;
+
+/// What is behind transparent parts, and in the place of missing ones: black, as the page's film is, and as most programs store pixels that nobody is to see.
+pub const BACKGROUND: u8 = 0;
 
 /// A decoded picture, upright, 8 bits a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +29,15 @@ pub struct Picture {
     pub height: usize,
     /// Red, green, blue of each pixel: (height, width, 3).
     pub rgb: Vec<u8>,
+    /// What a person should know of how the file was read: short sentences.
+    pub notes: Vec<String>,
+}
+
+impl Picture {
+    /// A picture of pixels, (height, width, 3), without notes.
+    pub fn new(width: usize, height: usize, rgb: Vec<u8>) -> Self {
+        Self { width, height, rgb, notes: Vec::new() }
+    }
 }
 
 /// How a picture that is not square becomes square.
@@ -70,31 +90,37 @@ pub struct Pixels {
 
 /// Makes a picture square as `options` say, resizes it and normalises it.
 ///
+/// # Errors
+/// [`crate::Error::OutOfMemory`].
+///
 /// # Panics
 /// When the picture has no pixels or the size is zero; neither comes out of [`Picture::decode`] or a checked configuration.
-pub fn preprocess(picture: &Picture, options: &Preprocess) -> Pixels {
+pub fn preprocess(picture: &Picture, options: &Preprocess) -> Result<Pixels> {
     assert!(picture.width > 0 && picture.height > 0 && options.size > 0, "an empty picture has no pixels to prepare");
-    let (rgb, crop) = square(picture, options);
-    Pixels { size: options.size, values: normalize(&rgb, options), crop }
+    let (rgb, crop) = square(picture, options)?;
+    Ok(Pixels { size: options.size, values: normalize(&rgb, options)?, crop })
 }
 
 /// The picture as a square of 8-bit pixels, (size, size, 3), before it is normalised, and the part of it that is seen.
-pub fn square(picture: &Picture, options: &Preprocess) -> (Vec<u8>, Crop) {
+///
+/// # Errors
+/// [`crate::Error::OutOfMemory`].
+pub fn square(picture: &Picture, options: &Preprocess) -> Result<(Vec<u8>, Crop)> {
     let size = options.size;
     let whole = Crop { x: 0.0, y: 0.0, width: picture.width as f32, height: picture.height as f32 };
-    match options.fit {
-        Fit::Stretch => (resample::resize(&Source::whole(picture), [size, size], [0, 0], size), whole),
+    Ok(match options.fit {
+        Fit::Stretch => (resample::resize(&Source::whole(picture), [size, size], [0, 0], size)?, whole),
         Fit::Pad => {
             // expand2square: `tuple(int(x * 255) for x in image_mean)`, in Python's f64.
             let background = options.mean.map(|mean| (f64::from(mean) * 255.0) as u8);
-            (resample::resize(&Source::padded(picture, background), [size, size], [0, 0], size), whole)
+            (resample::resize(&Source::padded(picture, background), [size, size], [0, 0], size)?, whole)
         }
         Fit::Crop => {
             let short = picture.width.min(picture.height);
             // `int(size * long / short)`: the quotient is never close enough to the next whole number to round up to it.
             let resized = [picture.width, picture.height].map(|edge| size * edge / short);
             let offset = resized.map(|edge| (edge - size) / 2);
-            let rgb = resample::resize(&Source::whole(picture), resized, offset, size);
+            let rgb = resample::resize(&Source::whole(picture), resized, offset, size)?;
             let step = [picture.width as f32 / resized[0] as f32, picture.height as f32 / resized[1] as f32];
             let crop = Crop {
                 x: offset[0] as f32 * step[0],
@@ -104,13 +130,13 @@ pub fn square(picture: &Picture, options: &Preprocess) -> (Vec<u8>, Crop) {
             };
             (rgb, crop)
         }
-    }
+    })
 }
 
 /// `(x / 255 - mean) / std`, and from (size, size, 3) to (3, size, size).
-fn normalize(rgb: &[u8], options: &Preprocess) -> Vec<f32> {
+fn normalize(rgb: &[u8], options: &Preprocess) -> Result<Vec<f32>> {
     let n_pixels = options.size * options.size;
-    let mut values = vec![0.0; 3 * n_pixels];
+    let mut values: Vec<f32> = zeros(3 * n_pixels as u64)?;
     for (channel, plane) in values.chunks_exact_mut(n_pixels).enumerate() {
         let table: [f32; 256] = std::array::from_fn(|level| {
             let value = (level as f64 * (1.0 / 255.0)) as f32;
@@ -120,5 +146,5 @@ fn normalize(rgb: &[u8], options: &Preprocess) -> Vec<f32> {
             *value = table[usize::from(pixel[channel])];
         }
     }
-    values
+    Ok(values)
 }

@@ -10,6 +10,8 @@
 //! I = sum over both halves of the block of  scale * sum of quant * activation
 //! M = sum over both halves of the block of  min * sum of activation                             all of these integers
 //! ```
+//!
+//! What a type adds to whole blocks beside its form comes to the finished sums, the same for every kernel.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -19,11 +21,14 @@ mod reference;
 mod relaxed;
 #[cfg(all(target_arch = "wasm32", not(feature = "relaxed-simd")))]
 mod simd128;
+pub mod unpack;
 #[cfg(target_arch = "wasm32")]
 mod wasm;
 
-use crate::quant::{BLOCK, Form, GROUP, Group, Layout};
+use crate::layout::{Form, GROUP, Group, Layout};
+use crate::quant::BLOCK;
 use std::hint::black_box;
+use unpack::Unpacked;
 
 /// Tokens of a full tile: so many share the unpacking of a block of weights, which is then little beside the products.
 pub const TILE: usize = 16;
@@ -95,18 +100,22 @@ impl Kernel {
 
     /// `out` (n_tokens, n_rows) = activations times the transposed matrix whose groups lie in `bytes`.
     pub fn matmul(self, layout: &Layout, bytes: &[u8], n_rows: usize, x: &Tiles, out: &mut [f32]) {
-        assert_eq!((x.n_blocks, x.form), (layout.n_blocks, Some(layout.form)));
+        assert_eq!((x.n_blocks, x.n_offsets, x.form), (layout.n_blocks, layout.n_offsets(), Some(layout.form)));
         assert_eq!(out.len(), x.n_tokens * n_rows);
         let tiles_per_chunk = (CHUNK_BYTES / (TILE * x.n_blocks * TOKEN_BYTES).max(1)).max(1);
         let mut sums = [[0.0; GROUP]; TILE];
+        let mut unpacked = Unpacked::default();
         for first_tile in (0..x.n_tiles()).step_by(tiles_per_chunk) {
             let tiles = first_tile..x.n_tiles().min(first_tile + tiles_per_chunk);
             for (group, bytes) in bytes.chunks_exact(layout.group_bytes().max(1)).enumerate() {
-                let (group, first_row) = (layout.group(bytes), group * GROUP);
+                let (group, first_row) = (unpacked.group(layout, bytes), group * GROUP);
                 let n = GROUP.min(n_rows - first_row);
                 for tile_idx in tiles.clone() {
                     let tile = x.tile(tile_idx);
                     (self.multiply)(&group, &tile, &mut sums);
+                    if !group.offsets.is_empty() {
+                        float::add_panel(group.offsets, x.sums(tile_idx), &mut sums[..tile.n_tokens]);
+                    }
                     for (token, sums) in sums[..tile.n_tokens].iter().enumerate() {
                         let at = (tile_idx * TILE + token) * n_rows + first_row;
                         match out[at..at + n].as_mut_array() {
@@ -128,13 +137,18 @@ pub struct Tiles {
     form: Option<Form>,
     n_tokens: usize,
     n_blocks: usize,
+    n_offsets: usize,
     bytes: Vec<u8>,
+    /// (n_tokens, n_blocks * n_offsets): the sums of the activations as they were rounded, for each block or half of one.
+    sums: Vec<f32>,
 }
 
 impl Tiles {
-    /// Quantizes `x` (n_tokens, n_cols), which stands from column `first` on in rows of `n_blocks` blocks, for weights of `form`; zeros around it.
-    pub fn load(&mut self, x: &[f32], n_tokens: usize, first: usize, n_blocks: usize, form: Form) {
-        (self.form, self.n_tokens, self.n_blocks) = (Some(form), n_tokens, n_blocks);
+    /// Quantizes `x` (n_tokens, n_cols), which stands from column `first` on in rows of as many blocks as `layout` has, for such weights; zeros around it.
+    pub fn load(&mut self, x: &[f32], n_tokens: usize, first: usize, layout: &Layout) {
+        let (form, n_blocks, n_offsets) = (layout.form, layout.n_blocks, layout.n_offsets());
+        (self.form, self.n_tokens, self.n_blocks, self.n_offsets) = (Some(form), n_tokens, n_blocks, n_offsets);
+        self.sums.clear();
         self.bytes.resize(n_tokens * n_blocks * TOKEN_BYTES, 0);
         let n_cols = x.len() / n_tokens.max(1);
         for token in 0..n_tokens {
@@ -151,25 +165,22 @@ impl Tiles {
                 } else if from < to {
                     values[from - block * BLOCK..to - block * BLOCK].copy_from_slice(&row[from - first..to - first]);
                 }
-                store(bytes, in_tile, place, &float::quantize(&values), form);
+                let quantized = float::quantize(&values);
+                store(bytes, in_tile, place, &quantized, form);
+                let [first, second] = quantized.sums.map(i32::from);
+                match n_offsets {
+                    0 => {}
+                    1 => self.sums.push(quantized.scale * (first + second) as f32),
+                    _ => self.sums.extend([first, second].map(|sum| quantized.scale * sum as f32)),
+                }
             }
         }
     }
 
-    /// The sums of the activations as they were rounded, for each block (`per_block` 1) or half of one (2): (n_tokens, n_blocks * per_block).
-    pub fn sums(&self, per_block: usize) -> Vec<f32> {
-        let mut sums = Vec::with_capacity(self.n_tokens * self.n_blocks * per_block);
-        for token in 0..self.n_tokens {
-            let tile = self.tile(token / TILE);
-            for block in 0..self.n_blocks {
-                let (place, scale) = (token % TILE, tile.scale(block, token % TILE));
-                for cols in (0..BLOCK).step_by(BLOCK / per_block) {
-                    let sum: i32 = (cols..cols + BLOCK / per_block).map(|col| tile.quant(block, place, col)).sum();
-                    sums.push(scale * sum as f32);
-                }
-            }
-        }
-        sums
+    /// Those of a tile's tokens.
+    fn sums(&self, tile_idx: usize) -> &[f32] {
+        let in_tile = TILE * self.n_blocks * self.n_offsets;
+        &self.sums[tile_idx * in_tile..][..in_tile.min(self.sums.len() - tile_idx * in_tile)]
     }
 
     /// Tokens loaded.

@@ -37,7 +37,7 @@
 //! let (model, header) = loader.finish(Alone)?;
 //! let mut session = Session::new(model, &header, None, None)?;
 //! let picture = Picture::decode(&std::fs::read("film.png")?)?;
-//! let options = AskOptions { max_tokens: 100, sampler: Default::default() };
+//! let options = AskOptions { max_tokens: 100, sampler: Default::default(), stop_repetition: true };
 //! let answer = block_on(async {
 //!     let image = Some(session.look(&picture, &mut Quiet).await?.key);
 //!     let mut chat = Chat { image, turns: Vec::new() };
@@ -58,9 +58,11 @@ pub mod gguf;
 pub mod image;
 pub mod kernels;
 pub mod kv_cache;
+pub mod layout;
 pub mod linear;
 pub mod manifest;
 pub mod matrix;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod prompt;

@@ -33,7 +33,7 @@ pub struct Manifest {
     /// How much of the unquantized model is left, as `quantize compare` measured it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
-    /// `decoder.gguf` and `encoder.gguf`.
+    /// `decoder.gguf` and, if the model sees pictures, `encoder.gguf`.
     pub files: Vec<File>,
 }
 
@@ -133,11 +133,11 @@ impl Manifest {
             let found = format!("{:?} version {}", manifest.format, manifest.version);
             return Err(corrupt("format", format!("expected \"llama3med\" version 1, found {found}")));
         }
-        for name in [DECODER, ENCODER] {
-            let n = manifest.files.iter().filter(|file| file.name == name).count();
-            if n != 1 {
-                return Err(corrupt("files", format!("expected one {name}, found {n}")));
-            }
+        let count = |name: &str| manifest.files.iter().filter(|file| file.name == name).count();
+        match (count(DECODER), count(ENCODER)) {
+            (1, 0 | 1) => {}
+            (1, n) => return Err(corrupt("files", format!("expected at most one {ENCODER}, found {n}"))),
+            (n, _) => return Err(corrupt("files", format!("expected one {DECODER}, found {n}"))),
         }
         for file in &manifest.files {
             file.check()?;
@@ -149,7 +149,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The file of this name; [`Manifest::parse`] has made sure of [`DECODER`] and [`ENCODER`].
+    /// The file of this name; [`Manifest::parse`] has made sure of [`DECODER`].
     pub fn file(&self, name: &str) -> Option<&File> {
         self.files.iter().find(|file| file.name == name)
     }
@@ -237,15 +237,25 @@ mod tests {
         let manifest = Manifest::parse(example().to_string().as_bytes()).unwrap();
         assert_eq!(manifest.n_bytes(), 20);
         assert_eq!(Manifest::parse(&serde_json::to_vec(&manifest).unwrap()).unwrap(), manifest);
+        let mut text_alone = example();
+        text_alone["files"].as_array_mut().unwrap().pop();
+        assert!(Manifest::parse(text_alone.to_string().as_bytes()).unwrap().file(ENCODER).is_none());
     }
 
     #[test]
     fn every_lie_is_named() {
         type Lie = fn(&mut serde_json::Value);
-        let lies: [(Lie, &str); 15] = [
+        let lies: [(Lie, &str); 16] = [
             (|m| m["format"] = "other".into(), "format: expected"),
             (|m| m["version"] = 2.into(), "format: expected"),
-            (|m| m["files"][0]["name"] = ENCODER.into(), "files: expected one"),
+            (|m| m["files"][0]["name"] = ENCODER.into(), "files: expected one decoder.gguf, found 0"),
+            (
+                |m| {
+                    let encoder = m["files"][1].clone();
+                    m["files"].as_array_mut().unwrap().push(encoder);
+                },
+                "files: expected at most one encoder.gguf, found 2",
+            ),
             (|m| m["files"][0]["size"] = 11.into(), "decoder.gguf: size is 11"),
             (|m| m["files"][0]["header_size"] = 11.into(), "decoder.gguf: header"),
             (|m| m["files"][1]["chunks"][0]["path"] = "../x".into(), "path: \"../x\""),

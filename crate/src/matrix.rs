@@ -1,14 +1,14 @@
 //! A weight matrix as one rank holds it: some rows and columns of a stored tensor, in the form that its kernel reads.
 //!
 //! Built from byte ranges of whole stored rows as they arrive ([`MatrixBuilder`]); multiplied with [`Activations`]. Quantized columns are kept in whole
-//! blocks of 32; those that a rank does not own are met by zeros in the activations, so that any split of columns works. What a type adds to every weight
-//! of a block stands beside its kernel form, as an f32 matrix that is multiplied with the sums of the activations of each block.
+//! blocks of 32; those that a rank does not own are met by zeros in the activations, so that any split of columns works.
 
 use crate::error::{Error, Result};
 use crate::gguf::Dtype;
+use crate::kernels::unpack::Unpacked;
 use crate::kernels::{Kernel, Tiles, float};
-use crate::ops;
-use crate::quant::{self, BLOCK, Form, GROUP, Layout};
+use crate::layout::{Form, GROUP, Layout};
+use crate::quant::BLOCK;
 use std::ops::Range;
 
 /// `n_rows` x `n_cols` weights.
@@ -19,8 +19,6 @@ pub struct Matrix {
     /// 16-byte units, for the alignment.
     data: Vec<u128>,
     n_bytes: usize,
-    /// (n_rows, n_blocks * offsets of a block), for the types that have offsets.
-    offsets: Option<Box<Matrix>>,
 }
 
 /// How the weights lie in memory.
@@ -45,29 +43,20 @@ impl Matrix {
 
     /// Bytes held.
     pub fn n_bytes(&self) -> usize {
-        size_of_val(&self.data[..]) + self.offsets.as_ref().map_or(0, |offsets| offsets.n_bytes())
+        size_of_val(&self.data[..])
     }
 
     /// Bytes that `n_rows` rows of `dtype` take of which the columns `cols` are held.
     pub fn held_bytes(dtype: Dtype, n_rows: usize, cols: &Range<usize>) -> u64 {
-        let Some(form) = Form::of(dtype) else { return n_rows as u64 * dtype.row_bytes(cols.len()) as u64 };
-        let blocks = blocks(cols);
-        let offsets = n_rows as u64 * (blocks.len() * quant::n_offsets(dtype) * size_of::<f32>()) as u64;
-        n_rows.div_ceil(GROUP) as u64 * Layout::new(form, blocks).group_bytes() as u64 + offsets
+        match Layout::new(dtype, blocks(cols)) {
+            Some(layout) => n_rows.div_ceil(GROUP) as u64 * layout.group_bytes() as u64,
+            None => n_rows as u64 * dtype.row_bytes(cols.len()) as u64,
+        }
     }
 
     /// Whether [`Activations`] loaded for one of the two serve the other too.
     pub fn same_input(&self, other: &Self) -> bool {
-        let blocks = |matrix: &Self| match matrix.form {
-            Stored::Groups { layout, first } => Some((layout.form, layout.n_blocks, first)),
-            Stored::Panels { .. } => None,
-        };
-        self.n_cols == other.n_cols && blocks(self) == blocks(other) && self.n_offsets() == other.n_offsets()
-    }
-
-    /// Offsets of a row.
-    fn n_offsets(&self) -> usize {
-        self.offsets.as_ref().map_or(0, |offsets| offsets.n_cols)
+        self.n_cols == other.n_cols && self.form.input() == other.form.input()
     }
 
     /// Dequantizes the owned columns of one row (of an embedding table, say) into `out` (n_cols).
@@ -77,13 +66,7 @@ impl Matrix {
             Stored::Groups { layout, first } => {
                 let bytes = &self.bytes()[group * layout.group_bytes()..][..layout.group_bytes()];
                 let mut whole = vec![0.0; layout.n_blocks * BLOCK];
-                layout.group(bytes).row(row, &mut whole);
-                if let Some(offsets) = &self.offsets {
-                    let mut added = vec![0.0; offsets.n_cols];
-                    offsets.row(group * GROUP + row, &mut added);
-                    let n_shared = whole.len() / added.len().max(1);
-                    whole.iter_mut().enumerate().for_each(|(col, weight)| *weight += added[col / n_shared]);
-                }
+                Unpacked::default().group(&layout, bytes).row(row, &mut whole);
                 out.copy_from_slice(&whole[first..first + self.n_cols]);
             }
             Stored::Panels { dtype } => {
@@ -106,23 +89,10 @@ impl Matrix {
     pub fn matmul_by(&self, kernel: Kernel, x: &Activations, out: &mut [f32]) {
         assert_eq!(out.len(), x.n_tokens * self.n_rows);
         assert_eq!(x.n_cols, self.n_cols);
+        assert_eq!(x.input, self.form.input(), "activations were loaded for another form");
         match self.form {
-            Stored::Groups { layout, first } => {
-                assert_eq!(
-                    x.blocks,
-                    Some((layout.form, layout.n_blocks, first)),
-                    "activations were loaded for another form"
-                );
-                kernel.matmul(&layout, self.bytes(), self.n_rows, &x.tiles, out);
-                if let Some(offsets) = &self.offsets {
-                    assert_eq!(x.n_offsets, offsets.n_cols, "activations were loaded for another form");
-                    let mut added = vec![0.0; out.len()];
-                    float::matmul(Dtype::F32, offsets.bytes(), self.n_rows, &x.values, offsets.n_cols, &mut added);
-                    ops::add(out, &added);
-                }
-            }
+            Stored::Groups { layout, .. } => kernel.matmul(&layout, self.bytes(), self.n_rows, &x.tiles, out),
             Stored::Panels { dtype } => {
-                assert_eq!(x.blocks, None, "activations were loaded for another form");
                 float::matmul(dtype, self.bytes(), self.n_rows, &x.values, self.n_cols, out);
             }
         }
@@ -133,17 +103,27 @@ impl Matrix {
     }
 }
 
+/// What activations in 8 bits are loaded for: form, blocks, offsets of a block, first column.
+type Input = (Form, usize, usize, usize);
+
+impl Stored {
+    /// None: activations stay f32.
+    fn input(&self) -> Option<Input> {
+        match *self {
+            Self::Groups { layout, first } => Some((layout.form, layout.n_blocks, layout.n_offsets(), first)),
+            Self::Panels { .. } => None,
+        }
+    }
+}
+
 /// The right-hand side of products: activations in the number format that the kernel of a matrix wants. Reused from product to product; loading is cheap
 /// beside a product, so it may be done for every matrix.
 #[derive(Default)]
 pub struct Activations {
     n_tokens: usize,
     n_cols: usize,
-    /// For weights of which form, blocks and first column of the 8-bit form; none: f32.
-    blocks: Option<(Form, usize, usize)>,
-    /// Offsets of a row that the values are for.
-    n_offsets: usize,
-    /// What is multiplied in f32: the activations, or their sums for the offsets.
+    input: Option<Input>,
+    /// What is multiplied in f32.
     values: Vec<f32>,
     tiles: Tiles,
 }
@@ -152,19 +132,10 @@ impl Activations {
     /// Takes `x` (n_tokens, matrix.n_cols()) for products with `matrix` and every other matrix that has the [`Matrix::same_input`].
     pub fn load(&mut self, x: &[f32], n_tokens: usize, matrix: &Matrix) {
         assert_eq!(x.len(), n_tokens * matrix.n_cols());
-        (self.n_tokens, self.n_cols, self.n_offsets) = (n_tokens, matrix.n_cols, matrix.n_offsets());
+        (self.n_tokens, self.n_cols, self.input) = (n_tokens, matrix.n_cols, matrix.form.input());
         match matrix.form {
-            Stored::Groups { layout, first } => {
-                self.blocks = Some((layout.form, layout.n_blocks, first));
-                self.tiles.load(x, n_tokens, first, layout.n_blocks, layout.form);
-                if self.n_offsets > 0 {
-                    float::load(&self.tiles.sums(self.n_offsets / layout.n_blocks), n_tokens, &mut self.values);
-                }
-            }
-            Stored::Panels { .. } => {
-                self.blocks = None;
-                float::load(x, n_tokens, &mut self.values);
-            }
+            Stored::Groups { layout, first } => self.tiles.load(x, n_tokens, first, &layout),
+            Stored::Panels { .. } => float::load(x, n_tokens, &mut self.values),
         }
     }
 
@@ -182,9 +153,6 @@ pub struct MatrixBuilder {
     row_bytes: usize,
     /// The blocks kept of each row, as bytes.
     kept: Range<usize>,
-    /// Which 32 columns of the first of them are the first of the matrix.
-    first_sub: usize,
-    offsets: Option<Box<MatrixBuilder>>,
     n_groups_done: usize,
     n_pushed: u64,
     partial: Vec<u8>,
@@ -197,9 +165,8 @@ impl MatrixBuilder {
     /// For `n_rows` rows of `n_cols` stored weights each, of which the columns `cols` are this rank's.
     pub fn new(dtype: Dtype, n_rows: usize, n_cols: usize, cols: Range<usize>) -> Result<Self> {
         let blocks = blocks(&cols);
-        let (form, n_bytes, kept) = match Form::of(dtype) {
-            Some(form) => {
-                let layout = Layout::new(form, blocks.clone());
+        let (form, n_bytes, kept) = match Layout::new(dtype, blocks.clone()) {
+            Some(layout) => {
                 let per_block = dtype.block_len() / BLOCK;
                 let kept = blocks.start / per_block..blocks.end.div_ceil(per_block);
                 let n_bytes = n_rows.div_ceil(GROUP).checked_mul(layout.group_bytes());
@@ -215,22 +182,16 @@ impl MatrixBuilder {
         let mut data = Vec::new();
         data.try_reserve_exact(n_bytes.div_ceil(16))
             .map_err(|_| Error::OutOfMemory { what: format!("a matrix of {n_rows} rows"), bytes: n_bytes })?;
-        let offsets = match quant::n_offsets(dtype) * blocks.len() {
-            0 => None,
-            n => Some(Box::new(Self::new(Dtype::F32, n_rows, n, 0..n)?)),
-        };
         Ok(Self {
             dtype,
             n_cols,
             row_bytes: dtype.row_bytes(n_cols),
             kept,
-            first_sub: blocks.start % (dtype.block_len() / BLOCK).max(1),
-            offsets,
             n_groups_done: 0,
             n_pushed: 0,
             partial: Vec::new(),
             bad_group: None,
-            matrix: Matrix { n_rows, n_cols: cols.len(), form, data, n_bytes, offsets: None },
+            matrix: Matrix { n_rows, n_cols: cols.len(), form, data, n_bytes },
         })
     }
 
@@ -270,7 +231,7 @@ impl MatrixBuilder {
     }
 
     /// The matrix; `name` is for the message when bytes are missing.
-    pub fn finish(mut self, name: &str) -> Result<Matrix> {
+    pub fn finish(self, name: &str) -> Result<Matrix> {
         let expected = self.matrix.n_rows as u64 * self.row_bytes as u64;
         if self.n_pushed != expected {
             return Err(Error::Shape {
@@ -290,7 +251,6 @@ impl MatrixBuilder {
                 ),
             });
         }
-        self.matrix.offsets = self.offsets.map(|offsets| offsets.finish(name)).transpose()?.map(Box::new);
         Ok(self.matrix)
     }
 
@@ -308,14 +268,10 @@ impl MatrixBuilder {
         let rows = rows.chunks_exact(self.row_bytes).map(|row| &row[self.kept.clone()]).enumerate();
         match self.matrix.form {
             Stored::Groups { layout, .. } => {
-                let mut offsets = Vec::new();
                 for (row, stored) in rows {
-                    layout.pack_row(self.dtype, self.first_sub, stored, row, group, &mut offsets);
+                    layout.pack_row(stored, row, group);
                 }
-                if let Some(builder) = &mut self.offsets {
-                    offsets.iter().for_each(|offset| builder.push(&offset.to_le_bytes()));
-                }
-                if !layout.group(group).is_finite() || !offsets.iter().all(|offset| offset.is_finite()) {
+                if !layout.runs(group).is_finite(&layout) {
                     self.bad_group.get_or_insert(self.n_groups_done - 1);
                 }
             }

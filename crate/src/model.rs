@@ -1,7 +1,7 @@
-//! One rank's whole model: encoder, connector and decoder, and the operations that all ranks run together.
+//! One rank's whole model: a decoder and, if it sees pictures, encoder and connector; and the operations that all ranks run together.
 //!
 //! Rank 0 leads. It announces each operation to the others by a broadcast, then everybody runs the same code; [`Model::follow`] is the loop of the other
-//! ranks. Weights arrive through [`ModelLoader`], as byte ranges of the two model files.
+//! ranks. Weights arrive through [`ModelLoader`], as byte ranges of the model's files: the decoder's, and the encoder's if there is one.
 
 use crate::config::Config;
 use crate::connector::Connector;
@@ -11,14 +11,14 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::image::{Crop, Fit, Pixels, Preprocess};
 use crate::kv_cache::KvCache;
-use crate::manifest::{DECODER, ENCODER};
+use crate::manifest::DECODER;
 use crate::ranks::{self, Peers};
-use crate::shard::{Loader, Shard};
+use crate::shard::{Loader, Shard, Tensors};
 use crate::tiles::{Merge, Scales};
 use crate::watch::Watch;
 use std::ops::Range;
 
-/// Collects the bytes of both files for one rank.
+/// Collects the bytes of a model's files for one rank.
 pub struct ModelLoader {
     shard: Shard,
     decoder: Option<(Gguf, Config, Loader)>,
@@ -74,25 +74,53 @@ impl ModelLoader {
         loader.ok_or_else(|| missing(file))?.feed(offset, bytes)
     }
 
-    /// The model, and the header of the decoder file, from which the first rank gets its tokenizer.
+    /// The model, and the header of the decoder file, from which the first rank gets its tokenizer. Without an encoder file it sees no pictures.
     pub fn finish<P: Peers>(self, peers: P) -> Result<(Model<P>, Gguf)> {
         let (decoder_gguf, config, loader) = self.decoder.ok_or_else(|| missing(DECODER))?;
         let decoder = Decoder::new(config, self.shard, &mut loader.finish()?)?;
-        let (gguf, encoder_config, loader) = self.encoder.ok_or_else(|| missing(ENCODER))?;
-        let mut tensors = loader.finish()?;
-        let scales = scales(&gguf, &encoder_config)?;
-        let preprocess = preprocess(&gguf, &scales)?;
-        let n_patches = encoder_config.grid() * encoder_config.grid();
-        if scales.n_tiles() > 1 && encoder_config.n_tokens() != n_patches {
-            let problem = format!(
-                "leaves {} tokens of {n_patches} patches: several scales cannot be merged",
-                encoder_config.n_tokens()
-            );
+        let vision = match self.encoder {
+            Some((gguf, config, loader)) => {
+                Some(Vision::new(&gguf, config, self.shard, &mut loader.finish()?, decoder.config().dim)?)
+            }
+            None => None,
+        };
+        Ok((Model { peers, vision, decoder, images: Vec::new(), kept: Vec::new() }, decoder_gguf))
+    }
+}
+
+/// What sees pictures: image tower and connector, and how a picture is brought into shape for them.
+pub struct Vision {
+    encoder: Encoder,
+    connector: Connector,
+    /// The scales at which pictures are seen.
+    pub scales: Scales,
+    /// How pictures are brought into shape.
+    pub preprocess: Preprocess,
+}
+
+impl Vision {
+    /// Bytes that encoding a picture for a decoder of width `dim` allocates on this rank, roughly: pixels on their way and in place, features, image tokens,
+    /// and once the buffers.
+    fn encode_bytes(&self, dim: usize) -> usize {
+        let n_pixels = 3 * self.scales.size() * self.scales.size();
+        let n_features = self.encoder.n_tokens() * self.encoder.dim() * self.scales.scales.len();
+        let n_tokens = self.encoder.n_tokens() * dim;
+        self.encoder.missing_bytes() + size_of::<f32>() * (2 * n_pixels + 3 * n_features + 6 * n_tokens)
+    }
+
+    /// The vision part for a decoder of width `dim`.
+    fn new(gguf: &Gguf, config: encoder::Config, shard: Shard, tensors: &mut Tensors, dim: usize) -> Result<Self> {
+        let scales = scales(gguf, &config)?;
+        let preprocess = preprocess(gguf, &scales)?;
+        let n_patches = config.grid() * config.grid();
+        if scales.n_tiles() > 1 && config.n_tokens() != n_patches {
+            let n_tokens = config.n_tokens();
+            let problem = format!("leaves {n_tokens} tokens of {n_patches} patches: several scales cannot be merged");
             return Err(Error::corrupt(&gguf.file, "llama3med.vision.n_drop", problem));
         }
-        let encoder = Encoder::new(encoder_config, self.shard, &mut tensors)?;
-        let connector = Connector::new(&gguf, self.shard, &mut tensors)?;
-        let (width, dim) = (encoder.dim() * scales.scales.len(), decoder.config().dim);
+        let encoder = Encoder::new(config, shard, tensors)?;
+        let connector = Connector::new(gguf, shard, tensors)?;
+        let width = encoder.dim() * scales.scales.len();
         if connector.n_inputs() != width || connector.n_outputs() != dim {
             return Err(Error::Shape {
                 tensor: "mm.0.weight".into(),
@@ -104,9 +132,12 @@ impl ModelLoader {
                 found: format!("one from {} to {}", connector.n_inputs(), connector.n_outputs()),
             });
         }
-        let (images, kept) = (Vec::new(), Vec::new());
-        let model = Model { peers, encoder, connector, decoder, scales, preprocess, images, kept };
-        Ok((model, decoder_gguf))
+        Ok(Self { encoder, connector, scales, preprocess })
+    }
+
+    /// Tokens that an image becomes.
+    pub fn n_image_tokens(&self) -> usize {
+        self.encoder.n_tokens()
     }
 }
 
@@ -191,11 +222,8 @@ pub trait Listener {
 /// One rank's model.
 pub struct Model<P> {
     peers: P,
-    encoder: Encoder,
-    connector: Connector,
+    vision: Option<Vision>,
     decoder: Decoder,
-    scales: Scales,
-    preprocess: Preprocess,
     /// Encoded images, the latest used last: key and tokens (n_image_tokens, dim). The same on every rank.
     images: Vec<(u64, Vec<f32>)>,
     /// Keys and values of conversations besides the decoder's own, the latest used last. The same conversations on every rank.
@@ -222,25 +250,17 @@ impl<P: Peers> Model<P> {
         self.decoder.config()
     }
 
-    /// The scales at which pictures are seen.
-    pub fn scales(&self) -> &Scales {
-        &self.scales
-    }
-
-    /// How pictures are brought into shape.
-    pub fn preprocess(&self) -> &Preprocess {
-        &self.preprocess
-    }
-
-    /// Tokens that an image becomes.
-    pub fn n_image_tokens(&self) -> usize {
-        self.encoder.n_tokens()
+    /// What sees pictures; a language model alone has none.
+    pub fn vision(&self) -> Option<&Vision> {
+        self.vision.as_ref()
     }
 
     /// From now on `watch` sees what passes through this rank; [`Watch::default`] ends it.
     pub fn watch(&mut self, watch: Watch) {
-        self.encoder.watch(watch.clone());
-        self.connector.watch(watch.clone());
+        if let Some(vision) = &mut self.vision {
+            vision.encoder.watch(watch.clone());
+            vision.connector.watch(watch.clone());
+        }
         self.decoder.watch(watch);
     }
 
@@ -255,12 +275,17 @@ impl<P: Peers> Model<P> {
     }
 
     /// Encodes a picture under `key` (rank 0 only). Returns the merged features (n_tokens, channels), from before the connector.
+    ///
+    /// Where memory is short on any rank, kept conversations are given up for it, as by [`Model::forward`].
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] when that was not enough; the model can be used further.
     pub async fn encode(&mut self, key: u64, pixels: &Pixels, listener: &mut impl Listener) -> Result<Vec<f32>> {
-        let mut message = words(&[ENCODE, key as u32, (key >> 32) as u32]);
-        message.extend_from_slice(bytemuck::cast_slice(&pixels.values));
-        ranks::broadcast(&self.peers, &mut message).await?;
-        drop(message);
-        self.run_encode(key, pixels, Some(listener)).await
+        if self.vision.is_none() {
+            return Err(Error::NoVision);
+        }
+        ranks::broadcast(&self.peers, &mut words(&[ENCODE, key as u32, (key >> 32) as u32])).await?;
+        self.run_encode(key, Some(pixels), Some(listener)).await
     }
 
     /// Counts the encoded image with this key as the latest used (rank 0 only); `false` if it is no longer kept.
@@ -294,6 +319,9 @@ impl<P: Peers> Model<P> {
     /// Runs `items` at the positions from `first_pos` on (rank 0 only) and returns the logits of the last `n_logits` of them (n_logits, vocab_size).
     ///
     /// Where memory is short on any rank, kept conversations are given up for it, the oldest first: see [`Model::n_kept`].
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] when that was not enough. Then nothing was run, on no rank: the conversation is what it was.
     pub async fn forward(&mut self, items: &[Item], first_pos: usize, n_logits: usize) -> Result<Vec<f32>> {
         assert!(!items.is_empty() && items.len() <= MAX_TOKENS && n_logits <= items.len());
         let mut message = vec![FORWARD, first_pos as u32, n_logits as u32];
@@ -322,31 +350,57 @@ impl<P: Peers> Model<P> {
         loop {
             let mut message = Vec::new();
             ranks::broadcast(&self.peers, &mut message).await?;
-            let n_words = if word(&message, 0) == Some(ENCODE) { 3 } else { message.len() / 4 };
-            let words: Vec<u32> = (0..n_words).map_while(|i| word(&message, i)).collect();
-            match words[..] {
+            let words: Vec<u32> = (0..message.len() / 4).map_while(|i| word(&message, i)).collect();
+            let result = match words[..] {
                 [CLOSE] => return Ok(()),
                 [ENCODE, low, high] => {
                     let key = low as u64 | (high as u64) << 32;
-                    let values = bytemuck::pod_collect_to_vec::<u8, f32>(&message[12..]);
-                    drop(message);
-                    if values.len() != 3 * self.scales.size() * self.scales.size() {
-                        return Err(Error::RankLost(format!("a picture of {} values came", values.len())));
-                    }
-                    let crop = Crop { x: 0.0, y: 0.0, width: 0.0, height: 0.0 };
-                    let pixels = Pixels { size: self.scales.size(), values, crop };
-                    match self.run_encode(key, &pixels, None::<&mut Nobody>).await {
-                        Ok(_) | Err(Error::Cancelled) => {}
-                        Err(error) => return Err(error),
-                    }
+                    self.run_encode(key, None, None::<&mut Nobody>).await.map(drop)
                 }
-                [FORWARD, ..] if words.len() > 3 => drop(self.run_forward(&words[1..]).await?),
-                [USE_IMAGE, place] => self.run_use_image(place as usize)?,
-                [FORK, n_positions] => self.run_fork(n_positions as usize),
-                [RESUME, place] => self.run_resume(place as usize)?,
-                [FORGET] => self.run_forget(),
+                [FORWARD, ..] if words.len() > 3 => self.run_forward(&words[1..]).await.map(drop),
+                [USE_IMAGE, place] => self.run_use_image(place as usize),
+                [FORK, n_positions] => {
+                    self.run_fork(n_positions as usize);
+                    Ok(())
+                }
+                [RESUME, place] => self.run_resume(place as usize),
+                [FORGET] => {
+                    self.run_forget();
+                    Ok(())
+                }
                 _ => return Err(Error::RankLost(format!("unknown operation {:?}", words.first()))),
+            };
+            match result {
+                // The ranks have agreed on these: the next operation finds them in step.
+                Ok(()) | Err(Error::Cancelled | Error::OutOfMemory { .. }) => {}
+                Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Every rank: what `reserve` allocates, if it and a little more can be had on all ranks. Where it cannot, kept conversations are given up, the oldest
+    /// first. `reserve` changes nothing.
+    async fn agree<T>(&mut self, what: &str, reserve: impl Fn(&mut Self) -> Result<T>) -> Result<T> {
+        loop {
+            let reserved = reserve(self);
+            let asked = match &reserved {
+                Err(Error::OutOfMemory { bytes, .. }) => *bytes as f32,
+                _ => 0.0,
+            };
+            // What else the work allocates cannot fail gently: a little should be left for it.
+            let is_short = reserved.is_err() || spare(SPARE_BYTES, "the work").is_err();
+            let mut votes = [reserved.is_err() as u8 as f32, is_short as u8 as f32, asked];
+            ranks::sum(&self.peers, &mut votes).await?;
+            let [n_failed, n_short, n_bytes] = votes;
+            if n_short == 0.0 || n_failed == 0.0 && self.kept.is_empty() {
+                return reserved;
+            }
+            if self.kept.is_empty() {
+                let what = format!("{what} on {n_failed} of {} ranks", self.peers.n_ranks());
+                return Err(Error::OutOfMemory { what, bytes: n_bytes as usize });
+            }
+            drop(reserved);
+            self.run_forget();
         }
     }
 
@@ -354,12 +408,23 @@ impl<P: Peers> Model<P> {
     async fn run_encode(
         &mut self,
         key: u64,
-        pixels: &Pixels,
+        pixels: Option<&Pixels>,
         mut listener: Option<&mut impl Listener>,
     ) -> Result<Vec<f32>> {
-        let n_tiles = self.scales.n_tiles();
+        let n_bytes = self.vision.as_ref().ok_or(Error::NoVision)?.encode_bytes(self.decoder.config().dim);
+        self.agree("a picture", |_| spare(n_bytes, "a picture")).await?;
+        let Vision { encoder, connector, scales, .. } = self.vision.as_mut().ok_or(Error::NoVision)?;
+        let mut message = pixels.map_or_else(Vec::new, |pixels| bytemuck::cast_slice(&pixels.values).to_vec());
+        ranks::broadcast(&self.peers, &mut message).await?;
+        let received = match pixels {
+            Some(_) => None,
+            None => Some(received(&message, scales.size())?),
+        };
+        drop(message);
+        let pixels = pixels.or(received.as_ref()).expect("given or received");
+        let n_tiles = scales.n_tiles();
         // A single tile needs no merging: its tokens may be another number than its patches.
-        let mut merge = (n_tiles > 1).then(|| Merge::new(&self.scales, self.encoder.grid(), self.encoder.dim()));
+        let mut merge = (n_tiles > 1).then(|| Merge::new(scales, encoder.grid(), encoder.dim()));
         let mut features = Vec::new();
         for tile in 0..n_tiles {
             let mut go_on = vec![1];
@@ -370,7 +435,7 @@ impl<P: Peers> Model<P> {
             if go_on != [1] {
                 return Err(Error::Cancelled);
             }
-            features = self.encoder.forward(&self.peers, &self.scales.tile(pixels, tile)).await?;
+            features = encoder.forward(&self.peers, &scales.tile(pixels, tile)).await?;
             if let Some(merge) = &mut merge {
                 merge.push(&features)?;
             }
@@ -378,7 +443,7 @@ impl<P: Peers> Model<P> {
         if let Some(merge) = merge {
             features = merge.finish()?;
         }
-        let tokens = self.connector.forward(&self.peers, &features).await?;
+        let tokens = connector.forward(&self.peers, &features).await?;
         if let Some(listener) = listener {
             listener.progress(Stage::Encoding, n_tiles, n_tiles).await;
         }
@@ -420,22 +485,20 @@ impl<P: Peers> Model<P> {
         self.kept.drain(..self.kept.len().min(1));
     }
 
-    /// Every rank: makes the positions `first..end` writable. The ranks agree on what is given up for it.
+    /// Every rank: makes the positions `first..end` writable and sees that there is room for the work on them.
     async fn make_room(&mut self, first: usize, end: usize) -> Result<()> {
-        if self.decoder.kv_cache().has_room(first, end) {
+        let has_buffers = self.decoder.has_buffers(end - first);
+        if has_buffers && self.decoder.kv_cache().has_room(first, end) {
             return Ok(());
         }
-        loop {
-            let reserved = self.decoder.kv_cache().reserve(first, end);
-            // What else the work allocates cannot fail gently: a little must be left for it.
-            let is_short = reserved.is_err() || Vec::<u8>::new().try_reserve_exact(SPARE_BYTES).is_err();
-            let mut n_short = [is_short as u8 as f32];
-            ranks::sum(&self.peers, &mut n_short).await?;
-            if n_short == [0.0] || self.kept.is_empty() {
-                return reserved;
-            }
-            self.run_forget();
-        }
+        let n_bytes = self.decoder.missing_bytes(end - first);
+        let reserve = |model: &mut Self| {
+            let new = model.decoder.kv_cache().new_pages(first, end)?;
+            spare(n_bytes, "activations").map(|()| new)
+        };
+        let new = self.agree("a longer conversation", reserve).await?;
+        self.decoder.kv_cache().take(new, end);
+        Ok(())
     }
 
     /// Every rank: `words` is a [`FORWARD`] message without its first word.
@@ -459,6 +522,22 @@ impl<P: Peers> Model<P> {
         self.decoder.logits(&self.peers, n_logits, &mut logits).await?;
         Ok(logits)
     }
+}
+
+/// The picture that rank 0 sent: (3, size, size).
+fn received(message: &[u8], size: usize) -> Result<Pixels> {
+    let values = bytemuck::pod_collect_to_vec::<u8, f32>(message);
+    if values.len() != 3 * size * size {
+        return Err(Error::RankLost(format!("a picture of {} values came", values.len())));
+    }
+    let crop = Crop { x: 0.0, y: 0.0, width: 0.0, height: 0.0 };
+    Ok(Pixels { size, values, crop })
+}
+
+/// Whether `n_bytes` could be had now.
+fn spare(n_bytes: usize, what: &str) -> Result<()> {
+    let reserved = Vec::<u8>::new().try_reserve_exact(n_bytes);
+    reserved.map_err(|_| Error::OutOfMemory { what: what.into(), bytes: n_bytes })
 }
 
 /// Nobody listens on the ranks that follow.

@@ -1,45 +1,13 @@
-//! The stored number formats: what their blocks mean ([`dequantize`]), and how they are laid out for the kernels ([`Layout`]).
+//! The stored number formats: what their blocks mean ([`dequantize`]).
 //!
 //! Block layouts as in ggml's `ggml-common.h`; meaning as in its `dequantize_row_*`. Encoding is the converter's (candle's quantizers); decoding is here.
-//!
-//! Kernel form: weights lie in groups of 8 rows, and in a group in blocks of 32 columns. All quants are unsigned; a weight is
-//! `scale * quant - min`. A group is three runs of bytes, one after the other, each a multiple of 16 bytes:
-//!
-//! ```text
-//! heads   one per super-block (K forms)   Q4K: 8 x f32 d, 8 x f32 dmin      Q6K: 8 x f32 d
-//! scales  one per block                   Q4: 8 x f16    Q8: 8 x f32        Q4K: 8 x u8 scale, 8 x u8 min     Q6K: 8 x (i8, i8)
-//! values  one per block                   Q4, Q4K: 4 x 32 bytes of nibbles  Q8, Q6K: 8 x 32 bytes
-//!
-//! 32 bytes of values:  row 0: c c+1 c+2 c+3   row 1: c c+1 c+2 c+3   ...   row 7: c c+1 c+2 c+3
-//! nibbles, step j of 4: low nibbles are columns c = 4 j, high nibbles are columns c = 16 + 4 j
-//! bytes, step j of 8: c = 4 j
-//! ```
-//!
-//! So a vector register of 16 (32) bytes meets 4 consecutive activations repeated 4 (8) times, and the sums of 4 (8) rows come out side by side.
-//! Rows that are missing in the last group have scale 0. All numbers of the stored form are kept exactly.
-//!
-//! Four forms hold all types. Each is made for the type of its name; the other types are integers with scales too ([`Sub`]) and go where those fit:
-//!
-//! ```text
-//! Q4   Q4_0, Q4_1*             Q8   Q8_0, Q5_0, Q5_1*, IQ4_NL, IQ4_XS (values of the codebook)
-//! Q4K  Q4_K                    Q6K  Q6_K, Q5_K*, Q3_K, Q2_K*
-//! ```
-//!
-//! Types with a star also have offsets, which belong to a block or half a block. They are no part of the form: `matrix` keeps them as a small f32 matrix
-//! that is multiplied with the sums of the activations ([`n_offsets`]).
+//! How the blocks are laid out for the kernels is in `layout`.
 
 use crate::gguf::Dtype;
 use half::{bf16, f16};
-use std::ops::Range;
 
-/// Rows of a group.
-pub const GROUP: usize = 8;
-
-/// Columns of a block.
+/// Columns that have a scale of their own, or two.
 pub const BLOCK: usize = 32;
-
-/// Blocks of a super-block of the K formats.
-pub(crate) const SUPER: usize = 8;
 
 /// Decodes whole blocks of `bytes` into `out`.
 pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
@@ -117,28 +85,38 @@ fn dequantize_q6_k(block: &[u8], out: &mut [f32]) {
 
 fn dequantize_subs(dtype: Dtype, block: &[u8], out: &mut [f32]) {
     for (sub, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-        let Sub { factor, scale, offset, codes } = Sub::read(dtype, block, sub);
+        let Sub { factor, scale, offset, min_factor, min, codes } = Sub::read(dtype, block, sub);
+        let meaning = |code: i8| if has_codebook(dtype) { IQ4_VALUES[code as usize] } else { code };
         for (col, (out, code)) in out.iter_mut().zip(codes).enumerate() {
-            *out = factor * scale[col / 16] as f32 * code as f32 + offset[col / 16];
+            let offset = offset - min_factor * min[col / 16] as f32;
+            *out = factor * scale[col / 16] as f32 * meaning(code) as f32 + offset;
         }
     }
 }
 
-/// 32 weights of a stored block as integers, for the types without a form of their own: in each half a weight is `factor * scale * code + offset`.
-struct Sub {
-    factor: f32,
-    scale: [i8; 2],
-    offset: [f32; 2],
-    codes: [i8; BLOCK],
+/// 32 weights of a stored block as integers, for the types without a form of their own: in each half a weight is
+/// `factor * scale * code + (offset - min_factor * min)`, where `code` is a place in the codebook if there is one.
+pub(crate) struct Sub {
+    pub factor: f32,
+    pub scale: [i8; 2],
+    pub offset: f32,
+    pub min_factor: f32,
+    pub min: [u8; 2],
+    pub codes: [i8; BLOCK],
+}
+
+/// Whether codes are places in [`IQ4_VALUES`].
+pub(crate) const fn has_codebook(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::IQ4_NL | Dtype::IQ4_XS)
 }
 
 /// What a nibble of the IQ4 types means (ggml's `kvalues_iq4nl`).
-const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 impl Sub {
     /// Sub-block `sub` of a block; 0 where a block has 32 weights.
-    fn read(dtype: Dtype, block: &[u8], sub: usize) -> Self {
-        let plain = |factor, offset, codes| Self { factor, scale: [1; 2], offset: [offset; 2], codes };
+    pub fn read(dtype: Dtype, block: &[u8], sub: usize) -> Self {
+        let plain = |factor, offset, codes| Self { factor, scale: [1; 2], offset, min_factor: 0.0, min: [0; 2], codes };
         // Low nibbles are the first half, high nibbles the second.
         let nibble = |qs: &[u8], col: usize| (qs[col % 16] >> (col / 16 * 4) & 15) as i8;
         let fifth = |qh: &[u8], col: usize| ((qh[col / 8] >> (col % 8) & 1) << 4) as i8;
@@ -157,21 +135,24 @@ impl Sub {
             }
             // 16 bytes of a 4-bit scale and a 4-bit min, 64 bytes of quants, d, dmin: f16.
             Dtype::Q2K => {
-                let (dmin, scales) = (f16_at(block, 82), [block[2 * sub], block[2 * sub + 1]]);
+                let scales = [block[2 * sub], block[2 * sub + 1]];
                 Self {
                     factor: f16_at(block, 80),
                     scale: scales.map(|scale| (scale & 15) as i8),
-                    offset: scales.map(|scale| -(dmin * (scale >> 4) as f32)),
+                    offset: 0.0,
+                    min_factor: f16_at(block, 82),
+                    min: scales.map(|scale| scale >> 4),
                     codes: std::array::from_fn(|col| pair(&block[16..], col)),
                 }
             }
             // 32 bytes of third bits, 64 bytes of quants, 12 bytes of 6-bit scales, d: f16; a third bit that is not set takes 4 away.
-            Dtype::Q3K => Self {
-                factor: f16_at(block, 108),
-                scale: [0, 1].map(|half| q3_k_scale(&block[96..108], 2 * sub + half)),
-                offset: [0.0; 2],
-                codes: std::array::from_fn(|col| pair(&block[32..], col) + 4 * (block[col] >> sub & 1) as i8 - 4),
-            },
+            Dtype::Q3K => {
+                let code = |col| pair(&block[32..], col) + 4 * (block[col] >> sub & 1) as i8 - 4;
+                Self {
+                    scale: [0, 1].map(|half| q3_k_scale(&block[96..108], 2 * sub + half)),
+                    ..plain(f16_at(block, 108), 0.0, std::array::from_fn(code))
+                }
+            }
             // As Q4_K, with 32 bytes of fifth bits between scales and nibbles.
             Dtype::Q5K => {
                 let (scale, min) = q4_k_scale_min(&block[4..16], sub);
@@ -180,18 +161,20 @@ impl Sub {
                 Self {
                     factor: d,
                     scale: [scale as i8; 2],
-                    offset: [-(f16_at(block, 2) * min as f32); 2],
+                    offset: 0.0,
+                    min_factor: f16_at(block, 2),
+                    min: [min; 2],
                     codes: std::array::from_fn(|col| code(col) as i8),
                 }
             }
-            Dtype::IQ4_NL => plain(d, 0.0, std::array::from_fn(|col| IQ4_VALUES[nibble(&block[2..], col) as usize])),
+            Dtype::IQ4_NL => plain(d, 0.0, std::array::from_fn(|col| nibble(&block[2..], col))),
             // d: f16, 8 high bit pairs of scales, 8 low nibbles of scales, nibbles of each sub-block.
             Dtype::IQ4_XS => {
                 let high = u16::from_le_bytes([block[2], block[3]]) >> (2 * sub) & 3;
                 let scale = (block[4 + sub / 2] >> (sub % 2 * 4) & 15) as i8 | (high << 4) as i8;
                 Self {
                     scale: [scale - 32; 2],
-                    ..plain(d, 0.0, std::array::from_fn(|col| IQ4_VALUES[nibble(&block[8 + 16 * sub..], col) as usize]))
+                    ..plain(d, 0.0, std::array::from_fn(|col| nibble(&block[8 + 16 * sub..], col)))
                 }
             }
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Q4_0 | Dtype::Q8_0 | Dtype::Q4K | Dtype::Q6K => {
@@ -201,36 +184,6 @@ impl Sub {
     }
 }
 
-impl Sub {
-    /// Writes row `row` of a block of `form`. In form Q4 codes are from 0 on where the form's are from -8 on: the offset makes up for it, exactly as long
-    /// as `offset + 8 * factor` fits into an f32, so unless one is 8192 times the other.
-    fn pack(&self, form: Form, row: usize, head: &mut [u8], scales: &mut [u8], values: &mut [u8]) {
-        let code = |col: usize, bias: u8| (self.codes[col] as u8).wrapping_add(bias) as u32;
-        match form {
-            Form::Q4 => {
-                scales[2 * row..2 * row + 2].copy_from_slice(&f16::from_f32(self.factor).to_le_bytes());
-                let byte = |col: usize| code(col, 0) | code(col + 16, 0) << 4;
-                (0..4).for_each(|j| put_word(values, j, row, four(|i| byte(4 * j + i))));
-            }
-            Form::Q8 => {
-                put_f32(scales, row, self.factor * self.scale[0] as f32);
-                (0..8).for_each(|j| put_word(values, j, row, four(|i| code(4 * j + i, 128))));
-            }
-            Form::Q6K => {
-                put_f32(head, row, self.factor);
-                scales[2 * row..2 * row + 2].copy_from_slice(&self.scale.map(|scale| scale as u8));
-                (0..8).for_each(|j| put_word(values, j, row, four(|i| code(4 * j + i, 32))));
-            }
-            Form::Q4K => unreachable!("Q4_K alone has this form"),
-        }
-    }
-}
-
-/// Four bytes as a word, the first lowest.
-fn four(byte: impl Fn(usize) -> u32) -> u32 {
-    (0..4).map(|i| byte(i) << (8 * i)).sum()
-}
-
 // The 6-bit scales of a Q3_K block: 16 low nibbles, then 16 high bit pairs.
 fn q3_k_scale(packed: &[u8], at: usize) -> i8 {
     let low = packed[at % 8] >> (at / 8 * 4) & 15;
@@ -238,314 +191,6 @@ fn q3_k_scale(packed: &[u8], at: usize) -> i8 {
     (low | high << 4) as i8 - 32
 }
 
-/// Offsets that `dtype` has for each 32 columns beside its kernel form: 2 where each half has its own.
-pub const fn n_offsets(dtype: Dtype) -> usize {
-    match dtype {
-        Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q5K => 1,
-        Dtype::Q2K => 2,
-        _ => 0,
-    }
-}
-
-fn f16_at(block: &[u8], at: usize) -> f32 {
+pub(crate) fn f16_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
-}
-
-/// The integer kernel forms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// Nibbles, min = 8 scales.
-    Q4,
-    /// Bytes, min = 128 scales.
-    Q8,
-    /// Nibbles, scale and min of 6 bits per block.
-    Q4K,
-    /// 6-bit values in bytes, min = 32 scales, a signed scale per 16 columns.
-    Q6K,
-}
-
-impl Form {
-    /// The form that `dtype` is kept in; none for the floating-point formats.
-    pub fn of(dtype: Dtype) -> Option<Self> {
-        match dtype {
-            Dtype::Q4_0 | Dtype::Q4_1 => Some(Self::Q4),
-            Dtype::Q8_0 | Dtype::Q5_0 | Dtype::Q5_1 | Dtype::IQ4_NL | Dtype::IQ4_XS => Some(Self::Q8),
-            Dtype::Q4K => Some(Self::Q4K),
-            Dtype::Q6K | Dtype::Q5K | Dtype::Q3K | Dtype::Q2K => Some(Self::Q6K),
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => None,
-        }
-    }
-
-    const fn head_bytes(self) -> usize {
-        match self {
-            Self::Q4 | Self::Q8 => 0,
-            Self::Q4K => 64,
-            Self::Q6K => 32,
-        }
-    }
-
-    const fn scale_bytes(self) -> usize {
-        match self {
-            Self::Q8 => 32,
-            Self::Q4 | Self::Q4K | Self::Q6K => 16,
-        }
-    }
-
-    const fn value_bytes(self) -> usize {
-        match self {
-            Self::Q4 | Self::Q4K => 128,
-            Self::Q8 | Self::Q6K => 256,
-        }
-    }
-}
-
-/// Shape of a group: its form and its columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Layout {
-    /// Form of the values.
-    pub form: Form,
-    /// Blocks in a row.
-    pub n_blocks: usize,
-    /// Place of the first block in its super-block, 0..8; 0 for forms without.
-    pub first_sub: usize,
-}
-
-impl Layout {
-    /// For the blocks `blocks` of a stored row of `dtype`.
-    pub fn new(form: Form, blocks: Range<usize>) -> Self {
-        let first_sub = if form.head_bytes() > 0 { blocks.start % SUPER } else { 0 };
-        Self { form, n_blocks: blocks.len(), first_sub }
-    }
-
-    fn n_heads(&self) -> usize {
-        if self.form.head_bytes() > 0 { (self.first_sub + self.n_blocks).div_ceil(SUPER) } else { 0 }
-    }
-
-    /// Bytes of one group.
-    pub fn group_bytes(&self) -> usize {
-        self.n_heads() * self.form.head_bytes() + self.n_blocks * (self.form.scale_bytes() + self.form.value_bytes())
-    }
-
-    /// One group from its bytes.
-    pub fn group<'a>(&self, bytes: &'a [u8]) -> Group<'a> {
-        assert_eq!(bytes.len(), self.group_bytes());
-        let (heads, rest) = bytes.split_at(self.n_heads() * self.form.head_bytes());
-        let (scales, values) = rest.split_at(self.n_blocks * self.form.scale_bytes());
-        Group { layout: *self, heads, scales, values }
-    }
-
-    /// Writes row `row` (0..8) of a group: the stored `bytes` of the blocks of `dtype` that hold this layout's blocks, the first of which is sub-block
-    /// `first_sub` of the first. Rows that are never written must be zero bytes. Adds the row's offsets to `offsets`: [`n_offsets`] for each block.
-    pub fn pack_row(
-        &self,
-        dtype: Dtype,
-        first_sub: usize,
-        bytes: &[u8],
-        row: usize,
-        group: &mut [u8],
-        offsets: &mut Vec<f32>,
-    ) {
-        let (heads, rest) = group.split_at_mut(self.n_heads() * self.form.head_bytes());
-        let (scales, values) = rest.split_at_mut(self.n_blocks * self.form.scale_bytes());
-        match dtype {
-            Dtype::Q4_0 => pack_blocks::<18, 16, 128>(bytes, row, 0, scales, values),
-            Dtype::Q8_0 => pack_blocks::<34, 32, 256>(bytes, row, 0x8080_8080, scales, values),
-            Dtype::Q4K => {
-                for (head, stored) in heads.chunks_exact_mut(64).zip(bytes.chunks_exact(144)) {
-                    put_f32(head, row, f16_at(stored, 0));
-                    put_f32(head, GROUP + row, f16_at(stored, 2));
-                }
-                let per_block = scales.as_chunks_mut::<16>().0.iter_mut().zip(values.as_chunks_mut::<128>().0);
-                for (block, (scales, values)) in per_block.enumerate() {
-                    let (at, sub) = ((self.first_sub + block) / SUPER, (self.first_sub + block) % SUPER);
-                    pack_q4_k(&bytes[at * 144..][..144], sub, row, scales, values);
-                }
-            }
-            Dtype::Q6K => {
-                for (head, stored) in heads.chunks_exact_mut(32).zip(bytes.chunks_exact(210)) {
-                    put_f32(head, row, f16_at(stored, 208));
-                }
-                let per_block = scales.as_chunks_mut::<16>().0.iter_mut().zip(values.as_chunks_mut::<256>().0);
-                for (block, (scales, values)) in per_block.enumerate() {
-                    let (at, sub) = ((self.first_sub + block) / SUPER, (self.first_sub + block) % SUPER);
-                    let stored = &bytes[at * 210..][..210];
-                    scales[2 * row..2 * row + 2].copy_from_slice(&stored[192 + 2 * sub..][..2]);
-                    (0..8).for_each(|j| put_word(values, j, row, q6_k_word(stored, sub, j)));
-                }
-            }
-            _ => {
-                let per_stored = dtype.block_len() / BLOCK;
-                let values = values.chunks_exact_mut(self.form.value_bytes());
-                let per_block = scales.chunks_exact_mut(self.form.scale_bytes()).zip(values);
-                for (block, (scales, values)) in per_block.enumerate() {
-                    let (at, sub) = ((first_sub + block) / per_stored, (first_sub + block) % per_stored);
-                    let stored = &bytes[at * dtype.block_bytes()..][..dtype.block_bytes()];
-                    let sub = Sub::read(dtype, stored, sub);
-                    let head = heads.get_mut((self.first_sub + block) / SUPER * self.form.head_bytes()..);
-                    sub.pack(self.form, row, head.unwrap_or_default(), scales, values);
-                    let bias = if self.form == Form::Q4 { 8.0 * sub.factor } else { 0.0 };
-                    offsets.extend(sub.offset[..n_offsets(dtype)].iter().map(|offset| offset + bias));
-                }
-            }
-        }
-    }
-}
-
-/// A group of 8 rows in kernel form.
-#[derive(Debug, Clone, Copy)]
-pub struct Group<'a> {
-    /// Form and number of blocks.
-    pub layout: Layout,
-    /// f32 factors of the super-blocks.
-    pub heads: &'a [u8],
-    /// Scales of the blocks.
-    pub scales: &'a [u8],
-    /// Quants of the blocks.
-    pub values: &'a [u8],
-}
-
-/// How the 32 weights of one row and block follow from their quants: in each half (16 columns), `factor * (scale * quant) - offset * min`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Factors {
-    /// Factor of the scales.
-    pub factor: f32,
-    /// Factor of the mins.
-    pub offset: f32,
-    /// Integer scale of each half.
-    pub scale: [i32; 2],
-    /// Integer min of each half.
-    pub min: [i32; 2],
-}
-
-impl Group<'_> {
-    /// The quants of one row and block, in column order.
-    pub fn quants(&self, block: usize, row: usize) -> [u8; BLOCK] {
-        let n_bytes = self.layout.form.value_bytes();
-        let values = &self.values[block * n_bytes..][..n_bytes];
-        std::array::from_fn(|col| {
-            if n_bytes == 256 {
-                values[col / 4 * 32 + row * 4 + col % 4]
-            } else {
-                let byte = values[col % 16 / 4 * 32 + row * 4 + col % 4];
-                if col < 16 { byte & 15 } else { byte >> 4 }
-            }
-        })
-    }
-
-    /// The scales of one row and block.
-    pub fn factors(&self, block: usize, row: usize) -> Factors {
-        let form = self.layout.form;
-        let head = &self.heads[(self.layout.first_sub + block) / SUPER * form.head_bytes()..];
-        let scales = &self.scales[block * form.scale_bytes()..][..form.scale_bytes()];
-        match form {
-            Form::Q4 | Form::Q8 => {
-                let (factor, min) = match form {
-                    Form::Q4 => (f16_at(scales, 2 * row), 8),
-                    _ => (f32_at(scales, row), 128),
-                };
-                Factors { factor, offset: factor, scale: [1; 2], min: [min; 2] }
-            }
-            Form::Q4K => Factors {
-                factor: f32_at(head, row),
-                offset: f32_at(head, GROUP + row),
-                scale: [scales[row] as i32; 2],
-                min: [scales[GROUP + row] as i32; 2],
-            },
-            Form::Q6K => {
-                let factor = f32_at(head, row);
-                let scale = [scales[2 * row] as i8 as i32, scales[2 * row + 1] as i8 as i32];
-                Factors { factor, offset: factor, scale, min: scale.map(|scale| 32 * scale) }
-            }
-        }
-    }
-
-    /// Whether all floating-point scales are numbers: kernels may rely on it.
-    pub fn is_finite(&self) -> bool {
-        let (halves, words) = match self.layout.form {
-            Form::Q4 => (self.scales, self.heads),
-            Form::Q8 => (self.heads, self.scales),
-            Form::Q4K | Form::Q6K => (&[][..], self.heads),
-        };
-        let finite_half = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7c00 != 0x7c00;
-        halves.as_chunks().0.iter().all(finite_half)
-            && words.as_chunks().0.iter().all(|word| f32::from_le_bytes(*word).is_finite())
-    }
-
-    /// Decodes one row (n_blocks * 32) without its offsets; where there are none, exactly as [`dequantize`] does.
-    pub fn row(&self, row: usize, out: &mut [f32]) {
-        for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-            let quants = self.quants(block, row);
-            let Factors { factor, offset, scale, min } = self.factors(block, row);
-            for (col, (out, quant)) in out.iter_mut().zip(quants).enumerate() {
-                let (quant, half) = (quant as i32, col / 16);
-                *out = match self.layout.form {
-                    Form::Q4 => factor * (quant - 8) as f32,
-                    Form::Q8 => factor * (quant - 128) as f32,
-                    Form::Q4K => factor * scale[half] as f32 * quant as f32 - offset * min[half] as f32,
-                    Form::Q6K => factor * scale[half] as f32 * (quant - 32) as f32,
-                };
-            }
-        }
-    }
-}
-
-// Blocks of `N` bytes, a f16 scale and quants, to `S` bytes of scales (f16 or f32) and `V` of values for 8 rows; the bits `flip` of the quants are turned
-// over.
-fn pack_blocks<const N: usize, const S: usize, const V: usize>(
-    bytes: &[u8],
-    row: usize,
-    flip: u32,
-    scales: &mut [u8],
-    values: &mut [u8],
-) {
-    let per_block = scales.as_chunks_mut::<S>().0.iter_mut().zip(values.as_chunks_mut::<V>().0);
-    for ((scales, values), stored) in per_block.zip(bytes.as_chunks::<N>().0) {
-        match S {
-            16 => scales[2 * row..2 * row + 2].copy_from_slice(&stored[..2]),
-            _ => put_f32(scales, row, f16_at(stored, 0)),
-        }
-        let words = stored[2..].as_chunks::<4>().0;
-        for (step, word) in values.as_chunks_mut::<32>().0.iter_mut().zip(words) {
-            put_word(step, 0, row, u32::from_le_bytes(*word) ^ flip);
-        }
-    }
-}
-
-// A sub-block's nibbles are the low or the high halves of 32 bytes; here they become both halves of 16.
-fn pack_q4_k(stored: &[u8], sub: usize, row: usize, scales: &mut [u8], values: &mut [u8]) {
-    (scales[row], scales[GROUP + row]) = q4_k_scale_min(&stored[4..16], sub);
-    let qs = &stored[16 + sub / 2 * 32..][..32];
-    for j in 0..4 {
-        let (first, second) = (word(qs, j), word(qs, j + 4));
-        let nibbles = if sub.is_multiple_of(2) {
-            first & 0x0f0f_0f0f | (second & 0x0f0f_0f0f) << 4
-        } else {
-            first >> 4 & 0x0f0f_0f0f | second & 0xf0f0_f0f0
-        };
-        put_word(values, j, row, nibbles);
-    }
-}
-
-// Four 6-bit quants from column 4 j of sub-block `sub` on.
-fn q6_k_word(stored: &[u8], sub: usize, j: usize) -> u32 {
-    let (half, quarter) = (sub / 4, sub % 4);
-    let low = word(&stored[half * 64 + quarter % 2 * 32..], j) >> (quarter / 2 * 4) & 0x0f0f_0f0f;
-    let high = word(&stored[128 + half * 32..], j) >> (2 * quarter) & 0x0303_0303;
-    low | high << 4
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[4 * at], bytes[4 * at + 1], bytes[4 * at + 2], bytes[4 * at + 3]])
-}
-
-fn put_word(values: &mut [u8], step: usize, row: usize, word: u32) {
-    values[step * 32 + row * 4..][..4].copy_from_slice(&word.to_le_bytes());
-}
-
-fn f32_at(bytes: &[u8], at: usize) -> f32 {
-    f32::from_bits(word(bytes, at))
-}
-
-fn put_f32(bytes: &mut [u8], at: usize, value: f32) {
-    bytes[4 * at..][..4].copy_from_slice(&value.to_le_bytes());
 }

@@ -43,6 +43,8 @@ pub struct AskOptions {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampler: SamplerOptions,
+    /// Ends an answer that only repeats itself, as small models do when they always take the likeliest token: see [`Finish::Repetition`].
+    pub stop_repetition: bool,
 }
 
 /// Why an answer ended.
@@ -54,6 +56,9 @@ pub enum Finish {
     Length,
     /// The context is full.
     Context,
+    /// Its end is one piece of up to 128 tokens over and over: three times or more, and at least 96 tokens in all. Lists and tables differ from line to
+    /// line; a ruler of dashes, a row of zeros, or a short sentence said a few times is over before that.
+    Repetition,
     /// The caller stopped it.
     Cancelled,
 }
@@ -142,14 +147,19 @@ impl<P: Peers> Session<P> {
 
     /// Encodes a picture, or finds it among the last few.
     pub async fn look(&mut self, picture: &Picture, listener: &mut impl Listener) -> Result<Look> {
+        let vision = self.model.vision().ok_or(Error::NoVision)?;
         let mut hash = Sha256::new();
         hash.update((picture.width as u64).to_le_bytes());
         hash.update(&picture.rgb);
         let key = hash.finalize()[..8].iter().fold(0, |key, &byte| key << 8 | byte as u64);
-        let pixels = preprocess(picture, self.model.preprocess());
+        let pixels = preprocess(picture, &vision.preprocess).map_err(Error::of_picture)?;
         let features = match self.model.use_image(key).await? {
             true => Vec::new(),
-            false => self.model.encode(key, &pixels, listener).await?,
+            false => {
+                let result = self.model.encode(key, &pixels, listener).await;
+                self.cache.follow(&self.model);
+                result?
+            }
         };
         Ok(Look { key, crop: pixels.crop, features })
     }
@@ -204,6 +214,9 @@ impl<P: Peers> Session<P> {
             }
             if self.cache.items.len() >= self.cache.context {
                 break Finish::Context;
+            }
+            if options.stop_repetition && is_repetition(&ids) {
+                break Finish::Repetition;
             }
             logits = self.cache.forward(&mut self.model, &[Item::Token(id)], 1).await?;
         };
@@ -275,18 +288,33 @@ impl<P: Peers> Session<P> {
         let turns: Vec<(&str, &[u32])> =
             chat.turns[n_dropped..].iter().map(|turn| (turn.question.as_str(), turn.answer.as_slice())).collect();
         let pieces = self.template.prompt(&self.tokenizer, &turns, question, chat.image.is_some())?;
+        let n_image_tokens = self.model.vision().map_or(0, |vision| vision.n_image_tokens() as u32);
         let mut items = Vec::new();
         for piece in pieces {
             match (piece, chat.image) {
                 (Piece::Token(id), _) => items.push(Item::Token(id)),
                 (Piece::Image, Some(key)) => {
-                    items.extend((0..self.model.n_image_tokens() as u32).map(|row| Item::Image { key, row }));
+                    items.extend((0..n_image_tokens).map(|row| Item::Image { key, row }));
                 }
                 (Piece::Image, None) => {}
             }
         }
         Ok(items)
     }
+}
+
+/// Longest piece that is looked for, how often it must come, and how many tokens all of that must be: see [`Finish::Repetition`].
+const MAX_CYCLE: usize = 128;
+const MIN_CYCLES: usize = 3;
+const MIN_REPEATED: usize = 96;
+
+/// Whether an answer has come to repeat itself. A tail of whole or broken cycles of `n` tokens equals itself `n` tokens earlier.
+fn is_repetition(ids: &[u32]) -> bool {
+    (1..=MAX_CYCLE).any(|n| {
+        let n_tail = MIN_REPEATED.max(MIN_CYCLES * n);
+        let tail = ids.len().checked_sub(n_tail).map(|start| &ids[start..]);
+        tail.is_some_and(|tail| tail[n..] == tail[..n_tail - n])
+    })
 }
 
 impl Cache {
@@ -343,10 +371,58 @@ impl Cache {
             model.forget_oldest().await?;
             self.kept.remove(0);
         }
-        let logits = model.forward(items, self.items.len(), n_logits).await?;
-        // Where memory was short, more has been given up.
-        self.kept.drain(..self.kept.len() - model.n_kept());
+        let result = model.forward(items, self.items.len(), n_logits).await;
+        // Where memory was short, more has been given up, perhaps in vain.
+        self.follow(model);
+        let logits = result?;
         self.items.extend_from_slice(items);
         Ok(logits)
+    }
+
+    /// Forgets the conversations that the model has given up.
+    fn follow<P: Peers>(&mut self, model: &Model<P>) {
+        self.kept.drain(..self.kept.len() - model.n_kept());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_repetition;
+
+    /// At which length a run of tokens is noticed.
+    fn noticed(ids: impl IntoIterator<Item = u32>) -> Option<usize> {
+        let ids: Vec<u32> = ids.into_iter().collect();
+        (0..=ids.len()).find(|&n| is_repetition(&ids[..n]))
+    }
+
+    #[test]
+    fn cycles_are_noticed_at_the_third_and_after_96_tokens() {
+        for n_before in [0, 1, 50] {
+            for n in [1, 2, 3, 7, 31, 32, 33, 64, 127, 128] {
+                let before = (0..n_before).map(|i| 1000 + i);
+                let found = noticed(before.chain((0..600).map(|i| i % n)));
+                assert_eq!(found, Some(n_before as usize + (3 * n as usize).max(96)), "{n_before} before {n}");
+            }
+        }
+        assert_eq!(noticed((0..2000).map(|i| i % 129)), None, "longer than is looked for");
+    }
+
+    #[test]
+    fn what_people_write_is_no_repetition() {
+        let list = (0..40).flat_map(|number| [5, 100 + number, 7, 8, 9, 10, 11, 12, 13]);
+        assert_eq!(noticed(list), None, "a list of equal lines with numbers");
+        assert_eq!(noticed([1, 2].repeat(47)), None, "no, no, no");
+        assert_eq!(noticed([&[3; 95][..], &[4]].concat()), None, "a ruler");
+        let row: Vec<u32> = (20..60).collect();
+        assert_eq!(
+            noticed([&row[..], &row, &row[..39], &[1]].concat()),
+            None,
+            "a verse that comes twice, and almost again"
+        );
+        let cells = (0..20).flat_map(|row| [[0; 9], [500 + row; 9]].concat());
+        assert_eq!(noticed(cells), None, "a table of zeros with labels");
+        // One token in between, and what came before it counts no more.
+        assert_eq!(noticed([&[3; 90][..], &[4], &[3; 95]].concat()), None);
+        assert_eq!(noticed([&[3; 90][..], &[4], &[3; 96]].concat()), Some(187));
     }
 }

@@ -5,12 +5,13 @@
 //! vocabulary that text is encoded with.
 
 pub mod ggml;
+mod json;
+pub mod split;
 mod steps;
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use json::{Added, File};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use steps::{Steps, normalizer};
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, TokenizerBuilder, TokenizerImpl};
+use tokenizers::{TokenizerBuilder, TokenizerImpl};
 
 /// Key of the tokenizer.json text in the decoder file.
 pub const GGUF_KEY: &str = "tokenizer.huggingface.json";
@@ -113,14 +114,13 @@ impl Tokenizer {
         vocab.retain(|token, id| table.kinds[*id as usize] == Kind::Text || unk_token == Some(token.as_str()));
         vocab.extend(file.added_tokens.iter().filter(|t| !t.is_special()).map(|t| (t.content.clone(), t.id)));
         let mut merges = model.merges.0;
+        check_bytes(&vocab, unk_token, style)?;
         match style {
             Style::ByteLevel => {
                 check_decoder(&file.decoder)?;
-                check_alphabet(&vocab, unk_token)?;
                 check_merges(&vocab, &merges)?;
             }
             Style::SentencePiece(_) => {
-                check_bytes(&vocab)?;
                 // Published files list merges that make control tokens, which text never contains.
                 let is_text = |token: &str| vocab.contains_key(token);
                 merges.retain(|(left, right)| is_text(left) && is_text(right) && is_text(&format!("{left}{right}")));
@@ -374,31 +374,18 @@ fn wrong(field: &str, problem: impl fmt::Display) -> Error {
 
 // Checks -----------------------------------------------------------------------------------------------------------------
 
-/// Every byte of a text must have a token, or text would be lost without a word.
-fn check_alphabet(vocab: &Vocab, unk_token: Option<&str>) -> Result<()> {
-    if let Some(token) = unk_token {
-        let known = vocab.contains_key(token);
-        return known.then_some(()).ok_or_else(|| wrong("model.unk_token", format!("{token:?} is not in model.vocab")));
-    }
-    let mut buffer = [0; 4];
-    for (byte, c) in byte_chars().into_iter().enumerate() {
-        let is_utf8 = !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
-        if is_utf8 && !vocab.contains_key(&*c.encode_utf8(&mut buffer)) {
-            return Err(wrong("model.vocab", format!("byte {byte:#04x} has no token of its own ({c:?} is missing)")));
+/// A vocabulary may lack tokens for some bytes, as SmolLM2's does: as in Hugging Face's library such bytes become the unknown token, or are left out where
+/// there is none. Without the space, it is not written in this alphabet at all.
+fn check_bytes(vocab: &Vocab, unk_token: Option<&str>, style: Style) -> Result<()> {
+    match unk_token {
+        Some(token) if !vocab.contains_key(token) => {
+            Err(wrong("model.unk_token", format!("{token:?} is not in model.vocab")))
         }
-    }
-    Ok(())
-}
-
-/// With byte fallback every byte must have its token.
-fn check_bytes(vocab: &Vocab) -> Result<()> {
-    for byte in 0..=255u8 {
-        let token = format!("<0x{byte:02X}>");
-        if !vocab.contains_key(&token) {
-            return Err(wrong("model.vocab", format!("byte {byte:#04x} has no token of its own ({token} is missing)")));
+        None if style == Style::ByteLevel && !vocab.contains_key("\u{120}") => {
+            Err(wrong("model.vocab", "expected bytes written as letters, found no 'Ġ', which is the space"))
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Where ▁ goes before a text, from the steps by which Hugging Face's files say it; any other step is refused.
@@ -457,243 +444,5 @@ fn check_decoder(decoder: &Value) -> Result<()> {
     match only.get("type").and_then(Value::as_str) {
         Some("ByteLevel") => Ok(()),
         found => Err(wrong("decoder.type", format!("expected ByteLevel, found {}", found.unwrap_or("nothing")))),
-    }
-}
-
-// tokenizer.json ---------------------------------------------------------------------------------------------------------
-// Read field by field instead of by the library's own reader: that one holds the whole file as a tree of values first, several
-// times the tokenizer itself, and a rank's memory never shrinks again.
-
-#[derive(Default)]
-struct File {
-    added_tokens: Vec<Added>,
-    normalizer: Value,
-    pre_tokenizer: Value,
-    decoder: Value,
-    model: Option<Model>,
-}
-
-/// An entry of `added_tokens`.
-#[derive(Default, Deserialize)]
-struct Added {
-    id: u32,
-    content: String,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    #[serde(default)]
-    normalized: bool,
-    #[serde(default)]
-    special: bool,
-}
-
-impl Added {
-    /// The image's placeholder is a control token whatever the file says: typed, it is text.
-    fn is_special(&self) -> bool {
-        self.special || self.content == "<image>"
-    }
-
-    fn token(&self) -> AddedToken {
-        AddedToken::from(self.content.as_str(), false)
-            .single_word(self.single_word)
-            .lstrip(self.lstrip)
-            .rstrip(self.rstrip)
-            .normalized(self.normalized)
-    }
-}
-
-#[derive(Default)]
-struct Model {
-    vocab: Vocab,
-    merges: MergeList,
-    unk_token: Option<String>,
-    fuse_unk: bool,
-    ignore_merges: bool,
-    byte_fallback: bool,
-    // The fields that must be off, with what they hold.
-    options: Vec<(String, Value)>,
-}
-
-impl Model {
-    fn check(&self) -> Result<()> {
-        for (field, value) in &self.options {
-            let is_off = match value {
-                Value::Null | Value::Bool(false) => true,
-                Value::Number(number) => number.as_f64() == Some(0.0),
-                Value::String(text) => text.is_empty(),
-                _ => false,
-            };
-            if !is_off {
-                return Err(wrong(&format!("model.{field}"), format!("expected none, found {value}")));
-            }
-        }
-        Ok(())
-    }
-}
-
-#[derive(Default)]
-struct MergeList(Merges);
-
-/// Reads a value and puts the field's name into the message if it cannot be read.
-fn value<'de, T: Deserialize<'de>, M: MapAccess<'de>>(map: &mut M, field: &str) -> std::result::Result<T, M::Error> {
-    map.next_value().map_err(|error| M::Error::custom(format!("{field}: {error}")))
-}
-
-impl<'de> Deserialize<'de> for File {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct FileVisitor;
-        impl<'de> Visitor<'de> for FileVisitor {
-            type Value = File;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a tokenizer.json object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<File, M::Error> {
-                let mut file = File::default();
-                while let Some(key) = map.next_key::<String>()? {
-                    match key.as_str() {
-                        "added_tokens" => file.added_tokens = value(&mut map, "added_tokens")?,
-                        "normalizer" => file.normalizer = value(&mut map, "normalizer")?,
-                        "pre_tokenizer" => file.pre_tokenizer = value(&mut map, "pre_tokenizer")?,
-                        "decoder" => file.decoder = value(&mut map, "decoder")?,
-                        "model" => file.model = Some(map.next_value()?),
-                        _ => drop(value::<IgnoredAny, _>(&mut map, &key)?),
-                    }
-                }
-                Ok(file)
-            }
-        }
-        deserializer.deserialize_map(FileVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for Model {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct ModelVisitor;
-        impl<'de> Visitor<'de> for ModelVisitor {
-            type Value = Model;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an object as model")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<Model, M::Error> {
-                let mut model = Model::default();
-                while let Some(key) = map.next_key::<String>()? {
-                    let field = format!("model.{key}");
-                    match key.as_str() {
-                        "type" => {
-                            let kind: String = value(&mut map, &field)?;
-                            if kind != "BPE" {
-                                return Err(M::Error::custom(format!("{field}: expected BPE, found {kind}")));
-                            }
-                        }
-                        "vocab" => model.vocab = value::<VocabMap, _>(&mut map, &field)?.0,
-                        "merges" => model.merges = value(&mut map, &field)?,
-                        "unk_token" => model.unk_token = value(&mut map, &field)?,
-                        "fuse_unk" => model.fuse_unk = value(&mut map, &field)?,
-                        "ignore_merges" => model.ignore_merges = value(&mut map, &field)?,
-                        "byte_fallback" => model.byte_fallback = value(&mut map, &field)?,
-                        "dropout" | "continuing_subword_prefix" | "end_of_word_suffix" => {
-                            model.options.push((key, value(&mut map, &field)?));
-                        }
-                        _ => drop(value::<IgnoredAny, _>(&mut map, &field)?),
-                    }
-                }
-                Ok(model)
-            }
-        }
-        deserializer.deserialize_map(ModelVisitor)
-    }
-}
-
-struct VocabMap(Vocab);
-
-impl<'de> Deserialize<'de> for VocabMap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct VocabVisitor;
-        impl<'de> Visitor<'de> for VocabVisitor {
-            type Value = VocabMap;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an object of ids")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<VocabMap, M::Error> {
-                let mut vocab = Vocab::default();
-                while let Some(token) = map.next_key::<String>()? {
-                    let id = value(&mut map, &format!("{token:?}"))?;
-                    if token.is_empty() {
-                        return Err(M::Error::custom("a token is empty"));
-                    }
-                    if let Some(other) = vocab.insert(token, id) {
-                        return Err(M::Error::custom(format!("the token of ids {other} and {id} is the same")));
-                    }
-                }
-                Ok(VocabMap(vocab))
-            }
-        }
-        deserializer.deserialize_map(VocabVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for MergeList {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct ListVisitor;
-        impl<'de> Visitor<'de> for ListVisitor {
-            type Value = MergeList;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a list of merges")
-            }
-
-            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> std::result::Result<MergeList, S::Error> {
-                let mut merges = Merges::new();
-                loop {
-                    let merge = seq.next_element::<Merge>();
-                    match merge.map_err(|error| S::Error::custom(format!("[{}]: {error}", merges.len())))? {
-                        Some(Merge(left, right)) => merges.push((left, right)),
-                        None => return Ok(MergeList(merges)),
-                    }
-                }
-            }
-        }
-        deserializer.deserialize_seq(ListVisitor)
-    }
-}
-
-/// `"left right"` in files up to 2024, `["left", "right"]` since.
-struct Merge(String, String);
-
-impl<'de> Deserialize<'de> for Merge {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct MergeVisitor;
-        impl<'de> Visitor<'de> for MergeVisitor {
-            type Value = Merge;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "two tokens")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Merge, E> {
-                let (left, right) =
-                    text.split_once(' ').filter(|(_, right)| !right.contains(' ')).ok_or_else(|| {
-                        E::custom(format!("expected two tokens with a space between them, found {text:?}"))
-                    })?;
-                Ok(Merge(left.into(), right.into()))
-            }
-
-            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> std::result::Result<Merge, S::Error> {
-                match (seq.next_element()?, seq.next_element()?, seq.next_element::<IgnoredAny>()?) {
-                    (Some(left), Some(right), None) => Ok(Merge(left, right)),
-                    _ => Err(S::Error::custom("expected two tokens")),
-                }
-            }
-        }
-        deserializer.deserialize_any(MergeVisitor)
     }
 }

@@ -315,11 +315,18 @@ fn a_value_that_is_not_a_number_is_not_lost_in_functions() {
 
 #[test]
 fn forms_stay_close_to_the_stored_size() {
-    for (dtype, limit) in [(Dtype::Q4_0, 1.12), (Dtype::Q4K, 1.06), (Dtype::Q8_0, 1.06), (Dtype::F16, 1.0)] {
-        let builder = MatrixBuilder::new(dtype, 64, 4096, 0..4096).unwrap();
-        let mut builder = builder;
+    for dtype in Dtype::ALL {
+        let limit = match dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Q4_0 => 1.0,
+            Dtype::Q3K | Dtype::Q4K | Dtype::Q8_0 => 1.06,
+            Dtype::Q6K => 1.32,
+            _ => 1.2,
+        };
+        let mut builder = MatrixBuilder::new(dtype, 64, 4096, 0..4096).unwrap();
         builder.push(&vec![0; 64 * dtype.row_bytes(4096)]);
-        let ratio = builder.finish("w").unwrap().n_bytes() as f64 / (64 * dtype.row_bytes(4096)) as f64;
+        let n_bytes = builder.finish("w").unwrap().n_bytes();
+        assert_eq!(n_bytes as u64, Matrix::held_bytes(dtype, 64, &(0..4096)), "{}", dtype.name());
+        let ratio = n_bytes as f64 / (64 * dtype.row_bytes(4096)) as f64;
         assert!(ratio <= limit, "{}: {ratio}", dtype.name());
     }
 }

@@ -1,6 +1,7 @@
 //! What people are told about a model, and the pictures that are offered with it: from arguments, or from a JSON file with the manifest's own keys.
 
 use crate::ask::decode;
+use crate::json;
 use crate::model_folder::read_small;
 use llama3med::manifest::{DECODER, ENCODER, MAX_MANIFEST_BYTES, Manifest, Sample, check_path};
 use llama3med::{Error, Result};
@@ -33,7 +34,7 @@ impl About {
     /// Reads a JSON file; the samples' paths are relative to it. Every picture is decoded once: a broken one is found now, not on the page.
     pub fn read(file: &Path) -> Result<Self> {
         let corrupt = |field: &str, problem: String| Error::corrupt(file.display().to_string(), field, problem);
-        let json = read_small(file, MAX_MANIFEST_BYTES)?;
+        let json = json::decoded(&file.display().to_string(), read_small(file, MAX_MANIFEST_BYTES)?)?;
         let mut about: Self = serde_json::from_slice(&json).map_err(|error| corrupt("JSON", error.to_string()))?;
         let mut names = BTreeSet::new();
         for sample in &mut about.samples {

@@ -2,7 +2,7 @@
 //!
 //! The answer goes to standard output as it comes, progress and timings go to standard error.
 
-use crate::model_folder::{Source, Stored, failed, read_small};
+use crate::model_folder::{Files, Source, Stored, failed, read_small};
 use crate::native::with_files;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::image::Picture;
@@ -40,6 +40,8 @@ pub struct Options {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampler: SamplerOptions,
+    /// Ends an answer that only repeats itself.
+    pub stop_repetition: bool,
     /// Ranks; `None` is one for each core, or one alone for a small model.
     pub ranks: Option<usize>,
     /// The largest conversation in tokens; `None` is the engine's default.
@@ -51,23 +53,26 @@ pub struct Options {
 /// Asks; `stop` ends the answer after the next token.
 pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
     options.sampler.check()?;
-    let picture = match &options.image {
-        Some(path) => Some(decode(path)?),
-        None => None,
-    };
-    let (name, decoder, encoder) = options.model.open()?;
-    let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&decoder, &encoder));
+    let picture = options.image.as_deref().map(decode).transpose()?;
+    let notes = picture.iter().flat_map(|picture| &picture.notes);
+    notes.for_each(|note| eprintln!("{note}"));
+    let (name, files) = options.model.open()?;
+    if picture.is_some() && files.encoder.is_none() {
+        return Err(Error::NoVision);
+    }
+    let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&files));
     let start = Instant::now();
-    with_files([&decoder, &encoder], n_ranks, options.template.clone(), options.context, |session| {
+    with_files(files.bytes(), n_ranks, options.template.clone(), options.context, |session| {
         eprintln!("loaded {:?} on {n_ranks} rank(s) in {}", name, seconds(start.elapsed()));
         block_on(run(session, options, picture.as_ref(), stop))
     })
 }
 
 /// Ranks where none are asked for.
-pub(crate) fn default_ranks(decoder: &Stored, encoder: &Stored) -> usize {
+pub(crate) fn default_ranks(files: &Files<Stored>) -> usize {
     let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if decoder.size() + encoder.size() < SMALL_MODEL_BYTES { 1 } else { n_cores }
+    let n_bytes: u64 = files.named().map(|(_, file)| file.size()).sum();
+    if n_bytes < SMALL_MODEL_BYTES { 1 } else { n_cores }
 }
 
 /// Reads a picture.
@@ -75,6 +80,7 @@ pub(crate) fn decode(path: &Path) -> Result<Picture> {
     let bytes = read_small(path, MAX_PICTURE_BYTES)?;
     Picture::decode(&bytes).map_err(|error| match error {
         Error::Image(problem) => Error::Image(format!("{}: {problem}", path.display())),
+        Error::Format(_) => Error::Image(format!("{}: {error}", path.display())),
         other => other,
     })
 }
@@ -92,10 +98,15 @@ async fn run(
         let start = Instant::now();
         let look = session.look(picture, &mut listener).await?;
         listener.end_stage();
-        eprintln!("encoded {} tiles in {}", session.model().scales().n_tiles(), seconds(start.elapsed()));
+        let n_tiles = session.model().vision().map_or(0, |vision| vision.scales.n_tiles());
+        eprintln!("encoded {n_tiles} tiles in {}", seconds(start.elapsed()));
         (chat.image, features) = (Some(look.key), look.features);
     }
-    let ask = AskOptions { max_tokens: options.max_tokens, sampler: options.sampler.clone() };
+    let ask = AskOptions {
+        max_tokens: options.max_tokens,
+        sampler: options.sampler.clone(),
+        stop_repetition: options.stop_repetition,
+    };
     let start = Instant::now();
     let answer = session.ask(&mut chat, &options.prompt, &ask, &mut listener).await?;
     let _ = writeln!(std::io::stdout());
@@ -118,6 +129,7 @@ fn report(listener: &Terminal, answer: &Answer, start: Instant) {
         Finish::Stop => "the model ended its answer",
         Finish::Length => "as long as --max-tokens allows",
         Finish::Context => "the context is full",
+        Finish::Repetition => "it only repeated itself; --allow-repetition lets it go on",
         Finish::Cancelled => "stopped",
     };
     eprintln!("answered {} tokens in {} ({:.1}/s): {end}", listener.ids.len(), seconds(time), rate(n_steps, time));

@@ -64,9 +64,8 @@ type Squares = BTreeMap<Place, (usize, Vec<f64>)>;
 /// Runs the checkpoint as it is over the prompts. One rank sees whole rows.
 pub fn calibrate(understood: &Understood, options: &Options) -> Result<Importance> {
     let prompts = prompts::read(&options.prompts, options.images.as_deref())?;
-    let (decoder, encoder) = understood.exact_plans()?;
-    let files = [Unwritten::from(decoder), Unwritten::from(encoder)];
-    let squares = with_files([&files[0], &files[1]], 1, None, None, |session| {
+    let files = understood.exact_plans()?.map(Unwritten::from);
+    let squares = with_files(files.bytes(), 1, None, None, |session| {
         let squares = Rc::new(RefCell::new(Squares::new()));
         let seen = squares.clone();
         session.watch(Watch::new(move |place, n_tokens, value| {
@@ -95,7 +94,7 @@ async fn answer(session: &mut Session<Threads>, prompts: &[Prompt]) -> Result<()
     let bar = ProgressBar::new(prompts.len() as u64).with_style(style.expect("the template is a constant"));
     bar.set_message("calibrating");
     bar.tick();
-    let options = AskOptions { max_tokens: MAX_TOKENS, sampler: SamplerOptions::default() };
+    let options = AskOptions { max_tokens: MAX_TOKENS, sampler: SamplerOptions::default(), stop_repetition: false };
     for group in prompts.chunk_by(|a, b| a.image == b.image) {
         let mut chat = Chat::default();
         if let Some(path) = &group[0].image {

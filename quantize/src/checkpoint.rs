@@ -17,6 +17,7 @@ use crate::checkpoint::config::Json;
 use crate::checkpoint::family::Family;
 use crate::checkpoint::names::Part;
 use crate::checkpoint::tensor::Tensor;
+use crate::json;
 use crate::model_folder::read_small;
 use clap::Args;
 use llama3med::{Error, Result};
@@ -34,17 +35,17 @@ const MAX_TOKENIZER_BYTES: usize = 256 << 20;
 /// Where parts of a model are that its folder does not hold: folders or files, each `None` where the checkpoint's own folder has it.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Parts {
-    /// The language model, where the checkpoint does not hold it: a folder, or one file of tensors.
+    /// Take the language model from here: a folder, or one file of weights.
     #[arg(long, value_name = "PATH")]
     pub decoder: Option<PathBuf>,
-    /// The image tower, such as a folder of openai/clip-vit-large-patch14-336 or the file checkpoint.pth of H-optimus-0.
+    /// Take the image tower from here: a folder such as that of openai/clip-vit-large-patch14-336, or a file such as H-optimus-0's checkpoint.pth.
     #[arg(long, value_name = "PATH")]
     pub encoder: Option<PathBuf>,
-    /// The connector, such as the file mm_projector.bin.
+    /// Take the connector from here: a folder, or a file such as mm_projector.bin.
     #[arg(long, value_name = "PATH")]
     pub connector: Option<PathBuf>,
-    /// A LoRA adapter to merge: a folder with adapter_config.json. One in the checkpoint's own folder is merged without being named.
-    #[arg(long, value_name = "FOLDER")]
+    /// Merge a LoRA adapter: a folder with adapter_config.json. An adapter in the checkpoint's own folder is merged without this option.
+    #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
 }
 
@@ -154,7 +155,7 @@ impl Checkpoint {
     /// Such a file's text, if it is there.
     fn text(&self, name: &str, max: usize) -> Result<Option<String>> {
         let Some(path) = self.tokenizer_file(name) else { return Ok(None) };
-        let text = String::from_utf8(read_small(&path, max)?);
+        let text = String::from_utf8(json::decoded(name, read_small(&path, max)?)?);
         text.map(Some).map_err(|error| Error::corrupt(name, "text", error.to_string()))
     }
 

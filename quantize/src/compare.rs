@@ -7,7 +7,7 @@
 use crate::ask::{decode, default_ranks};
 use crate::checkpoint::Parts;
 use crate::convert::Understood;
-use crate::model_folder::{Unwritten, open_folder, write_manifest};
+use crate::model_folder::{Files, Unwritten, open_folder, write_manifest};
 use crate::native::{Bytes, with_files};
 use crate::prompts::{self, Prompt};
 use clap::Args;
@@ -28,11 +28,12 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Measure what quantization has cost a model.
+/// Measure what quantization costs a model.
 ///
-/// MODEL is a model folder, REFERENCE the checkpoint that it was made from (read as exactly as it is stored, nothing is written) or a folder converted
-/// with --type f32 or f16. Both read the reference's greedy answers to the same prompts. Reported are the Kullback-Leibler divergence of the next-token
-/// distributions, how often the likeliest token is the same, and the relative error of the image features and of the residual stream after each layer.
+/// REFERENCE is the checkpoint that MODEL was made from (used as exactly as it is stored; nothing is written to it) or a model folder converted with
+/// --type f32 or f16. Both models read the answers that the reference gives to the same prompts without randomness. The report has the Kullback-Leibler
+/// divergence of their next-token distributions, how often both find the same token likeliest, and the relative error of the image features and of the
+/// residual stream after each layer.
 #[derive(Args, Debug, Clone)]
 #[command(after_help = "Examples:\n  quantize compare models/llama3-med checkpoints/llama3-med --write\n  \
     quantize compare models/llama3-med checkpoints/llama3-med --prompts prompts.txt --images films\n  \
@@ -40,28 +41,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Options {
     /// The model folder.
     pub model: PathBuf,
-    /// A checkpoint's folder, or a model folder.
+    /// The checkpoint's folder, or a model folder of higher precision.
     pub reference: PathBuf,
-    /// Prompts: a text file with one a line, or a question set that eval reads. Default: what the model folder offers with its sample pictures, or a
-    /// dozen general questions.
+    /// A text file with one prompt a line, or a question set that eval reads. Default: the questions that the model folder suggests about its sample
+    /// pictures, or a dozen general ones.
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
-    /// A folder of pictures that the prompts are asked about in turn, or those of the question set.
+    /// A folder of pictures: those of the question set, or any that the prompts are asked about in turn.
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
-    /// Takes the first N prompts only.
+    /// Use the first N prompts only.
     #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
     pub limit: Option<usize>,
-    /// Tokens of an answer at most.
+    /// End each answer after N tokens.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = crate::at_least_one)]
     pub max_tokens: usize,
-    /// Writes the result into the model folder's manifest: the page shows it.
+    /// Write the result into the model folder's manifest, so that the page shows it.
     #[arg(long)]
     pub write: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-    /// Ranks to split the models over, one thread each. Default: the number of cores, 1 for a small model.
+    /// Split each model over N ranks, one thread each. Default: the number of cores, or 1 for a small model.
     #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
     pub ranks: Option<usize>,
     /// The reference's parts that are elsewhere, as in `convert`.
@@ -90,7 +91,7 @@ pub struct Report {
 
 /// Compares; `stop` ends the work with [`Error::Cancelled`].
 pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
-    let (mut manifest, decoder, encoder) = open_folder(&options.model)?;
+    let (mut manifest, files) = open_folder(&options.model)?;
     let (images, folder) = (options.images.as_deref(), &options.model);
     let mut prompts = match &options.prompts {
         Some(file) => prompts::read(file, images)?,
@@ -100,7 +101,7 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let pictures: BTreeSet<&PathBuf> = prompts.iter().filter_map(|prompt| prompt.image.as_ref()).collect();
     let run = Run {
         prompts: &prompts,
-        n_ranks: options.ranks.unwrap_or_else(|| default_ranks(&decoder, &encoder)),
+        n_ranks: options.ranks.unwrap_or_else(|| default_ranks(&files)),
         max_tokens: options.max_tokens,
         stop,
     };
@@ -113,7 +114,7 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
         Ok(name)
     })?;
     let mut totals = Totals::default();
-    run.each("model", [&decoder, &encoder], &reference, |idx, trace| {
+    run.each("model", files.bytes(), &reference, |idx, trace| {
         totals.add(&reference[idx], &trace).map_err(|problem| {
             Error::Invalid(format!("the models do not belong together: {problem}, for {:?}", prompts[idx].question))
         })
@@ -137,20 +138,20 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
 }
 
 /// The reference's name and its files: those of a model folder, or those that a checkpoint would become.
-fn with_reference<T>(options: &Options, run: impl FnOnce(String, [&dyn Bytes; 2]) -> Result<T>) -> Result<T> {
+fn with_reference<T>(options: &Options, run: impl FnOnce(String, Files<&dyn Bytes>) -> Result<T>) -> Result<T> {
     let place = &options.reference;
     if place.join("manifest.json").exists() {
-        let (manifest, decoder, encoder) = open_folder(place)?;
-        let name = name(&manifest.name, &decoder.header()?.1);
-        return run(name, [&decoder, &encoder]);
+        let (manifest, files) = open_folder(place)?;
+        let name = name(&manifest.name, &files.decoder.header()?.1);
+        return run(name, files.bytes());
     }
     let mut understood = Understood::read(place, &options.parts, options.scales.as_deref())?;
     if options.drop_first_patch {
         understood.drop_first_patch()?;
     }
-    let (decoder, encoder) = understood.exact_plans()?;
-    let name = name("checkpoint", &decoder.gguf(DECODER)?.0);
-    run(name, [&Unwritten::from(decoder), &Unwritten::from(encoder)])
+    let plans = understood.exact_plans()?;
+    let name = name("checkpoint", &plans.decoder.gguf(DECODER)?.0);
+    run(name, plans.map(Unwritten::from).bytes())
 }
 
 /// "checkpoint, f16".
@@ -183,7 +184,7 @@ impl Run<'_> {
     fn each(
         &self,
         who: &'static str,
-        files: [&dyn Bytes; 2],
+        files: Files<&dyn Bytes>,
         reference: &[Trace],
         mut done: impl FnMut(usize, Trace) -> Result<()> + Send,
     ) -> Result<()> {
@@ -226,7 +227,8 @@ impl Run<'_> {
         let answer = match answer {
             Some(answer) => answer,
             None => {
-                let options = AskOptions { max_tokens: self.max_tokens, sampler: SamplerOptions::default() };
+                let (max_tokens, sampler) = (self.max_tokens, SamplerOptions::default());
+                let options = AskOptions { max_tokens, sampler, stop_repetition: false };
                 session.ask(&mut chat, question, &options, listener).await?;
                 chat.turns.pop().map(|turn| turn.answer).unwrap_or_default()
             }

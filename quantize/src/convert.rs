@@ -4,12 +4,13 @@
 
 use crate::About;
 use crate::calibrate::{self, Importance};
+use crate::checkpoint::family::Family;
 use crate::checkpoint::names::{self, Part};
 use crate::checkpoint::tensor::Tensor;
 use crate::checkpoint::{Checkpoint, Parts, chat, config};
 use crate::encode::{encode, encode_for};
 use crate::layout::{Decoder, Encoder, Role, Slot, Tower};
-use crate::model_folder::{Plan, Rows, Writer};
+use crate::model_folder::{Files, Plan, Rows, Writer};
 use crate::types::Types;
 use crate::vocabulary::Vocabulary;
 use llama3med::gguf::Dtype;
@@ -43,13 +44,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// Q4_0 throughout, and everything else as the checkpoint says.
+    /// The usual types, and everything else as the checkpoint says.
     pub fn new(checkpoint: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
         Self {
             checkpoint: checkpoint.into(),
             parts: Parts::default(),
             output: output.into(),
-            types: Dtype::Q4_0.into(),
+            types: Types::default(),
             calibration: None,
             chunk_size: CHUNK_SIZE,
             scales: None,
@@ -65,8 +66,8 @@ pub struct Understood {
     pub checkpoint: Checkpoint,
     /// Shape of the decoder.
     pub decoder: Decoder,
-    /// Shape of tower and connector.
-    pub encoder: Encoder,
+    /// Shape of tower and connector; a language model alone has none.
+    pub encoder: Option<Encoder>,
     /// The tokenizer's vocabulary.
     pub vocabulary: Vocabulary,
 }
@@ -76,7 +77,15 @@ impl Understood {
     pub fn read(folder: &std::path::Path, parts: &Parts, scales: Option<&[usize]>) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder, parts)?;
         let decoder = config::decoder(&checkpoint)?;
-        let encoder = config::encoder(&checkpoint, scales, decoder.dim)?;
+        let encoder = match checkpoint.family {
+            Family::Language if scales.is_some() => {
+                return Err(Error::Invalid(
+                    "scales: this checkpoint is a language model, which sees no pictures".into(),
+                ));
+            }
+            Family::Language => None,
+            _ => Some(config::encoder(&checkpoint, scales, decoder.dim)?),
+        };
         let pad = checkpoint.config.ids("pad_token_id")?.first().copied();
         let json = checkpoint.tokenizer()?;
         let tokenizer = Tokenizer::from_json(json.as_bytes())?;
@@ -94,12 +103,16 @@ impl Understood {
 
     /// Leaves out the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
     pub fn drop_first_patch(&mut self) -> Result<()> {
-        if self.encoder.tower != Tower::Siglip || self.encoder.scales.len() > 1 {
-            let problem = "drop-first-patch is for SigLIP towers with one scale; others have a class token to drop, or tiles to merge";
-            return Err(Error::Invalid(problem.into()));
+        match &mut self.encoder {
+            Some(encoder) if encoder.tower == Tower::Siglip && encoder.scales.len() == 1 => {
+                encoder.n_drop = Some(1);
+                Ok(())
+            }
+            _ => {
+                let problem = "drop-first-patch is for SigLIP towers with one scale; others have a class token to drop, or tiles to merge";
+                Err(Error::Invalid(problem.into()))
+            }
         }
-        self.encoder.n_drop = Some(1);
-        Ok(())
     }
 
     /// What the weights are made from: the tensors, their files as they are now, and how columns are weighted.
@@ -111,7 +124,7 @@ impl Understood {
     /// Every slot with its part.
     fn slots(&self) -> Vec<(Part, Slot)> {
         let with = |part| move |slot| (part, slot);
-        let (tower, connector) = self.encoder.slots();
+        let (tower, connector) = self.encoder.as_ref().map(Encoder::slots).unwrap_or_default();
         let decoder = self.decoder.slots().into_iter().map(with(Part::Decoder));
         decoder
             .chain(tower.into_iter().map(with(Part::Tower)))
@@ -125,7 +138,8 @@ impl Understood {
             self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?;
             left.remove(&(part, slot.source));
         }
-        let used = |part: Part, name: &str| !names::is_unused(part, name, self.encoder.n_blocks, self.decoder.tied);
+        let n_blocks = self.encoder.as_ref().map_or(0, |encoder| encoder.n_blocks);
+        let used = |part: Part, name: &str| !names::is_unused(part, name, n_blocks, self.decoder.tied);
         match left.iter().find(|((part, name), _)| used(*part, name)) {
             Some((_, tensor)) => {
                 let problem = "this tensor has no place in the model that the configuration describes";
@@ -135,20 +149,20 @@ impl Understood {
         }
     }
 
-    /// Both files as they are to be written; `importance` weights the columns of the matrices that it knows.
+    /// The files as they are to be written; `importance` weights the columns of the matrices that it knows.
     pub fn plans<'a>(
         &'a self,
         name: &str,
         types: &Types,
         importance: Option<&'a Importance>,
-    ) -> Result<(Plan<'a>, Plan<'a>)> {
+    ) -> Result<Files<Plan<'a>>> {
         let slots = self.slots();
         let dtypes = types.assign(slots.iter().map(|(_, slot)| slot))?;
         self.plans_with(name, slots.into_iter().zip(dtypes), importance)
     }
 
-    /// Both files with every matrix as exact as the checkpoint has it.
-    pub fn exact_plans(&self) -> Result<(Plan<'_>, Plan<'_>)> {
+    /// The files with every matrix as exact as the checkpoint has it.
+    pub fn exact_plans(&self) -> Result<Files<Plan<'_>>> {
         let exact = |(part, slot): (Part, Slot)| {
             let dtype = match slot.role {
                 Role::Matrix => self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?.exact_dtype(),
@@ -165,18 +179,18 @@ impl Understood {
         name: &str,
         slots: impl Iterator<Item = ((Part, Slot), Dtype)>,
         importance: Option<&'a Importance>,
-    ) -> Result<(Plan<'a>, Plan<'a>)> {
+    ) -> Result<Files<Plan<'a>>> {
         let mut decoder = Plan::new(self.decoder.keys(name, &self.vocabulary));
-        let mut encoder = Plan::new(self.encoder.keys(name));
+        let mut encoder = self.encoder.as_ref().map(|encoder| Plan::new(encoder.keys(name)));
         if let Some(factors) = &self.decoder.rope_factors {
             let rows: Rows = Box::new(|_| encode("rope_freqs.weight", Dtype::F32, factors.clone()));
             decoder.push("rope_freqs.weight", Dtype::F32, &[factors.len()], rows);
         }
         for ((part, slot), dtype) in slots {
-            let plan = if part == Part::Decoder { &mut decoder } else { &mut encoder };
+            let plan = encoder.as_mut().filter(|_| part != Part::Decoder).unwrap_or(&mut decoder);
             self.push(plan, part, slot, dtype, importance)?;
         }
-        Ok((decoder, encoder))
+        Ok(Files { decoder, encoder })
     }
 
     fn push<'a>(
@@ -220,15 +234,14 @@ pub fn convert(options: &Options) -> Result<Manifest> {
         Some(calibration) => Some(calibrate::calibrate(&understood, calibration)?),
         None => None,
     };
-    let (decoder, encoder) = understood.plans(&about.name, &options.types, importance.as_ref())?;
+    let plans = understood.plans(&about.name, &options.types, importance.as_ref())?;
     // What is written must load: the engine's own readers look at the headers first.
-    llama3med::config::Config::from_gguf(&decoder.gguf(DECODER)?.0)?;
-    llama3med::encoder::Config::from_gguf(&encoder.gguf(ENCODER)?.0)?;
+    llama3med::config::Config::from_gguf(&plans.decoder.gguf(DECODER)?.0)?;
+    if let Some(encoder) = &plans.encoder {
+        llama3med::encoder::Config::from_gguf(&encoder.gguf(ENCODER)?.0)?;
+    }
     let source = understood.source(importance.as_ref());
-    let mut writer = Writer::create(&options.output, options.chunk_size, [&decoder, &encoder], source.as_bytes())?;
-    writer.write(DECODER, &decoder)?;
-    writer.write(ENCODER, &encoder)?;
-    writer.finish(&about)
+    Writer::create(&options.output, options.chunk_size, &plans, source.as_bytes())?.write_all(&plans, &about)
 }
 
 /// Some rows of a slot as f32, from the place in the checkpoint's tensor where they are.

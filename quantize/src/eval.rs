@@ -29,11 +29,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// What LLaVA-Med's published answers have after each closed question.
 pub const CLOSED_SUFFIX: &str = "Please choose from the following two options: [yes, no]";
 
-/// Ask a model folder the questions of a set and score its answers.
+/// Ask a model the questions of a test set and score its answers.
 ///
-/// Reads LLaVA-Med's test.json, Llama3-Med's questions file (with --truth), and VQA-RAD, SLAKE and PathVQA as published. Prints what the protocol's own
-/// script prints, and beside it strict numbers with 95 % confidence intervals. Answers in -o are not asked again: after Ctrl-C, which ends the run once the
-/// current question is answered, the same command goes on. Without --temperature the best token is always taken.
+/// Reads LLaVA-Med's test.json, Llama3-Med's questions file (with --truth), and VQA-RAD, SLAKE and PathVQA as published. Prints what the chosen
+/// protocol's own script prints, and strict numbers with 95 % confidence intervals.
+///
+/// Ctrl-C ends the run after the current question; the same command then continues with the questions that the file of -o does not answer yet. Questions
+/// whose picture cannot be read are left out and counted. An answer that repeats itself runs on to --max-tokens, as in the published scripts.
 #[derive(Args, Debug, Clone)]
 #[command(
     after_help = "Examples:\n  quantize eval models/demo --questions test.json --images images -o answers.jsonl\n  \
@@ -43,49 +45,49 @@ pub const CLOSED_SUFFIX: &str = "Please choose from the following two options: [
 pub struct Options {
     /// The model folder.
     pub model: PathBuf,
-    /// The questions.
+    /// The file of questions.
     #[arg(long, value_name = "FILE")]
     pub questions: PathBuf,
     /// The folder of their pictures.
     #[arg(long, value_name = "DIR")]
     pub images: PathBuf,
-    /// The true answers, if the questions come without: a file with the same ids.
+    /// A file with the true answers under the same ids, if the questions come without them.
     #[arg(long, value_name = "FILE")]
     pub truth: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub scoring: Scoring,
-    /// Asks the first N questions only.
+    /// Ask the first N questions only.
     #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
     pub limit: Option<usize>,
-    /// Where the answers are kept, one JSON object a line.
+    /// Keep the answers in this file, one JSON object a line. Those that are already in it are not asked again.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Ends closed questions with TEXT; without TEXT, as LLaVA-Med does, with "Please choose from the following two options: [yes, no]".
+    /// Put TEXT after each closed question. Without TEXT it is LLaVA-Med's: "Please choose from the following two options: [yes, no]".
     #[arg(long, value_name = "TEXT", num_args = 0..=1, require_equals = true, default_missing_value = CLOSED_SUFFIX)]
     pub closed_suffix: Option<String>,
-    /// Control: shows a grey picture of the same size instead of each picture.
+    /// Control: show a grey picture of the same size instead of each picture.
     #[arg(long)]
     pub blank: bool,
-    /// Control: shows the picture of another question, always the same other one.
+    /// Control: show the picture of another question, the same one in every run.
     #[arg(long, conflicts_with = "blank")]
     pub shuffle: bool,
-    /// Tokens of an answer at most.
+    /// End each answer after N tokens.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = crate::at_least_one)]
     pub max_tokens: usize,
-    /// Divides the logits before a token is drawn; 0 always takes the best one.
+    /// Randomness: 0 always takes the likeliest token, 1 draws with the model's own probabilities, more is wilder.
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     pub temperature: f64,
-    /// Keeps the best tokens that together have this probability.
+    /// Draw from the likeliest tokens that together have this probability; 1 allows all.
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     pub top_p: f64,
-    /// The same seed gives the same answers.
+    /// Seed of the random numbers: the same seed gives the same answers.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Ranks to split the model over, one thread each. Default: the number of cores, 1 for a small model.
+    /// Split the model over N ranks, one thread each. Default: the number of cores, or 1 for a small model.
     #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
     pub ranks: Option<usize>,
-    /// Tokens of the longest question with its picture and answer.
+    /// Room for a question with its picture and answer, in tokens. Default: 4096, or less if the model was trained for less.
     #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
     pub context: Option<usize>,
 }
@@ -109,16 +111,20 @@ pub fn eval(options: &Options, stop: &AtomicBool) -> Result<Option<Report>> {
         let problem = "expected true answers, found questions alone: give --truth to score, or -o to keep the answers";
         return Err(Error::corrupt(set.file, "records", problem));
     }
-    let (manifest, decoder, encoder) = open_folder(&options.model)?;
+    let (manifest, files) = open_folder(&options.model)?;
     let plan = Plan::new(options, &set, &model_id(&manifest))?;
     let mut answers = Answers::open(options.output.as_deref(), &plan, &set)?;
     let todo: Vec<&Asked> = plan.in_order_of_work().filter(|asked| answers.get(asked).is_none()).collect();
-    let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&decoder, &encoder));
+    let mut unreadable = Unreadable::default();
+    let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&files));
     if !todo.is_empty() {
         let n_kept = plan.n_asked - todo.len();
-        eprintln!("{} questions to ask, {n_kept} answered before; {n_ranks} rank(s)", todo.len());
+        let n_missing = todo.iter().filter(|asked| asked.image.is_err()).count();
+        let missing =
+            if n_missing > 0 { format!(", {n_missing} of them without their picture") } else { String::new() };
+        eprintln!("{} questions to ask{missing}, {n_kept} answered before; {n_ranks} rank(s)", todo.len());
         let asked = with_session(&options.model, n_ranks, options.context, |session| {
-            block_on(ask_all(session, options, &todo, &mut answers, stop))
+            block_on(ask_all(session, options, &todo, &mut answers, &mut unreadable, stop))
         });
         if matches!(asked, Err(Error::Cancelled)) {
             stopped(options, &plan, &answers);
@@ -126,19 +132,26 @@ pub fn eval(options: &Options, stop: &AtomicBool) -> Result<Option<Report>> {
         asked?;
     }
     answers.put_in_order(&plan)?;
+    let with_question = plan.asked().iter().zip(&set.questions);
+    let answered: Vec<_> =
+        with_question.filter_map(|(asked, question)| Some((question, answers.get(asked)?))).collect();
+    if let (Some(error), true) = (&unreadable.first, answered.is_empty()) {
+        return Err(error.clone());
+    }
     let Some(scorer) = scorer else {
-        eprintln!("{} answers are kept; without true answers nothing is scored", plan.n_asked);
+        unreadable.note().iter().for_each(|note| eprintln!("{note}"));
+        eprintln!("{} answers are kept; without true answers nothing is scored", answered.len());
         return Ok(None);
     };
-    let text = |asked: &Asked| answers.get(asked).map(|answer| answer.text.as_str()).unwrap_or_default();
-    let pairs: Vec<_> =
-        plan.asked().iter().zip(&set.questions).map(|(asked, question)| pair(question, text(asked))).collect();
+    let pairs: Vec<_> = answered.iter().map(|(question, answer)| pair(question, &answer.text)).collect();
     let mut report = scorer.report(&pairs);
-    let n_cut = plan.asked().iter().filter(|asked| answers.get(asked).is_some_and(|answer| !answer.is_whole)).count();
+    let n_cut = answered.iter().filter(|(_, answer)| !answer.is_whole).count();
     report.notes.extend(notes(options, &set, n_cut));
+    report.notes.extend(unreadable.note());
     report.run = Some(json!({
-        "model": plan.model_id, "questions": set.file, "format": set.format, "n_asked": plan.n_asked,
-        "n_cut": n_cut, "control": plan.control, "closed_suffix": options.closed_suffix, "max_tokens": options.max_tokens,
+        "model": plan.model_id, "questions": set.file, "format": set.format, "n_asked": answered.len(),
+        "n_unreadable_pictures": unreadable.n_pictures, "n_unasked": unreadable.n_questions, "n_cut": n_cut,
+        "control": plan.control, "closed_suffix": options.closed_suffix, "max_tokens": options.max_tokens,
         "temperature": options.temperature, "top_p": options.top_p, "seed": options.seed,
     }));
     Ok(Some(report))
@@ -181,19 +194,49 @@ fn notes(options: &Options, set: &QuestionSet, n_cut: usize) -> Vec<String> {
     notes
 }
 
+/// Pictures that could not be read. Their questions are neither asked nor scored, and the others are.
+#[derive(Default)]
+struct Unreadable {
+    n_pictures: usize,
+    n_questions: usize,
+    first: Option<Error>,
+}
+
+impl Unreadable {
+    fn note(&self) -> Option<String> {
+        let first = self.first.as_ref()?;
+        let (n_pictures, n_questions) = (self.n_pictures, self.n_questions);
+        Some(format!(
+            "{n_pictures} pictures could not be read, {n_questions} questions about them are left out: {first}"
+        ))
+    }
+}
+
 async fn ask_all(
     session: &mut Session<Threads>,
     options: &Options,
     todo: &[&Asked],
     answers: &mut Answers,
+    unreadable: &mut Unreadable,
     stop: &AtomicBool,
 ) -> Result<()> {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta} left");
     let bar = ProgressBar::new(todo.len() as u64).with_style(style.expect("the template is a constant"));
-    let ask = AskOptions { max_tokens: options.max_tokens, sampler: options.sampler() };
+    // As the published scripts ask, which let a model repeat itself.
+    let ask = AskOptions { max_tokens: options.max_tokens, sampler: options.sampler(), stop_repetition: false };
     let mut listener = Patient { stop };
-    for group in todo.chunk_by(|a, b| a.image == b.image) {
-        let picture = group[0].picture(options.blank)?;
+    for group in todo.chunk_by(|a, b| a.image_idx == b.image_idx) {
+        let picture = match group[0].picture(options.blank) {
+            Ok(picture) => picture,
+            Err(error) => {
+                bar.suspend(|| eprintln!("{error}; {} questions about it are left out", group.len()));
+                bar.inc(group.len() as u64);
+                unreadable.n_pictures += 1;
+                unreadable.n_questions += group.len();
+                unreadable.first.get_or_insert(error);
+                continue;
+            }
+        };
         bar.set_message("encoding");
         let look = session.look(&picture, &mut listener).await?;
         bar.set_message("answering");

@@ -5,16 +5,15 @@
 use crate::checkpoint::Parts;
 use crate::convert::Understood;
 use crate::layout::Tower;
-use crate::model_folder::{Source, Stored, open_folder};
+use crate::model_folder::{Files, Plan, Source, Stored, open_folder};
+use crate::types::Types;
 use llama3med::config::Config;
-use llama3med::connector::Connector;
-use llama3med::decoder::Decoder;
-use llama3med::encoder::{self, Encoder};
+use llama3med::encoder;
 use llama3med::gguf::{Dtype, Gguf};
 use llama3med::manifest::{Fidelity, Manifest};
+use llama3med::memory::Held;
 use llama3med::model;
 use llama3med::prompt::{TEMPLATE_KEY, Template};
-use llama3med::shard::{HeadShare, Shard, held_bytes};
 use llama3med::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use serde::Serialize;
@@ -117,6 +116,8 @@ pub struct Memory {
     pub weights: u64,
     /// Bytes of keys and values for 1000 tokens of conversation.
     pub kv_per_1000_tokens: u64,
+    /// Bytes of everything else, roughly: activations, encoded pictures, the tokenizer.
+    pub work: u64,
 }
 
 /// Looks at `path`; `verify` also compares a model folder's chunks with their hashes.
@@ -143,17 +144,18 @@ pub fn inspect(path: &Path, verify: bool) -> Result<Report> {
 
 /// Looks at two GGUF files that are a model together.
 pub fn inspect_pair(decoder: &Path, encoder: &Path) -> Result<Report> {
-    let (name, decoder, encoder) = Source::Pair(decoder.into(), encoder.into()).open()?;
-    let (headers, sizes) = ([decoder.header()?.1, encoder.header()?.1], [decoder.size(), encoder.size()]);
-    let files = headers.iter().zip(sizes).map(|(gguf, size)| file_report(gguf, size, 0)).collect();
-    report("GGUF pair", name, Some(&headers[0]), Some(&headers[1]), files)
+    let files = Files { decoder: decoder.into(), encoder: Some(encoder.into()) };
+    let (name, files) = Source::Files(files).open()?;
+    let headers = files.named().map(|(_, file)| Ok(file.header()?.1)).collect::<Result<Vec<_>>>()?;
+    let reports = headers.iter().zip(files.named()).map(|(gguf, (_, file))| file_report(gguf, file.size(), 0));
+    report("GGUF pair", name, headers.first(), headers.get(1), reports.collect())
 }
 
 fn inspect_folder(path: &Path, verify: bool) -> Result<Report> {
-    let (manifest, decoder, encoder) = open_folder(path)?;
+    let (manifest, stored) = open_folder(path)?;
     let (mut headers, mut files) = (Vec::new(), Vec::new());
-    for (file, stored) in [(&manifest.files, &decoder), (&manifest.files, &encoder)] {
-        let file = file.iter().find(|file| file.name == stored.name()).expect("it was opened by this name");
+    for (name, stored) in stored.named() {
+        let file = manifest.file(name).expect("it was opened by this name");
         if verify {
             stored.verify(file)?;
         }
@@ -161,7 +163,7 @@ fn inspect_folder(path: &Path, verify: bool) -> Result<Report> {
         files.push(file_report(&gguf, stored.size(), file.chunks.len()));
         headers.push(gguf);
     }
-    let report = report("model folder", manifest.name.clone(), Some(&headers[0]), Some(&headers[1]), files)?;
+    let report = report("model folder", manifest.name.clone(), headers.first(), headers.get(1), files)?;
     let Manifest { description, license, fidelity, .. } = manifest;
     Ok(Report { description, license, fidelity, ..report })
 }
@@ -169,13 +171,15 @@ fn inspect_folder(path: &Path, verify: bool) -> Result<Report> {
 fn inspect_checkpoint(path: &Path) -> Result<Report> {
     let understood = Understood::read(path, &Parts::default(), None)?;
     let name = path.display().to_string();
-    let (decoder, encoder) = understood.plans(&name, &Dtype::Q4_0.into(), None)?;
-    let (decoder, encoder) =
-        (decoder.gguf("decoder.gguf, if written as q4_0")?, encoder.gguf("encoder.gguf, if written as q4_0")?);
-    let files = [&decoder, &encoder].map(|(gguf, size)| file_report(gguf, *size, 0)).into();
-    let mut report = report("checkpoint", name, Some(&decoder.0), Some(&encoder.0), files)?;
-    if let Some(encoder) = &mut report.encoder {
-        encoder.family = match understood.encoder.tower {
+    let types = Types::default();
+    let plans = understood.plans(&name, &types, None)?;
+    let written = |(name, plan): (&str, &Plan)| plan.gguf(&format!("{name}, if written as {}", types.decoder));
+    let headers = plans.named().map(written).collect::<Result<Vec<_>>>()?;
+    let files = headers.iter().map(|(gguf, size)| file_report(gguf, *size, 0)).collect();
+    let gguf = |idx: usize| headers.get(idx).map(|(gguf, _)| gguf);
+    let mut report = report("checkpoint", name, gguf(0), gguf(1), files)?;
+    if let (Some(encoder), Some(shape)) = (&mut report.encoder, &understood.encoder) {
+        encoder.family = match shape.tower {
             Tower::Clip => "CLIP",
             Tower::Siglip => "SigLIP",
             Tower::Timm => "timm ViT",
@@ -286,27 +290,9 @@ fn file_report(gguf: &Gguf, n_bytes: u64, n_chunks: usize) -> FileReport {
     FileReport { name: gguf.file.clone(), n_bytes, n_chunks, types }
 }
 
-/// The most that any rank holds, in the forms that the kernels read: a little more than is stored.
 fn memory(n_ranks: usize, decoder: Option<&Gguf>, encoder: Option<&Gguf>) -> Result<Memory> {
-    let (mut weights, mut kv) = (0, 0);
-    for rank in 0..n_ranks {
-        let shard = Shard { rank, n_ranks };
-        let mut bytes = 0;
-        if let Some(gguf) = decoder {
-            let config = Config::from_gguf(gguf)?;
-            bytes += held_bytes(gguf, &Decoder::wants(&config, shard))?;
-            let n_kv_heads = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit).kv_heads.len();
-            kv = kv.max(1000 * config.kv_bytes_per_position() as u64 / config.n_kv_heads as u64 * n_kv_heads as u64);
-        }
-        if let Some(gguf) = encoder {
-            let config = encoder::Config::from_gguf(gguf)?;
-            let mut wants = Encoder::wants(&config, shard);
-            wants.extend(Connector::wants(gguf, shard)?);
-            bytes += held_bytes(gguf, &wants)?;
-        }
-        weights = weights.max(bytes);
-    }
-    Ok(Memory { n_ranks, weights, kv_per_1000_tokens: kv })
+    let Held { weights, kv_per_position, work } = Held::most(decoder, encoder, n_ranks)?;
+    Ok(Memory { n_ranks, weights, kv_per_1000_tokens: 1000 * kv_per_position, work })
 }
 
 impl fmt::Display for Report {
@@ -341,9 +327,15 @@ impl fmt::Display for Report {
             line(f, &file.name, &text)?;
         }
         for memory in &self.memory {
-            let (weights, kv) = (megabytes(memory.weights), megabytes(memory.kv_per_1000_tokens));
+            let [weights, kv, work] = [memory.weights, memory.kv_per_1000_tokens, memory.work].map(megabytes);
             let label = format!("on {} rank{}", memory.n_ranks, if memory.n_ranks == 1 { "" } else { "s" });
-            line(f, &label, &format!("{weights} of weights a rank, and {kv} for 1000 tokens of conversation"))?;
+            line(
+                f,
+                &label,
+                &format!(
+                    "{weights} of weights a rank, {kv} for 1000 tokens of conversation, about {work} for the work"
+                ),
+            )?;
         }
         Ok(())
     }

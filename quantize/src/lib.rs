@@ -1,7 +1,7 @@
 //! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random models, looks into both, measures them.
 //!
 //! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `types` -> `encode` -> `model_folder`; of a measurement:
-//! `records` -> `questions` -> `eval` -> `score` -> `protocol` -> `metrics`, or `prompts` -> `compare`.
+//! `json` -> `records` -> `questions` -> `eval` -> `score` -> `protocol` -> `metrics`, or `prompts` -> `compare`.
 pub mod about;
 pub mod ask;
 pub mod calibrate;
@@ -11,6 +11,7 @@ pub mod convert;
 pub mod encode;
 pub mod eval;
 pub mod inspect;
+pub mod json;
 pub mod layout;
 pub mod metrics;
 pub mod model_folder;

@@ -8,7 +8,7 @@ use llama3med::sampler::SamplerOptions;
 use llama3med::session::Finish;
 use llama3med::{Error, Result};
 use quantize::checkpoint::Parts;
-use quantize::model_folder::Source;
+use quantize::model_folder::{Files, Source};
 use quantize::types::{Choice, Exception, Types};
 use quantize::{About, ask, at_least_one, calibrate, compare, eval, inspect, random, score};
 use serde::Serialize;
@@ -24,7 +24,7 @@ use std::sync::atomic::AtomicBool;
 /// What a shell expects of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
-/// Turns Llama3-Med checkpoints into model folders for the browser, looks into them, and runs them.
+/// Convert vision-language checkpoints into 4-bit model folders for the browser; inspect them, ask them and measure them.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -43,10 +43,10 @@ enum Command {
     Random(RandomArgs),
 }
 
-/// Say what a checkpoint, a GGUF file or a model folder is.
+/// Show what a checkpoint, a GGUF file or a model folder holds.
 ///
-/// Family, shapes, scales, tiles, image tokens, number formats, sizes, template, and the memory of a rank for several numbers of ranks. Nothing is
-/// loaded. Of a checkpoint the files are described that convert would write as q4_0.
+/// Prints family, shapes, scales, tiles, image tokens, number formats, sizes and template, and how much memory each rank needs if the model is split over
+/// 1, 2, 4 or 8 of them. Only headers are read. Of a checkpoint it describes the files that convert would write without --type.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize inspect models/llama3-med\n  quantize inspect --json checkpoints/llama3-med\n  \
@@ -61,33 +61,34 @@ struct InspectArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Compare the chunks of a model folder with their hashes, too.
+    /// Also check every chunk of a model folder against its hash.
     #[arg(long)]
     verify: bool,
 }
 
 /// Ask a model one question, with or without a picture.
 ///
-/// The model is a model folder, or a pair of GGUF files made by llama.cpp's converters, which need no conversion; of split files any part may be named.
-/// The same engine as in the browser runs natively, one thread for each rank. The answer is streamed to standard output; progress and timings go to
-/// standard error. Ctrl-C stops the answer, a second Ctrl-C the program.
+/// The model is a model folder, or GGUF files from llama.cpp's converters, which need no conversion; name any part of a split file. A decoder without an
+/// encoder answers in text and sees no pictures. This is the engine that also runs in the browser, with one thread for each rank. The answer goes to
+/// standard output as it is made, progress and timings go to standard error. Ctrl-C stops the answer; pressed again, it ends the program.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize ask models/demo --image film.png --prompt \"Is the heart enlarged?\"\n  \
     quantize ask models/demo --prompt \"What is a meniscus?\" --temperature 0.7 --top-p 0.9 --seed 1\n  \
-    quantize ask --decoder llava-q4_k_m.gguf --encoder llava-mmproj-f16.gguf --image film.png --prompt \"What is this?\""
+    quantize ask --decoder llava-q4_k_m.gguf --encoder llava-mmproj-f16.gguf --image film.png --prompt \"What is this?\"\n  \
+    quantize ask --decoder llama-3-8b-instruct-q4_k_m.gguf --prompt \"What is a meniscus?\""
 )]
 struct AskArgs {
     /// The model folder.
     #[arg(required_unless_present = "decoder")]
     model: Option<PathBuf>,
     /// The language model as a GGUF file, instead of a model folder.
-    #[arg(long, value_name = "FILE", requires = "encoder", conflicts_with = "model")]
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
     decoder: Option<PathBuf>,
-    /// The image encoder with its connector (llama.cpp's mmproj) that goes with it.
+    /// The image encoder with its connector (llama.cpp's mmproj) that goes with it, if it is to see pictures.
     #[arg(long, value_name = "FILE", requires = "decoder")]
     encoder: Option<PathBuf>,
-    /// The form of conversations, where the file names none that is known, or another than its own.
+    /// How conversations are written, if the file does not say so in a known way, or if you want another form than its own.
     #[arg(long, value_parser = TEMPLATES)]
     template: Option<String>,
     /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF.
@@ -96,66 +97,73 @@ struct AskArgs {
     /// The question.
     #[arg(long, value_name = "TEXT")]
     prompt: String,
-    /// Tokens of the answer at most.
+    /// End the answer after N tokens.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
     max_tokens: usize,
-    /// Divides the logits before a token is drawn; 0 always takes the best one.
+    /// Randomness: 0 always takes the likeliest token, 1 draws with the model's own probabilities, more is wilder.
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     temperature: f32,
-    /// Keeps the best tokens that together have this probability.
+    /// Draw from the likeliest tokens that together have this probability; 1 allows all.
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
-    /// Keeps this many of the best tokens; 0 keeps all.
+    /// Draw from the N likeliest tokens; 0 allows all.
     #[arg(long, value_name = "N", default_value_t = 0)]
     top_k: usize,
-    /// Drops tokens with less than this part of the best one's probability.
+    /// Never draw a token whose probability is less than P times that of the likeliest; 0 allows all.
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     min_p: f32,
-    /// Makes tokens of the answer so far less likely; 1 does nothing.
+    /// Make tokens that the answer already has less likely; 1 changes nothing, 1.1 is a usual value.
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     repetition_penalty: f32,
-    /// The same seed gives the same answer.
+    /// Let an answer go on that only repeats itself. Otherwise it ends once one piece has come three times or more and fills 96 tokens or more.
+    #[arg(long)]
+    allow_repetition: bool,
+    /// Seed of the random numbers: the same seed gives the same answer.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Ranks to split the model over, one thread each. Default: the number of cores, 1 for a small model.
+    /// Split the model over N ranks, one thread each. Default: the number of cores, or 1 for a small model.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     ranks: Option<usize>,
-    /// Tokens of the longest conversation.
+    /// Room for the conversation in tokens: its picture, questions and answers. Default: 4096, or less if the model was trained for less.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     context: Option<usize>,
-    /// Stores features, image_tokens, logits and tokens as safetensors, for checks by others.
+    /// Save what was computed on the way (features, image_tokens, logits, tokens) as a safetensors file, to compare with other programs.
     #[arg(long, value_name = "FILE")]
     logits_out: Option<PathBuf>,
 }
 
 /// Turn a checkpoint into a model folder.
 ///
-/// CHECKPOINT is a folder with config.json, a tokenizer (tokenizer.json or tokenizer.model) and tensors: safetensors, or torch's pytorch_model.bin and
-/// checkpoint.pth, of which no code is ever run; one file, shards with an index, or the folders language_model, vision_tower and connector. It may be a
-/// Llama3-Med, a TinyLLaVA, a LLaVA in its original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or transformers'. What it lacks may come from elsewhere.
-/// The model folder appears when it is whole; an interrupted run goes on where it was when the same command is given again.
+/// CHECKPOINT is a folder with config.json, a tokenizer (tokenizer.json or tokenizer.model) and weights: safetensors or PyTorch files
+/// (pytorch_model.bin, checkpoint.pth; no code in them is ever run), in one file, in shards with an index, or in the subfolders language_model,
+/// vision_tower and connector. Llama3-Med, TinyLLaVA, and LLaVA in its original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or in that of transformers
+/// are recognised, and so is a Llama or Mistral of transformers alone, which sees no pictures. If a part of the model is not in the folder, say where it
+/// is with --decoder, --encoder or --connector.
+///
+/// The model folder appears under its name only when it is complete. If the run is interrupted or fails, give the same command again: it continues from
+/// the chunks that are already written (in MODEL.partial).
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize convert checkpoints/llama3-med -o models/llama3-med --license llama3\n  \
-    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_k_m --encoder-type q8_0\n  \
+    quantize convert checkpoints/llama3-med -o models/llama3-med --type q4_0 --encoder-type q8_0\n  \
     quantize convert runs/llama3-med-lora --decoder checkpoints/llama-3-8b --encoder checkpoints/clip-l-336 -o models/llama3-med"
 )]
 struct ConvertArgs {
     /// The checkpoint's folder.
     checkpoint: PathBuf,
-    /// Sides in pixels at which pictures are seen, such as 336,672,1008, where the checkpoint does not tell.
+    /// Side lengths in pixels at which the model sees a picture, such as 336,672,1008, if the checkpoint does not say.
     #[arg(long, value_delimiter = ',')]
     scales: Option<Vec<usize>>,
     #[command(flatten)]
     parts: Parts,
-    /// Prompts that the unquantized model answers first, to learn which weights matter (an importance matrix): a text file with one a line, or a
-    /// question set that eval reads. Counts for q4_0, q4_k and q6_k.
+    /// Let the unquantized model answer these prompts first, to learn which weights matter most (an importance matrix): a text file with one prompt a
+    /// line, or a question set that eval reads. Improves q4_0, q4_k and q6_k.
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
-    /// A folder of pictures that these prompts are asked about in turn, or those of the question set.
+    /// A folder of pictures for --calibrate: those of the question set, or any that the prompts are asked about in turn.
     #[arg(long, value_name = "DIR", requires = "calibrate")]
     images: Option<PathBuf>,
-    /// Leaves out the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
+    /// Leave out the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
     #[arg(long)]
     drop_first_patch: bool,
     #[command(flatten)]
@@ -164,15 +172,15 @@ struct ConvertArgs {
 
 /// Make a model folder of random weights, for tests and benchmarks.
 ///
-/// The folder has the size and shape of the real thing, a tokenizer inside, and the same content for the same seed. Its answers mean nothing.
+/// The folder has the size and shape of a real model and a tokenizer, and the same seed always gives the same content. Its answers mean nothing.
 #[derive(Args)]
-#[command(after_help = "Example:\n  quantize random --shape tiny -o www/models/demo")]
+#[command(after_help = "Example:\n  quantize random --shape tiny -o dist/models/tiny")]
 struct RandomArgs {
-    /// What to make.
+    /// The shape of the model.
     #[arg(long, value_parser = random::SHAPES.map(|(name, help)| clap::builder::PossibleValue::new(name).help(help)))]
     shape: String,
-    /// Makes another model of the same shape.
-    #[arg(long, default_value_t = 0)]
+    /// Seed of the random weights.
+    #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
     output: OutputArgs,
@@ -180,40 +188,40 @@ struct RandomArgs {
 
 #[derive(Args)]
 struct OutputArgs {
-    /// The model folder to write. An older model there is replaced once the new one is whole.
+    /// The model folder to write. A model that is already there is replaced once the new one is complete; any other folder is left alone.
     #[arg(short, long, value_name = "MODEL")]
     output: PathBuf,
-    /// Number format of the large matrices; q4_k_m mixes q6_k into q4_k as llama.cpp does. Where rows are no whole number of blocks, the nearest finer
-    /// format that fits is taken.
-    #[arg(long = "type", value_name = "TYPE", default_value = "q4_0", value_parser = choices())]
+    /// Number format of the large matrices; q4_k_m mixes q6_k into q4_k as llama.cpp does. A matrix whose rows are not a whole number of blocks gets the
+    /// nearest finer format that fits.
+    #[arg(long = "type", value_name = "TYPE", default_value_t, value_parser = choices())]
     choice: Choice,
-    /// Number format of the large matrices of encoder and connector, if another.
+    /// Number format of the large matrices of encoder and connector, if it is to differ from --type.
     #[arg(long = "encoder-type", value_name = "TYPE", value_parser = choices())]
     encoder_choice: Option<Choice>,
-    /// Another format for the large matrices in whose names PATTERN, a regular expression, is found: ffn_down=q8_0, ^blk\.0\.=f16, ^mm\.=f32. May be
-    /// given several times; the last that fits counts. Names are those of GGUF files.
+    /// Give the large matrices whose GGUF names match PATTERN, a regular expression, another format: ffn_down=q8_0, ^blk\.0\.=f16, ^mm\.=f32. May be
+    /// given several times; the last match counts.
     #[arg(long = "tensor", value_name = "PATTERN=TYPE")]
     exceptions: Vec<Exception>,
-    /// Bytes of a chunk; K, M and G may follow. The default fits the smallest limit of the common static hosts.
-    #[arg(long, value_name = "BYTES", default_value_t = CHUNK_SIZE, value_parser = bytes)]
+    /// Size of a chunk in bytes, or with K, M or G behind the number. Default: 24M, which every common static host accepts.
+    #[arg(long, value_name = "BYTES", default_value_t = CHUNK_SIZE, hide_default_value = true, value_parser = bytes)]
     chunk_size: u64,
-    /// A JSON file with name, description, license, notices, suggested_questions and samples, as in a manifest; the flags below go before it. Paths of
-    /// samples are relative to the file, and the pictures are copied into the model folder.
+    /// What people are told about the model: a JSON file with name, description, license, notices, suggested_questions and samples, as in a manifest.
+    /// Paths of samples are relative to the file; the pictures are copied into the model folder. The options below override it.
     #[arg(long, value_name = "FILE")]
     about: Option<PathBuf>,
-    /// Name shown to people.
-    #[arg(long)]
+    /// Name of the model, as people see it.
+    #[arg(long, value_name = "TEXT")]
     name: Option<String>,
-    /// One sentence on what the model is.
-    #[arg(long)]
+    /// One sentence about the model.
+    #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Licence of the weights, as an SPDX expression where there is one.
-    #[arg(long)]
+    /// Licence of the weights, if possible as an SPDX expression.
+    #[arg(long, value_name = "TEXT")]
     license: Option<String>,
-    /// A notice that must be shown with the model; may be given several times.
+    /// A notice to show with the model, such as one that its licence demands. May be given several times.
     #[arg(long, value_name = "TEXT")]
     notice: Vec<String>,
-    /// A question that the page offers; may be given several times.
+    /// A question for the page to suggest. May be given several times.
     #[arg(long, value_name = "TEXT")]
     question: Vec<String>,
 }
@@ -329,9 +337,9 @@ fn print(report: &(impl Serialize + Display), as_json: bool) -> ExitCode {
 fn answer(args: AskArgs) -> Result<ExitCode> {
     let stop = watch_ctrl_c()?;
     let options = ask::Options {
-        model: match (args.decoder, args.encoder, args.model) {
-            (Some(decoder), Some(encoder), _) => Source::Pair(decoder, encoder),
-            (.., model) => Source::Folder(model.unwrap_or_default()),
+        model: match args.decoder {
+            Some(decoder) => Source::Files(Files { decoder, encoder: args.encoder }),
+            None => Source::Folder(args.model.unwrap_or_default()),
         },
         template: args.template.as_deref().map(Template::named).transpose()?,
         image: args.image,
@@ -345,6 +353,7 @@ fn answer(args: AskArgs) -> Result<ExitCode> {
             repetition_penalty: args.repetition_penalty,
             seed: args.seed,
         },
+        stop_repetition: !args.allow_repetition,
         ranks: args.ranks,
         context: args.context,
         logits_out: args.logits_out,

@@ -1,10 +1,14 @@
 //! Model folders on disk: written chunk by chunk beside their place and moved there when whole; read as the files that the chunks make up. GGUF files of
 //! others are read in the same way, split ones as the whole that their parts make up.
+//!
+//! What has its name is whole, also after a power cut: a file is flushed to the disk before it is renamed, and its folder before anything builds on that.
 
 use crate::About;
+use crate::json;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::config::Config;
 use llama3med::encoder;
+use llama3med::error::stand_in;
 use llama3med::gguf::{ALIGNMENT, Dtype, Gguf, Header, part_names};
 use llama3med::manifest::{Chunk, DECODER, ENCODER, File, MAX_MANIFEST_BYTES, Manifest};
 use llama3med::{Error, Result};
@@ -12,12 +16,33 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Weights in a piece that one thread makes at a time: with two pieces a thread this bounds the memory.
 const PIECE_WEIGHTS: usize = 1 << 20;
+
+/// The files of a model: its decoder and, where it sees pictures, its encoder with the connector.
+#[derive(Debug, Clone, Copy)]
+pub struct Files<T> {
+    /// The language model.
+    pub decoder: T,
+    /// What sees pictures.
+    pub encoder: Option<T>,
+}
+
+impl<T> Files<T> {
+    /// Each file with its name in a model folder.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &T)> {
+        [(DECODER, &self.decoder)].into_iter().chain(self.encoder.iter().map(|file| (ENCODER, file)))
+    }
+
+    /// The same files as something else.
+    pub fn map<U>(self, change: impl Fn(T) -> U) -> Files<U> {
+        Files { decoder: change(self.decoder), encoder: self.encoder.map(change) }
+    }
+}
 
 /// Gives the bytes of some rows of a tensor.
 pub type Rows<'a> = Box<dyn Fn(Range<usize>) -> Result<Vec<u8>> + Send + Sync + 'a>;
@@ -117,7 +142,7 @@ impl Planned<'_> {
     }
 }
 
-/// A model folder in the making. Dropped before [`Writer::finish`], it leaves nothing behind; killed, the chunks that the next run goes on from.
+/// A model folder in the making. Dropped before [`Writer::finish`], or killed, it leaves behind the whole chunks that the next run goes on from.
 pub struct Writer {
     target: PathBuf,
     partial: PathBuf,
@@ -130,9 +155,9 @@ pub struct Writer {
 const FINGERPRINT: &str = "fingerprint";
 
 impl Writer {
-    /// Makes sure that `target` may be (over)written and that both files have room. `source` names what their tensors are made from: what an interrupted
-    /// run left of the same files, from the same source, is kept; anything else is cleared away.
-    pub fn create(target: &Path, chunk_size: u64, files: [&Plan; 2], source: &[u8]) -> Result<Self> {
+    /// Makes sure that `target` may be (over)written and that the files have room. `source` names what their tensors are made from: what an interrupted
+    /// or failed run left of the same files, from the same source, is kept; anything else is cleared away.
+    pub fn create(target: &Path, chunk_size: u64, files: &Files<Plan>, source: &[u8]) -> Result<Self> {
         if !(1..=1 << 30).contains(&chunk_size) {
             return Err(Error::Invalid(format!("chunk size must be 1 to {} bytes, found {chunk_size}", 1 << 30)));
         }
@@ -141,21 +166,25 @@ impl Writer {
         let mut hash = Sha256::new();
         hash.update(env!("CARGO_PKG_VERSION"));
         hash.update(chunk_size.to_le_bytes());
-        files.iter().for_each(|plan| hash.update(plan.header.to_bytes()));
+        files.named().for_each(|(_, plan)| hash.update(plan.header.to_bytes()));
         hash.update(source);
         let fingerprint = hex(hash);
         let note = partial.join(FINGERPRINT);
         if partial.exists() && read_small(&note, 64).ok().as_deref() != Some(fingerprint.as_bytes()) {
             fs::remove_dir_all(&partial).map_err(|error| failed(&partial, "remove", error))?;
         }
-        fs::create_dir_all(&partial).map_err(|error| failed(&partial, "create", error))?;
-        fs::write(&note, &fingerprint).map_err(|error| failed(&note, "write", error))?;
-        let n_bytes = files.map(Plan::n_bytes).iter().sum::<u64>();
+        if !partial.exists() {
+            fs::create_dir_all(&partial).map_err(|error| failed(&partial, "create", error))?;
+            write_whole(&note, fingerprint.as_bytes())?;
+            flush_folder(&note)?;
+        }
+        clear(&partial)?;
+        let n_bytes = files.named().map(|(_, plan)| plan.n_bytes()).sum::<u64>();
         let style =
             ProgressStyle::with_template("{msg:14} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
         let progress = ProgressBar::new(n_bytes).with_style(style.expect("the template is a constant"));
         let writer = Self { target: target.into(), partial, chunk_size, files: Vec::new(), progress };
-        let n_kept: u64 = [DECODER, ENCODER].iter().map(|name| writer.n_whole_chunks(name) as u64 * chunk_size).sum();
+        let n_kept: u64 = files.named().map(|(name, _)| writer.n_whole_chunks(name) as u64 * chunk_size).sum();
         check_space(&writer.partial, n_bytes.saturating_sub(n_kept))?;
         Ok(writer)
     }
@@ -197,38 +226,67 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes all files, then the rest.
+    pub fn write_all(mut self, files: &Files<Plan>, about: &About) -> Result<Manifest> {
+        files.named().try_for_each(|(name, plan)| self.write(name, plan))?;
+        self.finish(about)
+    }
+
     /// Writes the manifest, with the files that were written and the samples' pictures, and moves the folder to its place.
-    pub fn finish(self, about: &About) -> Result<Manifest> {
+    fn finish(self, about: &About) -> Result<Manifest> {
         for (sample, picture) in about.samples.iter().zip(&about.pictures) {
             let path = self.partial.join(&sample.path);
-            fs::copy(picture, &path).map_err(|error| failed(&path, "write", error))?;
+            copy(picture, &path).map_err(|error| failed(picture, "copy", error))?;
         }
         let manifest = Manifest { files: self.files.clone(), ..about.manifest() };
         let path = self.partial.join("manifest.json");
-        fs::write(&path, manifest_bytes(&manifest)?).map_err(|error| failed(&path, "write", error))?;
-        let note = self.partial.join(FINGERPRINT);
-        fs::remove_file(&note).map_err(|error| failed(&note, "remove", error))?;
-        check_target(&self.target)?;
-        let old = beside(&self.target, "old")?;
-        if old.exists() {
-            fs::remove_dir_all(&old).map_err(|error| failed(&old, "remove", error))?;
-        }
-        if self.target.exists() {
-            fs::rename(&self.target, &old).map_err(|error| failed(&self.target, "rename", error))?;
-        }
-        fs::rename(&self.partial, &self.target).map_err(|error| failed(&self.target, "create", error))?;
-        if old.exists() {
-            fs::remove_dir_all(&old).map_err(|error| failed(&old, "remove", error))?;
-        }
+        write_whole(&path, &manifest_bytes(&manifest)?)?;
+        flush_folder(&path)?;
+        self.put_in_place()?;
         self.progress.finish_and_clear();
         Ok(manifest)
+    }
+
+    /// Moves the folder to its place. An older model there goes when the new one has it for good.
+    fn put_in_place(&self) -> Result<()> {
+        check_target(&self.target)?;
+        let old = beside(&self.target, "old")?;
+        let remove_old = || match old.exists() {
+            true => fs::remove_dir_all(&old).map_err(|error| failed(&old, "remove", error)),
+            false => Ok(()),
+        };
+        remove_old()?;
+        let replaces = self.target.exists();
+        if replaces {
+            fs::rename(&self.target, &old).map_err(|error| failed(&self.target, "rename", error))?;
+        }
+        if let Err(error) = fs::rename(&self.partial, &self.target) {
+            if replaces {
+                let _ = fs::rename(&old, &self.target);
+            }
+            return Err(failed(&self.target, "create", error));
+        }
+        // Not before: as long as the folder is not in its place, its chunks must be known again.
+        let note = self.target.join(FINGERPRINT);
+        fs::remove_file(&note).map_err(|error| failed(&note, "remove", error))?;
+        flush_folder(&note)?;
+        flush_folder(&self.target)?;
+        remove_old()
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         // After `finish` there is nothing under this name any more.
-        let _ = fs::remove_dir_all(&self.partial);
+        if !self.partial.exists() {
+            return;
+        }
+        self.progress.finish_and_clear();
+        if [DECODER, ENCODER].iter().any(|name| self.n_whole_chunks(name) > 0) {
+            eprintln!("{} keeps what is done; the same command goes on from there", self.partial.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.partial);
+        }
     }
 }
 
@@ -280,11 +338,7 @@ impl Chunks<'_> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        let full = self.writer.partial.join(chunk_name(self.name, self.done.len()));
-        // Under its own name a chunk is whole.
-        let new = full.with_extension("new");
-        fs::write(&new, &self.buffer).map_err(|error| failed(&new, "write", error))?;
-        fs::rename(&new, &full).map_err(|error| failed(&full, "write", error))?;
+        write_whole(&self.writer.partial.join(chunk_name(self.name, self.done.len())), &self.buffer)?;
         let buffer = std::mem::take(&mut self.buffer);
         self.done(&buffer);
         self.buffer = buffer;
@@ -350,11 +404,23 @@ fn check_target(target: &Path) -> Result<()> {
     };
     let chunks = manifest.files.iter().flat_map(|file| &file.chunks).map(|chunk| chunk.path.as_str());
     let pictures = manifest.samples.iter().map(|sample| sample.path.as_str());
-    let ours: BTreeSet<&str> = chunks.chain(pictures).chain(["manifest.json"]).collect();
+    // A run that was killed at its very end leaves its fingerprint.
+    let ours: BTreeSet<&str> = chunks.chain(pictures).chain(["manifest.json", FINGERPRINT]).collect();
     match names.iter().find(|name| !ours.contains(name.as_str())) {
         Some(name) => refuse(format!("the model folder also holds {name}, which would be lost; remove it first")),
         None => Ok(()),
     }
+}
+
+/// Clears a folder in the making of everything but chunks: half-written files, and pictures of samples that this run may not have.
+fn clear(partial: &Path) -> Result<()> {
+    let is_kept = |name: &str| {
+        let is_chunk = [DECODER, ENCODER].iter().any(|file| name.starts_with(&format!("{file}.")));
+        name == FINGERPRINT || is_chunk && !name.ends_with(".new")
+    };
+    let entries = fs::read_dir(partial).map_err(|error| failed(partial, "open", error))?;
+    let mut others = entries.flatten().filter(|entry| !is_kept(&entry.file_name().to_string_lossy()));
+    others.try_for_each(|entry| fs::remove_file(entry.path()).map_err(|error| failed(&entry.path(), "remove", error)))
 }
 
 #[cfg(unix)]
@@ -373,11 +439,46 @@ fn check_space(_: &Path, _: u64) -> Result<()> {
     Ok(())
 }
 
+/// Writes a file under its name once all of it is on the disk. The name itself is there for good after [`flush_folder`].
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let new = beside(path, "new")?;
+    let write = || {
+        let mut file = fs::File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().map_err(|error| failed(path, "write", error))
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut file = fs::File::create(to)?;
+    std::io::copy(&mut fs::File::open(from)?, &mut file)?;
+    file.sync_all()
+}
+
+/// Flushes the folder that `path` is in to the disk: which names it has.
+#[cfg(unix)]
+pub fn flush_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    match fs::File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Some network file systems have no such thing.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        done => done.map_err(|error| failed(folder, "flush", error)),
+    }
+}
+
+/// Other systems do not open folders.
+#[cfg(not(unix))]
+pub fn flush_folder(_: &Path) -> Result<()> {
+    Ok(())
+}
+
 /// Puts another manifest in a folder's place of it.
 pub fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<()> {
-    let (path, new) = (folder.join("manifest.json"), folder.join("manifest.json.new"));
-    fs::write(&new, manifest_bytes(manifest)?).map_err(|error| failed(&new, "write", error))?;
-    fs::rename(&new, &path).map_err(|error| failed(&path, "write", error))
+    let path = folder.join("manifest.json");
+    write_whole(&path, &manifest_bytes(manifest)?)?;
+    flush_folder(&path)
 }
 
 fn manifest_bytes(manifest: &Manifest) -> Result<Vec<u8>> {
@@ -389,7 +490,8 @@ fn manifest_bytes(manifest: &Manifest) -> Result<Vec<u8>> {
 
 /// Reads and checks a folder's manifest.
 pub fn read_manifest(folder: &Path) -> Result<Manifest> {
-    Manifest::parse(&read_small(&folder.join("manifest.json"), MAX_MANIFEST_BYTES)?)
+    let bytes = read_small(&folder.join("manifest.json"), MAX_MANIFEST_BYTES)?;
+    Manifest::parse(&json::decoded("manifest.json", bytes)?)
 }
 
 /// Reads a whole file of at most `max` bytes.
@@ -402,7 +504,23 @@ pub fn read_small(path: &Path, max: usize) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|error| failed(path, "read", error))?;
+    refuse_stand_in(path, &bytes)?;
     Ok(bytes)
+}
+
+/// Fails if the first bytes tell that something else stands in the place of a file of a model; leaves the place of the next read at the start.
+pub fn check_stand_in(path: &Path, mut file: &fs::File) -> Result<()> {
+    let mut first = Vec::new();
+    let read = file.take(200).read_to_end(&mut first).and_then(|_| file.rewind());
+    read.map_err(|error| failed(path, "read", error))?;
+    refuse_stand_in(path, &first)
+}
+
+fn refuse_stand_in(path: &Path, first: &[u8]) -> Result<()> {
+    match stand_in(first) {
+        Some(problem) => Err(Error::corrupt(path.display().to_string(), "contents", problem)),
+        None => Ok(()),
+    }
 }
 
 /// One GGUF file on disk: by itself, in the parts of a split one, or as the chunks of a model folder.
@@ -453,7 +571,9 @@ impl Stored {
             let path = folder.join(&chunk.path);
             let found = fs::metadata(&path).map_err(|error| failed(&path, "open", error))?.len();
             if found < chunk.offset.saturating_add(chunk.size) {
-                let problem = format!("expected {} bytes from {} on, the file has {found}", chunk.size, chunk.offset);
+                check_stand_in(&path, &fs::File::open(&path).map_err(|error| failed(&path, "open", error))?)?;
+                let expected = format!("expected {} bytes from {} on", chunk.size, chunk.offset);
+                let problem = format!("the file is cut short: {expected}, it has {found}");
                 return Err(Error::corrupt(path.display().to_string(), "size", problem));
             }
             parts.push((start..start + chunk.size, path, chunk.offset));
@@ -525,39 +645,38 @@ impl Stored {
 pub enum Source {
     /// A model folder.
     Folder(PathBuf),
-    /// Two GGUF files, as llama.cpp's converters write them: decoder, then image encoder with its connector.
-    Pair(PathBuf, PathBuf),
+    /// GGUF files, as llama.cpp's converters write them.
+    Files(Files<PathBuf>),
 }
 
 impl Source {
-    /// Its name and its two files.
-    pub fn open(&self) -> Result<(String, Stored, Stored)> {
+    /// Its name and its files.
+    pub fn open(&self) -> Result<(String, Files<Stored>)> {
         match self {
-            Self::Folder(folder) => {
-                open_folder(folder).map(|(manifest, decoder, encoder)| (manifest.name, decoder, encoder))
-            }
-            Self::Pair(decoder, encoder) => {
-                let (decoder, encoder) = (Stored::open(decoder)?, Stored::open(encoder)?);
+            Self::Folder(folder) => open_folder(folder).map(|(manifest, files)| (manifest.name, files)),
+            Self::Files(Files { decoder, encoder }) => {
+                let decoder = Stored::open(decoder)?;
+                let encoder = encoder.as_deref().map(Stored::open).transpose()?;
                 let (_, gguf) = decoder.header()?;
                 // Here, where the files still have their own names.
                 Config::from_gguf(&gguf)?;
-                encoder::Config::from_gguf(&encoder.header()?.1)?;
+                if let Some(encoder) = &encoder {
+                    encoder::Config::from_gguf(&encoder.header()?.1)?;
+                }
                 let name = gguf.get_str("general.name")?.unwrap_or(decoder.name()).to_owned();
-                Ok((name, decoder, encoder))
+                Ok((name, Files { decoder, encoder }))
             }
         }
     }
 }
 
-/// The two files of a model folder.
-pub fn open_folder(folder: &Path) -> Result<(Manifest, Stored, Stored)> {
+/// The manifest and the files of a model folder.
+pub fn open_folder(folder: &Path) -> Result<(Manifest, Files<Stored>)> {
     let manifest = read_manifest(folder)?;
-    let stored = |name: &str| {
-        let file = manifest.file(name).ok_or_else(|| Error::corrupt("manifest.json", "files", format!("no {name}")))?;
-        Stored::in_folder(folder, file)
-    };
-    let (decoder, encoder) = (stored(DECODER)?, stored(ENCODER)?);
-    Ok((manifest, decoder, encoder))
+    let stored = |name: &str| manifest.file(name).map(|file| Stored::in_folder(folder, file)).transpose();
+    let decoder = stored(DECODER)?.ok_or_else(|| Error::corrupt("manifest.json", "files", format!("no {DECODER}")))?;
+    let encoder = stored(ENCODER)?;
+    Ok((manifest, Files { decoder, encoder }))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! A model run natively, from its folder or straight from a checkpoint: one thread per rank, the same engine as in the browser.
 
-use crate::model_folder::{Source, Stored, Unwritten};
-use llama3med::manifest::{DECODER, ENCODER};
+use crate::model_folder::{Files, Source, Stored, Unwritten};
 use llama3med::model::ModelLoader;
 use llama3med::prompt::Template;
 use llama3med::ranks::{Threads, block_on};
@@ -52,6 +51,14 @@ impl Bytes for Unwritten<'_> {
     }
 }
 
+impl<T: Bytes> Files<T> {
+    /// The files without what they are read from.
+    pub fn bytes(&self) -> Files<&dyn Bytes> {
+        let encoder = self.encoder.as_ref().map(|file| file as &dyn Bytes);
+        Files { decoder: &self.decoder as &dyn Bytes, encoder }
+    }
+}
+
 /// Loads the model in `folder` on `n_ranks` threads and lets `run` talk to it. `context` is the largest conversation in tokens.
 pub fn with_session<T: Send>(
     folder: &Path,
@@ -59,13 +66,13 @@ pub fn with_session<T: Send>(
     context: Option<usize>,
     run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
 ) -> Result<T> {
-    let (_, decoder, encoder) = Source::Folder(folder.into()).open()?;
-    with_files([&decoder, &encoder], n_ranks, None, context, run)
+    let (_, files) = Source::Folder(folder.into()).open()?;
+    with_files(files.bytes(), n_ranks, None, context, run)
 }
 
-/// The same for the two files of a model, decoder and encoder, from anywhere; `template` goes before what the decoder file names.
+/// The same for a model's files from anywhere; `template` goes before what the decoder file names.
 pub fn with_files<T: Send>(
-    files: [&dyn Bytes; 2],
+    files: Files<&dyn Bytes>,
     n_ranks: usize,
     template: Option<Template>,
     context: Option<usize>,
@@ -74,7 +81,6 @@ pub fn with_files<T: Send>(
     if n_ranks == 0 {
         return Err(Error::Invalid("ranks must be 1 or more, found 0".into()));
     }
-    let files = [(DECODER, files[0]), (ENCODER, files[1])];
     let mut peers = Threads::connect(n_ranks).into_iter().enumerate();
     let first = peers.next().expect("there is a rank").1;
     std::thread::scope(|scope| {
@@ -109,9 +115,9 @@ fn panicked() -> Error {
     Error::RankLost("its thread panicked".into())
 }
 
-fn load(shard: Shard, files: [(&str, &dyn Bytes); 2]) -> Result<ModelLoader> {
+fn load(shard: Shard, files: Files<&dyn Bytes>) -> Result<ModelLoader> {
     let mut loader = ModelLoader::new(shard);
-    for (name, file) in files {
+    for (name, file) in files.named() {
         let prefix = file.prefix()?;
         let ranges = loader.header(name, &prefix, file.size())?;
         drop(prefix);

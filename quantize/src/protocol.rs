@@ -18,9 +18,9 @@ pub enum Protocol {
     Llama3Med,
     /// LLaVA-Med's run_eval.py: the same numbers, candidates under the key "0".
     LlavaMed,
-    /// LLaVA-Med's run_eval_pvqa.py: wrong yes and no answers are left out of its accuracy, which inflates it; no open accuracy, no BLEU.
+    /// LLaVA-Med's run_eval_pvqa.py: leaves wrong answers of yes and no out of its accuracy, which inflates it; no open accuracy, no BLEU.
     LlavaMedPvqa,
-    /// MedTrinity's run_eval_nocandi.py: joins on ids, no clean-up before, closed answers by the truth's substring alone.
+    /// MedTrinity's run_eval_nocandi.py: matches answers by id, cleans no text, and counts a closed answer as right if the true one occurs in it.
     #[value(name = "medtrinity")]
     MedTrinity,
 }

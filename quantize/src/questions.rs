@@ -2,7 +2,8 @@
 //!
 //! The first record tells the format; records come as a JSON array or one a line.
 
-use crate::records::{self, Record, as_text, shown};
+use crate::json::shown;
+use crate::records::{self, Record, as_text};
 use llama3med::{Error, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -19,8 +20,8 @@ pub struct Question {
     pub place: String,
     /// A text or a whole number.
     pub id: Value,
-    /// Path of its picture in the folder of pictures.
-    pub image: String,
+    /// Path of its picture in the folder of pictures, as the record has it: who asks needs it, who scores does not.
+    pub image: Value,
     /// The question itself, without `<image>`.
     pub text: String,
     /// The true answer, if the file has it.
@@ -99,9 +100,9 @@ impl QuestionSet {
     /// Takes answers, their types and groups from the questions of `truth` with the same ids.
     pub fn add_truth(&mut self, truth: &QuestionSet) -> Result<()> {
         let by_id: HashMap<String, &Question> =
-            truth.questions.iter().map(|question| (question.id.to_string(), question)).collect();
+            truth.questions.iter().map(|question| (records::key(&question.id), question)).collect();
         for question in &mut self.questions {
-            let found = by_id.get(&question.id.to_string()).ok_or_else(|| {
+            let found = by_id.get(&records::key(&question.id)).ok_or_else(|| {
                 let problem = format!("expected an id of {}, found {}", truth.file, shown(&question.id));
                 Error::corrupt(&self.file, &question.place, problem)
             })?;
@@ -110,6 +111,18 @@ impl QuestionSet {
             question.groups.clone_from(&found.groups);
         }
         Ok(())
+    }
+
+    /// Path of a question's picture in the folder of pictures.
+    pub fn image<'a>(&self, question: &'a Question) -> Result<&'a str> {
+        question.image.as_str().ok_or_else(|| {
+            let key = self.format.image_key();
+            let problem = match &question.image {
+                Value::Null => format!("{key} is missing: expected the path of the picture that is asked about"),
+                other => format!("{key}: expected a text, found {}", shown(other)),
+            };
+            Error::corrupt(&self.file, &question.place, problem)
+        })
     }
 
     /// Whether every question comes with its answer.
@@ -124,14 +137,14 @@ impl Format {
         match () {
             _ if has("conversations") || has("conversatons") => Ok(Self::Llava),
             _ if has("question_id") && has("text") => Ok(Self::Questions),
-            _ if has("img_name") => Ok(Self::Slake),
-            _ if has("image_name") => Ok(Self::VqaRad),
-            _ if has("question") && has("image") => Ok(Self::PathVqa),
+            _ if has("img_name") || has("q_lang") => Ok(Self::Slake),
+            _ if has("image_name") || has("qid") => Ok(Self::VqaRad),
+            _ if has("question") && (has("image") || has("answer")) => Ok(Self::PathVqa),
             _ => {
                 let found: Vec<&str> = record.fields.keys().take(12).map(String::as_str).collect();
                 Err(record.error(format!(
-                    "expected the keys of a known format: conversations (LLaVA), question_id and text (questions), image_name \
-                    (VQA-RAD), img_name (SLAKE), or image and question (PathVQA); found {}",
+                    "expected the keys of a known format: conversations (LLaVA), question_id and text (questions), qid \
+                    (VQA-RAD), q_lang (SLAKE), or question and answer (PathVQA); found {}",
                     if found.is_empty() { "none".into() } else { found.join(", ") }
                 )))
             }
@@ -156,32 +169,40 @@ impl Format {
         }
     }
 
+    /// The key that names a record's picture.
+    fn image_key(self) -> &'static str {
+        match self {
+            Self::VqaRad => "image_name",
+            Self::Slake => "img_name",
+            Self::Llava | Self::Questions | Self::PathVqa => "image",
+        }
+    }
+
     fn question(self, number: usize, record: &Record) -> Result<Question> {
         let (mut id, mut answer) = (Value::from(number), None);
-        let (image, text, answer_type) = match self {
+        let (text, answer_type) = match self {
             Self::Llava => {
                 id = record.id("id")?;
                 let turns = conversation(record)?;
                 answer = Some(turns[1].clone());
-                (record.string("image")?, turns[0].clone(), given_type(record)?)
+                (turns[0].clone(), given_type(record)?)
             }
             Self::Questions => {
                 id = record.id("question_id")?;
-                (record.string("image")?, record.string("text")?.into(), given_type(record)?)
+                (record.string("text")?.into(), given_type(record)?)
             }
             Self::VqaRad | Self::Slake => {
                 id = record.id("qid")?;
                 answer = Some(record.text("answer")?);
                 record.value("answer_type", "OPEN or CLOSED")?;
-                let image = if self == Self::Slake { "img_name" } else { "image_name" };
-                (record.string(image)?, record.text("question")?, given_type(record)?)
+                (record.text("question")?, given_type(record)?)
             }
             Self::PathVqa => {
                 let found = record.text("answer")?;
                 let is_closed = ["yes", "no"].contains(&found.trim().to_lowercase().as_str());
                 answer = Some(found);
                 let answer_type = if is_closed { AnswerType::Closed } else { AnswerType::Open };
-                (record.string("image")?, record.text("question")?, Some(answer_type))
+                (record.text("question")?, Some(answer_type))
             }
         };
         let mut groups: BTreeMap<&'static str, String> =
@@ -189,8 +210,9 @@ impl Format {
         if let (Self::Slake, Some(kind)) = (self, record.get("content_type").and_then(as_text)) {
             groups.insert("question_type", kind);
         }
+        let image = record.get(self.image_key()).cloned().unwrap_or_default();
         let text = text.replace("<image>", "").trim().to_owned();
-        Ok(Question { place: record.place.clone(), id, image: image.into(), text, answer, answer_type, groups })
+        Ok(Question { place: record.place.clone(), id, image, text, answer, answer_type, groups })
     }
 }
 
@@ -219,7 +241,7 @@ fn given_type(record: &Record) -> Result<Option<AnswerType>> {
 
 /// The file of a question's picture. PathVQA names pictures without their ending.
 pub fn find_image(folder: &Path, set: &QuestionSet, question: &Question) -> Result<PathBuf> {
-    let named = folder.join(&question.image);
+    let named = folder.join(set.image(question)?);
     let endings = ["", ".jpg", ".png", ".jpeg"].map(|ending| {
         let mut path = named.clone().into_os_string();
         path.push(ending);

@@ -4,15 +4,16 @@
 //! mean 0 and deviation 1 / sqrt(row length) and norms are 1: activations neither vanish nor explode.
 
 use crate::layout::{Decoder, Encoder, Role, Slot, Tower};
-use crate::model_folder::{Plan, Rows, Writer};
+use crate::model_folder::{Files, Plan, Rows, Writer};
 use crate::types::Types;
-use crate::vocabulary::{LLAMA3_SPLIT, Vocabulary};
+use crate::vocabulary::Vocabulary;
 use crate::{About, CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use half::f16;
 use llama3med::gguf::Dtype;
-use llama3med::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
+use llama3med::manifest::{CHUNK_SIZE, Manifest};
 use llama3med::prompt::{LLAMA3_MED_SYSTEM, Template};
 use llama3med::rope::llama3_factors;
+use llama3med::tokenizer::split;
 use llama3med::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -80,11 +81,8 @@ pub fn random(options: &Options) -> Result<Manifest> {
     push_all(&mut decoder_plan, decoder_slots, dtypes, options.seed);
     push_all(&mut encoder_plan, encoder_slots, encoder_dtypes, !options.seed);
     let source = format!("random {} {}", options.shape, options.seed);
-    let files = [&decoder_plan, &encoder_plan];
-    let mut writer = Writer::create(&options.output, options.chunk_size, files, source.as_bytes())?;
-    writer.write(DECODER, &decoder_plan)?;
-    writer.write(ENCODER, &encoder_plan)?;
-    writer.finish(&about)
+    let plans = Files { decoder: decoder_plan, encoder: Some(encoder_plan) };
+    Writer::create(&options.output, options.chunk_size, &plans, source.as_bytes())?.write_all(&plans, &about)
 }
 
 fn about(options: &Options) -> About {
@@ -371,7 +369,7 @@ fn tokenizer(vocab_size: usize) -> String {
         .collect();
     let byte_level = |use_regex| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
     let split =
-        json!({ "type": "Split", "pattern": { "Regex": LLAMA3_SPLIT }, "behavior": "Isolated", "invert": false });
+        json!({ "type": "Split", "pattern": { "Regex": split::LLAMA3 }, "behavior": "Isolated", "invert": false });
     let bos = special(0);
     let (bos_piece, bos_ids) = (json!({ "SpecialToken": { "id": bos, "type_id": 0 } }), json!([n_plain]));
     let sequence = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });

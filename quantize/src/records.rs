@@ -1,5 +1,6 @@
 //! Files of JSON records, one an item of an array or one a line: read whole, every error with its place.
 
+use crate::json::{self, shown};
 use crate::model_folder::read_small;
 use llama3med::{Error, Result};
 use serde_json::{Map, Value};
@@ -8,9 +9,6 @@ use std::path::Path;
 
 /// Larger files are refused.
 const MAX_BYTES: usize = 1 << 30;
-
-/// What some editors put before the text.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One record, and where it stands.
 #[derive(Debug, Clone)]
@@ -78,20 +76,17 @@ pub fn as_text(value: &Value) -> Option<String> {
     }
 }
 
-/// A value as JSON, cut short.
-pub fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
+/// An id by which records are found and compared: 0 and "0" name the same one.
+pub fn key(id: &Value) -> String {
+    as_text(id).unwrap_or_else(|| id.to_string())
 }
 
 /// Reads a file that must hold records.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
-    let (file, bytes) = (path.display().to_string(), read_small(path, MAX_BYTES)?);
-    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
-    let records = if bytes.trim_ascii_start().starts_with(b"[") { array(&file, bytes)? } else { lines(&file, bytes)? };
+    let file = path.display().to_string();
+    let bytes = json::cleaned(&file, read_small(path, MAX_BYTES)?)?;
+    let is_array = bytes.trim_ascii_start().starts_with(b"[");
+    let records = if is_array { array(&file, &bytes)? } else { lines(&file, &bytes)? };
     if records.is_empty() {
         return Err(Error::corrupt(file, "records", "expected a JSON array or one JSON object a line, found none"));
     }
@@ -100,9 +95,7 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
 
 /// Any JSON value.
 pub fn read_value(path: &Path) -> Result<Value> {
-    let bytes = read_small(path, MAX_BYTES)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Error::corrupt(path.display().to_string(), "JSON", error.to_string()))
+    json::parse(&path.display().to_string(), read_small(path, MAX_BYTES)?)
 }
 
 fn array(file: &str, bytes: &[u8]) -> Result<Vec<Record>> {
@@ -111,7 +104,7 @@ fn array(file: &str, bytes: &[u8]) -> Result<Vec<Record>> {
     (1..).zip(values).map(|(number, value)| record(file, format!("record {number}"), value)).collect()
 }
 
-/// One JSON object a line; empty lines are skipped.
+/// One JSON object a line, [`json::cleaned`]; empty lines are skipped.
 pub fn lines(file: &str, bytes: &[u8]) -> Result<Vec<Record>> {
     let numbered = (1..).zip(bytes.split(|&byte| byte == b'\n'));
     let full = numbered.filter(|(_, line)| !line.trim_ascii().is_empty());
@@ -137,7 +130,7 @@ fn record(file: &str, place: String, value: Value) -> Result<Record> {
 pub fn check_unique<'a>(file: &str, ids: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Result<()> {
     let mut places = HashMap::new();
     for (place, id) in ids {
-        if let Some(first) = places.insert(id.to_string(), place) {
+        if let Some(first) = places.insert(key(id), place) {
             let problem = format!("expected each id once, found {id} again, the id of {first}");
             return Err(Error::corrupt(file, place, problem));
         }

@@ -1,9 +1,10 @@
 //! Answers made here or elsewhere, beside the true ones: read, paired, scored, reported.
 
+use crate::json::shown;
 use crate::metrics::Candidates;
 use crate::protocol::{self, Classes, Pair, Protocol, Published};
 use crate::questions::{AnswerType, Question, QuestionSet};
-use crate::records::{self, Record, as_text, shown};
+use crate::records::{self, Record, as_text};
 use clap::Args;
 use llama3med::{Error, Result};
 use serde::Serialize;
@@ -14,16 +15,16 @@ use std::path::{Path, PathBuf};
 
 /// Score answers that were made elsewhere.
 ///
-/// ANSWERS has one JSON object a line with question_id and text, as LLaVA-Med's and Llama3-Med's scripts write them. Prints what the protocol's own
-/// script prints, and beside it strict numbers with 95 % confidence intervals.
+/// ANSWERS has one JSON object a line with question_id and text, as LLaVA-Med's and Llama3-Med's scripts write them. Ids may be numbers or texts; no
+/// pictures are needed. Prints what the chosen protocol's own script prints, and strict numbers with 95 % confidence intervals.
 #[derive(Args, Debug, Clone)]
 #[command(after_help = "Examples:\n  quantize score answers.jsonl --truth data_RAD/test.json\n  \
     quantize score answers.jsonl --truth test.json --candidates candidate.json --protocol llava-med --json")]
 pub struct Options {
-    /// The answers, in the order of the questions (with protocol medtrinity in any order).
+    /// The answers, one to each question and in the same order; with --protocol medtrinity in any order, and some may be missing.
     #[arg(value_name = "ANSWERS")]
     pub answers: PathBuf,
-    /// Questions with true answers: LLaVA-Med's test.json, or VQA-RAD, SLAKE, PathVQA as published.
+    /// The questions with their true answers: LLaVA-Med's test.json, or VQA-RAD, SLAKE or PathVQA as published.
     #[arg(long, value_name = "FILE")]
     pub truth: PathBuf,
     #[command(flatten)]
@@ -34,13 +35,13 @@ pub struct Options {
 /// How to score.
 #[derive(Args, Debug, Clone)]
 pub struct Scoring {
-    /// Whose script to follow.
+    /// The published script to follow.
     #[arg(long, value_enum, default_value = "llama3med")]
     pub protocol: Protocol,
-    /// Answers that open accuracy chooses from: a JSON list, or a list under the key "0". Default: all true answers to open questions.
+    /// The answers that open accuracy chooses from: a JSON list, or a list under the key "0". Default: all true answers to open questions.
     #[arg(long, value_name = "FILE")]
     pub candidates: Option<PathBuf>,
-    /// Print one JSON object.
+    /// Print the whole report as one JSON object.
     #[arg(long)]
     pub json: bool,
 }
@@ -95,7 +96,7 @@ pub fn pair<'a>(question: &'a Question, answer: &'a str) -> Pair<'a> {
 
 /// Pairs as the scripts do that want the same ids in the same order.
 fn in_order<'a>(truth: &'a QuestionSet, file: &str, answers: &'a [Answer]) -> Result<Vec<Pair<'a>>> {
-    let differs = |(question, answer): &(&Question, &Answer)| question.id != answer.id;
+    let differs = |(question, answer): &(&Question, &Answer)| records::key(&question.id) != records::key(&answer.id);
     if let Some((question, answer)) = truth.questions.iter().zip(answers).find(differs) {
         let (expected, found) = (shown(&question.id), shown(&answer.id));
         let problem = format!("question_id: expected {expected}, as {} has it there, found {found}", question.place);
@@ -116,8 +117,9 @@ fn in_order<'a>(truth: &'a QuestionSet, file: &str, answers: &'a [Answer]) -> Re
 
 /// Pairs those that have the same id, and says how many have none.
 fn joined<'a>(truth: &'a QuestionSet, file: &str, answers: &'a [Answer]) -> Result<(Vec<Pair<'a>>, Option<String>)> {
-    let by_id: HashMap<String, &Answer> = answers.iter().map(|answer| (answer.id.to_string(), answer)).collect();
-    let found = truth.questions.iter().filter_map(|question| Some((question, by_id.get(&question.id.to_string())?)));
+    let by_id: HashMap<String, &Answer> = answers.iter().map(|answer| (records::key(&answer.id), answer)).collect();
+    let with_answer = |question: &'a Question| Some((question, by_id.get(&records::key(&question.id))?));
+    let found = truth.questions.iter().filter_map(with_answer);
     let pairs: Vec<Pair> = found.map(|(question, answer)| pair(question, &answer.text)).collect();
     if pairs.is_empty() {
         let problem = format!("expected ids of {}, found none of them", truth.file);

@@ -39,6 +39,22 @@ impl Choice {
     }
 }
 
+impl Default for Choice {
+    /// What is taken where nothing is asked for: `docs/types.md` says why.
+    fn default() -> Self {
+        Self::Q4KM
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(dtype) => dtype.name(),
+            Self::Q4KM => Q4_K_M,
+        })
+    }
+}
+
 impl From<Dtype> for Choice {
     fn from(dtype: Dtype) -> Self {
         Self::Plain(dtype)
@@ -94,7 +110,7 @@ fn written(name: &str) -> Option<Dtype> {
 }
 
 /// The formats of a model's two files.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Types {
     /// For the language model.
     pub decoder: Choice,

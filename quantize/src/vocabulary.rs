@@ -4,8 +4,8 @@
 
 use llama3med::gguf::Header;
 use llama3med::prompt::{LLAMA3_TOKENS, MARKS_KEY, Marks, SYSTEM_KEY, TEMPLATE_KEY, Template};
-pub use llama3med::tokenizer::ggml::LLAMA3_SPLIT;
 use llama3med::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
+use llama3med::tokenizer::split::Split;
 use llama3med::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -26,7 +26,8 @@ pub struct Vocabulary {
     /// Text and type of every id; `None` where the tokenizer has a gap.
     tokens: Vec<Option<(String, i32)>>,
     merges: Vec<String>,
-    pre: &'static str,
+    /// llama.cpp's name for the way text is split into words, if it has one.
+    pre: Option<&'static str>,
     bos: Option<u32>,
     eos: u32,
     pad: u32,
@@ -92,7 +93,8 @@ impl Vocabulary {
             ));
         };
         let pad = pad.filter(|&id| (id as usize) < tokens.len()).unwrap_or(eos);
-        Ok(Self { pre: pre(&value["pre_tokenizer"]), json, template, has_scores, tokens, merges, bos, eos, pad, stops })
+        let pre = Split::name_of(&value["normalizer"], &value["pre_tokenizer"], model["ignore_merges"] == true);
+        Ok(Self { pre, json, template, has_scores, tokens, merges, bos, eos, pad, stops })
     }
 
     /// Ids that the tokenizer knows, counted up to its highest.
@@ -111,10 +113,12 @@ impl Vocabulary {
                 .string("tokenizer.ggml.pre", "default")
                 .f32s("tokenizer.ggml.scores", &self.scores(&texts));
         } else {
-            header
-                .string("tokenizer.ggml.model", "gpt2")
-                .string("tokenizer.ggml.pre", self.pre)
-                .strings("tokenizer.ggml.merges", &self.merges);
+            header.string("tokenizer.ggml.model", "gpt2");
+            // Without a name llama.cpp warns, which is better than a wrong one.
+            if let Some(pre) = self.pre {
+                header.string("tokenizer.ggml.pre", pre);
+            }
+            header.strings("tokenizer.ggml.merges", &self.merges);
         }
         header
             .strings("tokenizer.ggml.tokens", &texts)
@@ -182,19 +186,4 @@ fn merges(value: &Value) -> Result<Vec<String>> {
     };
     let bad = |found: &Value| corrupt("model.merges", format!("expected a pair of tokens, found {found}"));
     list.iter().map(|value| merge(value).ok_or_else(|| bad(value))).collect()
-}
-
-/// llama.cpp's name for the way text is split into words.
-fn pre(value: &Value) -> &'static str {
-    let steps = match value["pretokenizers"].as_array() {
-        Some(steps) => steps.as_slice(),
-        None => std::slice::from_ref(value),
-    };
-    if steps.iter().any(|step| step["pattern"]["Regex"] == LLAMA3_SPLIT) {
-        return "llama-bpe";
-    }
-    if steps.iter().any(|step| step["type"] == "ByteLevel" && step["use_regex"] != false) {
-        return "gpt-2";
-    }
-    "default"
 }

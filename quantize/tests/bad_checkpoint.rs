@@ -4,6 +4,7 @@ mod common;
 
 use common::Checkpoint;
 use quantize::checkpoint::Parts;
+use quantize::convert;
 use quantize::convert::Understood;
 use serde_json::{Value, json};
 use std::fs;
@@ -33,21 +34,39 @@ fn tensors_refused(test: &str, edit: impl FnOnce(&mut Value), words: &[&str]) {
 fn truncated_data() {
     let checkpoint = siglip("truncated_data");
     checkpoint.edit_bytes(SINGLE, |bytes| bytes.truncate(bytes.len() - 100));
-    checkpoint.refused(&[SINGLE, "data", "bytes of data, the file has"]);
+    checkpoint.refused(&[SINGLE, "data", "the file is cut short", "bytes of data, there are"]);
 }
 
 #[test]
 fn truncated_header() {
     let checkpoint = siglip("truncated_header");
     checkpoint.edit_bytes(SINGLE, |bytes| bytes.truncate(1000));
-    checkpoint.refused(&[SINGLE, "header length", "in a file of 1000"]);
+    checkpoint.refused(&[SINGLE, "header length", "in a file of 1000: it is cut short"]);
 }
 
 #[test]
 fn empty_file() {
     let checkpoint = siglip("empty_file");
     checkpoint.edit_bytes(SINGLE, Vec::clear);
-    checkpoint.refused(&[SINGLE, "header length", "only 0 bytes"]);
+    checkpoint.refused(&[SINGLE, "header length", "cut short: it has 0 bytes"]);
+}
+
+/// What `git clone` without Git LFS leaves, and what a server says that has no such file.
+#[test]
+fn something_else_in_a_files_place() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+    let page = "\n<!DOCTYPE html><html><body>Sign in</body></html>";
+    for name in [SINGLE, "tokenizer.json", "config.json"] {
+        for (text, words) in [(pointer, "this is a Git LFS pointer"), (page, "this is a web page")] {
+            let checkpoint = siglip("something_else");
+            fs::write(checkpoint.folder.join(name), text).unwrap();
+            checkpoint.refused(&[name, "contents", words]);
+        }
+    }
+    let checkpoint = siglip("something_else");
+    fs::remove_file(checkpoint.folder.join(SINGLE)).unwrap();
+    fs::write(checkpoint.folder.join("pytorch_model.bin"), pointer).unwrap();
+    checkpoint.refused(&["pytorch_model.bin", "this is a Git LFS pointer", "git lfs pull"]);
 }
 
 #[test]
@@ -160,6 +179,29 @@ fn absurd_block_numbers() {
     }
     let edit = |config: &mut Value| config["text_config"]["num_hidden_layers"] = json!(1 << 20);
     config_refused("absurd_number_of_layers", edit, &["config.json", "num_hidden_layers", "at most 1024"]);
+}
+
+#[test]
+fn what_python_and_editors_write_into_json_does_no_harm() {
+    let checkpoint = siglip("foreign_json");
+    let good = convert(&checkpoint.options()).unwrap();
+    let edit = |file: &str, edit: &dyn Fn(String) -> Vec<u8>| {
+        checkpoint.edit_bytes(file, |bytes| *bytes = edit(String::from_utf8(std::mem::take(bytes)).unwrap()));
+    };
+    let wide = |text: String| ["\u{feff}", &text].concat().encode_utf16().flat_map(u16::to_be_bytes).collect();
+    edit("config.json", &|text| {
+        text.replacen('{', "\u{feff}{\"final_loss\": NaN, \"bounds\": [-Infinity, Infinity],", 1).into()
+    });
+    edit("generation_config.json", &wide);
+    edit("tokenizer.json", &|text| format!("\u{feff}{text}").into());
+    assert_eq!(convert(&checkpoint.options()).unwrap().files, good.files);
+    // Manifests are edited by hand, too.
+    let manifest = checkpoint.output().join("manifest.json");
+    fs::write(&manifest, wide(fs::read_to_string(&manifest).unwrap())).unwrap();
+    assert_eq!(quantize::model_folder::read_manifest(checkpoint.output()).unwrap(), good);
+    fs::remove_dir_all(checkpoint.output()).unwrap();
+    edit("config.json", &|text| text.replace("\"rope_theta\": ", "\"rope_theta\": NaN, \"was\": ").into());
+    checkpoint.refused(&["config.json", "text_config.rope_theta: expected a finite number, found NaN"]);
 }
 
 #[test]

@@ -85,6 +85,24 @@ fn bad_pictures_and_options_are_named() {
 }
 
 #[test]
+fn a_decoder_alone_can_be_asked() {
+    let file = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/pair").join(name);
+    let (decoder, mmproj) = (file("decoder.gguf"), file("mmproj.gguf"));
+    let (decoder, mmproj) = (decoder.to_str().unwrap(), mmproj.to_str().unwrap());
+    let ask = ["ask", "--decoder", decoder, "--prompt", "What is this?", "--max-tokens", "8"];
+    let alone = quantize(&ask);
+    let with_encoder = quantize(&[&ask[..], &["--encoder", mmproj]].concat());
+    assert!(alone.status.success() && !alone.stdout.is_empty(), "{}", text(&alone.stderr));
+    assert_eq!(alone.stdout, with_encoder.stdout);
+    let picture = picture("alone.bmp");
+    fails(&[&ask[..], &["--image", picture.to_str().unwrap()]].concat(), 1, &["this model sees no pictures"]);
+    fails(&["ask", "--decoder", mmproj, "--prompt", "x"], 1, &["mmproj.gguf: general.architecture is \"clip\""]);
+    fails(&["ask", "--encoder", mmproj, "--prompt", "x"], 2, &["--decoder"]);
+    let shown = quantize(&["inspect", decoder]);
+    assert!(shown.status.success() && text(&shown.stdout).contains("template"), "{}", text(&shown.stdout));
+}
+
+#[test]
 fn mixtures_and_exceptions_reach_the_files() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/optimus-s2/checkpoint");
     let folder = path("command_types");

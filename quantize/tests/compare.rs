@@ -75,7 +75,8 @@ fn calibration_weights_what_prompts_meet() {
     let calibrated = |name: &str, prompts: &Path| {
         let calibration = calibrate::Options { prompts: prompts.into(), images: Some(demo().join("samples")) };
         let options = quantize::Options::new(demo().join("checkpoint"), path(name));
-        convert(&quantize::Options { calibration: Some(calibration), ..options }).map(|_| path(name))
+        let types = Dtype::Q4_0.into();
+        convert(&quantize::Options { calibration: Some(calibration), types, ..options }).map(|_| path(name))
     };
     let (plain, weighted) = (converted("plain", Dtype::Q4_0), calibrated("weighted", &prompts).unwrap());
     let held_out = path("held_out.txt");

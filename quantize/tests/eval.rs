@@ -332,6 +332,9 @@ fn bad_questions_are_named() {
     refused(&with("id", Value::Null), &["line 1: id is missing: expected a text or a whole number", "conversations"]);
     refused(&with("id", json!(1.5)), &["line 1: id: expected a text or a whole number, found 1.5"]);
     refused(&with("image", json!(["0.png"])), &["line 1: image: expected a text, found [\"0.png\"]"]);
+    refused(&with("image", Value::Null), &["line 1: image is missing: expected the path of the picture"]);
+    refused(&with("answer_type", json!("X")).replace("\"X\"", "NaN"), &["answer_type: expected OPEN", "found NaN"]);
+    refused(&format!("[{good}, {}]", with("id", json!("1"))), &["record 2: expected each id once, found \"1\" again"]);
     refused(&with("conversations", json!([])), &["line 1: conversations: expected a list of a question and an answer"]);
     refused(&with("conversations", json!("x")), &["line 1: conversations: expected a list"]);
     refused(
@@ -362,6 +365,102 @@ fn bad_questions_are_named() {
 }
 
 #[test]
+fn scoring_needs_no_pictures_and_takes_ids_as_they_come() {
+    let place = Place::new("no_pictures");
+    let without_image = |mut question: Value| {
+        question.as_object_mut().unwrap().remove("image");
+        question
+    };
+    let rad = |id: Value| json!({"qid": id, "question": "Is it?", "answer": "yes", "answer_type": "CLOSED"});
+    let slake =
+        |id: Value| json!({"qid": id, "q_lang": "en", "question": "Is it?", "answer": "yes", "answer_type": "CLOSED"});
+    let files = [
+        ("llava", [0, 1].map(|id| without_image(llava(id, "", "CLOSED", "Is it?", "yes")))),
+        ("rad", [0, 1].map(|id| rad(json!(id)))),
+        ("slake", [0, 1].map(|id| slake(json!(id)))),
+        ("path", [0, 1].map(|_| json!({"question": "Is it?", "answer": "yes"}))),
+    ];
+    let answers = place.lines("answers.jsonl", &["0", "1"].map(|id| json!({"question_id": id, "text": "Yes."})));
+    for (name, questions) in files {
+        let truth = place.write(&format!("{name}.json"), json!(questions).to_string());
+        for protocol in ["llama3med", "medtrinity"] {
+            let output = quantize(&["score", &answers, "--truth", &truth, "--protocol", protocol, "--json"]);
+            assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let closed = &report["strict"]["closed yes/no"];
+            assert_eq!((&closed["n"], &closed["accuracy"]), (&json!(2), &json!(100.0)), "{name}: {report}");
+            assert!(!report["notes"].to_string().contains("left out"), "{report}");
+        }
+    }
+}
+
+#[test]
+fn marks_and_numbers_of_other_programs_do_no_harm() {
+    let place = Place::new("foreign_json");
+    let wide = |text: &str| {
+        "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect::<Vec<u8>>()
+    };
+    let truth: String = (0..2)
+        .map(|id| format!("{}\n", llava(id, "0.png", "OPEN", "What?", "Ödem")).replacen('{', "{\"age\":NaN,", 1))
+        .collect();
+    let answers: String =
+        (0..2).map(|id| format!("{{\"question_id\":{id},\"text\":\"Ödem\",\"loss\":-Infinity}}\n")).collect();
+    let candidates = "[\"Ödem\", \"Erguss\"]";
+    let mark = |text: &str| format!("\u{feff}{text}").into_bytes();
+    let encodings: [&dyn Fn(&str) -> Vec<u8>; 3] = [&|text| text.into(), &mark, &wide];
+    let reports = encodings.map(|encode| {
+        let [truth, answers, candidates] =
+            [("truth.jsonl", &*truth), ("answers.jsonl", &answers), ("candidates.json", candidates)]
+                .map(|(name, content)| place.write(name, encode(content)));
+        let output = quantize(&["score", &answers, "--truth", &truth, "--candidates", &candidates, "--json"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).to_owned()
+    });
+    assert!(reports[0] == reports[1] && reports[0] == reports[2], "{reports:?}");
+    let report: Value = serde_json::from_str(&reports[0]).unwrap();
+    assert_eq!(report["strict"]["open"]["accuracy"], 100.0);
+    let answers = place.write("answers.jsonl", "{\"question_id\":0,\"text\":NaN}");
+    let output = quantize(&["score", &answers, "--truth", &place.path("truth.jsonl")]);
+    place.fails(&output, &["answers.jsonl: line 1: text: expected a text, found NaN"]);
+}
+
+#[test]
+fn an_unreadable_picture_ends_nothing() {
+    let place = Place::with_model("unreadable");
+    let questions = sample(&place);
+    let (_, whole) = place.report("test.json", &[]);
+    place.write("images/3.png", "no picture");
+    let (report, answers) = place.report("test.json", &[]);
+    let is_kept = |&i: &usize| questions[i]["image"] != "3.png";
+    assert_eq!(answers, (0..6).filter(is_kept).map(|i| whole[i].clone()).collect::<Vec<_>>());
+    assert_eq!((&report["n_questions"], &report["run"]["n_asked"]), (&json!(4), &json!(4)));
+    assert_eq!((&report["run"]["n_unreadable_pictures"], &report["run"]["n_unasked"]), (&json!(1), &json!(2)));
+    assert!(
+        report["notes"].to_string().contains("1 pictures could not be read, 2 questions about them are left out"),
+        "{report}"
+    );
+    // Said when it happens, too, and asked as soon as the picture is mended; the answers given before stay.
+    let path = place.path("answers.jsonl");
+    let output = place.eval("test.json", &["-o", &path]);
+    let said = text(&output.stderr);
+    assert!(said.contains("images/3.png") && said.contains("; 2 questions about it are left out"), "{said}");
+    assert!(text(&output.stdout).contains("note: 1 pictures could not be read"), "{}", text(&output.stdout));
+    // One that is missing is no different, and is known before anything is asked.
+    fs::remove_file(place.folder.join("images/3.png")).unwrap();
+    let output = place.eval("test.json", &["-o", &path]);
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("2 questions to ask, 2 of them without their picture"), "{said}");
+    place.write("images/3.png", bmp(3));
+    let output = place.eval("test.json", &["-o", &path]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(read_lines(&path), whole);
+    // Answers are not added to a file in another encoding.
+    let wide: Vec<u8> = "\u{feff}{".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let wide = place.write("wide.jsonl", wide);
+    place.fails(&place.eval("test.json", &["-o", &wide]), &["wide.jsonl: text: it is UTF-16"]);
+}
+
+#[test]
 fn bad_answers_are_named() {
     let place = Place::new("bad_answers");
     let questions: Vec<Value> = (1..4).map(|id| llava(id, "0.png", "OPEN", "What?", "x")).collect();
@@ -386,7 +485,11 @@ fn bad_answers_are_named() {
         &[one.clone(), three.clone(), two.clone()],
         &["line 2: question_id: expected 2, as record 2 has it there, found 3"],
     );
-    refused(&[answer(json!("1")), two.clone(), three.clone()], &["line 1: question_id: expected 1", "found \"1\""]);
+    refused(&[answer(json!("01")), two.clone(), three.clone()], &["line 1: question_id: expected 1", "found \"01\""]);
+    refused(
+        &[one.clone(), answer(json!("1"))],
+        &["line 2: expected each id once, found \"1\" again, the id of line 1"],
+    );
     refused(&good[..2], &["answers: expected 3, one a question of", "found 2: none for the question 3"]);
     let more = [&good[..], &[answer(json!(9))]].concat();
     refused(&more, &["expected 3", "found 4: one to 9 that is no question"]);

@@ -3,8 +3,12 @@
 mod common;
 
 use common::Checkpoint;
+use llama3med::manifest::{DECODER, ENCODER};
 use quantize::checkpoint::Parts;
 use quantize::convert::Understood;
+use quantize::layout::Encoder;
+use quantize::{convert, inspect};
+use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +23,10 @@ fn refused(checkpoint: &Checkpoint, parts: &Parts, words: &[&str]) {
     let error = Understood::read(&checkpoint.folder, parts, None).err().expect("it is no family's").to_string();
     words.iter().for_each(|word| assert!(error.contains(word), "{word:?} is not in {error:?}"));
     assert!(!error.contains('\n'), "{error}");
+}
+
+fn encoder(understood: &Understood) -> &Encoder {
+    understood.encoder.as_ref().unwrap()
 }
 
 #[test]
@@ -92,6 +100,41 @@ fn missing_parts_are_asked_for() {
     refused(&language_model, &parts, &["a language model without a tower and a connector", "--decoder"]);
 }
 
+/// Leaves of transformers' LLaVA the language model, as `LlamaForCausalLM` writes it.
+fn language_model(test: &str) -> Checkpoint {
+    let checkpoint = Checkpoint::new("llava-hf", test);
+    checkpoint.edit_json("config.json", |config| {
+        *config = config["text_config"].take();
+        config["model_type"] = "llama".into();
+        config["architectures"] = json!(["LlamaForCausalLM"]);
+    });
+    fs::remove_file(checkpoint.folder.join("preprocessor_config.json")).unwrap();
+    let path = checkpoint.folder.join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let whole = SafeTensors::deserialize(&bytes).unwrap();
+    let kept = whole.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("language_model.")?, tensor)));
+    fs::write(&path, safetensors::serialize(kept, None).unwrap()).unwrap();
+    checkpoint
+}
+
+#[test]
+fn a_language_model_alone_becomes_a_model_that_sees_no_pictures() {
+    let checkpoint = language_model("language_model");
+    let whole = Checkpoint::new("llava-hf", "language_model_whole");
+    let [manifest, of_whole] = [&checkpoint, &whole].map(|checkpoint| convert(&checkpoint.options()).unwrap());
+    assert!(manifest.file(ENCODER).is_none() && of_whole.file(ENCODER).is_some());
+    // Byte by byte the decoder of the whole.
+    assert_eq!(manifest.file(DECODER), of_whole.file(DECODER));
+    let report = inspect::inspect(checkpoint.output(), true).unwrap();
+    assert!(report.encoder.is_none() && report.decoder.is_some() && report.files.len() == 1, "{report}");
+    let described = inspect::inspect(&checkpoint.folder, false).unwrap();
+    assert!(described.encoder.is_none(), "{described}");
+    let error = Understood::read(&checkpoint.folder, &Parts::default(), Some(&[24])).err().unwrap().to_string();
+    assert!(error.contains("sees no pictures"), "{error}");
+    fs::remove_file(checkpoint.folder.join("chat_template.jinja")).unwrap();
+    refused(&checkpoint, &Parts::default(), &["chat_template", "the form of conversations is not known"]);
+}
+
 #[test]
 fn delta_weights_are_seen_by_their_norms() {
     let checkpoint = Checkpoint::new("siglip", "delta_weights");
@@ -117,13 +160,13 @@ fn numbers_come_from_where_each_family_keeps_them() {
         (hf.decoder.dim, hf.decoder.hidden_dim, hf.decoder.n_layers, hf.decoder.n_heads, hf.decoder.n_kv_heads);
     assert_eq!(decoder, (48, 80, 2, 4, 2));
     assert_eq!((hf.decoder.vocab_size, hf.vocabulary.n_tokens()), (394, 384));
-    assert_eq!((hf.encoder.fit, hf.encoder.activation, hf.encoder.n_drop), ("crop", "quick_gelu", None));
+    assert_eq!((encoder(&hf).fit, encoder(&hf).activation, encoder(&hf).n_drop), ("crop", "quick_gelu", None));
     let med = read(&Checkpoint::new("llava-med", "numbers_med"), &Parts::default());
-    assert_eq!((med.encoder.fit, med.encoder.n_blocks, med.decoder.rope_theta), ("pad", 2, 1e6));
+    assert_eq!((encoder(&med).fit, encoder(&med).n_blocks, med.decoder.rope_theta), ("pad", 2, 1e6));
     let s2 = read(&Checkpoint::new("llava-s2", "numbers_s2"), &Parts::default());
     assert_eq!(
-        (s2.encoder.n_blocks, s2.encoder.scales),
-        (3, vec![24, 48, 72]),
+        (encoder(&s2).n_blocks, encoder(&s2).scales.as_slice()),
+        (3, &[24, 48, 72][..]),
         "layer -1 is honoured with scales, too"
     );
 
@@ -133,7 +176,7 @@ fn numbers_come_from_where_each_family_keeps_them() {
         config["mm_vision_select_feature"] = "cls_patch".into();
     });
     let window = read(&checkpoint, &Parts::default());
-    assert_eq!((window.decoder.context_length, window.encoder.n_drop), (4096, Some(0)));
+    assert_eq!((window.decoder.context_length, encoder(&window).n_drop), (4096, Some(0)));
 
     let checkpoint = Checkpoint::new("llava-hf", "numbers_fit");
     checkpoint.edit_json("preprocessor_config.json", |config| config["do_pad"] = json!(true));
@@ -142,7 +185,7 @@ fn numbers_come_from_where_each_family_keeps_them() {
         config["vision_feature_layer"] = json!(-1);
     });
     let padded = read(&checkpoint, &Parts::default());
-    assert_eq!((padded.encoder.fit, padded.encoder.n_drop, padded.encoder.n_blocks), ("pad", Some(0), 3));
+    assert_eq!((encoder(&padded).fit, encoder(&padded).n_drop, encoder(&padded).n_blocks), ("pad", Some(0), 3));
 
     // transformers' LLaVA drops the first token even of a SigLIP tower, which has no class token.
     let checkpoint = Checkpoint::new("siglip", "numbers_siglip");
@@ -150,13 +193,13 @@ fn numbers_come_from_where_each_family_keeps_them() {
         config["model_type"] = "llava".into();
         config["vision_feature_select_strategy"] = "default".into();
     });
-    assert_eq!(read(&checkpoint, &Parts::default()).encoder.n_drop, Some(1));
+    assert_eq!(encoder(&read(&checkpoint, &Parts::default())).n_drop, Some(1));
     checkpoint.edit_json("config.json", |config| config["vision_feature_select_strategy"] = "full".into());
-    assert_eq!(read(&checkpoint, &Parts::default()).encoder.n_drop, None);
+    assert_eq!(encoder(&read(&checkpoint, &Parts::default())).n_drop, None);
 
     // Without a configuration of its own a tower is what its folder says.
     let vicuna = read(&Checkpoint::new("llava-vicuna", "numbers_vicuna"), &tower());
-    assert_eq!((vicuna.encoder.n_heads, vicuna.encoder.image_size, vicuna.vocabulary.n_tokens()), (4, 24, 421));
+    assert_eq!((encoder(&vicuna).n_heads, encoder(&vicuna).image_size, vicuna.vocabulary.n_tokens()), (4, 24, 421));
 }
 
 #[test]
@@ -170,7 +213,7 @@ fn scales_of_the_published_shape_follow_from_the_connector() {
     });
     refused(&checkpoint, &Parts::default(), &["s2_scales", "3 scales of 24 pixels", "--scales"]);
     let understood = Understood::read(&checkpoint.folder, &Parts::default(), Some(&[24, 48, 72])).unwrap();
-    assert_eq!(understood.encoder.scales, [24, 48, 72]);
+    assert_eq!(encoder(&understood).scales, [24, 48, 72]);
 }
 
 #[test]

@@ -34,9 +34,9 @@ fn files_that_are_never_written_read_the_same() {
     let checkpoint = Checkpoint::new("clip-s2", "unwritten");
     convert(&checkpoint.options()).unwrap();
     let understood = Understood::read(&checkpoint.folder, &Parts::default(), None).unwrap();
-    let (decoder, encoder) = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
-    for (name, plan) in [(DECODER, decoder), (ENCODER, encoder)] {
-        let (written, unwritten) = (whole(checkpoint.output(), name), Unwritten::from(plan));
+    let plans = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
+    for (name, unwritten) in plans.map(Unwritten::from).named() {
+        let written = whole(checkpoint.output(), name);
         assert_eq!(unwritten.size(), written.len() as u64);
         for piece in [7919, 1 << 20] {
             let ranges = (0..written.len()).step_by(piece).map(|start| start..(start + piece).min(written.len()));
@@ -130,16 +130,16 @@ fn an_interrupted_run_goes_on_where_it_was() {
     // Kills a run after the first `n_left` chunks, the first of which is marked so that it can be seen again.
     let kill = |n_left: usize, source: Option<&str>| {
         let understood = Understood::read(&checkpoint.folder, &Parts::default(), None).unwrap();
-        let (decoder, encoder) = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
+        let plans = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
         let source = source.map_or_else(|| understood.source(None), String::from);
-        let mut writer = Writer::create(output, 30_000, [&decoder, &encoder], source.as_bytes()).unwrap();
-        writer.write(DECODER, &decoder).unwrap();
+        let mut writer = Writer::create(output, 30_000, &plans, source.as_bytes()).unwrap();
+        writer.write(DECODER, &plans.decoder).unwrap();
         std::mem::forget(writer);
         for idx in n_left..n_chunks {
             fs::remove_file(partial.join(format!("decoder.gguf.{idx:03}"))).unwrap();
         }
         fs::write(partial.join(format!("decoder.gguf.{n_left:03}")), b"half").unwrap();
-        fs::write(partial.join("decoder.gguf.new"), b"half").unwrap();
+        fs::write(partial.join(format!("decoder.gguf.{n_left:03}.new")), b"half").unwrap();
         let first = fs::read(partial.join("decoder.gguf.000")).unwrap();
         fs::write(partial.join("decoder.gguf.000"), [b"GGUX", &first[4..]].concat()).unwrap();
     };
@@ -157,6 +157,78 @@ fn an_interrupted_run_goes_on_where_it_was() {
     kill(2, None);
     convert(&checkpoint.options()).unwrap();
     assert!(whole(output, DECODER).starts_with(b"GGUF"));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_that_failed_goes_on_where_it_was() {
+    use std::os::unix::fs::MetadataExt;
+    let checkpoint = Checkpoint::new("clip-s2", "failed");
+    let partial = checkpoint.output().with_file_name("model.partial");
+    let sample = |name: &str| quantize::About {
+        samples: vec![serde_json::from_value(serde_json::json!({"path": name, "alt": "A film"})).unwrap()],
+        pictures: vec![checkpoint.folder.join(name)],
+        ..Default::default()
+    };
+    let options = |name: &str| quantize::Options { chunk_size: 30_000, about: sample(name), ..checkpoint.options() };
+    // An older model stays until the new one is whole.
+    convert(&checkpoint.options()).unwrap();
+    let older = whole(checkpoint.output(), DECODER);
+    // The very last step fails: a picture is gone that was there when the run began.
+    fs::create_dir(checkpoint.folder.join("gone.png")).unwrap();
+    let error = convert(&options("gone.png")).unwrap_err().to_string();
+    assert!(error.contains("gone.png: cannot copy"), "{error}");
+    assert_eq!(whole(checkpoint.output(), DECODER), older);
+    let inode = |folder: &Path| fs::metadata(folder.join("decoder.gguf.000")).unwrap().ino();
+    let kept = inode(&partial);
+    fs::write(checkpoint.folder.join("film.png"), b"a picture").unwrap();
+    convert(&options("film.png")).unwrap();
+    assert_eq!(inode(checkpoint.output()), kept, "the chunk was written once");
+    assert_eq!(whole(checkpoint.output(), DECODER), older);
+    assert!(!partial.exists() && !checkpoint.output().with_file_name("model.old").exists());
+    // Nothing of the failed run but its chunks is in the model: it can be replaced again.
+    convert(&options("film.png")).unwrap();
+    // What has done nothing yet leaves nothing.
+    fs::remove_file(checkpoint.folder.join("film.png")).unwrap();
+    convert(&quantize::Options { chunk_size: 1 << 30, ..options("film.png") }).unwrap_err();
+    assert!(!partial.exists());
+}
+
+/// What the system is asked to do, in order, as strace tells it; nothing where there is no strace that may watch.
+#[cfg(target_os = "linux")]
+fn system_calls(args: &[&str], log: &Path) -> Option<Vec<String>> {
+    let strace = |args: &[&str]| {
+        std::process::Command::new("strace").args(args).output().ok().filter(|ran| ran.status.success())
+    };
+    strace(&["-o", "/dev/null", "true"])?;
+    let watch = ["-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", log.to_str().unwrap()];
+    strace(&[&watch[..], &[env!("CARGO_BIN_EXE_quantize")], args].concat()).expect("the conversion goes well");
+    Some(fs::read_to_string(log).unwrap().lines().map(String::from).collect())
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_is_renamed_is_on_the_disk() {
+    let checkpoint = Checkpoint::new("siglip", "flushed");
+    let (folder, output) = (checkpoint.folder.to_str().unwrap(), checkpoint.output().to_str().unwrap());
+    let args = ["convert", folder, "-o", output, "--chunk-size", "100000"];
+    let Some(calls) = system_calls(&args, &checkpoint.output().with_file_name("calls")) else { return };
+    let place = |words: &[&str]| calls.iter().position(|call| words.iter().all(|word| call.contains(word)));
+    let chunks =
+        fs::read_dir(checkpoint.output()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let chunks: Vec<String> = chunks.collect();
+    let all_flushed = place(&["fsync(", "model.partial>"]).expect("the folder of chunks is flushed");
+    let in_place = place(&["rename", "model.partial\"", "model\""]).expect("the folder is put in its place");
+    for chunk in &chunks {
+        let (flushed, renamed) =
+            (place(&["fsync(", &format!("/{chunk}.new>")]), place(&["rename", &format!("/{chunk}.new\"")]));
+        let (flushed, renamed) = (flushed.expect(chunk), renamed.expect(chunk));
+        assert!(flushed < renamed && renamed < in_place, "{chunk}: {calls:#?}");
+    }
+    let last_flush =
+        calls[..in_place].iter().rposition(|call| call.contains("fsync(") && call.contains("model.partial>"));
+    assert!(all_flushed < in_place && last_flush > place(&["rename", "manifest.json.new"]), "{calls:#?}");
+    assert!(calls[in_place..].iter().any(|call| call.contains("fsync(") && call.contains("flushed>")), "{calls:#?}");
 }
 
 #[test]

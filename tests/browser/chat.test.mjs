@@ -157,8 +157,16 @@ test("DICOM and files that are no image are refused in plain words; the page goe
   await on.open(site);
   await on.ready();
   const alert = page.locator("#image-error");
-  await image.setInputFiles({ name: "slice.dcm", mimeType: "", buffer: Buffer.alloc(200) });
-  await alert.getByText("DICOM is not read yet").waitFor();
+  const named = async (name, buffer, title) => {
+    await image.setInputFiles({ name, mimeType: "", buffer });
+    await alert.getByText(title, { exact: true }).waitFor();
+    assert.doesNotMatch(await page.locator("#film").textContent(), /reads it all the same/);
+  };
+  const dicom = Buffer.alloc(200);
+  dicom.write("DICM", 128);
+  await named("slice.dcm", dicom, "This is a DICOM file.");
+  await named("report.pdf", Buffer.from("%PDF-1.7\n"), "This is a PDF document.");
+  await named("empty.png", Buffer.alloc(0), "This is an empty file.");
   await image.setInputFiles({ name: "broken.png", mimeType: "image/png", buffer: IMAGE.buffer.subarray(0, 300) });
   await alert.getByText("This picture could not be read.").waitFor();
   await alert.locator("summary").click();
@@ -179,11 +187,72 @@ test("copied and saved text carries the notice and no file name", async (t) => {
   await page.getByText("Copied").waitFor();
   const copied = await page.evaluate(() => navigator.clipboard.readText());
   assert.match(copied, /^Research software\. Not a medical device\./);
-  assert.match(copied, /You: What is this\?/);
+  assert.match(copied, /\n\nYou:\nWhat is this\?\n\nModel:\n\S/);
   const download = page.waitForEvent("download");
   await page.locator("#save").click();
   const stream = await (await download).createReadStream();
   const saved = (await stream.toArray()).join("");
   assert.equal(saved, copied);
   assert.doesNotMatch(copied, /Jane/);
+});
+
+test("questions and answers are read in the direction of their own script", async (t) => {
+  const { page, question, answer, ask, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await on.show();
+  const direction = (locator) => locator.evaluate((element) => getComputedStyle(element).direction);
+  await question.fill("هل القلب متضخم؟");
+  assert.equal(await direction(question), "rtl");
+  await ask.click();
+  await on.answered();
+  assert.equal(await direction(page.locator(".asked")), "rtl");
+  await answer.evaluate((element) => (element.textContent = "نعم.\nNo."));
+  assert.equal(await direction(answer), "rtl");
+  // Line by line: the second one stands at the left.
+  const [first, second] = await answer.evaluate((element) => {
+    const range = document.createRange();
+    return [0, 5].map((start) => {
+      range.setStart(element.firstChild, start);
+      range.setEnd(element.firstChild, start + 3);
+      const { left, right } = range.getBoundingClientRect();
+      const box = element.getBoundingClientRect();
+      return { fromLeft: left - box.left, fromRight: box.right - right };
+    });
+  });
+  assert.ok(first.fromRight < 2 && second.fromLeft < 2, JSON.stringify({ first, second }));
+});
+
+test("keys that belong to an input method neither send a question nor stop an answer", async (t) => {
+  const { page, question, ask, stop, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await on.show();
+  await question.fill("心臓は大きいですか");
+  const press = (init) => question.evaluate((element, init) => element.dispatchEvent(new KeyboardEvent("keydown", { bubbles: true, cancelable: true, ...init })), init);
+  // As Chromium and Firefox tell of it, and as Safari does.
+  assert.ok(await press({ key: "Enter", keyCode: 13, isComposing: true }));
+  assert.ok(await press({ key: "Enter", keyCode: 229, isComposing: false }));
+  assert.equal(await page.locator(".turn").count(), 0);
+  await on.atFirstWord(() => {
+    document.querySelector("[data-testid=question]").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", keyCode: 229, bubbles: true }));
+  });
+  await ask.click();
+  await on.answered();
+  assert.doesNotMatch(await page.locator(".meta").textContent(), /^stopped/);
+});
+
+test("an answer that repeated itself says so, on the page and in the saved text", async (t) => {
+  const standIn = await startSite({ fake: true });
+  t.after(() => standIn.stop());
+  const { page, context, ...on } = await newPage(browser, t);
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await on.open(standIn, "fake=repetition");
+  await on.ready();
+  await on.show();
+  await on.answerTo("What is this?");
+  assert.match(await page.locator(".meta").textContent(), /^stopped: it repeated itself · \d+ tokens/);
+  await page.locator("#copy").click();
+  await page.getByText("Copied").waitFor();
+  assert.match(await page.evaluate(() => navigator.clipboard.readText()), /\n\[stopped: it repeated itself\]\n/);
 });

@@ -110,6 +110,68 @@ test("an earlier picture costs no new reading", async (t) => {
   assert.ok(results[2].n_read < 64);
 });
 
+/** Bytes of a BMP file of noise that no other `seed` gives. To be run in the page. */
+const makePicture = `(side, seed) => {
+  const bytes = new Uint8Array(54 + 3 * side * side);
+  const view = new DataView(bytes.buffer);
+  bytes.set([0x42, 0x4d]);
+  [[2, bytes.length], [10, 54], [14, 40], [18, side], [22, side]].forEach(([at, value]) => view.setUint32(at, value, true));
+  view.setUint16(26, 1, true);
+  view.setUint16(28, 24, true);
+  for (let i = 54; i < bytes.length; i++) bytes[i] = (i * 31 + (i >> 8) * (17 + seed)) & 255;
+  return bytes;
+}`;
+
+test("pictures that are replaced while their answers stream leave nothing behind", async (t) => {
+  const { page, use } = await clientPage(t);
+  await page.evaluate(`window.makePicture = ${makePicture}`);
+  const side = 1400; // 5.9 MB
+  const { first, last } = await use(async (side) => {
+    const model = await client.load("models/test/manifest.json", { ranks: 1 });
+    const replace = async (from, to) => {
+      for (let seed = from; seed < to; seed++) {
+        const chat = model.chat({ image: makePicture(side, seed) });
+        await chat.ask("Describe everything.").next();
+        chat.close();
+      }
+      await model.countTokens("a"); // comes after what was under way
+      return (await model.memory())[0];
+    };
+    const first = await replace(0, 6);
+    const last = await replace(6, 30);
+    model.close();
+    return { first, last };
+  }, side);
+  // 24 pictures later: not as much as two of their files.
+  assert.ok(last - first < 2 * 3 * side * side, `${first} bytes, then ${last}`);
+});
+
+test("a picture of long ago is looked at again when it is asked about", async (t) => {
+  const { page, use } = await clientPage(t);
+  await page.evaluate(`window.makePicture = ${makePicture}`);
+  const { alone, later, n_tiles, closed } = await use(async (picture) => {
+    const model = await client.load("models/demo/manifest.json");
+    const question = ["What kind of picture is this?", { maxTokens: 24 }];
+    const alone = await textOf(model.chat({ image: new Uint8Array(picture) }).ask(...question));
+    let n_tiles = 0;
+    const bytes = new Uint8Array(picture);
+    const chat = model.chat({ image: bytes, onProgress: ({ stage }) => (n_tiles += stage === "encoding") });
+    await chat.ready;
+    bytes.fill(0); // the chat has what it was given
+    for (let seed = 0; seed < 4; seed++) await model.chat({ image: makePicture(64, seed) }).ready;
+    n_tiles = 0;
+    const later = await textOf(chat.ask(...question));
+    chat.close();
+    const closed = await caught(textOf(chat.ask(...question)));
+    model.close();
+    return { alone, later, n_tiles, closed };
+  }, [...IMAGE.buffer]);
+  assert.ok(alone.length > 0);
+  assert.equal(later, alone);
+  assert.ok(n_tiles > 0);
+  assert.equal(closed.name, "AbortError");
+});
+
 test("chunks may be ranges of one file, if the host serves ranges", async (t) => {
   const manifest = makeModel();
   const whole = new Map();

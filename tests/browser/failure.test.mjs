@@ -1,8 +1,8 @@
-// A rank that dies or runs out of memory ends the session with a message and leaves the page usable.
+// A rank that dies ends the session with a message and leaves the page usable; an operation that fails leaves the model usable, too.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { newPage, startChromium, startSite } from "./support.mjs";
+import { IMAGE, newPage, startChromium, startSite } from "./support.mjs";
 
 let browser;
 let site;
@@ -93,4 +93,97 @@ test("a model that needs more memory than there is says so", async (t) => {
   await page.unroute("**/rank.js");
   await page.getByRole("button", { name: "Load the model again" }).click();
   await on.ready();
+});
+
+/** Has the next `operation` of rank 0 ("look", "ask") throw what `failure` describes. */
+async function failNext(page, operation, failure) {
+  const [rank] = page.workers();
+  const pkg = await page.evaluate(() => new URL("pkg/", document.baseURI).href);
+  await rank.evaluate(async ({ pkg, operation, failure }) => {
+    for (const build of ["relaxed", "simd128"]) {
+      const { Rank } = await import(`${pkg}llama3med_${build}.js`);
+      const real = Rank.prototype[operation];
+      Rank.prototype[operation] = async () => {
+        Rank.prototype[operation] = real;
+        throw Object.assign(failure.kind ? new Error(failure.message) : new RangeError(failure.message), failure);
+      };
+    }
+  }, { pkg, operation, failure });
+}
+
+for (const isAsking of [false, true]) {
+  test(`a picture that has stopped the model is not opened again unasked${isAsking ? "; a question waited for it" : ""}`, async (t) => {
+    const { page, image, question, ...on } = await newPage(browser, t);
+    await on.open(site, QUERY);
+    await on.ready();
+    await failNext(page, "look", { message: "Maximum call stack size exceeded" });
+    // The question is asked before the picture is encoded.
+    await page.evaluate((isAsking) => {
+      if (!isAsking) return;
+      const observer = new MutationObserver(() => {
+        if (!document.body.classList.contains("has-image")) return;
+        observer.disconnect();
+        document.querySelector("[data-testid=question]").value = "What is this?";
+        document.querySelector("form").requestSubmit();
+      });
+      observer.observe(document.body, { attributes: true });
+    }, isAsking);
+    await image.setInputFiles(IMAGE);
+    await page.getByRole("button", { name: "Load the model again" }).click();
+    const alert = page.locator("#image-error");
+    await alert.getByText("The picture may have been the cause").waitFor();
+    await on.ready();
+    assert.ok(await page.locator("#drop").isVisible());
+    assert.ok(await page.locator("#film").isHidden());
+    await alert.locator("summary").click();
+    assert.match(await alert.locator("pre").textContent(), /brain\.png, .*\n.*Maximum call stack/);
+    await alert.getByRole("button", { name: "Open it again" }).click();
+    await on.waitStatus(/^Ready: ask/);
+    assert.equal(await alert.textContent(), "");
+    if (isAsking) assert.equal(await question.inputValue(), "What is this?");
+    assert.ok((await on.answerTo("What is this?")).length > 0);
+  });
+}
+
+test("a question for which there is no memory fails alone: the model answers the next one", async (t) => {
+  const { page, question, ask, ...on } = await newPage(browser, t);
+  await on.open(site, QUERY);
+  await on.ready();
+  await on.show();
+  await failNext(page, "ask", { kind: "out-of-memory", message: "no memory is left: 1048576 bytes for keys and values" });
+  await question.fill("Describe everything.");
+  await ask.click();
+  const alert = page.locator(".turn .error");
+  await alert.getByText("The memory of this browser is not enough.").waitFor();
+  assert.match(await alert.textContent(), /The model itself goes on/);
+  assert.equal(await alert.getByRole("button").count(), 0);
+  assert.equal(await question.inputValue(), "Describe everything.");
+  assert.ok((await on.answerTo("And now?")).length > 0);
+  assert.equal(await page.locator("#load-error").textContent(), "");
+});
+
+test("a picture for which there is no memory fails alone: the next one is opened", async (t) => {
+  const { page, image, ...on } = await newPage(browser, t);
+  await on.open(site, QUERY);
+  await on.ready();
+  await failNext(page, "look", { kind: "out-of-memory", message: "no memory is left: 1048576 bytes for a picture" });
+  await image.setInputFiles(IMAGE);
+  await page.locator("#image-error").getByText("The memory of this browser is not enough.").waitFor();
+  await on.show();
+  assert.ok((await on.answerTo("What is this?")).length > 0);
+});
+
+test("an error that nobody has foreseen is shown with its details", async (t) => {
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site, QUERY);
+  await on.ready();
+  const alert = page.locator("#page-error");
+  for (const fail of [() => void Promise.reject(new Error("nobody waits for this")), () => setTimeout(() => { throw new Error("nobody waits for this"); })]) {
+    await page.evaluate(fail);
+    await alert.getByText("Something went wrong in this page.").waitFor();
+    await alert.locator("summary").click();
+    assert.match(await alert.locator("pre").textContent(), /nobody waits for this/);
+    await alert.getByRole("button", { name: "Close" }).click();
+    assert.equal(await alert.textContent(), "");
+  }
 });

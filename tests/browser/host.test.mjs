@@ -28,8 +28,43 @@ test("the policy of the plain site keeps the page from another host", async (t) 
   const { page, ...on } = await newPage(browser, t);
   host.log.length = 0;
   await on.open(site, `model=${host.url}models/test/manifest.json`);
-  await page.locator("#load-error strong").waitFor();
+  const alert = page.locator("#load-error");
+  await alert.locator("strong", { hasText: "The policy of this page forbids it to fetch from that host." }).waitFor();
+  assert.match(await alert.textContent(), new RegExp(`make site MODEL_HOST=${new URL(host.url).origin}`));
+  const folder = `${host.url}models/pair`;
+  await on.open(site, `decoder=${folder}/a.gguf&encoder=${folder}/b.gguf`);
+  await alert.locator("strong", { hasText: "The policy of this page forbids" }).waitFor();
   assert.deepEqual(host.paths(), []);
+});
+
+test("a host that lets no other site read its files is said to be one", async (t) => {
+  const closed = await startSite();
+  const site = await startSite({ dist: assemble(closed.url) });
+  t.after(() => Promise.all([site.stop(), closed.stop()]));
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site, `model=${closed.url}models/test/manifest.json`);
+  await page.locator("#load-error strong", { hasText: "does not let other sites read its files" }).waitFor();
+});
+
+test("a host without ranges is said in the headline", async (t) => {
+  const fault = (path, request, response) => path.endsWith(".gguf") && (response.writeHead(200).end(Buffer.alloc(1000)), true);
+  const site = await startSite({ fault });
+  t.after(() => site.stop());
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site, "decoder=a.gguf&encoder=b.gguf");
+  await page.locator("#load-error strong", { hasText: "does not serve parts of files" }).waitFor();
+});
+
+test("where a host's own policy forbids workers from blobs, they start from their files", async (t) => {
+  const fault = (path, request, response) => (response.setHeader("Content-Security-Policy", "worker-src 'self'"), false);
+  const site = await startSite({ fault });
+  t.after(() => site.stop());
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site, "model=models/test/manifest.json&ranks=2&tokens=8");
+  await on.ready();
+  await on.show();
+  assert.ok((await on.answerTo("What is this?")).length > 0);
+  assert.ok(page.workers().length === 2 && page.workers().every((worker) => worker.url() === `${site.url}rank.js`));
 });
 
 test("a site that was assembled with MODEL_HOST loads from it", async (t) => {

@@ -1,8 +1,10 @@
 // How the model arrives: kept and resumed, damaged and missing parts, other folders and origins, and pages that close too early.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { IMAGE, corrupt, makeModel, newPage, startChromium, startSite } from "./support.mjs";
+import { IMAGE, TARGET, corrupt, makeModel, newPage, startChromium, startSite } from "./support.mjs";
 
 let browser;
 before(async () => (browser = await startChromium()));
@@ -123,6 +125,92 @@ test("what is kept was checked before: it is not read by the store again unless 
   assert.deepEqual(await loaded(), first);
   assert.deepEqual(fetched(), [`models/test/${chunk.path}`]);
 });
+
+test("a download that loses the network waits for it, goes on where it broke off, and can be stopped", async (t) => {
+  const all = chunks();
+  const site = await withSite(t);
+  const { page, ...on } = await newPage(browser, t);
+  let isDown = false;
+  // The network goes in the middle of a part: half of it has arrived.
+  site.fault = (path, request, response) => {
+    if (!all.includes(path)) return false;
+    if (isDown) return request.socket.destroy(), true;
+    if (path !== all[3] || request.headers.range) return false;
+    isDown = true;
+    const bytes = readFileSync(join(TARGET, "test-model", path.replace("models/test/", "")));
+    response.writeHead(200, { "Content-Type": "application/octet-stream", "Content-Length": bytes.length, "Accept-Ranges": "bytes" });
+    response.write(bytes.subarray(0, bytes.length >> 1), () => setTimeout(() => request.socket.destroy(), 100));
+    return true;
+  };
+  await on.open(site);
+  await on.waitStatus(/^No network: loading waits for it and goes on by itself$/);
+  const note = page.locator("#notes");
+  await note.getByRole("button", { name: "Stop loading" }).click();
+  const alert = page.locator("#load-error");
+  await alert.locator("strong", { hasText: "Loading was stopped" }).waitFor();
+  assert.equal(page.workers().length, 0);
+  assert.equal(await note.textContent(), "");
+
+  isDown = false;
+  await alert.getByRole("button", { name: "Load the model again" }).click();
+  await on.waitStatus(/^No network/);
+  site.log.length = 0;
+  isDown = false;
+  await Promise.all(page.workers().map((worker) => worker.evaluate(() => dispatchEvent(new Event("online")))));
+  await on.ready();
+  assert.equal(await note.textContent(), "");
+  const parts = site.log.filter(({ path, range }) => path === all[3] && range);
+  assert.ok(parts.length > 0 && !/bytes=0-/.test(parts.at(-1).range), "what had arrived of the part is not fetched again");
+  const again = site.paths().filter((path) => all.indexOf(path) >= 0 && all.indexOf(path) < 3);
+  assert.deepEqual(again, []);
+});
+
+test("while the browser is offline the manifest is waited for, too", async (t) => {
+  const site = await withSite(t);
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site, "tokens=8");
+  await on.ready();
+  await page.addInitScript(() => {
+    // As an offline browser has it: the workers know.
+    const Real = window.Blob;
+    window.Blob = class extends Real {
+      constructor(parts, options) {
+        super(["Object.defineProperty(navigator, 'onLine', { value: false });", ...parts], options);
+      }
+    };
+  });
+  site.fault = (path, request) => path.startsWith("models/test/") && (request.socket.destroy(), true);
+  await on.open(site);
+  await on.waitStatus(/^No network/);
+  site.fault = null;
+  await on.ready();
+});
+
+const POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 100000\n";
+const say = (status, type, body) => (request, response) => (response.writeHead(status, { "Content-Type": type }).end(body), true);
+
+for (const [what, act, title, details] of [
+  ["a Git LFS pointer", say(200, "application/octet-stream", POINTER), /is a Git LFS pointer, not the file itself/, /gguf\.002/],
+  ["a web page", say(200, "text/html", "<!DOCTYPE html><html>Sign in</html>"), /A web page came instead/, /gguf\.002/],
+  ["a long web page", say(200, "text/html", `<!DOCTYPE html><html>${" ".repeat(200_000)}</html>`), /A web page came instead/, /gguf\.002/],
+  ["a part that is cut short", say(200, "application/octet-stream", Buffer.alloc(50_000)), /is cut short/, /50000 of 100000 bytes/],
+  ["a server that is down", say(503, "text/plain", "later"), /cannot deliver the model at the moment/, /HTTP 503/],
+  ["a login", say(403, "text/plain", "no"), /does not give the model to everybody/, /HTTP 403/],
+]) {
+  test(`${what} in the place of a part is said in the headline`, async (t) => {
+    const [path] = chunks().filter((chunk) => chunk.endsWith(".gguf.002"));
+    const site = await withSite(t, { fault: (found, request, response) => found === path && act(request, response) });
+    const { page, ...on } = await newPage(browser, t);
+    await on.open(site);
+    const alert = page.locator("#load-error");
+    await alert.locator("strong").waitFor();
+    assert.match(await alert.locator("strong").textContent(), title);
+    assert.match(await alert.locator("pre").textContent(), details);
+    site.fault = null;
+    await alert.getByRole("button", { name: "Load the model again" }).click();
+    await on.ready();
+  });
+}
 
 test("a model that is not there and a manifest that lies are named", async (t) => {
   const site = await withSite(t);

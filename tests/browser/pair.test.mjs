@@ -128,26 +128,173 @@ test("dropped model files are opened as a model, not as a picture", async (t) =>
   assert.deepEqual(seen.errors, []);
 });
 
-test("files that are no pair are named", async (t) => {
-  const { page, ...on } = await newPage(browser, t);
+test("a decoder alone answers in text, says that it sees no pictures, and refuses them", async (t) => {
+  const args = ["ask", "--decoder", file("decoder.gguf"), "--prompt", QUESTION, "--max-tokens", String(N_TOKENS), "--ranks", "1"];
+  const expected = execFileSync(QUANTIZE, args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+  const { page, seen, ...on } = await newPage(browser, t);
+  const error = page.locator("#image-error");
+  const drop = page.locator("#drop");
+  // From an address, with a picture that came too early; then from a file, in place of a model that sees pictures and has one open.
+  await on.open(site, `decoder=models/pair/decoder.gguf&tokens=${N_TOKENS}&ranks=2`);
+  await page.getByTestId("image-input").setInputFiles(IMAGE);
+  await on.waitStatus(/^Ready: ask a question/);
+  for (const round of ["address", "file"]) {
+    assert.ok(await drop.getByText("This model sees no pictures").isVisible(), round);
+    assert.ok(await drop.getByText("choose a file").isHidden());
+    await on.question.fill("");
+    await page.getByTestId("image-input").setInputFiles(IMAGE);
+    await page.waitForFunction(() => /sees no pictures[^]*image encoder/.test(document.querySelector("#image-error").textContent));
+    assert.ok(await page.locator("#film").isHidden());
+    assert.equal((await on.answerTo(QUESTION)).trim(), expected);
+    assert.equal(await error.textContent(), "");
+    assert.match(await page.locator("#numbers-body").textContent(), /^Conversation.*Context/);
+    if (round === "file") break;
+    await on.open(site, `model=models/test/manifest.json&tokens=${N_TOKENS}`);
+    await on.ready();
+    await on.show(IMAGE);
+    await page.getByTestId("model-input").setInputFiles(file("decoder.gguf"));
+    await on.waitStatus(/sees no pictures|^Ready: ask a question/);
+    await page.waitForFunction(() => /sees no pictures/.test(document.querySelector("#image-error").textContent));
+  }
+  // And back to a model that sees them.
+  await page.getByTestId("model-input").setInputFiles([file("decoder.gguf"), file("mmproj.gguf")]);
+  await on.ready();
+  await on.show(IMAGE);
+  assert.deepEqual(seen.errors, []);
+});
+
+test("through the client: no picture for a decoder alone, no need of one for a pair", async (t) => {
+  const { page } = await newPage(browser, t);
+  await page.goto(site.url);
+  const found = await page.evaluate(async ([question, maxTokens, picture]) => {
+    const { load } = await import("./llama3med.js");
+    const results = {};
+    for (const [name, files] of Object.entries({ alone: ["decoder.gguf"], pair: ["decoder.gguf", "mmproj.gguf"] })) {
+      const model = await load(files.map((file) => `models/pair/${file}`), { ranks: 2 });
+      let text = "";
+      for await (const piece of model.chat().ask(question, { maxTokens })) text += piece;
+      const looked = await model.chat({ image: new Uint8Array(picture) }).ready.then(({ tiles }) => tiles, ({ kind }) => kind);
+      let after = "";
+      for await (const piece of model.chat({}).ask(question, { maxTokens })) after += piece;
+      results[name] = { text, after, looked, seesPictures: model.info.seesPictures };
+      model.close();
+    }
+    return results;
+  }, [QUESTION, N_TOKENS, [...IMAGE.buffer]]);
+  const { text } = found.alone;
+  assert.ok(text.length > 0);
+  assert.deepEqual(found.alone, { text, after: text, looked: "no-vision", seesPictures: false });
+  assert.deepEqual(found.pair, { text, after: text, looked: 1, seesPictures: true });
+});
+
+test("what files are is told by their content, and what was not used is said", async (t) => {
+  const expected = nativeAnswer();
+  const { page, seen, info, ...on } = await newPage(browser, t);
+  await on.open(site, `model=models/test/manifest.json&tokens=${N_TOKENS}`);
+  await on.ready();
+  const copy = (from, name) => (copyFileSync(file(from), join(scratch(), name)), join(scratch(), name));
+  const encoder = copy("mmproj.gguf", "sha256-8c5fe2f5");
+  const readme = join(scratch(), "README.md");
+  writeFileSync(readme, "# A model\n");
+  const notes = page.locator("#notes");
+  for (const [names, isRest] of [[[copy("decoder.gguf", "sha256-74a1c4d1"), encoder]], [[copy("decoder.gguf", "decoder (1).gguf"), encoder, readme, samplePath("brain.png")], true],
+    [[3, 1, 2].map((part) => copy(`split-0000${part}-of-00003.gguf`, `sha256-part-${part}`)).concat(encoder)],
+    [[2, 3, 1].map((part) => copy(`split-0000${part}-of-00003.gguf`, `x-0000${part}-of-00003 (${part}).gguf`)).concat(encoder)]]) {
+    const { model } = await page.evaluate(() => ({ model: document.querySelector("#model-name").textContent }));
+    assert.ok(model);
+    await page.getByTestId("model-input").setInputFiles(names);
+    await on.waitStatus(/^Loading/);
+    await on.ready();
+    assert.match(await info.textContent(), /small LLaVA/);
+    if (isRest) assert.match(await notes.textContent(), /Used: decoder \(1\)\.gguf, sha256-8c5fe2f5\. Not used, for they are not GGUF files: README\.md, brain\.png/);
+    else assert.equal(await notes.textContent(), "");
+  }
+  await on.show(IMAGE);
+  assert.equal((await on.answerTo(QUESTION)).trim(), expected);
+  assert.deepEqual(seen.errors, []);
+});
+
+test("a picture and a README dropped with a model are said; without a model the picture opens", async (t) => {
+  const { page, info, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
+  const drop = (files) => page.evaluate((files) => {
+    const dataTransfer = new DataTransfer();
+    for (const [name, bytes] of files) dataTransfer.items.add(new File([new Uint8Array(bytes)], name));
+    document.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+  }, files.map(([name, path]) => [name, [...readFileSync(path)]]));
+  await drop([["brain.png", samplePath("brain.png")], ["sha256-1", file("mmproj.gguf")], ["sha256-2", file("decoder.gguf")]]);
+  await page.waitForFunction(() => document.querySelector("#model-name").textContent.includes("small LLaVA"));
+  await on.ready();
+  assert.match(await page.locator("#notes").textContent(), /Not used, for it is not a GGUF file: brain\.png/);
+  await drop([["brain.png", samplePath("brain.png")]]);
+  await on.waitStatus(/^Ready: ask/);
+});
+
+test("of two choices before the first model is there, the last one counts, and no other goes on running", async (t) => {
+  const { page, info, ...on } = await newPage(browser, t);
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  const other = await startSite({ fault: (path) => path === "models/test/decoder.gguf.004" && held.then(() => false) });
+  t.after(() => other.stop());
+  await on.open(other, "model=models/test/manifest.json&ranks=1");
+  await on.waitStatus(/^Loading the model: .* of /);
+  const choose = (names) => page.getByTestId("model-input").setInputFiles(names.map(file));
+  await choose(["decoder.gguf", "mmproj.gguf"]);
+  await choose(["decoder.gguf"]);
+  await choose(["mmproj.gguf", "decoder.gguf"]);
+  await on.ready();
+  release();
+  assert.match(await info.textContent(), /small LLaVA/);
+  await page.waitForFunction(() => true);
+  assert.equal(page.workers().length, 1);
+  await on.show();
+  assert.equal(page.workers().length, 1);
+});
+
+test("a model that is still loading stays when the choice was wrong", async (t) => {
+  const { page, info, ...on } = await newPage(browser, t);
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  const other = await startSite({ fault: (path) => path === "models/test/decoder.gguf.004" && held.then(() => false) });
+  t.after(() => other.stop());
+  await on.open(other, "model=models/test/manifest.json&ranks=1");
+  await on.waitStatus(/^Loading the model: .* of /);
+  await page.getByTestId("model-input").setInputFiles([file("mmproj.gguf")]);
+  await page.locator("#load-error").getByText("These files are not a model").waitFor();
+  release();
+  await on.ready();
+  assert.match(await info.textContent(), /[Rr]andom/);
+});
+
+test("files that are no pair are named, and the model that works stays", async (t) => {
+  const { page, info, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  await on.show(IMAGE);
+  const name = await info.locator("#model-name").textContent();
   const renamed = join(scratch(), "text.gguf");
   copyFileSync(file("text.safetensors"), renamed);
-  const alert = page.locator("#load-error");
+  const [pointer, half] = ["pointer.gguf", "half.gguf"].map((name) => join(scratch(), name));
+  writeFileSync(pointer, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4661216384\n");
+  writeFileSync(half, readFileSync(file("decoder.gguf")).subarray(0, statSync(file("decoder.gguf")).size - 1000));
   const cases = [
     [[file("mmproj.gguf")], /These files are not a model[^]*a language model \(architecture llama\) is missing/],
-    [[file("decoder.gguf")], /These files are not a model[^]*an image encoder \(mmproj, architecture clip\) is missing/],
     [[file("decoder.gguf"), file("split-00001-of-00003.gguf"), file("mmproj.gguf")], /one of 3 parts/],
     [[renamed, file("mmproj.gguf")], /text\.gguf: magic: expected "GGUF"/],
+    [[pointer, file("mmproj.gguf")], /is a Git LFS pointer[^]*pointer\.gguf/],
+    [[half, file("mmproj.gguf")], /is cut short[^]*half\.gguf/],
+    [[samplePath("brain.png")], /These files are not a model[^]*None of these is a GGUF file: brain\.png/],
   ];
   for (const [files, words] of cases) {
     await page.getByTestId("model-input").setInputFiles(files);
     await page.waitForFunction(([source]) => new RegExp(source).test(document.querySelector("#load-error").textContent), [words.source]);
-    assert.ok(await alert.getByRole("button", { name: "Load the model again" }).isVisible());
+    assert.equal(await info.locator("#model-name").textContent(), name);
+    assert.ok((await on.answerTo("What is this?")).length > 0);
   }
-  // One address alone, one that is not there, and a template that nobody knows.
-  const addresses = [["decoder=models/pair/decoder.gguf", /image encoder/], [query("none.gguf"), /not at its place/],
+  assert.equal(await page.locator(".divider").count(), 0);
+  // An encoder alone, an address that is not there, and a template that nobody knows.
+  const addresses = [["encoder=models/pair/mmproj.gguf", /a language model \(architecture llama\) is missing/], [query("none.gguf"), /not at its place/],
     [`${query("decoder.gguf")}&template=alpaca`, /template must be one of llama3/]];
   for (const [address, words] of addresses) {
     await on.open(site, address);

@@ -18,7 +18,7 @@ test("a tiny model runs on one rank, and nothing is measured for it", async () =
 });
 
 test("a large model runs on as many ranks as there are cores that help", async () => {
-  const ranks = (n_bytes, n_cores, measure = even) => chooseRanks(n_bytes, { n_cores, measure });
+  const ranks = (n_bytes, n_cores, measure = even) => chooseRanks(n_bytes, { n_least: n_bytes === EIGHT_B ? 2 : 1, n_cores, measure });
   assert.deepEqual(await Promise.all([undefined, 1, 2, 6, 8, 64].map((n_cores) => ranks(ONE_B, n_cores))), [2, 1, 2, 4, 8, 8]); // a sum over six waits twice more
   assert.deepEqual(await Promise.all([undefined, 1, 2, 6, 8, 64].map((n_cores) => ranks(EIGHT_B, n_cores))), [2, 2, 2, 6, 8, 16]);
   // Eight threads of four cores; four fast cores beside four slow ones, which everybody would wait for; memory that two cores exhaust.
@@ -35,14 +35,14 @@ test("where messages are slow, fewer ranks share a small model", async () => {
 
 test("what cannot be measured is chosen with care", async () => {
   const measure = () => Promise.reject(new Error("no workers"));
-  const ranks = (n_bytes, n_cores) => chooseRanks(n_bytes, { n_cores, measure });
+  const ranks = (n_bytes, n_cores, n_least) => chooseRanks(n_bytes, { n_cores, n_least, measure });
   assert.deepEqual(await Promise.all([1, 2, 8, 64].map((n_cores) => ranks(ONE_B, n_cores))), [1, 2, 4, 4]);
-  assert.equal(await ranks(20e9, 2), 7);
+  assert.equal(await ranks(20e9, 2, 7), 7);
 });
 
 test("a wish is obeyed where it can be", async () => {
   const measure = () => assert.fail("measured");
   assert.equal(await chooseRanks(TINY, { wanted: 16, n_cores: 2, measure }), 16);
   await assert.rejects(chooseRanks(TINY, { wanted: 65, measure }), /from 1 to 64, found 65/);
-  await assert.rejects(chooseRanks(EIGHT_B, { wanted: 1, measure }), /at least 2 ranks/);
+  await assert.rejects(chooseRanks(EIGHT_B, { n_least: 2, wanted: 1, measure }), (error) => /at least 2 ranks/.test(error.message) && error.moreRanks === 2);
 });

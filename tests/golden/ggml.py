@@ -21,13 +21,13 @@ NORMAL, UNKNOWN, CONTROL, BYTE = (int(kind) for kind in (
     gguf.TokenType.NORMAL, gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.BYTE))
 
 
-def add_llama3(writer):
-    """Byte-level BPE with merges."""
+def add_llama3(writer, pre):
+    """Byte-level BPE with merges; `pre` names how text is cut into words."""
     document = json.loads((TARGET / "llama3-tokenizer.json").read_text())
     tokens = sorted(document["model"]["vocab"], key=document["model"]["vocab"].get)
     added = [token["content"] for token in document["added_tokens"]]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens + added)
     writer.add_token_types([NORMAL] * len(tokens) + [CONTROL] * len(added))
     writer.add_token_merges(document["model"]["merges"])
@@ -49,12 +49,12 @@ def add_sentencepiece(writer, name):
     writer.add_eos_token_id(2)
 
 
-def llama_cpp_ids(name, texts, folder):
+def llama_cpp_ids(name, texts, folder, pre="llama-bpe"):
     """Ids of each text by llama.cpp: without the token of the beginning, and with control tokens as text."""
     path = Path(folder) / f"{name}.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     if name == "llama3":
-        add_llama3(writer)
+        add_llama3(writer, pre)
     else:
         add_sentencepiece(writer, name)
     writer.write_header_to_file()

@@ -4,15 +4,15 @@
 
     preprocess/*                    small files, one a format and kind of pixel
     preprocess.safetensors
-        decoded.<file>              (height, width, 3) uint8: convert("RGB"), upright
+        decoded.<file>              (height, width, 3) uint8: on black, convert("RGB"), upright
         picture.<width>x<height>    (height, width, 3) uint8: what is prepared
         square.<case>               (size, size, 3) uint8: resized and squared, before it is normalised
         pixels.<case>               (3, size, size): normalised
         tiles.<case>.*              pixels of the largest scale, and tiles of every scale
         merge.<case>.*              tiles' features, and the merged tokens
 
-Where Pillow has no sensible answer (grey of 16 bits saturates in its convert("RGB")) the expected pixels are computed
-here by the rule that the engine documents. Resizing is CLIPImageProcessor's and SiglipImageProcessor's, on Pillow.
+Where Pillow has no sensible answer (grey of 16 bits saturates in its convert("RGB"), which also drops alpha) the expected
+pixels are computed here by the rule that the engine documents. Resizing is CLIPImageProcessor's and SiglipImageProcessor's, on Pillow.
 """
 
 import struct
@@ -28,6 +28,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 FOLDER = Path(__file__).parent
+PNG = b"\x89PNG\r\n\x1a\n"
 FILES = FOLDER / "preprocess"
 RNG = np.random.default_rng(20260)
 NORMS = {
@@ -46,6 +47,11 @@ def scene(width: int, height: int) -> np.ndarray:
     return values.clip(0, 255).astype(np.uint8)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png(values: np.ndarray, color: int, bits: int) -> bytes:
     """A PNG of pixels that Pillow cannot write: 16-bit colour, and rows of 2 or 4 bits that are packed already."""
     height, width = values.shape[0], values.shape[1]
@@ -59,29 +65,81 @@ def png(values: np.ndarray, color: int, bits: int) -> bytes:
     stride = len(rows) // height
     filtered = b"".join(b"\0" + rows[y * stride : (y + 1) * stride] for y in range(height))
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(filtered)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    return PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(filtered)) + chunk(b"IEND", b"")
 
 
-def tiff(values: np.ndarray, sample_format: int, order: str = "<", photometric: int = 0) -> bytes:
+def rows_of(values: np.ndarray) -> bytes:
+    """A PNG's rows of 8-bit pixels, without a filter."""
+    return b"".join(b"\0" + row.tobytes() for row in values)
+
+
+def interlaced(values: np.ndarray) -> bytes:
+    """An interlaced PNG of RGB, (height, width, 3)."""
+    passes = [(0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)]
+    parts = [values[top::down, left::right] for top, down, left, right in passes]
+    data = zlib.compress(b"".join(rows_of(part) for part in parts if part.size))
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 8, 2, 0, 0, 1)
+    return PNG + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def animated_png(default: np.ndarray, frame: np.ndarray, left: int, top: int) -> bytes:
+    """A PNG whose own picture is not among the frames, and whose first frame is smaller than it."""
+    height, width = default.shape[:2]
+    control = struct.pack(">IIIIIHHBB", 0, frame.shape[1], frame.shape[0], left, top, 1, 10, 0, 0)
+    return PNG + b"".join(
+        [
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+            chunk(b"acTL", struct.pack(">II", 1, 0)),
+            chunk(b"IDAT", zlib.compress(rows_of(default))),
+            chunk(b"fcTL", control),
+            chunk(b"fdAT", struct.pack(">I", 1) + zlib.compress(rows_of(frame))),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+def animated_webp(width: int, height: int, frame: bytes, size: tuple[int, int], left: int, top: int) -> bytes:
+    """A WebP of one frame, a lossless WebP itself, at an even place of a larger canvas."""
+
+    def riff(kind: bytes, data: bytes) -> bytes:
+        return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+    def three(*numbers: int) -> bytes:
+        return b"".join(struct.pack("<I", number)[:3] for number in numbers)
+
+    canvas = riff(b"VP8X", bytes([0x12, 0, 0, 0]) + three(width - 1, height - 1))
+    place = three(left // 2, top // 2, size[0] - 1, size[1] - 1, 40) + b"\2"
+    body = canvas + riff(b"ANIM", b"\xff" * 4 + b"\0\0") + riff(b"ANMF", place + frame[12:])
+    return riff(b"RIFF", b"WEBP" + body)
+
+
+def tiff(
+    values: np.ndarray,
+    sample_format: int,
+    order: str = "<",
+    photometric: int = 0,
+    extra_sample: int | None = None,
+    planar: bool = False,
+) -> bytes:
     """An uncompressed TIFF of pixels that Pillow cannot write; sample formats are 1 unsigned, 2 signed, 3 float."""
     height, width = values.shape[:2]
     n_channels = 1 if values.ndim == 2 else values.shape[2]
-    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    stored = values.transpose(2, 0, 1) if planar else values
+    data = stored.astype(values.dtype.newbyteorder(order)).tobytes()
+    plane = len(data) // n_channels
     tags = [
         (256, 4, [width]),
         (257, 4, [height]),
         (258, 3, [values.dtype.itemsize * 8] * n_channels),
         (259, 3, [1]),
-        (262, 3, [2 if n_channels == 3 else 1 - photometric]),
-        (273, 4, [8]),
+        (262, 3, [2 if n_channels >= 3 else 1 - photometric]),
+        (273, 4, [8 + plane * channel for channel in range(n_channels)] if planar else [8]),
         (277, 3, [n_channels]),
         (278, 4, [height]),
-        (279, 4, [len(data)]),
+        (279, 4, [plane] * n_channels if planar else [len(data)]),
+        *([(284, 3, [2])] if planar else []),
+        *([] if extra_sample is None else [(338, 3, [extra_sample])]),
         (339, 3, [sample_format] * n_channels),
     ]
     extra = b""
@@ -104,6 +162,19 @@ def stretched(values: np.ndarray) -> np.ndarray:
     return np.floor(((values - low) / (high - low)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+def on_black(image: Image.Image) -> np.ndarray:
+    """(height, width, 3): what a screen shows of a picture before a black ground."""
+    rgba = np.asarray(image.convert("RGBA")).astype(np.float64)
+    return np.floor(rgba[:, :, :3] * rgba[:, :, 3:] / 255 + 0.5).astype(np.uint8)
+
+
+def placed(frame: np.ndarray, width: int, height: int, left: int, top: int) -> np.ndarray:
+    """A frame on a larger black canvas."""
+    canvas = np.zeros((height, width, 3), np.uint8)
+    canvas[top : top + frame.shape[0], left : left + frame.shape[1]] = frame
+    return canvas
+
+
 def grey_to_rgb(grey: np.ndarray) -> np.ndarray:
     """Grey three times."""
     return np.repeat(grey[:, :, None], 3, 2)
@@ -124,7 +195,8 @@ def files() -> dict[str, np.ndarray]:
 
     def add(name: str, image: Image.Image, **options):
         image.save(FILES / name, **options)
-        made[name] = np.asarray(ImageOps.exif_transpose(Image.open(FILES / name)).convert("RGB"))
+        read = ImageOps.exif_transpose(Image.open(FILES / name))
+        made[name] = on_black(read) if read.has_transparency_data else np.asarray(read.convert("RGB"))
 
     def add_bytes(name: str, data: bytes, expected: np.ndarray | None):
         (FILES / name).write_bytes(data)
@@ -150,11 +222,15 @@ def files() -> dict[str, np.ndarray]:
     deep = rgb.astype(np.uint16) * 257 ^ RNG.integers(0, 256, rgb.shape, dtype=np.uint16)
     add_bytes("rgb-16bit.png", png(deep, 2, 16), None)
     deep_alpha = np.concatenate([deep, deep[:, :, :1]], 2)
-    add_bytes("rgba-16bit.png", png(deep_alpha, 6, 16), None)
+    levels = (deep >> 8).astype(np.float64)
+    behind = np.floor(levels * (deep_alpha[:, :, 3:] / 65535) + 0.5).astype(np.uint8)
+    add_bytes("rgba-16bit.png", png(deep_alpha, 6, 16), behind)
     add_bytes("grey-16bit.png", png(deep[:, :, 0], 0, 16), grey_to_rgb((deep[:, :, 0] >> 8).astype(np.uint8)))
     twelve = (deep[:, :, 0] >> 4) // 3 + 500
     add_bytes("grey-12bit.png", png(twelve, 0, 16), grey_to_rgb(stretched(twelve)))
     add("rotated-6.png", color, exif=exif(6))
+    add_bytes("interlaced.png", interlaced(rgb), None)
+    add_bytes("frame-of-its-own.png", animated_png(rgb, rgb[2:9, 3:14], 5, 4), placed(rgb[2:9, 3:14], 17, 12, 5, 4))
 
     add("rgb.bmp", color)
     add("rgba.bmp", rgba)
@@ -167,6 +243,15 @@ def files() -> dict[str, np.ndarray]:
     add("transparent.gif", palette, transparency=3)
     add("plain.gif", palette, interlace=0)
     frames = [palette, palette.transpose(Image.Transpose.ROTATE_180)]
+    small = palette.crop((3, 2, 12, 8))
+    small.save(FILES / "small-frame.gif", interlace=0)
+    data = bytearray((FILES / "small-frame.gif").read_bytes())
+    # The screen is larger, and the frame, behind the colour table, lies inside.
+    at = 13 + (3 << ((data[10] & 7) + 1))
+    data[6:10] = struct.pack("<HH", 17, 12)
+    at = data.index(b"\x2c", at)
+    data[at + 1 : at + 5] = struct.pack("<HH", 4, 5)
+    add_bytes("small-frame.gif", bytes(data), placed(np.asarray(small.convert("RGB")), 17, 12, 4, 5))
     add("animated.gif", frames[0], save_all=True, append_images=frames[1:], duration=40)
 
     add("rgb.tiff", color)
@@ -181,6 +266,18 @@ def files() -> dict[str, np.ndarray]:
     add("packbits.tiff", color, compression="packbits")
     add("jpeg.tiff", soft, compression="jpeg")
     add("rotated-8.tiff", color, tiffinfo={274: 8})
+    add("big.tiff", color, big_tiff=True)
+    for packing in ("zstd", "lzma"):
+        add(f"{packing}.tiff", color, compression=packing)
+        add(f"{packing}-strips.tiff", color, compression=packing, big_tiff=True, tiffinfo={278: 5, 317: 2})
+    add("zstd-grey-16bit.tiff", Image.fromarray(deep[:, :, 0]), compression="zstd", tiffinfo={317: 2})
+    made["zstd-grey-16bit.tiff"] = grey_to_rgb((deep[:, :, 0] >> 8).astype(np.uint8))
+    add_bytes("planar.tiff", tiff(rgb, 1, planar=True), rgb)
+    premultiplied = np.asarray(rgba).astype(np.float64)
+    premultiplied[:, :, :3] = np.floor(premultiplied[:, :, :3] * premultiplied[:, :, 3:] / 255 + 0.5)
+    premultiplied = premultiplied.astype(np.uint8)
+    add_bytes("premultiplied.tiff", tiff(premultiplied, 1, extra_sample=1), premultiplied[:, :, :3])
+    add_bytes("not-alpha.tiff", tiff(np.asarray(rgba), 1, extra_sample=0), rgb)
     add_bytes("white-is-zero.tiff", tiff(rgb[:, :, 0], 1, photometric=1), None)
     shallow = (deep >> 8).astype(np.uint8)
     add_bytes("rgb-16bit.tiff", tiff(deep, 1), shallow)
@@ -198,6 +295,10 @@ def files() -> dict[str, np.ndarray]:
     add("rgba.webp", rgba, **lossless)
     add("animated.webp", color, save_all=True, append_images=[color.rotate(180)], duration=40, **lossless)
     add("rotated-3.webp", color, exif=exif(3), **lossless)
+    inner = color.crop((1, 2, 12, 9))
+    inner.save(FILES / "small-frame.webp", **lossless)
+    frame = animated_webp(17, 12, (FILES / "small-frame.webp").read_bytes(), inner.size, 4, 2)
+    add_bytes("small-frame.webp", frame, placed(np.asarray(inner), 17, 12, 4, 2))
     add("lossy.webp", soft, quality=85)
     add("lossy-alpha.webp", Image.merge("RGBA", [*soft.split(), soft.split()[0]]), quality=85)
 

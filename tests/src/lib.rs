@@ -1,19 +1,23 @@
-//! One function per parser of outside bytes: run by the fuzz targets of `fuzz/` on made-up input, and by the tests on every input that ever mattered.
+//! One function per parser of outside bytes: run by the fuzz target of `fuzz/` on made-up input, and by the tests on every input that ever mattered. Both
+//! run them on a stack as small as the browser's.
 
-use llama3med::gguf::Gguf;
+use llama3med::gguf::{Gguf, Header};
 use llama3med::image::{Fit, Picture, Preprocess, preprocess};
 use llama3med::manifest::{DECODER, ENCODER, Manifest};
 use llama3med::model::ModelLoader;
-use llama3med::prompt::Template;
+use llama3med::prompt::{Marks, Template};
 use llama3med::shard::Shard;
 use llama3med::tokenizer::Tokenizer;
+use llama3med::{Error, Result};
 use quantize::About;
 use quantize::checkpoint::{Parts, chat, pickle, safetensors, sentencepiece, tensor::Tensor};
 use quantize::convert::Understood;
 use quantize::protocol::Protocol;
 use quantize::questions::QuestionSet;
+use quantize::records;
 use quantize::score::{self, Scoring, score};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// A GGUF header, with every array read, its vocabulary and template used if they can be read, and the prefix behaviour of the loader.
 pub fn gguf(data: &[u8]) {
@@ -25,9 +29,79 @@ pub fn gguf(data: &[u8]) {
             let prompt = Template::from_gguf(&gguf, &vocabulary);
             let _ = prompt.and_then(|template| template.prompt(&vocabulary, &[], "Is there a mass? 肺🩻 </s>", true));
         }
-        let _ = Gguf::join(&[gguf.clone(), gguf]);
     }
     let _ = Gguf::parse("fuzz.gguf", data, u64::MAX - 1);
+}
+
+/// One part of a split GGUF file, with good ones before and after it.
+pub fn split(data: &[u8]) {
+    static PARTS: LazyLock<[Vec<u8>; 3]> =
+        LazyLock::new(|| [1, 2, 3].map(|part| golden(&format!("pair/split-0000{part}-of-00003.gguf"))));
+    for place in 0..3 {
+        let mut parts = PARTS.each_ref().map(Vec::as_slice);
+        parts[place] = data;
+        let parts = parts.map(|bytes| Gguf::parse("fuzz.gguf", bytes, bytes.len() as u64));
+        let Ok(parts) = parts.into_iter().map(|part| part?.ok_or(Error::Cancelled)).collect::<Result<Vec<_>>>() else {
+            continue;
+        };
+        if let Ok(header) = Gguf::join(&parts) {
+            let n_data = parts.iter().map(|part| part.file_size.saturating_sub(part.data_offset)).sum::<u64>();
+            // The last part may be cut: whoever opens the whole finds that.
+            let whole = Gguf::parse("whole.gguf", &header, header.len() as u64 + n_data);
+            assert!(!matches!(whole, Ok(None)), "the header is whole");
+        }
+    }
+}
+
+/// A vocabulary as llama.cpp's files have it, used if it can be read. The first line says `model pre-tokenizer`, each other one a token behind the digit
+/// of its type, or a merge behind `+`.
+pub fn vocabulary(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut lines = text.split('\n');
+    let kind = lines.next().unwrap_or_default();
+    let (model, pre) = kind.split_once(' ').unwrap_or((kind, ""));
+    let (merges, tokens): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with('+'));
+    let merges: Vec<&str> = merges.into_iter().map(|line| &line[1..]).collect();
+    let digit = |line: &&str| line.chars().next().and_then(|digit| digit.to_digit(10));
+    let types: Vec<i32> = tokens.iter().map(|line| digit(line).unwrap_or(1) as i32).collect();
+    let tokens: Vec<&str> =
+        tokens.iter().map(|line| line.strip_prefix(|c: char| c.is_ascii_digit()).unwrap_or(line)).collect();
+    let scores: Vec<f32> = (0..tokens.len()).map(|id| -(id as f32)).collect();
+    let mut header = Header::default();
+    header.string("tokenizer.ggml.model", model).string("tokenizer.ggml.pre", pre);
+    header.strings("tokenizer.ggml.tokens", &tokens).i32s("tokenizer.ggml.token_type", &types);
+    header.f32s("tokenizer.ggml.scores", &scores).strings("tokenizer.ggml.merges", &merges);
+    gguf(&header.to_bytes());
+}
+
+/// What a person types, and the four texts of a template before it, one a line.
+pub fn prompt(data: &[u8]) {
+    static TOKENIZERS: LazyLock<[Tokenizer; 3]> = LazyLock::new(|| {
+        let pieces =
+            sentencepiece::tokenizer_json(&golden("llava-med/checkpoint/tokenizer.model"), &Default::default(), true);
+        let pair = golden("pair/decoder.gguf");
+        let pair = Gguf::parse("decoder.gguf", &pair, pair.len() as u64).unwrap().unwrap();
+        [
+            Tokenizer::from_json(&golden("clip-s2/checkpoint/tokenizer.json")).unwrap(),
+            Tokenizer::from_json(pieces.unwrap().as_bytes()).unwrap(),
+            Tokenizer::from_gguf(&pair).unwrap(),
+        ]
+    });
+    let text = String::from_utf8_lossy(data);
+    let mut lines = text.splitn(5, '\n').map(String::from);
+    let mut line = || lines.next().unwrap_or_default();
+    let marks = Marks { first: line(), after_image: line(), reply: line(), next: line() };
+    let (template, question) = (Template::Marks(marks), line());
+    template.jinja();
+    for tokenizer in &*TOKENIZERS {
+        if let Ok(ids) = tokenizer.encode_text(&text) {
+            assert!(ids.iter().all(|&id| tokenizer.is_known(id)));
+            let _ = template.prompt(tokenizer, &[(&question, &ids)], &question, true);
+            let mut stream = tokenizer.stream();
+            let streamed = ids.iter().map(|&id| stream.push(id)).collect::<String>() + &stream.finish();
+            assert_eq!(streamed, tokenizer.decode(&ids), "a text comes piece by piece as it comes whole");
+        }
+    }
 }
 
 /// A manifest.
@@ -55,7 +129,8 @@ pub fn image(data: &[u8]) {
     if let Ok(picture) = Picture::decode(data) {
         assert_eq!(picture.rgb.len(), picture.width * picture.height * 3);
         for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
-            let pixels = preprocess(&picture, &Preprocess { size: 16, fit, mean: [0.5; 3], std: [0.25; 3] });
+            let options = Preprocess { size: 16, fit, mean: [0.5; 3], std: [0.25; 3] };
+            let pixels = preprocess(&picture, &options).expect("memory for a small square");
             assert!(pixels.values.iter().all(|value| value.is_finite()));
         }
     }
@@ -123,6 +198,41 @@ pub fn config(data: &[u8]) {
     let _ = Understood::read(&folder, &Parts::default(), None);
 }
 
+/// The files beside a good config.json, each of which may be this one.
+pub fn companions(data: &[u8]) {
+    let folder = scratch("companions");
+    let good = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/llava-hf/checkpoint");
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        if !folder.join(file).exists() {
+            std::fs::copy(good.join(file), folder.join(file)).expect("the golden checkpoint can be copied");
+        }
+    }
+    for file in ["generation_config.json", "preprocessor_config.json", "tokenizer_config.json", "processor_config.json"]
+    {
+        std::fs::write(folder.join(file), data).expect("the temporary folder can be written");
+        let _ = Understood::read(&folder, &Parts::default(), None);
+        std::fs::remove_file(folder.join(file)).expect("the temporary folder can be written");
+    }
+}
+
+/// Answers to good questions; a list of candidate answers.
+pub fn answers(data: &[u8]) {
+    let (path, truth) = (scratch("answers").join("answers.jsonl"), scratch("answers").join("truth.jsonl"));
+    if !truth.exists() {
+        let question = |id: usize| {
+            let kind = ["OPEN", "CLOSED"][id % 2];
+            format!("{{\"qid\":{id},\"question\":\"What?\",\"answer\":\"left lung\",\"answer_type\":\"{kind}\"}}\n")
+        };
+        std::fs::write(&truth, (0..3).map(question).collect::<String>()).expect("the temporary folder can be written");
+    }
+    std::fs::write(&path, data).expect("the temporary folder can be written");
+    for (protocol, candidates) in [(Protocol::MedTrinity, None), (Protocol::LlavaMed, Some(path.clone()))] {
+        let scoring = Scoring { protocol, candidates, json: true };
+        let _ = score(&score::Options { answers: path.clone(), truth: truth.clone(), scoring });
+    }
+    let _ = records::read_value(&path).and_then(|value| score::parse_candidates("candidates.json", &value));
+}
+
 /// Questions of a VQA set, scored as if they were their own answers.
 pub fn questions(data: &[u8]) {
     let path = scratch("questions").join("questions.json");
@@ -143,6 +253,12 @@ pub fn about(data: &[u8]) {
     }
 }
 
+/// A file of the goldens.
+fn golden(file: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(file);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 /// A folder of this thread's own.
 fn scratch(purpose: &str) -> PathBuf {
     let name = format!("llama3med-{purpose}-{}-{:?}", std::process::id(), std::thread::current().id());
@@ -155,17 +271,30 @@ fn scratch(purpose: &str) -> PathBuf {
 pub type Parser = fn(&[u8]);
 
 /// Every parser by name.
-pub const PARSERS: [(&str, Parser); 12] = [
+pub const PARSERS: [(&str, Parser); 17] = [
     ("about", about),
+    ("answers", answers),
     ("chat_template", chat_template),
+    ("companions", companions),
     ("config", config),
     ("gguf", gguf),
     ("image", image),
     ("manifest", manifest),
     ("model", model),
     ("pickle", pickle),
+    ("prompt", prompt),
     ("questions", questions),
     ("safetensors", safetensors),
     ("sentencepiece", sentencepiece),
+    ("split", split),
     ("tokenizer", tokenizer),
+    ("vocabulary", vocabulary),
 ];
+
+/// Half of what a browser gives: one MiB to Rust's own stack in WebAssembly, and about as much to the engine's. Frames are larger here.
+pub const STACK_BYTES: usize = 512 << 10;
+
+/// Runs something on a thread with [`STACK_BYTES`] of stack. Running out of it ends the process.
+pub fn on_small_stack(run: impl FnOnce() + Send + 'static) -> std::thread::JoinHandle<()> {
+    std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run).expect("a thread can be started")
+}

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use llama3med::image::Picture;
+use llama3med::Error;
+use llama3med::image::{Fit, Picture, Preprocess, preprocess};
 
 /// Bytes that a file of a few kilobytes may take while it is decoded: 8 million pixels of RGBA and of RGB, and a margin.
 const MAX_DAMAGED: usize = 128 << 20;
@@ -20,6 +21,8 @@ struct Counting;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// The largest piece of memory that is given.
+static LARGEST: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// One measurement at a time.
 static MEASURING: Mutex<()> = Mutex::new(());
 
@@ -28,6 +31,10 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let in_use = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(in_use, Ordering::Relaxed);
+        if layout.size() > LARGEST.load(Ordering::Relaxed) {
+            IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+            return std::ptr::null_mut();
+        }
         // SAFETY: the caller's promise is the system allocator's condition.
         unsafe { System.alloc(layout) }
     }
@@ -229,12 +236,41 @@ fn headers_that_lie_are_refused_before_memory_is_taken() {
 }
 
 #[test]
+fn want_of_memory_for_a_square_is_an_error() {
+    let _alone = MEASURING.lock();
+    // The long sides of pads and of columns that are not seen are what takes memory.
+    let pictures = [(4, 8000), (8000, 4), (300, 200)]
+        .map(|(width, height)| Picture::new(width, height, vec![90; width * height * 3]));
+    for picture in &pictures {
+        for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
+            let options = Preprocess { size: 128, fit, mean: [0.5; 3], std: [0.25; 3] };
+            let mut n_refused = 0;
+            // From the most to the least: every buffer is refused in some of them.
+            for shift in (14..24).rev() {
+                LARGEST.store(1 << shift, Ordering::Relaxed);
+                let result = preprocess(picture, &options);
+                LARGEST.store(usize::MAX, Ordering::Relaxed);
+                match result {
+                    Ok(_) => assert_eq!(n_refused, 0, "less memory is not enough more often"),
+                    Err(Error::OutOfMemory { bytes, .. }) => {
+                        assert!(bytes > 1 << shift);
+                        n_refused += 1;
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            assert!((1..10).contains(&n_refused), "{} x {}, {fit:?}: {n_refused}", picture.width, picture.height);
+        }
+    }
+}
+
+#[test]
 fn files_that_are_no_image_say_so() {
     let problem = |bytes: &[u8]| Picture::decode(bytes).expect_err("no image").to_string();
     assert!(problem(b"").contains("empty"));
-    assert!(problem(b"%PDF-1.7\n%....").contains("not a PNG, JPEG"));
-    assert!(problem(&[0; 200]).contains("not a PNG, JPEG"));
-    assert!(problem(b"qoif\0\0\0\x01\0\0\0\x01\x03\0").contains("QOI files cannot be read"));
+    assert_eq!(problem(b"%PDF-1.7\n%...."), "this is a PDF document; PNG, JPEG, WebP, GIF, BMP and TIFF are read");
+    assert!(problem(&[0; 200]).starts_with("this is a file of an unknown kind; "));
+    assert!(problem(b"qoif\0\0\0\x01\0\0\0\x01\x03\0").starts_with("this is a QOI picture; "));
     assert!(problem(b"\x89PNG\r\n\x1a\n").starts_with("image: PNG: "));
     assert!(problem(b"GIF89a").starts_with("image: GIF: "));
     assert!(problem(b"BM").starts_with("image: BMP: "));

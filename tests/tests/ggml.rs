@@ -3,9 +3,10 @@
 //! The goldens are described in `golden/ggml.py`, the vocabularies in `golden/llama3-vocabulary.mjs` and `golden/sentencepiece-vocabularies.mjs`.
 
 use llama3med::Result;
-use llama3med::gguf::{Gguf, Header, part_names};
+use llama3med::gguf::{self, Gguf, Header, part_names};
 use llama3med::prompt::{Marks, TEMPLATES, Template};
 use llama3med::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
+use llama3med::tokenizer::split::Split;
 use llama3med::tokenizer::{GGUF_KEY, Tokenizer};
 use quantize::checkpoint::sentencepiece::tokenizer_json;
 use quantize::vocabulary::Vocabulary;
@@ -117,6 +118,38 @@ fn ids_equal_llama_cpp() {
             }
         }
     }
+}
+
+/// Every row of the table of `tokenizer.ggml.pre`, described in `golden/splits.py`.
+#[test]
+fn words_are_split_as_the_original_tokenizers_do() {
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(repository("tests/golden/splits.json")).unwrap()).unwrap();
+    let (texts, rows) = (golden["texts"].as_array().unwrap(), golden["rows"].as_array().unwrap());
+    assert!(texts.len() > 150 && rows.len() >= 18);
+    let mut gguf = written_by_llama_cpp("llama3");
+    for row in rows {
+        let pre = row["pre"].as_str().unwrap();
+        gguf.metadata.insert("tokenizer.ggml.pre".into(), gguf::Value::String(pre.into()));
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        for (i, text) in texts.iter().enumerate() {
+            let ids = [&row["ids"][i], &rows[0]["ids"][i]].into_iter().find(|ids| !ids.is_null()).unwrap();
+            let ids: Vec<u32> = ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            assert_eq!(tokenizer.encode_text(text.as_str().unwrap()).unwrap(), ids, "{pre}: {text}");
+        }
+        // Long runs of one kind neither stop the regular expressions nor take them long.
+        for unit in ["x", "X", " ", "\n", "\r\n", "1", "!", "ab ", "肺", "🩻 ", "e\u{301}", "'s"] {
+            let text = unit.repeat((1 << 14) / unit.len());
+            assert!(tokenizer.encode_text(&text).unwrap().len() > 1 << 6, "{pre}: {unit}");
+        }
+        // The way back: what a converter finds in tokenizer.json has this name in llama.cpp, unless another row is the same.
+        if !row["pre_tokenizer"].is_null() {
+            let (normalizer, ignores) = (&row["normalizer"], row["ignore_merges"] == true);
+            let name = Split::name_of(normalizer, &row["pre_tokenizer"], ignores).unwrap();
+            assert!(Split::named(pre).unwrap().names.contains(&name), "{pre} is written as {name}");
+        }
+    }
+    assert_eq!(Split::name_of(&Value::Null, &serde_json::json!({ "type": "Whitespace" }), false), None);
 }
 
 #[test]
@@ -274,10 +307,10 @@ fn what_cannot_be_read_is_named() {
         error(&gguf(header.strings("tokenizer.ggml.merges", merges)))
     };
     assert!(model("bert", None, &[]).contains("tokenizer.ggml.model is \"bert\""));
-    assert!(model("gpt2", Some("tekken"), &[]).contains("tokenizer.ggml.pre is \"tekken\""));
+    assert!(model("gpt2", Some("jais-2"), &[]).contains("tokenizer.ggml.pre is \"jais-2\""));
     assert!(model("gpt2", None, &[]).contains("tokenizer.ggml.pre is missing"));
     assert!(model("gpt2", Some("llama-bpe"), &["a b c"]).contains("tokenizer.ggml.merges[0]: expected two tokens"));
-    assert!(model("gpt2", Some("llama-bpe"), &[]).contains("has no token of its own"));
+    assert!(model("gpt2", Some("llama-bpe"), &[]).contains("found no 'Ġ', which is the space"));
 }
 
 #[test]

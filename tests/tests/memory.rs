@@ -1,21 +1,40 @@
-//! Memory that runs short while a conversation is read: earlier conversations are given up on all ranks, whichever of them has none left.
+//! Memory that runs short, on whichever rank: earlier conversations are given up on all ranks; if that is not enough, the operation alone fails.
 
-use llama3med::Result;
 use llama3med::image::Picture;
 use llama3med::model::{Listener, Stage};
 use llama3med::ranks::block_on;
 use llama3med::session::{AskOptions, Chat};
+use llama3med::{Error, Result};
 use quantize::native::with_session;
 use quantize::random;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-/// How many more times the memory that is to stay free beside keys and values is not there.
+/// Which allocations are refused, and how many more times.
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
 static N_REFUSALS: AtomicUsize = AtomicUsize::new(0);
 
-/// That memory, as the engine asks for it; nothing else in this test asks for as many bytes without alignment.
-const SPARE: (usize, usize) = (1 << 20, 1);
+/// The memory that is to stay free beside what an operation reserves; nothing else in these tests asks for as many bytes without alignment.
+const SPARE: usize = 0;
+/// A page of keys or values: nothing else is made of 16-bit integers.
+const PAGES: usize = 1;
+/// What a picture needs, or the activations of a longer piece of a prompt.
+const WORK: usize = 2;
+
+fn is_refused(layout: Layout) -> bool {
+    match REFUSED.load(Ordering::Relaxed) {
+        SPARE => (layout.size(), layout.align()) == (1 << 20, 1),
+        PAGES => layout.align() == 2,
+        _ => layout.align() == 1 && layout.size() > 100_000 && layout.size() != 1 << 20,
+    }
+}
+
+fn refuse(which: usize, n: usize) {
+    REFUSED.store(which, Ordering::Relaxed);
+    N_REFUSALS.store(n, Ordering::Relaxed);
+}
 
 struct Refusing;
 
@@ -23,7 +42,8 @@ struct Refusing;
 unsafe impl GlobalAlloc for Refusing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let takes_one = |n: usize| n.checked_sub(1);
-        if (layout.size(), layout.align()) == SPARE
+        if N_REFUSALS.load(Ordering::Relaxed) > 0
+            && is_refused(layout)
             && N_REFUSALS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, takes_one).is_ok()
         {
             return std::ptr::null_mut();
@@ -41,6 +61,9 @@ unsafe impl GlobalAlloc for Refusing {
 #[global_allocator]
 static ALLOCATOR: Refusing = Refusing;
 
+/// Refusals are the whole process's: one test at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
 struct Nobody;
 
 impl Listener for Nobody {
@@ -55,13 +78,19 @@ impl Listener for Nobody {
 fn picture(seed: usize) -> Picture {
     let (width, height) = (90, 70);
     let rgb = (0..width * height * 3).map(|i| ((i * (seed * 2 + 3)) % 251) as u8).collect();
-    Picture { width, height, rgb }
+    Picture::new(width, height, rgb)
+}
+
+fn model() -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("memory-tiny");
+    random::random(&random::Options::new("tiny", &folder)).unwrap();
+    folder
 }
 
 #[test]
 fn earlier_conversations_are_given_up_where_memory_is_short() {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("memory-tiny");
-    random::random(&random::Options::new("tiny", &folder)).unwrap();
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = model();
     // Two pictures are read before a long question about a third: how many conversations are kept then, and the answer.
     let answer = |n_ranks, n_refusals: usize| {
         let run = |session: &mut llama3med::session::Session<_>| -> Result<_> {
@@ -71,8 +100,8 @@ fn earlier_conversations_are_given_up_where_memory_is_short() {
                 block_on(session.prepare(&chat, &mut Nobody))?;
             }
             assert_eq!(session.model().n_kept(), 2);
-            N_REFUSALS.store(n_refusals, Ordering::Relaxed);
-            let options = AskOptions { max_tokens: 8, sampler: Default::default() };
+            refuse(SPARE, n_refusals);
+            let options = AskOptions { max_tokens: 8, sampler: Default::default(), stop_repetition: false };
             block_on(session.ask(&mut chat, &"What? ".repeat(30), &options, &mut Nobody))?;
             assert_eq!(N_REFUSALS.load(Ordering::Relaxed), 0, "fewer pages were asked for than refused");
             Ok((session.model().n_kept(), chat.turns.remove(0).answer))
@@ -87,4 +116,45 @@ fn earlier_conversations_are_given_up_where_memory_is_short() {
     }
     // The present conversation goes on when nothing is left to be given up.
     assert_eq!(answer(1, 4), (0, expected));
+}
+
+/// One rank of several finds no memory: the operation fails on rank 0, and the next ones give what they would have given without it.
+#[test]
+fn want_of_memory_on_one_rank_fails_the_operation_alone() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = model();
+    let question = "What? ".repeat(30);
+    let answers = |n_ranks: usize, fails: bool| {
+        let run = |session: &mut llama3med::session::Session<_>| -> Result<_> {
+            let options = AskOptions { max_tokens: 8, sampler: Default::default() };
+            let mut answers = Vec::new();
+            for refused in [WORK, PAGES] {
+                let mut chat = Chat::default();
+                if fails && refused == WORK {
+                    refuse(WORK, 1);
+                    let error = block_on(session.look(&picture(1), &mut Nobody)).unwrap_err();
+                    assert!(error.to_string().ends_with(&format!("for a picture on 1 of {n_ranks} ranks")), "{error}");
+                    assert_eq!(N_REFUSALS.load(Ordering::Relaxed), 0);
+                }
+                chat.image = Some(block_on(session.look(&picture(1), &mut Nobody))?.key);
+                block_on(session.prepare(&chat, &mut Nobody))?;
+                if fails && refused == PAGES {
+                    refuse(PAGES, 1);
+                    let error = block_on(session.ask(&mut chat, &question, &options, &mut Nobody)).unwrap_err();
+                    let end = format!("for a longer conversation on 1 of {n_ranks} ranks");
+                    assert!(matches!(error, Error::OutOfMemory { .. }) && error.to_string().ends_with(&end), "{error}");
+                    assert_eq!((N_REFUSALS.load(Ordering::Relaxed), chat.turns.len()), (0, 0));
+                }
+                for question in [question.as_str(), "And?"] {
+                    block_on(session.ask(&mut chat, question, &options, &mut Nobody))?;
+                }
+                answers.push(chat.turns);
+            }
+            Ok(answers)
+        };
+        with_session(&folder, n_ranks, None, run).unwrap()
+    };
+    for n_ranks in [1, 2, 3, 4] {
+        assert_eq!(answers(n_ranks, true), answers(n_ranks, false), "{n_ranks} ranks");
+    }
 }

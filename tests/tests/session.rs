@@ -4,13 +4,13 @@ use llama3med::gguf::Dtype;
 use llama3med::image::Picture;
 use llama3med::model::{Item, Listener, Stage};
 use llama3med::ranks::{Threads, block_on};
-use llama3med::session::{AskOptions, Chat, Finish, Session};
+use llama3med::session::{Answer, AskOptions, Chat, Finish, Session, Turn};
 use llama3med::watch::{Part, Point, Watch};
 use llama3med::{Error, Result};
 use quantize::native::with_session;
 use quantize::random;
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::LazyLock;
 
@@ -62,11 +62,11 @@ impl Listener for Ear {
 fn picture(seed: usize) -> Picture {
     let (width, height) = (90, 70);
     let rgb = (0..width * height * 3).map(|i| ((i * (seed * 2 + 3)) % 251) as u8).collect();
-    Picture { width, height, rgb }
+    Picture::new(width, height, rgb)
 }
 
 fn options(max_tokens: usize) -> AskOptions {
-    AskOptions { max_tokens, sampler: Default::default() }
+    AskOptions { max_tokens, sampler: Default::default(), stop_repetition: false }
 }
 
 fn on<T: Send>(
@@ -83,11 +83,11 @@ fn two_turns_are_the_same_on_1_2_and_4_ranks_and_read_only_what_is_new() {
         on(n_ranks, 1024, |session| {
             let mut ear = Ear::default();
             let look = block_on(session.look(&picture(1), &mut ear))?;
-            assert_eq!(ear.tiles, session.model().scales().n_tiles());
+            assert_eq!(ear.tiles, session.model().vision().unwrap().scales.n_tiles());
             let mut chat = Chat { image: Some(look.key), turns: Vec::new() };
             block_on(session.prepare(&chat, &mut ear))?;
             let first = block_on(session.ask(&mut chat, "Is it large?", &options(12), &mut ear))?;
-            assert!(first.n_reused >= session.model().n_image_tokens(), "{first:?}");
+            assert!(first.n_reused >= session.model().vision().unwrap().n_image_tokens(), "{first:?}");
             let second = block_on(session.ask(&mut chat, "Where?", &options(12), &mut ear))?;
             // All of the first turn but its last token, which was never run, is in the cache.
             assert!(second.n_reused + 2 >= first.n_prompt + chat.turns[0].answer.len(), "{first:?} {second:?}");
@@ -184,7 +184,7 @@ fn preparing_for_an_earlier_picture_reads_nothing() {
             block_on(session.prepare(&chats[idx], &mut ear)).unwrap();
             ear.n_read
         });
-        assert!(n_read[1] >= session.model().n_image_tokens() && n_read[1] < n_read[0], "{n_read:?}");
+        assert!(n_read[1] >= session.model().vision().unwrap().n_image_tokens() && n_read[1] < n_read[0], "{n_read:?}");
         assert_eq!(n_read[2..], [0, 0]);
         Ok(())
     })
@@ -286,6 +286,107 @@ fn a_full_context_drops_the_oldest_turns_and_never_the_question() {
         Ok(())
     })
     .unwrap();
+}
+
+/// Asks in a context of so many tokens, without a picture: what came of it, the answer's tokens, and how many turns were dropped.
+fn ask_in(
+    folder: &Path,
+    context: usize,
+    chat: &Chat,
+    max_tokens: usize,
+    stop_repetition: bool,
+) -> Result<(Answer, Vec<u32>, usize)> {
+    with_session(folder, 1, Some(context), |session| {
+        let (mut chat, mut ear) = (chat.clone(), Ear::default());
+        let options = AskOptions { max_tokens, sampler: Default::default(), stop_repetition };
+        let answer = block_on(session.ask(&mut chat, "Hello?", &options, &mut ear))?;
+        Ok((answer, chat.turns.pop().unwrap().answer, ear.dropped))
+    })
+}
+
+/// A copy of the model whose answers end with another token.
+fn stopping_at(id: u32) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("session-stop");
+    std::fs::create_dir_all(&folder).unwrap();
+    for file in std::fs::read_dir(&*FOLDER).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let key = b"llama3med.stop_token_ids";
+        if let Some(at) = bytes.windows(key.len()).position(|window| window == key) {
+            // Type of the value, type of its elements, their number.
+            let first = at + key.len() + 4 + 4 + 8;
+            bytes[first..first + 4].copy_from_slice(&id.to_le_bytes());
+        }
+        std::fs::write(folder.join(path.file_name().unwrap()), bytes).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn an_answer_fills_the_context_to_its_last_place() {
+    let ask = |folder: &Path, context, max_tokens| ask_in(folder, context, &Chat::default(), max_tokens, false);
+    let (whole, ids, _) = ask(&FOLDER, 1024, 20).unwrap();
+    let n_prompt = whole.n_prompt;
+    // The last token is chosen from the last place, and itself needs none.
+    for n_places in 1..6 {
+        for (max_tokens, finish) in [
+            (n_places, Finish::Length),
+            (n_places + 1, Finish::Length),
+            (n_places + 2, Finish::Context),
+            (500, Finish::Context),
+        ] {
+            let (answer, found, _) = ask(&FOLDER, n_prompt + n_places, max_tokens).unwrap();
+            let expected = &ids[..max_tokens.min(n_places + 1)];
+            assert_eq!((answer.finish, found.as_slice()), (finish, expected), "{n_places} places, {max_tokens} tokens");
+        }
+    }
+    let error = ask(&FOLDER, n_prompt, 1).unwrap_err();
+    assert_eq!(error, Error::ContextFull { needed: n_prompt, context: n_prompt });
+    // A model that ends its answer at the last place has ended it; with a place less it was cut.
+    let n = (2..ids.len()).find(|&n| !ids[..n].contains(&ids[n])).expect("a token that comes late");
+    let folder = stopping_at(ids[n]);
+    for (n_places, finish) in [(n + 1, Finish::Stop), (n, Finish::Stop), (n - 1, Finish::Context)] {
+        let (answer, found, _) = ask(&folder, n_prompt + n_places, 500).unwrap();
+        assert_eq!((answer.finish, found.as_slice()), (finish, &ids[..n]), "{n_places} places for {n} tokens");
+    }
+}
+
+#[test]
+fn a_turn_is_dropped_only_where_the_answer_would_have_no_room() {
+    let turn = |n: u32| Turn { question: format!("Question {n}?"), answer: (40..50 + n).collect() };
+    let chat = |turns: &[u32]| Chat { image: None, turns: turns.iter().map(|&n| turn(n)).collect() };
+    let n_prompt = |turns: &[u32]| ask_in(&FOLDER, 1024, &chat(turns), 1, false).unwrap().0.n_prompt;
+    let n_prompts = [n_prompt(&[1, 2]), n_prompt(&[2]), n_prompt(&[])];
+    let in_context = |context, max_tokens| {
+        let (answer, ids, n_dropped) = ask_in(&FOLDER, context, &chat(&[1, 2]), max_tokens, false).unwrap();
+        assert_eq!(answer.n_prompt, n_prompts[n_dropped], "{context}");
+        (n_dropped, ids.len())
+    };
+    for n_dropped in 0..2 {
+        let n_prompt = n_prompts[n_dropped];
+        // Room for a short answer is kept whole, of a long one a quarter of the context.
+        assert_eq!(in_context(n_prompt + 5, 5), (n_dropped, 5));
+        assert_eq!(in_context(n_prompt + 4, 5), (n_dropped + 1, 5));
+        let context = (n_prompt..).find(|context| n_prompt + context / 4 <= *context).unwrap();
+        assert_eq!(in_context(context, 500), (n_dropped, context - n_prompt + 1));
+        assert_eq!(in_context(context - 1, 500).0, n_dropped + 1);
+    }
+    // The question alone needs no more room than for itself and one token.
+    assert_eq!(in_context(n_prompts[2] + 1, 500), (2, 2));
+    let error = ask_in(&FOLDER, n_prompts[2], &chat(&[1, 2]), 500, false).unwrap_err();
+    assert_eq!(error, Error::ContextFull { needed: n_prompts[2], context: n_prompts[2] });
+}
+
+#[test]
+fn an_answer_that_only_repeats_itself_is_ended() {
+    // What small models do sooner or later when the likeliest token is always taken.
+    let (_, ids, _) = ask_in(&FOLDER, 2048, &Chat::default(), 1000, false).unwrap();
+    let (answer, found, _) = ask_in(&FOLDER, 2048, &Chat::default(), 1000, true).unwrap();
+    assert_eq!(answer.finish, Finish::Repetition);
+    assert_eq!(found, ids[..found.len()]);
+    assert!((96..900).contains(&found.len()), "{}", found.len());
+    let cycle = (1..=128).find(|&n| found[found.len() - 96..][n..] == found[found.len() - 96..][..96 - n]).unwrap();
+    assert!((found.len()..1000).all(|at| ids[at] == ids[at - cycle]), "{cycle}: it would have gone on for ever");
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod store;
 
 pub use bench::{Product, Stretch, multiply};
 pub use rank::Rank;
-pub use store::{Sha256, describe_gguf, join_gguf, parse_manifest};
+pub use store::{Sha256, describe_gguf, join_gguf, parse_manifest, template_names};
 
 use llama3med::Error;
 use std::cell::RefCell;
@@ -54,6 +54,8 @@ fn to_js(error: Error) -> JsValue {
         Error::Corrupt { .. } | Error::MissingTensor { .. } | Error::Shape { .. } => "corrupt",
         Error::Unsupported(_) => "unsupported",
         Error::Image(_) => "image",
+        Error::NoVision => "no-vision",
+        Error::Format(_) => "format",
         Error::Tokenizer(_) => "tokenizer",
         Error::Invalid(_) => "invalid",
         Error::ContextFull { .. } => "context-full",

@@ -10,7 +10,7 @@ use llama3med::image::Picture;
 use llama3med::model::{Listener, Model, ModelLoader, Stage};
 use llama3med::prompt::Template;
 use llama3med::sampler::{SamplerOptions, top_probabilities};
-use llama3med::session::{AskOptions, Chat, Finish, Look, Session};
+use llama3med::session::{Answer, AskOptions, Chat, Finish, Look, Session};
 use llama3med::shard::Shard;
 use serde::Deserialize;
 use std::cell::{Cell, RefCell};
@@ -26,7 +26,8 @@ pub struct Rank {
     /// Bytes of a file on their way.
     piece: RefCell<Vec<u8>>,
     state: RefCell<State>,
-    chats: RefCell<BTreeMap<u32, WebChat>>,
+    /// Conversations that have not been forgotten. Their pictures' files stay with the page: this memory never shrinks.
+    chats: RefCell<BTreeMap<u32, Chat>>,
     stop: Cell<bool>,
     turn: Turn,
 }
@@ -39,13 +40,6 @@ enum State {
     Away,
 }
 
-/// A conversation, and the file of its picture: only the last few pictures are kept encoded.
-#[derive(Default)]
-struct WebChat {
-    chat: Chat,
-    picture: Vec<u8>,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct WebOptions {
@@ -56,12 +50,22 @@ struct WebOptions {
     min_p: f32,
     repetition_penalty: f32,
     seed: f64,
+    stop_repetition: bool,
 }
 
 impl Default for WebOptions {
     fn default() -> Self {
         let SamplerOptions { temperature, top_p, min_p, repetition_penalty, .. } = SamplerOptions::default();
-        Self { max_tokens: 512.0, temperature, top_k: 0.0, top_p, min_p, repetition_penalty, seed: 0.0 }
+        Self {
+            max_tokens: 512.0,
+            temperature,
+            top_k: 0.0,
+            top_p,
+            min_p,
+            repetition_penalty,
+            seed: 0.0,
+            stop_repetition: true,
+        }
     }
 }
 
@@ -80,7 +84,8 @@ impl WebOptions {
             seed: whole("seed", self.seed, 0.0)? as u64,
         };
         sampler.check()?;
-        Ok(AskOptions { max_tokens: whole("maxTokens", self.max_tokens, 1.0)? as usize, sampler })
+        let max_tokens = whole("maxTokens", self.max_tokens, 1.0)? as usize;
+        Ok(AskOptions { max_tokens, sampler, stop_repetition: self.stop_repetition })
     }
 }
 
@@ -143,12 +148,15 @@ impl Rank {
         let state = self.state.borrow();
         let State::Leading(session) = &*state else { return Err(busy()) };
         let model = session.model();
-        let scales: Array = model.scales().scales.iter().map(|&scale| JsValue::from(scale)).collect();
+        let vision = model.vision();
+        let scales: Array =
+            vision.iter().flat_map(|vision| &vision.scales.scales).map(|&scale| JsValue::from(scale)).collect();
         object(&[
+            ("seesPictures", vision.is_some().into()),
             ("scales", scales.into()),
-            ("tileSize", model.scales().tile.into()),
-            ("nTiles", model.scales().n_tiles().into()),
-            ("nImageTokens", model.n_image_tokens().into()),
+            ("tileSize", vision.map_or(0, |vision| vision.scales.tile).into()),
+            ("nTiles", vision.map_or(0, |vision| vision.scales.n_tiles()).into()),
+            ("nImageTokens", vision.map_or(0, |vision| vision.n_image_tokens()).into()),
             ("contextLength", session.context().into()),
             ("nLayers", model.config().n_layers.into()),
             ("dim", model.config().dim.into()),
@@ -166,28 +174,38 @@ impl Rank {
 
     /// Encodes the picture of a new chat (rank 0). `on("encoding", done, total)` hears of every tile.
     pub async fn look(&self, chat: u32, picture: &Uint8Array, on: Function) -> JsResult<Object> {
-        let (picture, decoded) = open(picture).map_err(to_js)?;
+        let decoded = decode(picture).map_err(to_js)?;
         let (width, height) = (decoded.width, decoded.height);
+        let notes: Array = decoded.notes.iter().map(|note| JsValue::from(note.as_str())).collect();
         let mut session = self.lead()?;
+        self.chats.borrow_mut().insert(chat, Chat::default());
         let result = session.look(&decoded, &mut self.events(&on)).await;
-        let n_tiles = session.model().scales().n_tiles();
+        let n_tiles = session.model().vision().map_or(0, |vision| vision.scales.n_tiles());
         self.state.replace(State::Leading(session));
+        if result.is_err() {
+            self.forget(chat);
+        }
         let Look { key, crop, .. } = result.map_err(to_js)?;
-        let web_chat = WebChat { chat: Chat { image: Some(key), turns: Vec::new() }, picture };
-        self.chats.borrow_mut().insert(chat, web_chat);
+        self.put_back(chat, Chat { image: Some(key), turns: Vec::new() });
         let crop = object(&[
             ("x", crop.x.into()),
             ("y", crop.y.into()),
             ("width", crop.width.into()),
             ("height", crop.height.into()),
         ])?;
-        object(&[("crop", crop.into()), ("width", width.into()), ("height", height.into()), ("tiles", n_tiles.into())])
+        object(&[
+            ("crop", crop.into()),
+            ("width", width.into()),
+            ("height", height.into()),
+            ("tiles", n_tiles.into()),
+            ("notes", notes.into()),
+        ])
     }
 
     /// Reads what of a chat's next prompt is known before its question (rank 0).
     pub async fn prepare(&self, chat: u32, on: Function) -> JsResult<()> {
-        let WebChat { chat, .. } = self.take_chat(chat, false);
         let mut session = self.lead()?;
+        let chat = self.chat(chat);
         let result = session.prepare(&chat, &mut self.events(&on)).await;
         self.state.replace(State::Leading(session));
         result.map_err(to_js)
@@ -195,19 +213,29 @@ impl Rank {
 
     /// Answers a question (rank 0). `on("token", text)` hears of every token, `on("rest", text)` of text that the last one left incomplete,
     /// `on("reading", done, total)` of the prompt, `on("dropped", n)` of turns that no longer fit.
-    pub async fn ask(&self, chat: u32, question: &str, options: JsValue, on: Function) -> JsResult<Object> {
+    ///
+    /// Only the last few pictures are kept encoded. An error of the kind "not-encoded" says that the chat's is no longer among them: ask again with its
+    /// file as `picture`, which is not looked at otherwise.
+    pub async fn ask(
+        &self,
+        chat: u32,
+        question: &str,
+        picture: Option<Uint8Array>,
+        options: JsValue,
+        on: Function,
+    ) -> JsResult<Object> {
         let options: WebOptions = serde_wasm_bindgen::from_value(options)
             .map_err(|error| js_error("invalid", &format!("options: {error}")))?;
         let options = options.check().map_err(to_js)?;
         let mut session = self.lead()?;
-        let mut web_chat = self.take_chat(chat, true);
+        let (id, mut chat) = (chat, self.chat(chat));
         let mut events = self.events(&on);
-        let result = answer(&mut session, &mut web_chat, question, &options, &mut events).await;
-        self.chats.borrow_mut().insert(chat, web_chat);
+        let result = answer(&mut session, &mut chat, question, picture, &options, &mut events).await;
+        self.put_back(id, chat);
         let named = |&(id, probability): &(u32, f32)| (session.tokenizer().decode(&[id]), probability);
         let named: Vec<_> = events.first.iter().map(named).collect();
         self.state.replace(State::Leading(session));
-        let answer = result.map_err(to_js)?;
+        let answer = result?;
         let first = Array::new();
         for (text, probability) in named {
             first.push(&object(&[("text", text.into()), ("probability", probability.into())])?.into());
@@ -216,6 +244,7 @@ impl Rank {
             Finish::Stop => "stop",
             Finish::Length => "length",
             Finish::Context => "context",
+            Finish::Repetition => "repetition",
             Finish::Cancelled => "cancelled",
         };
         object(&[
@@ -232,7 +261,7 @@ impl Rank {
         self.stop.set(true);
     }
 
-    /// Forgets a chat.
+    /// Forgets a chat, also while an operation has it.
     pub fn forget(&self, chat: u32) {
         self.chats.borrow_mut().remove(&chat);
     }
@@ -247,15 +276,15 @@ impl Rank {
         }
     }
 
-    // `whole`: the chat itself, to be put back; otherwise a copy without its picture.
-    fn take_chat(&self, chat: u32, whole: bool) -> WebChat {
-        let mut chats = self.chats.borrow_mut();
-        match whole {
-            true => chats.remove(&chat).unwrap_or_default(),
-            false => WebChat {
-                chat: chats.get(&chat).map(|web_chat| web_chat.chat.clone()).unwrap_or_default(),
-                picture: Vec::new(),
-            },
+    /// A copy of a chat for an operation; one without a picture begins with its first.
+    fn chat(&self, id: u32) -> Chat {
+        self.chats.borrow_mut().entry(id).or_default().clone()
+    }
+
+    /// Keeps what an operation has made of a chat, unless the chat was forgotten meanwhile.
+    fn put_back(&self, id: u32, chat: Chat) {
+        if let Some(place) = self.chats.borrow_mut().get_mut(&id) {
+            *place = chat;
         }
     }
 
@@ -265,35 +294,33 @@ impl Rank {
     }
 }
 
-/// Takes a picture's file and decodes it. Nothing has been announced to the other ranks yet: want of memory costs only this picture.
-fn open(file: &Uint8Array) -> llama3med::Result<(Vec<u8>, Picture)> {
+/// Decodes a picture's file, which takes memory no longer than that. Nothing has been announced to the other ranks yet: want of memory costs only this
+/// picture.
+fn decode(file: &Uint8Array) -> llama3med::Result<Picture> {
     let n_bytes = file.length() as usize;
     let mut bytes = Vec::new();
     let reserved = bytes.try_reserve_exact(n_bytes);
     reserved.map_err(|_| Error::Image(format!("no memory is left for a file of {n_bytes} bytes")))?;
     bytes.resize(n_bytes, 0);
     file.copy_to(&mut bytes);
-    match Picture::decode(&bytes) {
-        Ok(picture) => Ok((bytes, picture)),
-        Err(Error::OutOfMemory { what, bytes }) => {
-            Err(Error::Image(format!("no memory is left: {bytes} bytes for {what}")))
-        }
-        Err(error) => Err(error),
-    }
+    Picture::decode(&bytes).map_err(Error::of_picture)
 }
 
-/// The picture may have been looked at so long ago that it must be encoded again.
+/// Asks, after looking at the picture again if that was so long ago that it is no longer kept.
 async fn answer(
     session: &mut Session<Ports>,
-    web_chat: &mut WebChat,
+    chat: &mut Chat,
     question: &str,
+    picture: Option<Uint8Array>,
     options: &AskOptions,
     events: &mut Events<'_>,
-) -> llama3med::Result<llama3med::session::Answer> {
-    if web_chat.chat.image.is_some_and(|key| session.model().image(key).is_none()) {
-        session.look(&Picture::decode(&web_chat.picture)?, events).await?;
+) -> JsResult<Answer> {
+    if chat.image.is_some_and(|key| session.model().image(key).is_none()) {
+        let file = picture.ok_or_else(|| js_error("not-encoded", "the picture is no longer kept encoded"))?;
+        let decoded = decode(&file).map_err(to_js)?;
+        session.look(&decoded, events).await.map_err(to_js)?;
     }
-    session.ask(&mut web_chat.chat, question, options, events).await
+    session.ask(chat, question, options, events).await.map_err(to_js)
 }
 
 /// Passes events to JavaScript and lets "stop" in between.

@@ -1,9 +1,11 @@
 //! What the store worker needs from Rust: the one parser of manifests, and SHA-256 where the browser has no `crypto.subtle` (plain http).
 
 use crate::{js_error, object, to_js};
-use js_sys::Uint8Array;
+use js_sys::{Object, Uint8Array};
 use llama3med::gguf::Gguf;
-use llama3med::manifest::Manifest;
+use llama3med::manifest::{DECODER, ENCODER, Manifest};
+use llama3med::memory::{Held, least_ranks};
+use llama3med::prompt::TEMPLATES;
 use serde::Serialize;
 use serde_wasm_bindgen::Serializer;
 use sha2::Digest;
@@ -37,15 +39,41 @@ pub fn describe_gguf(name: &str, prefix: &[u8], size: f64) -> Result<JsValue, Js
     .map(JsValue::from)
 }
 
+/// Names of the forms of conversations that are known.
+#[wasm_bindgen(js_name = templateNames)]
+pub fn template_names() -> Vec<String> {
+    TEMPLATES.map(String::from).to_vec()
+}
+
 /// Header of the whole file that the parts of a split one make up, from the headers of the parts in order.
 #[wasm_bindgen(js_name = joinGguf)]
 pub fn join_gguf(names: Vec<String>, headers: Vec<Uint8Array>, sizes: Vec<f64>) -> Result<Vec<u8>, JsValue> {
-    let parse = |((name, header), size): ((&String, Uint8Array), f64)| {
-        let gguf = Gguf::parse(name, &header.to_vec(), size as u64).map_err(to_js)?;
+    Gguf::join(&parsed(&names, headers, &sizes)?).map_err(to_js)
+}
+
+fn parsed(names: &[String], headers: Vec<Uint8Array>, sizes: &[f64]) -> Result<Vec<Gguf>, JsValue> {
+    let parse = |((name, header), size): ((&String, Uint8Array), &f64)| {
+        let gguf = Gguf::parse(name, header.to_vec().as_slice(), *size as u64).map_err(to_js)?;
         gguf.ok_or_else(|| js_error("corrupt", &format!("{name}: the header is not whole")))
     };
-    let parts: Result<Vec<Gguf>, JsValue> = names.iter().zip(headers).zip(sizes).map(parse).collect();
-    Gguf::join(&parts?).map_err(to_js)
+    names.iter().zip(headers).zip(sizes).map(parse).collect()
+}
+
+/// What a model takes in memory, from the headers of its files in any order: `{ bytes, leastRanks }`, the bytes being those of all weights. `context`
+/// limits the tokens of a conversation.
+#[wasm_bindgen(js_name = memoryOf)]
+pub fn memory_of(
+    names: Vec<String>,
+    headers: Vec<Uint8Array>,
+    sizes: Vec<f64>,
+    context: Option<usize>,
+) -> Result<Object, JsValue> {
+    let files = parsed(&names, headers, &sizes)?;
+    let file = |name: &str| files.iter().find(|gguf| gguf.file == name);
+    let (decoder, encoder) = (file(DECODER), file(ENCODER));
+    let held = Held::most(decoder, encoder, 1).map_err(to_js)?;
+    let least = least_ranks(decoder, encoder, context).map_err(to_js)?;
+    object(&[("bytes", (held.weights as f64).into()), ("leastRanks", least.into())])
 }
 
 /// SHA-256 of bytes that come in pieces.

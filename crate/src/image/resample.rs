@@ -5,6 +5,8 @@
 //! picture and crops afterwards, which for a strip of 1 x 60000 pixels would be gigabytes.
 
 use super::Picture;
+use super::decode::zeros;
+use crate::Result;
 
 /// Fractional bits of a weight: 32 less 8 of the pixel and 2 for overshoot.
 const PRECISION_BITS: u32 = 22;
@@ -48,7 +50,7 @@ impl<'a> Source<'a> {
 
     /// The bytes of row `y`; a row with background in it is put together in `scratch`.
     fn row<'s>(&'s self, y: usize, scratch: &'s mut Vec<u8>) -> &'s [u8] {
-        let Picture { width, height, rgb } = self.picture;
+        let Picture { width, height, rgb, .. } = self.picture;
         let inside = y.wrapping_sub(self.offset[1]);
         let pixels = if inside < *height { &rgb[inside * width * 3..][..width * 3] } else { &[] };
         if pixels.len() == self.size[0] * 3 {
@@ -72,13 +74,13 @@ struct Taps {
 
 impl Taps {
     /// Taps of the output pixels `first..first + n` when `n_in` pixels become `n_out`.
-    fn new(n_in: usize, n_out: usize, first: usize, n: usize) -> Self {
+    fn new(n_in: usize, n_out: usize, first: usize, n: usize) -> Result<Self> {
         let scale = n_in as f64 / n_out as f64;
         let filter_scale = scale.max(1.0);
         let support = 2.0 * filter_scale;
         let n_taps = support.ceil() as usize * 2 + 1;
-        let mut taps = Self { spans: Vec::with_capacity(n), weights: vec![0; n * n_taps], n_taps };
-        let mut exact = vec![0.0; n_taps];
+        let mut taps = Self { spans: Vec::with_capacity(n), weights: zeros((n * n_taps) as u64)?, n_taps };
+        let mut exact: Vec<f64> = zeros(n_taps as u64)?;
         for (x, weights) in (first..first + n).zip(taps.weights.chunks_exact_mut(n_taps)) {
             let center = (x as f64 + 0.5) * scale;
             // Casts truncate and negative numbers become 0, as in the C code.
@@ -95,7 +97,7 @@ impl Taps {
             }
             taps.spans.push((start, end - start));
         }
-        taps
+        Ok(taps)
     }
 
     /// First source pixel and weights of each output pixel.
@@ -137,17 +139,17 @@ fn to_byte(sum: i32) -> u8 {
 }
 
 /// Resizes the source to `resized` (width, height) and gives the square of `size` pixels at `offset` of it: (size, size, 3).
-pub(super) fn resize(source: &Source, resized: [usize; 2], offset: [usize; 2], size: usize) -> Vec<u8> {
-    let columns = Taps::new(source.size[0], resized[0], offset[0], size);
-    let rows = Taps::new(source.size[1], resized[1], offset[1], size);
+pub(super) fn resize(source: &Source, resized: [usize; 2], offset: [usize; 2], size: usize) -> Result<Vec<u8>> {
+    let columns = Taps::new(source.size[0], resized[0], offset[0], size)?;
+    let rows = Taps::new(source.size[1], resized[1], offset[1], size)?;
     if is_vertical_first(source.size, resized) {
-        let low = resize_columns(source, 0, &rows);
-        return resize_rows(&Source::whole(&low), 0..size, &columns).rgb;
+        let low = resize_columns(source, 0, &rows)?;
+        return Ok(resize_rows(&Source::whole(&low), 0..size, &columns)?.rgb);
     }
     let needed = rows.range();
     let first = needed.start;
-    let narrow = resize_rows(source, needed, &columns);
-    resize_columns(&Source::whole(&narrow), first, &rows).rgb
+    let narrow = resize_rows(source, needed, &columns)?;
+    Ok(resize_columns(&Source::whole(&narrow), first, &rows)?.rgb)
 }
 
 /// Whether Pillow (13.0; its older versions never do) begins with the pass along the columns: where it takes away more than twice
@@ -160,14 +162,15 @@ fn is_vertical_first(from: [usize; 2], to: [usize; 2]) -> bool {
 /// The pass along the rows, over the source's rows `needed`.
 ///
 /// What is made of background alone is computed once, so that padding a strip costs no more than the strip.
-fn resize_rows(source: &Source, needed: std::ops::Range<usize>, columns: &Taps) -> Picture {
+fn resize_rows(source: &Source, needed: std::ops::Range<usize>, columns: &Taps) -> Result<Picture> {
     let (width, height) = (columns.spans.len(), needed.len());
-    let mut rgb = vec![0u8; height * width * 3]; // (needed rows, output columns, 3)
-    let mut scratch = Vec::new();
+    let mut rgb: Vec<u8> = zeros(height as u64 * width as u64 * 3)?; // (needed rows, output columns, 3)
+    let mut scratch = zeros(source.size[0] as u64 * 3)?;
     // Four bytes a pixel, the fourth unused, so that a pixel is one vector of four sums.
     let [r, g, b] = source.background;
-    let mut row = vec![[r, g, b, 0]; source.size[0]];
-    let mut blank = vec![0u8; width * 3];
+    let mut row: Vec<[u8; 4]> = zeros(source.size[0] as u64)?;
+    row.fill([r, g, b, 0]);
+    let mut blank: Vec<u8> = zeros(width as u64 * 3)?;
     let touched = columns.touching(source.columns());
     if source.is_padded() {
         resize_row(&row, columns, 0..width, &mut blank);
@@ -182,7 +185,7 @@ fn resize_rows(source: &Source, needed: std::ops::Range<usize>, columns: &Taps) 
         }
         resize_row(&row, columns, touched.clone(), out);
     }
-    Picture { width, height, rgb }
+    Ok(Picture::new(width, height, rgb))
 }
 
 /// The pass along one row, for some of its output pixels.
@@ -200,11 +203,11 @@ fn resize_row(row: &[[u8; 4]], columns: &Taps, wanted: std::ops::Range<usize>, o
 }
 
 /// The pass along the columns; the source begins at row `first` of those that the taps count.
-fn resize_columns(source: &Source, first: usize, rows: &Taps) -> Picture {
+fn resize_columns(source: &Source, first: usize, rows: &Taps) -> Result<Picture> {
     let (width, height) = (source.size[0], rows.spans.len());
-    let mut rgb = vec![0u8; height * width * 3]; // (output rows, source columns, 3)
-    let mut scratch = Vec::new();
-    let mut sums = vec![0i32; width * 3];
+    let mut rgb: Vec<u8> = zeros(height as u64 * width as u64 * 3)?; // (output rows, source columns, 3)
+    let mut scratch = zeros(width as u64 * 3)?;
+    let mut sums: Vec<i32> = zeros(width as u64 * 3)?;
     for ((start, weights), out) in rows.iter().zip(rgb.chunks_exact_mut(width * 3)) {
         sums.fill(1 << (PRECISION_BITS - 1));
         for (tap, &weight) in weights.iter().enumerate() {
@@ -217,5 +220,5 @@ fn resize_columns(source: &Source, first: usize, rows: &Taps) -> Picture {
             *out = to_byte(sum);
         }
     }
-    Picture { width, height, rgb }
+    Ok(Picture::new(width, height, rgb))
 }

@@ -1,99 +1,140 @@
-//! The kinds of TIFF that the general decoder leaves out: grey of any number type (floats, signed numbers, 32 bits),
-//! grey with further samples, palettes, and luma-chroma pixels as slide scanners store them in JPEG tiles.
+//! TIFF and BigTIFF: grey and colours of any number type, with alpha and further samples, palettes, CMYK, and luma-chroma pixels as slide scanners store
+//! them in JPEG tiles; uncompressed or by any of the usual ways.
+
+mod unpacked;
 
 use std::io::Cursor;
 
+use bytemuck::Pod;
 use image::metadata::Orientation;
-use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::decoder::{BufferLayoutPreference, Decoder, DecodingSampleType, Limits};
 use tiff::tags::{CompressionMethod, Tag};
 use tiff::{ColorType, TiffError};
 
-use super::decode::{Samples, jpeg_markers, zeros};
+use super::decode::{Alpha, Samples, SizeLimit, Stored, make_room, zeros};
+use super::jpeg::markers;
 use crate::{Error, Result};
+use unpacked::{Packing, unpacked};
 
 /// Photometric interpretation of grey where 0 is black.
 const BLACK_IS_ZERO: u16 = 1;
 /// Photometric interpretation of indexes into a colour map.
 const PALETTE: u16 = 3;
+/// Photometric interpretation of luma and chroma.
+const LUMA_CHROMA: u16 = 6;
 
 /// Bytes of a JPEG tile in which its size is looked for.
 const MAX_JPEG_HEADER: usize = 1 << 16;
-
-/// Pixels as the file stores them.
-pub(super) struct Stored {
-    pub(super) width: u32,
-    pub(super) height: u32,
-    pub(super) orientation: Orientation,
-    pub(super) samples: Samples,
-    /// Samples of a pixel, as they follow each other in memory.
-    pub(super) n_channels: usize,
-}
+/// Bytes for each pixel that the decoder of a JPEG tile takes.
+const JPEG_BYTES_PER_PIXEL: u64 = 12;
 
 fn problem(error: TiffError) -> Error {
     Error::Image(format!("TIFF: {error}"))
 }
 
-/// Reads the first picture, or gives `None` where the general decoder knows its kind of pixel. `check` is asked about
-/// width and height before memory is taken, and no buffer is larger than `max_alloc` bytes.
-pub(super) fn decode(bytes: &[u8], max_alloc: u64, check: impl Fn(u32, u32) -> Result<()>) -> Result<Option<Stored>> {
+/// Reads the first picture.
+pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
     check_entries(bytes)?;
-    let mut decoder = open(bytes, max_alloc)?;
+    let mut decoder = open(bytes, limit)?;
     let (width, height) = decoder.dimensions().map_err(problem)?;
-    check(width, height)?;
-    check_jpeg_chunks(bytes, &mut decoder, &check)?;
+    limit.check(width, height)?;
+    let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(problem)?;
+    match compression.and_then(Packing::of) {
+        None => decode_first(bytes, decoder, limit),
+        Some(packing) => {
+            let bytes = unpacked(bytes, &mut decoder, packing, limit)?;
+            decode_first(&bytes, open(&bytes, limit)?, limit)
+        }
+    }
+}
+
+/// Reads the picture that a decoder is at.
+fn decode_first(bytes: &[u8], mut decoder: Decoder<Cursor<&[u8]>>, limit: &SizeLimit) -> Result<Stored> {
+    check_jpeg_chunks(bytes, &mut decoder, limit)?;
     let orientation = decoder.find_tag_unsigned::<u16>(Tag::Orientation).map_err(problem)?;
     let orientation = orientation.and_then(|value| Orientation::from_exif(value.min(255) as u8));
-    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
     let photometric = decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation).map_err(problem)?;
-    if photometric == Some(PALETTE) {
-        let colors = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(problem)?;
-        let grey = as_grey(bytes)?;
-        let mut decoder = open(&grey, max_alloc)?;
-        let ColorType::Gray(bits @ 1..=8) = decoder.colortype().map_err(problem)? else {
-            return Err(Error::Image("TIFF: expected palette indexes of at most 8 bits".to_owned()));
-        };
-        let DecodingResult::U8(packed) = decoder.read_image().map_err(problem)? else {
-            return Err(Error::Image("TIFF: expected palette indexes without a sign".to_owned()));
-        };
-        let rgb = look_up(&unpack(packed, bits, width as usize), &colors, 1 << bits)?;
-        return Ok(Some(Stored { width, height, orientation, samples: Samples::U8(rgb), n_channels: 3 }));
+    let has_more = decoder.more_images();
+    let mut stored = match photometric {
+        Some(PALETTE) => decode_palette(bytes, &mut decoder, limit)?,
+        _ => decode_pixels(&mut decoder, photometric == Some(LUMA_CHROMA))?,
+    };
+    stored.orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    if has_more {
+        stored.notes.push("The file has several pages; the first is read.".to_owned());
     }
-    let formats = decoder.find_tag_unsigned_vec::<u16>(Tag::SampleFormat).map_err(problem)?;
-    let is_unsigned = formats.is_none_or(|formats| formats.iter().all(|&format| format == 1));
-    let is_planar = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration).map_err(problem)? == Some(2);
-    let (bits, n_channels) = match decoder.colortype().map_err(problem)? {
-        ColorType::Gray(1 | 8 | 16) if is_unsigned => return Ok(None),
+    Ok(stored)
+}
+
+/// Indexes into a colour map.
+fn decode_palette(bytes: &[u8], decoder: &mut Decoder<Cursor<&[u8]>>, limit: &SizeLimit) -> Result<Stored> {
+    let (width, height) = decoder.dimensions().map_err(problem)?;
+    let colors = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(problem)?;
+    let grey = as_grey(bytes)?;
+    let mut decoder = open(&grey, limit)?;
+    let ColorType::Gray(bits @ 1..=8) = decoder.colortype().map_err(problem)? else {
+        return Err(Error::Image("TIFF: expected palette indexes of at most 8 bits".to_owned()));
+    };
+    let layout = decoder.image_buffer_layout().map_err(problem)?;
+    let Samples::U8(packed) = read(&mut decoder, &layout, layout.len)? else {
+        return Err(Error::Image("TIFF: expected palette indexes without a sign".to_owned()));
+    };
+    let rgb = look_up(&unpack(packed, bits, width as usize)?, &colors, 1 << bits)?;
+    Ok(Stored::new(width, height, Samples::U8(rgb), 3))
+}
+
+/// Everything else.
+fn decode_pixels(decoder: &mut Decoder<Cursor<&[u8]>>, is_luma_chroma: bool) -> Result<Stored> {
+    let (width, height) = decoder.dimensions().map_err(problem)?;
+    let color = decoder.colortype().map_err(problem)?;
+    let layout = decoder.image_buffer_layout().map_err(problem)?;
+    let is_planar = layout.planes > 1;
+    let (bits, n_channels) = match color {
         ColorType::Gray(bits) => (bits, 1),
         // Only the first plane of several is read.
         ColorType::Multiband { bit_depth, .. } if is_planar => (bit_depth, 1),
         ColorType::Multiband { bit_depth, num_samples } => (bit_depth, usize::from(num_samples)),
+        ColorType::RGB(bits) => (bits, 3),
+        ColorType::RGBA(bits) => (bits, 4),
+        ColorType::CMYK(bits) => (bits, 4),
+        ColorType::CMYKA(bits) => (bits, 5),
         ColorType::YCbCr(8) if !is_planar => (8, 3),
-        _ => return Ok(None),
+        other => return Err(Error::Image(format!("TIFF: pixels of type {other:?} cannot be read"))),
     };
-    let is_luma_chroma = photometric == Some(6);
-    let samples = match decoder.read_image().map_err(problem)? {
-        DecodingResult::U8(mut samples) if is_luma_chroma => {
-            samples.as_chunks_mut::<3>().0.iter_mut().for_each(to_rgb);
-            Samples::U8(samples)
-        }
-        DecodingResult::U8(packed) if bits < 8 && n_channels == 1 => {
-            let mut samples = unpack(packed, bits, width as usize);
-            let white = (1u16 << bits) - 1;
-            samples.iter_mut().for_each(|level| *level = (u16::from(*level) * 255 / white) as u8);
-            Samples::U8(samples)
-        }
-        samples => numbers(samples)?,
-    };
-    let n_values = u64::from(width) * u64::from(height) * n_channels as u64;
-    if samples.len() as u64 != n_values {
+    let n_bytes = if n_channels == 1 { layout.len } else { layout.complete_len };
+    let mut samples = read(decoder, &layout, n_bytes)?;
+    if is_planar && n_channels > 1 {
+        samples = interleaved(samples, n_channels)?;
+    }
+    if let (Samples::U8(packed), true) = (&mut samples, bits < 8 && n_channels == 1) {
+        let white = (1u16 << bits) - 1;
+        let mut levels = unpack(std::mem::take(packed), bits, width as usize)?;
+        levels.iter_mut().for_each(|level| *level = (u16::from(*level) * 255 / white) as u8);
+        *packed = levels;
+    }
+    if let (Samples::U8(samples), true) = (&mut samples, is_luma_chroma) {
+        samples.as_chunks_mut::<3>().0.iter_mut().for_each(to_rgb);
+    }
+    let n_values = width as usize * height as usize * n_channels;
+    if samples.len() != n_values {
         return Err(Error::Image(format!("TIFF: expected {n_values} samples, found {}", samples.len())));
     }
-    Ok(Some(Stored { width, height, orientation, samples, n_channels }))
+    if matches!(color, ColorType::CMYK(_) | ColorType::CMYKA(_)) {
+        return Ok(Stored::new(width, height, from_inks(samples, n_channels)?, 3));
+    }
+    let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(problem)?.unwrap_or_default();
+    let alpha = match (n_channels, extra.first()) {
+        (2 | 4, Some(1)) => Alpha::Premultiplied,
+        (2 | 4, Some(2)) => Alpha::Straight,
+        // What is not said to be alpha may be anything.
+        _ => Alpha::None,
+    };
+    Ok(Stored { alpha, ..Stored::new(width, height, samples, n_channels) })
 }
 
 /// A decoder at the first picture.
-fn open(bytes: &[u8], max_alloc: u64) -> Result<Decoder<Cursor<&[u8]>>> {
-    let max_alloc = usize::try_from(max_alloc).unwrap_or(usize::MAX);
+fn open<'a>(bytes: &'a [u8], limit: &SizeLimit) -> Result<Decoder<Cursor<&'a [u8]>>> {
+    let max_alloc = usize::try_from(limit.n_bytes()).unwrap_or(usize::MAX);
     let mut limits = Limits::default();
     limits.decoding_buffer_size = max_alloc;
     limits.intermediate_buffer_size = max_alloc;
@@ -101,13 +142,89 @@ fn open(bytes: &[u8], max_alloc: u64) -> Result<Decoder<Cursor<&[u8]>>> {
     Ok(Decoder::new(Cursor::new(bytes)).map_err(problem)?.with_limits(limits))
 }
 
+/// The first `n_bytes` of the pixels: bytes and 16-bit numbers as they are, everything else as f32.
+fn read(decoder: &mut Decoder<Cursor<&[u8]>>, layout: &BufferLayoutPreference, n_bytes: usize) -> Result<Samples> {
+    /// Numbers as they are stored.
+    fn plain<T: Pod>(decoder: &mut Decoder<Cursor<&[u8]>>, n_bytes: usize) -> Result<Vec<T>> {
+        let mut numbers = zeros(n_bytes.div_ceil(size_of::<T>()) as u64)?;
+        decoder.read_image_bytes(bytemuck::cast_slice_mut(&mut numbers)).map_err(problem)?;
+        Ok(numbers)
+    }
+    fn floats<T: Pod>(numbers: Result<Vec<T>>, to_f32: impl Fn(T) -> f32) -> Result<Samples> {
+        let numbers = numbers?;
+        let mut floats: Vec<f32> = zeros(numbers.len() as u64)?;
+        floats.iter_mut().zip(numbers).for_each(|(float, number)| *float = to_f32(number));
+        Ok(Samples::F32(floats))
+    }
+    use DecodingSampleType as Kind;
+    let kind = layout.sample_type.ok_or_else(|| Error::Image("TIFF: numbers of an unknown type".to_owned()))?;
+    match kind {
+        Kind::U8 => plain(decoder, n_bytes).map(Samples::U8),
+        Kind::U16 => plain(decoder, n_bytes).map(Samples::U16),
+        Kind::F32 => plain(decoder, n_bytes).map(Samples::F32),
+        Kind::F16 => floats(plain(decoder, n_bytes), |bits| half::f16::from_bits(bits).to_f32()),
+        Kind::F64 => floats(plain(decoder, n_bytes), |value: f64| value as f32),
+        Kind::U32 => floats(plain(decoder, n_bytes), |value: u32| value as f32),
+        Kind::U64 => floats(plain(decoder, n_bytes), |value: u64| value as f32),
+        Kind::I8 => floats(plain(decoder, n_bytes), |value: i8| f32::from(value)),
+        Kind::I16 => floats(plain(decoder, n_bytes), |value: i16| f32::from(value)),
+        Kind::I32 => floats(plain(decoder, n_bytes), |value: i32| value as f32),
+        Kind::I64 => floats(plain(decoder, n_bytes), |value: i64| value as f32),
+    }
+}
+
+/// Planes, one behind the other, as pixels.
+fn interleaved(samples: Samples, n_planes: usize) -> Result<Samples> {
+    fn mixed<T: Pod>(planes: &[T], n_planes: usize) -> Result<Vec<T>> {
+        let mut mixed = zeros(planes.len() as u64)?;
+        for (idx, plane) in planes.chunks_exact((planes.len() / n_planes).max(1)).take(n_planes).enumerate() {
+            mixed.iter_mut().skip(idx).step_by(n_planes).zip(plane).for_each(|(to, from)| *to = *from);
+        }
+        Ok(mixed)
+    }
+    Ok(match samples {
+        Samples::U8(samples) => Samples::U8(mixed(&samples, n_planes)?),
+        Samples::U16(samples) => Samples::U16(mixed(&samples, n_planes)?),
+        Samples::F32(samples) => Samples::F32(mixed(&samples, n_planes)?),
+    })
+}
+
+/// Cyan, magenta, yellow and black of 8 or 16 bits as red, green and blue.
+fn from_inks(samples: Samples, n_channels: usize) -> Result<Samples> {
+    fn colors<T: Pod + Into<f32>>(
+        samples: &[T],
+        n_channels: usize,
+        white: f32,
+        to: impl Fn(f32) -> T,
+    ) -> Result<Vec<T>> {
+        let mut rgb = zeros((samples.len() / n_channels * 3) as u64)?;
+        for (rgb, inks) in rgb.chunks_exact_mut(3).zip(samples.chunks_exact(n_channels)) {
+            let light = 1.0 - inks[3].into() / white;
+            rgb.iter_mut().zip(inks).for_each(|(level, &ink)| *level = to((white - ink.into()) * light));
+        }
+        Ok(rgb)
+    }
+    match samples {
+        Samples::U8(inks) => Ok(Samples::U8(colors(&inks, n_channels, 255.0, |level| level as u8)?)),
+        Samples::U16(inks) => Ok(Samples::U16(colors(&inks, n_channels, 65535.0, |level| level as u16)?)),
+        Samples::F32(_) => Err(Error::Image("TIFF: inks of more than 16 bits cannot be read".to_owned())),
+    }
+}
+
 /// One entry of the first directory, as it lies in the file.
 struct Entry {
     tag: u16,
     kind: u16,
     n_values: u64,
+    /// Place of the entry.
+    start: usize,
     /// Place of the value, or of its offset.
-    at: usize,
+    value: usize,
+}
+
+/// Whether offsets have 8 bytes.
+fn is_big(bytes: &[u8]) -> bool {
+    matches!(bytes.get(..4), Some(b"II+\0" | b"MM\0+"))
 }
 
 /// The first directory's entries; as many as there are bytes for.
@@ -117,19 +234,28 @@ fn entries(bytes: &[u8]) -> Vec<Entry> {
         let join = |value, &byte: &u8| value << 8 | u64::from(byte);
         Some(if bytes.starts_with(b"II") { field.iter().rev().fold(0, join) } else { field.iter().fold(0, join) })
     };
-    let is_big = number(2, 2) == Some(43);
     // Bytes of an offset or a count, and of the number of entries.
-    let (wide, n_entries_bytes) = if is_big { (8, 8) } else { (4, 2) };
-    let start = number(if is_big { 8 } else { 4 }, wide).and_then(|at| usize::try_from(at).ok());
+    let (wide, n_entries_bytes) = if is_big(bytes) { (8, 8) } else { (4, 2) };
+    let start = number(if is_big(bytes) { 8 } else { 4 }, wide).and_then(|at| usize::try_from(at).ok());
     let Some((start, n_entries)) = start.and_then(|start| Some((start, number(start, n_entries_bytes)?))) else {
         return Vec::new();
     };
     let first = start + n_entries_bytes;
-    let entry = |at: usize| {
-        let tag = number(at, 2)? as u16;
-        Some(Entry { tag, kind: number(at + 2, 2)? as u16, n_values: number(at + 4, wide)?, at: at + 4 + wide })
+    let entry = |start: usize| {
+        let (tag, kind) = (number(start, 2)? as u16, number(start + 2, 2)? as u16);
+        Some(Entry { tag, kind, n_values: number(start + 4, wide)?, start, value: start + 4 + wide })
     };
     (0..n_entries).map_while(|idx| entry(first + idx as usize * (4 + 2 * wide))).collect()
+}
+
+/// Writes a number of `n` bytes in the file's byte order; where there is no such place, nothing.
+fn put(bytes: &mut [u8], at: usize, n: usize, value: u64) {
+    let is_little = bytes.starts_with(b"II");
+    let Some(field) = at.checked_add(n).and_then(|end| bytes.get_mut(at..end)) else { return };
+    for (idx, byte) in field.iter_mut().enumerate() {
+        let place = if is_little { idx } else { n - 1 - idx };
+        *byte = (value >> (8 * place)) as u8;
+    }
 }
 
 /// Refuses tags that claim more values than the file has bytes: the decoder takes 32 bytes a value before it looks.
@@ -149,50 +275,53 @@ fn check_entries(bytes: &[u8]) -> Result<()> {
 }
 
 /// Refuses JPEG tiles and strips that claim a size no memory is to be taken for.
-fn check_jpeg_chunks(
-    bytes: &[u8],
-    decoder: &mut Decoder<Cursor<&[u8]>>,
-    check: impl Fn(u32, u32) -> Result<()>,
-) -> Result<()> {
+fn check_jpeg_chunks(bytes: &[u8], decoder: &mut Decoder<Cursor<&[u8]>>, limit: &SizeLimit) -> Result<()> {
     let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(problem)?;
     if compression != Some(CompressionMethod::ModernJPEG.to_u16()) {
         return Ok(());
     }
+    let mut n_pixels = 0;
     for tag in [Tag::TileOffsets, Tag::StripOffsets] {
         let offsets = decoder.find_tag_unsigned_vec::<u64>(tag).map_err(problem)?.unwrap_or_default();
         for offset in offsets {
             let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
             let chunk = &bytes[start..bytes.len().min(start.saturating_add(MAX_JPEG_HEADER))];
-            if let Some((width, height)) = jpeg_markers(chunk).size {
-                check(width, height)?;
+            if let Some((width, height)) = markers(chunk).size {
+                limit.check(width, height)?;
+                n_pixels = n_pixels.max(u64::from(width) * u64::from(height));
             }
         }
     }
-    Ok(())
+    make_room(JPEG_BYTES_PER_PIXEL * n_pixels)
 }
 
 /// A copy of the file that calls its palette indexes grey, which is how the decoder reads them.
 fn as_grey(bytes: &[u8]) -> Result<Vec<u8>> {
-    let lost = || Error::Image("TIFF: PhotometricInterpretation: the tag is cut short".to_owned());
+    let mut grey: Vec<u8> = zeros(bytes.len() as u64)?;
+    grey.copy_from_slice(bytes);
     let tag = Tag::PhotometricInterpretation.to_u16();
-    let entry = entries(bytes).into_iter().find(|entry| entry.tag == tag).ok_or_else(lost)?;
-    let mut grey = bytes.to_vec();
     // A number of two bytes stands at the start of the value field in either byte order.
-    let value = if bytes.starts_with(b"II") { BLACK_IS_ZERO.to_le_bytes() } else { BLACK_IS_ZERO.to_be_bytes() };
-    grey.get_mut(entry.at..entry.at + 2).ok_or_else(lost)?.copy_from_slice(&value);
+    for entry in entries(bytes).iter().filter(|entry| entry.tag == tag) {
+        put(&mut grey, entry.value, 2, BLACK_IS_ZERO.into());
+    }
     Ok(grey)
 }
 
 /// One byte a sample from rows of packed bits, each of which starts at a byte.
-fn unpack(packed: Vec<u8>, bits: u8, width: usize) -> Vec<u8> {
+fn unpack(packed: Vec<u8>, bits: u8, width: usize) -> Result<Vec<u8>> {
     if bits == 8 {
-        return packed;
+        return Ok(packed);
     }
     let bits = usize::from(bits);
-    let sample = |row: &[u8], x: usize| {
-        (x * bits..(x + 1) * bits).fold(0, |value, bit| value << 1 | (row[bit / 8] >> (7 - bit % 8)) & 1)
-    };
-    packed.chunks_exact((width * bits).div_ceil(8)).flat_map(|row| (0..width).map(move |x| sample(row, x))).collect()
+    let row_bytes = (width * bits).div_ceil(8);
+    let mut samples: Vec<u8> = zeros((packed.len() / row_bytes * width) as u64)?;
+    for (samples, row) in samples.chunks_exact_mut(width).zip(packed.chunks_exact(row_bytes)) {
+        for (x, sample) in samples.iter_mut().enumerate() {
+            let bit = |bit: usize| row[bit / 8] >> (7 - bit % 8) & 1;
+            *sample = (x * bits..(x + 1) * bits).fold(0, |value, at| value << 1 | bit(at));
+        }
+    }
+    Ok(samples)
 }
 
 /// The colours of palette indexes; a colour map holds all reds, then all greens, then all blues, in 16 bits.
@@ -214,30 +343,4 @@ fn to_rgb(pixel: &mut [u8; 3]) {
     let (blue, red) = (blue - 128.0, red - 128.0);
     let rgb = [luma + 1.402 * red, luma - 0.344_136 * blue - 0.714_136 * red, luma + 1.772 * blue];
     *pixel = rgb.map(|level| level.round() as u8);
-}
-
-/// Bytes and 16-bit numbers as they are, everything else as f32.
-fn numbers(samples: DecodingResult) -> Result<Samples> {
-    fn floats<T>(values: Vec<T>, to_f32: impl Fn(T) -> f32) -> Result<Samples> {
-        let n_bytes = values.len() * 4;
-        let mut floats = Vec::new();
-        floats
-            .try_reserve_exact(values.len())
-            .map_err(|_| Error::OutOfMemory { what: "the picture".to_owned(), bytes: n_bytes })?;
-        floats.extend(values.into_iter().map(to_f32));
-        Ok(Samples::F32(floats))
-    }
-    match samples {
-        DecodingResult::U8(values) => Ok(Samples::U8(values)),
-        DecodingResult::U16(values) => Ok(Samples::U16(values)),
-        DecodingResult::F32(values) => Ok(Samples::F32(values)),
-        DecodingResult::F16(values) => floats(values, f32::from),
-        DecodingResult::F64(values) => floats(values, |value| value as f32),
-        DecodingResult::U32(values) => floats(values, |value| value as f32),
-        DecodingResult::U64(values) => floats(values, |value| value as f32),
-        DecodingResult::I8(values) => floats(values, f32::from),
-        DecodingResult::I16(values) => floats(values, f32::from),
-        DecodingResult::I32(values) => floats(values, |value| value as f32),
-        DecodingResult::I64(values) => floats(values, |value| value as f32),
-    }
 }

@@ -13,7 +13,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::{Sums, TOKEN_BYTES, Tile};
-use crate::quant::{Form, GROUP, Group, SUPER};
+use crate::layout::{Form, GROUP, Group, SUPER};
 use std::arch::x86_64::*;
 
 /// As [`super::reference::multiply`]; only where the processor has AVX2 and F16C.

@@ -3,7 +3,7 @@
 //! No fused multiply-add and no reordering, so that every build gives the same bits.
 
 use crate::gguf::Dtype;
-use crate::quant::GROUP;
+use crate::layout::GROUP;
 
 /// 1.5 * 2^23: adding it leaves a number rounded to nearest, ties to even, in the low bits.
 const MAGIC: f32 = 12_582_912.0;
@@ -46,19 +46,48 @@ vectorized! {
     pub fn quantize(x: &[f32; 32]) -> Quantized { quantize_lanes(x) }
 }
 
+vectorized! {
+    /// Rounds `x` to integers of 16 bits and returns their scale: `scale * int` is off by at most 1/65534 of the largest magnitude of `x`, or by 4e-34. The scale is
+    /// NaN where a value is not finite.
+    pub fn quantize_row(x: &[f32], ints: &mut [i16]) -> f32 { quantize_row_lanes(x, ints) }
+}
+
 #[inline(always)]
-fn quantize_lanes(x: &[f32; 32]) -> Quantized {
+fn quantize_row_lanes(x: &[f32], ints: &mut [i16]) -> f32 {
+    let max = largest(x);
+    let inverse = inverse_step(max, 32767.0);
+    for (int, x) in ints.iter_mut().zip(x) {
+        *int = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i16;
+    }
+    max / 32767.0
+}
+
+/// The largest magnitude; NaN where a value is not finite.
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
     // Magnitudes are ordered as their bits are, with infinity and NaN above all numbers.
     let mut max = [0; 8];
-    for x in x.as_chunks::<8>().0 {
+    let (lanes, rest) = x.as_chunks::<8>();
+    for x in lanes {
         for lane in 0..8 {
             max[lane] = max[lane].max(x[lane].abs().to_bits() as i32);
         }
     }
-    let max = f32::from_bits(max.into_iter().fold(0, i32::max) as u32);
-    let max = if max.is_finite() { max } else { f32::NAN };
-    // Denormal activations, whose inverse is infinite, are as good as zero.
-    let inverse = if max > 127.0 * f32::MIN_POSITIVE { 127.0 / max } else { 0.0 };
+    let max = rest.iter().map(|x| x.abs().to_bits() as i32).chain(max).fold(0, i32::max);
+    let max = f32::from_bits(max as u32);
+    if max.is_finite() { max } else { f32::NAN }
+}
+
+/// How many steps a unit has when `max` has `n_steps`. Denormal values, whose inverse is infinite, are as good as zero.
+#[inline(always)]
+fn inverse_step(max: f32, n_steps: f32) -> f32 {
+    if max > n_steps * f32::MIN_POSITIVE { n_steps / max } else { 0.0 }
+}
+
+#[inline(always)]
+fn quantize_lanes(x: &[f32; 32]) -> Quantized {
+    let max = largest(x);
+    let inverse = inverse_step(max, 127.0);
     let wide: [i32; 32] =
         std::array::from_fn(|i| (x[i] * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32);
     let quants = wide.map(|quant| quant as i8);
@@ -128,23 +157,23 @@ pub fn sum(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 
 /// The dot products of `y` with `R` vectors of its length, in 8 lanes each.
 #[inline(always)]
-pub fn dots<const R: usize>(y: &[f32], x: &[&[f32]; R]) -> [f32; R] {
+pub fn dots<V: Value, const R: usize>(y: &[V], x: &[&[f32]; R]) -> [f32; R] {
     assert!(x.iter().all(|x| x.len() == y.len()));
     let mut sums = [Lanes::ZERO; R];
     let n_whole = y.len() / 8 * 8;
     for at in (0..n_whole).step_by(8) {
         // SAFETY: all are as long as `y`, which has 8 values from `at` on.
         unsafe {
-            let y = Lanes::load(y.as_ptr().add(at));
+            let y = V::lanes(y.as_ptr().add(at));
             for r in 0..R {
-                sums[r].add_products(y, Lanes::load(x[r].as_ptr().add(at)));
+                sums[r].add_products(y, f32::lanes(x[r].as_ptr().add(at)));
             }
         }
     }
     std::array::from_fn(|r| {
         let eight = sums[r].to_array();
         let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-        let rest = y[n_whole..].iter().zip(&x[r][n_whole..]).fold(0.0, |sum, (y, x)| sum + y * x);
+        let rest = y[n_whole..].iter().zip(&x[r][n_whole..]).fold(0.0, |sum, (&y, x)| sum + y.into() * x);
         (four[0] + four[2]) + (four[1] + four[3]) + rest
     })
 }
@@ -158,14 +187,14 @@ fn join(lanes: [f32; 16]) -> f32 {
 
 /// The products of 8 rows with `R` tokens: `[r][lane]` = sum over k of `x[r][k] * panel[k * stride + lane]`, in the order of k.
 #[inline(always)]
-pub fn panel_products<const R: usize>(panel: &[f32], stride: usize, x: &[&[f32]; R]) -> [[f32; 8]; R] {
+pub fn panel_products<V: Value, const R: usize>(panel: &[V], stride: usize, x: &[&[f32]; R]) -> [[f32; 8]; R] {
     let n = x[0].len();
     assert!(x.iter().all(|x| x.len() == n) && (n == 0 || (n - 1) * stride + 8 <= panel.len()));
     let mut sums = [Lanes::ZERO; R];
     for k in 0..n {
         // SAFETY: `k` is below the length of every `x`, and `panel` reaches 8 beyond the start of the last row: both were asserted.
         unsafe {
-            let weights = Lanes::load(panel.as_ptr().add(k * stride));
+            let weights = V::lanes(panel.as_ptr().add(k * stride));
             for r in 0..R {
                 sums[r].add_product(weights, *x[r].as_ptr().add(k));
             }
@@ -174,9 +203,32 @@ pub fn panel_products<const R: usize>(panel: &[f32], stride: usize, x: &[&[f32];
     sums.map(Lanes::to_array)
 }
 
+/// What is read as f32, eight at a time.
+pub trait Value: Copy + Into<f32> {
+    /// # Safety
+    /// Eight values can be read at `from`.
+    unsafe fn lanes(from: *const Self) -> Lanes;
+}
+
+impl Value for f32 {
+    #[inline(always)]
+    unsafe fn lanes(from: *const Self) -> Lanes {
+        // SAFETY: the caller's.
+        unsafe { Lanes::load(from) }
+    }
+}
+
+impl Value for i16 {
+    #[inline(always)]
+    unsafe fn lanes(from: *const Self) -> Lanes {
+        // SAFETY: the caller's.
+        unsafe { Lanes::load_ints(from) }
+    }
+}
+
 /// Eight f32 that are used together: two registers of wasm; elsewhere an array that the compiler keeps in registers.
 #[derive(Clone, Copy)]
-struct Lanes {
+pub struct Lanes {
     #[cfg(target_arch = "wasm32")]
     halves: [std::arch::wasm32::v128; 2],
     #[cfg(not(target_arch = "wasm32"))]
@@ -200,6 +252,16 @@ impl Lanes {
                 ],
             }
         }
+    }
+
+    /// # Safety
+    /// Eight values can be read at `from`.
+    #[inline(always)]
+    unsafe fn load_ints(from: *const i16) -> Self {
+        use std::arch::wasm32::{f32x4_convert_i32x4, i32x4_load_extend_i16x4};
+        // SAFETY: the caller's.
+        let halves = unsafe { [i32x4_load_extend_i16x4(from), i32x4_load_extend_i16x4(from.add(4))] };
+        Self { halves: halves.map(f32x4_convert_i32x4) }
     }
 
     #[inline(always)]
@@ -235,6 +297,14 @@ impl Lanes {
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller's.
         Self { values: unsafe { from.cast::<[f32; 8]>().read() } }
+    }
+
+    /// # Safety
+    /// Eight values can be read at `from`.
+    #[inline(always)]
+    unsafe fn load_ints(from: *const i16) -> Self {
+        // SAFETY: the caller's.
+        Self { values: unsafe { from.cast::<[i16; 8]>().read() }.map(f32::from) }
     }
 
     #[inline(always)]
@@ -341,6 +411,26 @@ fn matmul_lanes(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: us
             out[first_row..first_row + width].copy_from_slice(&sums[..width]);
         }
     }
+}
+
+vectorized! {
+    /// Adds to the sums of each token its products with a panel of 8 rows: `x` is (n_tokens, panel.len()).
+    pub fn add_panel(panel: &[[f32; 8]], x: &[f32], sums: &mut [[f32; 8]]) { add_panel_lanes(panel, x, sums) }
+}
+
+#[inline(always)]
+fn add_panel_lanes(panel: &[[f32; 8]], x: &[f32], sums: &mut [[f32; 8]]) {
+    let mut add = |token: usize, products: &[f32; 8]| {
+        sums[token].iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
+    };
+    let row = |token: usize| &x[token * panel.len()..][..panel.len()];
+    let (n_tokens, weights) = (x.len() / panel.len(), panel.as_flattened());
+    let in_fours = n_tokens / 4 * 4;
+    for token in (0..in_fours).step_by(4) {
+        let products = panel_products(weights, 8, &[row(token), row(token + 1), row(token + 2), row(token + 3)]);
+        (0..4).for_each(|i| add(token + i, &products[i]));
+    }
+    (in_fours..n_tokens).for_each(|token| add(token, &panel_products(weights, 8, &[row(token)])[0]));
 }
 
 /// Decodes columns of `width` rows into lanes; lanes without a row keep what they held.

@@ -1,7 +1,7 @@
 //! The definition of the products: plain loops, integers first, then f32 in the order of the blocks.
 
 use super::{Sums, Tile};
-use crate::quant::{Factors, Form, GROUP, Group};
+use crate::layout::{Factors, Form, GROUP, Group};
 
 /// `out` [token][row] = the products of a group of 8 rows with a tile of tokens.
 pub(super) fn multiply(group: &Group, tile: &Tile, out: &mut Sums) {

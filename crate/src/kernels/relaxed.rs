@@ -14,7 +14,7 @@
 
 use super::wasm::{self, Dots, Engine, Pair};
 use super::{Sums, Tile};
-use crate::quant::Group;
+use crate::layout::Group;
 use std::arch::wasm32::*;
 
 /// As [`super::reference::multiply`]. Both values of `WIDE` give the same bits; [`is_wide_faster`] says which is faster here.

@@ -11,7 +11,7 @@
 
 use super::wasm::{self, Dots, Engine, Pair};
 use super::{Sums, Tile};
-use crate::quant::Group;
+use crate::layout::Group;
 use std::arch::wasm32::*;
 
 /// As [`super::reference::multiply`].

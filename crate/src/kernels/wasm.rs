@@ -11,7 +11,7 @@
 //! Products of integers below 2^24 are exact in f32, so that scales may be multiplied in any order before the first rounding: see each form.
 
 use super::{Sums, TOKEN_BYTES, Tile, fetch};
-use crate::quant::{Form, GROUP, Group, SUPER};
+use crate::layout::{Form, GROUP, Group, SUPER};
 use std::arch::wasm32::*;
 use std::hint::black_box;
 use std::marker::PhantomData;

@@ -1,16 +1,15 @@
 //! The vocabulary that llama.cpp's converters write into a decoder file (`tokenizer.ggml.*`), in the form of a tokenizer.json.
 //!
-//! Two of its models are read: `gpt2`, byte-level BPE with merges, split into words as Llama-3 or GPT-2 does; and `llama`, SentencePiece's BPE with scores
-//! and byte fallback. Whether a token is text, control or added follows from `tokenizer.ggml.token_type`.
+//! Two of its models are read: `gpt2`, byte-level BPE with merges, whose words `tokenizer.ggml.pre` names ([`Split`]); and `llama`, SentencePiece's BPE with
+//! scores and byte fallback. Whether a token is text, control or added follows from `tokenizer.ggml.token_type`.
 
-use super::{Added, File, MAX_IDS, MergeList, Model, SPACE, byte_token, wrong};
+use super::json::{Added, File, MergeList, Model};
+use super::split::Split;
+use super::{MAX_IDS, SPACE, byte_token, wrong};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-
-/// How Llama-3 splits text into words before merging.
-pub const LLAMA3_SPLIT: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 /// Longer pieces would make the search for their halves slow; Llama-2's longest has 16 characters.
 pub const MAX_PIECE_BYTES: usize = 512;
@@ -81,25 +80,19 @@ pub(super) fn file(gguf: &Gguf) -> Result<File> {
 
 /// All but the tokens of a byte-level vocabulary.
 fn byte_level(gguf: &Gguf, tokens: &[String]) -> Result<File> {
-    let bytes = |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
-    let split =
-        json!({ "type": "Split", "pattern": { "Regex": LLAMA3_SPLIT }, "behavior": "Isolated", "invert": false });
-    let llama3 = json!({ "type": "Sequence", "pretokenizers": [split, bytes(false)] });
     let pre = gguf.get_str(PRE)?;
-    let (pre_tokenizer, ignore_merges) = match pre {
-        Some("llama-bpe" | "llama3" | "llama-v3") => (llama3, true),
+    let split = match pre {
         // Files of Llama-3 from before the key existed.
-        None | Some("default") if tokens.iter().any(|token| token == "<|start_header_id|>") => (llama3, true),
-        Some("gpt-2") => (bytes(true), false),
-        _ => {
-            let found = pre.map_or("missing".into(), |pre| format!("{pre:?}"));
-            let problem = format!(
-                "{}: {PRE} is {found}; this engine splits words as \"llama-bpe\" (Llama-3) and \"gpt-2\" do",
-                gguf.file
-            );
-            return Err(Error::Unsupported(problem));
+        None | Some("default") if tokens.iter().any(|token| token == "<|start_header_id|>") => {
+            Split::named("llama-bpe")
         }
+        _ => pre.and_then(Split::named),
     };
+    let split = split.ok_or_else(|| {
+        let found = pre.map_or("missing".into(), |pre| format!("{pre:?}"));
+        let known = Split::names();
+        Error::Unsupported(format!("{}: {PRE} is {found}; this engine splits words as {known}", gguf.file))
+    })?;
     let merges = gguf.get_strings(MERGES)?.ok_or_else(|| gguf.missing_key(MERGES))?;
     let mut pairs = Vec::with_capacity(merges.len());
     for (idx, merge) in merges.into_iter().enumerate() {
@@ -112,8 +105,13 @@ fn byte_level(gguf: &Gguf, tokens: &[String]) -> Result<File> {
         }
     }
     let merges = MergeList(pairs);
-    let model = Model { merges, ignore_merges, ..Model::default() };
-    Ok(File { pre_tokenizer, decoder: json!({ "type": "ByteLevel" }), model: Some(model), ..File::default() })
+    Ok(File {
+        normalizer: split.normalizer(),
+        pre_tokenizer: split.pre_tokenizer(),
+        decoder: json!({ "type": "ByteLevel" }),
+        model: Some(Model { merges, ignore_merges: split.ignore_merges, ..Model::default() }),
+        ..File::default()
+    })
 }
 
 /// All but the tokens of a SentencePiece vocabulary.

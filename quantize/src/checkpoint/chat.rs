@@ -39,12 +39,16 @@ pub fn template(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str) -> R
         }
         Family::Llava if is_mistral => Template::Marks(Marks::mistral()),
         Family::Llava => Template::Marks(Marks::vicuna()),
-        Family::Transformers => match source(checkpoint)? {
+        Family::Transformers | Family::Language => match source(checkpoint)? {
             Some((file, source)) => {
                 let bos = bos(checkpoint, tokenizer, json);
                 Template::Marks(marks(&source, &bos).map_err(|problem| Error::corrupt(file, "chat_template", problem))?)
             }
             None if is_llama3 => llama3(""),
+            None if checkpoint.family == Family::Language => {
+                let problem = "the form of conversations is not known: there is no chat_template.jinja, nor this key in tokenizer_config.json";
+                return Err(Error::corrupt(checkpoint.folder.display().to_string(), "chat_template", problem));
+            }
             None => Template::Marks(Marks { first: "<s>USER: ".into(), ..Marks::vicuna() }),
         },
     };
@@ -52,7 +56,7 @@ pub fn template(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str) -> R
     for token in ["<s>", "</s>"] {
         let marks = template.marks();
         let is_named = [&marks.first, &marks.next].iter().any(|text| text.contains(token));
-        if is_named && checkpoint.family != Family::Transformers {
+        if is_named && !matches!(checkpoint.family, Family::Transformers | Family::Language) {
             tokenizer.special(token)?;
         }
     }

@@ -5,6 +5,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::family::Family;
 use crate::checkpoint::names::Part;
+use crate::json;
 use crate::layout::{Decoder, Encoder, Tower};
 use crate::model_folder::read_small;
 use crate::{CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
@@ -30,8 +31,7 @@ impl Json {
     pub fn read(path: &Path, max: usize) -> Result<Self> {
         let bytes = read_small(path, max)?;
         let file = path.display().to_string();
-        let value: Value =
-            serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(&file, "JSON", error.to_string()))?;
+        let value = json::parse(&file, bytes)?;
         if !value.is_object() {
             return Err(Error::corrupt(&file, "JSON", "expected an object"));
         }
@@ -62,10 +62,7 @@ impl Json {
         let Some(value) = self.get(path) else { return Ok(None) };
         match read(value) {
             Some(value) => Ok(Some(value)),
-            None => {
-                let found: String = value.to_string().chars().take(60).collect();
-                Err(self.error(path, format!("expected {expected}, found {found}")))
-            }
+            None => Err(self.error(path, format!("expected {expected}, found {}", json::shown(value)))),
         }
     }
 
@@ -133,7 +130,7 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     }
     config.only(&path("hidden_act"), &["silu"])?;
     // transformers leaves out what equals its defaults: there the tensors tell, or the default counts.
-    let is_sparse = checkpoint.family == Family::Transformers;
+    let is_sparse = matches!(checkpoint.family, Family::Transformers | Family::Language);
     let shape = |name: &str| checkpoint.shape(Part::Decoder, name).filter(|shape| is_sparse && shape.len() == 2);
     let count = |key: &str, sparse: Option<usize>| {
         config.count(&path(key)).and_then(|n| config.required(&path(key), n.or(sparse.filter(|_| is_sparse))))
@@ -452,7 +449,7 @@ fn blocks_run(checkpoint: &Checkpoint, stored: usize, is_multi_scale: bool) -> R
     let (path, is_chosen) = match checkpoint.family {
         Family::Llama3Med => ("vision_feature_layer", !is_multi_scale),
         Family::Llava => ("mm_vision_select_layer", true),
-        Family::Transformers => ("vision_feature_layer", true),
+        Family::Transformers | Family::Language => ("vision_feature_layer", true),
     };
     let layer = match config.number(path)? {
         Some(layer) if is_chosen => layer,

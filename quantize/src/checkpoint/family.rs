@@ -14,6 +14,8 @@ pub enum Family {
     Llava,
     /// transformers' LLaVA: `text_config` and `vision_config`, of which what equals the defaults is left out.
     Transformers,
+    /// transformers' Llama or Mistral: a language model alone, which sees no pictures.
+    Language,
 }
 
 /// Models of another shape: what their `model_type` or architecture contains, and what they are.
@@ -39,6 +41,9 @@ const OTHERS: [(&str, &str); 20] = [
     ("mini_gemini", "Mini-Gemini: two towers"),
     ("instructblip", "InstructBLIP: a Q-Former between tower and decoder"),
 ];
+
+/// What a configuration says of a vision part, by any of which a language model is known to be half of a model.
+const VISION_KEYS: [&str; 4] = ["vision_config", "connector_type", "mm_vision_tower", "mm_projector_type"];
 
 /// What can be run, for the errors.
 const INSTEAD: &str =
@@ -77,6 +82,10 @@ pub fn recognise(checkpoint: &Checkpoint) -> Result<Family> {
         },
         "llava" | "llava_llama" | "llava_mistral" => Family::Llava,
         "llama" | "mistral" if has(Part::Connector) => Family::Llava,
+        "llama" | "mistral" if !has(Part::Tower) && !VISION_KEYS.iter().any(|key| config.get(key).is_some()) => {
+            refuse_deltas(checkpoint)?;
+            return Ok(Family::Language);
+        }
         "llama" | "mistral" => {
             return refuse(
                 "a language model without a tower and a connector: as a part of one that has them, name it with --decoder",

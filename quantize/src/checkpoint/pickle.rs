@@ -5,7 +5,7 @@
 //! file until they are read, piece by piece.
 
 use crate::checkpoint::tensor::{Tensor, read_at};
-use crate::model_folder::failed;
+use crate::model_folder::{check_stand_in, failed};
 use llama3med::{Error, Result};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
@@ -25,12 +25,15 @@ pub fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let corrupt = |field: &str, problem: String| Error::corrupt(&file_name, field, problem);
     let file = Arc::new(fs::File::open(path).map_err(|error| failed(path, "open", error))?);
     let size = file.metadata().map_err(|error| failed(path, "read", error))?.len();
+    check_stand_in(path, &file)?;
     let mut magic = [0; 4];
     if size < 4 || read_at(&file, &mut magic, 0).is_err() || magic[..2] != *b"PK" {
         let problem = "not the zip archive that torch.save writes since version 1.6: save it again with a newer torch, or as safetensors";
         return Err(corrupt("zip", problem.into()));
     }
-    let mut archive = ZipArchive::new(&*file).map_err(|error| corrupt("zip", error.to_string()))?;
+    // Its directory is at the end.
+    let cut = |error| corrupt("zip", format!("the file is cut short or damaged, after {size} bytes: {error}"));
+    let mut archive = ZipArchive::new(&*file).map_err(cut)?;
     let mut entries = BTreeMap::new();
     for i in 0..archive.len() {
         let entry = archive.by_index_raw(i).map_err(|error| corrupt("zip", error.to_string()))?;

@@ -1,7 +1,7 @@
 //! safetensors files: the header is checked against the file's length before anything is believed.
 
 use crate::checkpoint::tensor::Tensor;
-use crate::model_folder::failed;
+use crate::model_folder::{check_stand_in, failed};
 use llama3med::{Error, Result};
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
@@ -22,11 +22,14 @@ pub fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let corrupt = |field: &str, problem: String| Error::corrupt(&file_name, field, problem);
     let mut file = fs::File::open(path).map_err(|error| failed(path, "open", error))?;
     let size = file.metadata().map_err(|error| failed(path, "read", error))?.len();
+    check_stand_in(path, &file)?;
     let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| corrupt("header length", format!("the file has only {size} bytes")))?;
+    file.read_exact(&mut length)
+        .map_err(|_| corrupt("header length", format!("the file is cut short: it has {size} bytes")))?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER_BYTES.min(size - 8) {
-        return Err(corrupt("header length", format!("{length} bytes announced in a file of {size}")));
+        let problem = format!("{length} bytes announced in a file of {size}: it is cut short, or no safetensors file");
+        return Err(corrupt("header length", problem));
     }
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(|error| failed(path, "read", error))?;
@@ -34,7 +37,9 @@ pub fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| corrupt("header", error.to_string()))?;
     let found = size - 8 - length;
     if metadata.data_len() as u64 != found {
-        let problem = format!("the header announces {} bytes of data, the file has {found}", metadata.data_len());
+        let expected = metadata.data_len();
+        let how = if found < expected as u64 { "cut short" } else { "longer than it says" };
+        let problem = format!("the file is {how}: the header announces {expected} bytes of data, there are {found}");
         return Err(corrupt("data", problem));
     }
     let file = Arc::new(file);

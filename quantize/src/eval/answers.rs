@@ -1,16 +1,17 @@
 //! The file of answers: written line by line as they come, taken up again after an interruption, put in order at the end.
 
 use super::plan::{Asked, Plan};
-use crate::model_folder::{failed, read_small};
+use crate::json::{self, shown};
+use crate::model_folder::{failed, flush_folder, read_small, write_whole};
 use crate::questions::QuestionSet;
-use crate::records::{self, Record, shown};
+use crate::records::{self, Record, key};
 use crate::score;
-use llama3med::Result;
+use llama3med::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -55,9 +56,14 @@ impl Answers {
         let model_id = plan.model_id.clone();
         let mut answers = Self { model_id, file: None, by_id: HashMap::new(), order: Vec::new() };
         let Some(path) = path else { return Ok(answers) };
+        let name = path.display().to_string();
         let bytes = if path.exists() { read_small(path, MAX_BYTES)? } else { Vec::new() };
+        if json::is_utf16(&bytes) {
+            let problem = "it is UTF-16, and answers are added in UTF-8: save it as UTF-8, or choose another -o";
+            return Err(Error::corrupt(name, "text", problem));
+        }
         let whole = whole_lines(&bytes);
-        answers.read(&path.display().to_string(), whole, plan, set)?;
+        answers.read(&name, &json::cleaned(&name, whole.to_vec())?, plan, set)?;
         let repair = |mut file: File| {
             if whole.len() < bytes.len() {
                 eprintln!("{}: the last line is torn; its question is asked again", path.display());
@@ -73,10 +79,10 @@ impl Answers {
     }
 
     fn read(&mut self, file: &str, bytes: &[u8], plan: &Plan, set: &QuestionSet) -> Result<()> {
-        let by_id: HashMap<String, &Asked> = plan.all.iter().map(|asked| (asked.id.to_string(), asked)).collect();
+        let by_id: HashMap<String, &Asked> = plan.all.iter().map(|asked| (key(&asked.id), asked)).collect();
         let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
         for (answer, line) in score::Answer::list(records::lines(file, bytes)?)?.into_iter().zip(lines) {
-            let id = answer.id.to_string();
+            let id = key(&answer.id);
             let asked = by_id.get(&id).ok_or_else(|| {
                 let problem = format!("question_id: expected an id of {}, found {}", set.file, shown(&answer.id));
                 answer.record.error(problem)
@@ -116,7 +122,7 @@ impl Answers {
 
     /// The answer to a question, if it is known.
     pub fn get(&self, asked: &Asked) -> Option<&Kept> {
-        self.by_id.get(&asked.id.to_string())
+        self.by_id.get(&key(&asked.id))
     }
 
     /// Keeps an answer.
@@ -137,7 +143,7 @@ impl Answers {
             // In one piece, so that only the end of the machine tears it.
             file.write_all(format!("{line}\n").as_bytes()).map_err(|error| failed(path, "write", error))?;
         }
-        let id = asked.id.to_string();
+        let id = key(&asked.id);
         self.order.push(id.clone());
         self.by_id.insert(id, Kept { text: text.into(), is_whole, line });
         Ok(())
@@ -146,23 +152,21 @@ impl Answers {
     /// Brings the file's lines into the order of the questions, which scripts expect.
     pub fn put_in_order(&mut self, plan: &Plan) -> Result<()> {
         let Some((path, _)) = self.file.take() else { return Ok(()) };
-        let known = plan.all.iter().map(|asked| asked.id.to_string()).filter(|id| self.by_id.contains_key(id));
+        let known = plan.all.iter().map(|asked| key(&asked.id)).filter(|id| self.by_id.contains_key(id));
         let order: Vec<String> = known.collect();
         if order == self.order {
             return Ok(());
         }
         let lines: String = order.iter().map(|id| format!("{}\n", self.by_id[id].line)).collect();
-        let mut partial = path.clone().into_os_string();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        fs::write(&partial, lines).map_err(|error| failed(&partial, "write", error))?;
-        fs::rename(&partial, &path).map_err(|error| failed(&path, "write", error))
+        write_whole(&path, lines.as_bytes())?;
+        flush_folder(&path)
     }
 }
 
 /// The file without its last line if that is the torn beginning of an answer. A file of another kind stays as it is, for an error to name.
 fn whole_lines(bytes: &[u8]) -> &[u8] {
     let (whole, last) = bytes.split_at(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1));
+    let last = last.strip_prefix(b"\xef\xbb\xbf").unwrap_or(last);
     let is_answer = last.starts_with(START) || START.starts_with(last);
     if is_answer && serde_json::from_slice::<Value>(last).is_err() { whole } else { bytes }
 }

@@ -18,19 +18,20 @@ pub struct Asked {
     pub id: Value,
     /// Its wording.
     pub prompt: String,
-    /// The picture that is shown.
-    pub image: PathBuf,
+    /// The picture that is shown, or why there is none.
+    pub image: Result<PathBuf>,
+    /// Which of the set's pictures that is.
+    pub image_idx: usize,
     /// What the answer depends on, besides model and prompt.
     pub metadata: Map<String, Value>,
     file: String,
     place: String,
-    image_idx: usize,
 }
 
 impl Asked {
     /// The picture, or a grey one of its size.
     pub fn picture(&self, is_blank: bool) -> Result<Picture> {
-        let mut picture = decode(&self.image)?;
+        let mut picture = decode(self.image.as_ref().map_err(Error::clone)?)?;
         if is_blank {
             picture.rgb.fill(GREY);
         }
@@ -59,7 +60,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans to ask the first questions of a set; makes sure that their pictures are there.
+    /// Plans to ask the first questions of a set; looks whether their pictures are there, and fails if none is.
     pub fn new(options: &Options, set: &QuestionSet, model_id: &str) -> Result<Self> {
         let control = match (options.blank, options.shuffle) {
             (true, _) => "blank",
@@ -70,7 +71,7 @@ impl Plan {
         let mut images: Vec<&Question> = Vec::new();
         let mut places: HashMap<&str, usize> = HashMap::new();
         for question in &set.questions {
-            places.entry(&question.image).or_insert_with(|| {
+            places.entry(set.image(question)?).or_insert_with(|| {
                 images.push(question);
                 images.len() - 1
             });
@@ -82,11 +83,11 @@ impl Plan {
         let n_asked = options.limit.unwrap_or(usize::MAX).min(set.questions.len());
         let mut all = Vec::new();
         for (question_idx, question) in set.questions.iter().enumerate() {
-            let image_idx = shown[places[question.image.as_str()]];
+            let image_idx = shown[places[set.image(question)?]];
             let image = if question_idx < n_asked {
-                find_image(&options.images, set, images[image_idx])?
+                find_image(&options.images, set, images[image_idx])
             } else {
-                PathBuf::new()
+                Ok(PathBuf::new())
             };
             let metadata = json!({
                 "image": images[image_idx].image, "control": control, "max_tokens": options.max_tokens,
@@ -95,7 +96,10 @@ impl Plan {
             let Value::Object(metadata) = metadata else { unreachable!("it is written as an object") };
             let (file, place) = (set.file.clone(), question.place.clone());
             let prompt = prompt(question, options.closed_suffix.as_deref());
-            all.push(Asked { id: question.id.clone(), prompt, image, metadata, file, place, image_idx });
+            all.push(Asked { id: question.id.clone(), prompt, image, image_idx, metadata, file, place });
+        }
+        if let Some(Asked { image: Err(error), .. }) = all[..n_asked].iter().min_by_key(|asked| asked.image.is_err()) {
+            return Err(error.clone());
         }
         Ok(Self { model_id: model_id.into(), control, n_asked, all })
     }

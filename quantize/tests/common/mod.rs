@@ -1,6 +1,7 @@
 //! Copies of the golden checkpoints, to be spoiled.
 #![allow(dead_code)] // no test file uses everything
 
+use llama3med::gguf::Dtype;
 use quantize::{Options, convert};
 use serde_json::Value;
 use std::fs;
@@ -29,7 +30,7 @@ impl Checkpoint {
     }
 
     pub fn options(&self) -> Options {
-        Options::new(&self.folder, &self.output)
+        Options { types: Dtype::Q4_0.into(), ..Options::new(&self.folder, &self.output) }
     }
 
     /// Changes a JSON file.

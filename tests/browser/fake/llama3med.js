@@ -1,5 +1,5 @@
 // A stand-in for www/llama3med.js with the same interface and no model: for states that are hard to reach with the real one.
-// `?fake=slow` loads and encodes slowly, `load-error`, `image-error`, `answer-error` fail there.
+// `?fake=slow` loads and encodes slowly, `load-error`, `image-error`, `answer-error` fail there; `repetition` ends answers so.
 
 const fake = new URLSearchParams(location.search).get("fake") ?? "";
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -12,6 +12,7 @@ const INFO = {
   notices: [],
   suggestedQuestions: ["Is the heart enlarged?", "Where is the nodule?", "Describe the image.", "Is there an effusion?"],
   samples: ["chest", "brain", "tissue", "fundus"].map((kind) => ({ path: `${kind}.png`, alt: `Drawn ${kind}`, questions: [] })),
+  seesPictures: true,
   scales: [64, 128, 256],
   tileSize: 64,
   nTiles: 21,
@@ -31,6 +32,7 @@ const WORDS = "The heart shadow is within normal limits. The left upper zone sho
 
 async function* answer({ signal }, chat, onProgress) {
   chat.timings.prefillMs = 240;
+  chat.finish = fake.includes("repetition") ? "repetition" : "stop";
   onProgress({ stage: "reading", done: 0, total: 24 });
   await pause(40 * speed);
   let n = 0;

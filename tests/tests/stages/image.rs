@@ -25,7 +25,7 @@ fn pixels_are_those_of_pillow() {
         let files = Files::convert(variant, Dtype::F32);
         let options = model::preprocess(&header("encoder.gguf", &files.encoder), &scales(variant)).unwrap();
         let picture = Picture::decode(&std::fs::read(folder(variant).join("picture.png")).unwrap()).unwrap();
-        let pixels = preprocess(&picture, &options);
+        let pixels = preprocess(&picture, &options).unwrap();
         let golden = Golden::read(variant).f32("pixels");
         let n = pixels.size * pixels.size;
         let worst = (0..3 * n).map(|i| (pixels.values[i] - golden[i]).abs() * options.std[i / n]).fold(0.0, f32::max);

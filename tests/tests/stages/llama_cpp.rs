@@ -45,7 +45,7 @@ fn a_text_question_is_answered_as_llama_cpp_does() {
         let prompt = template.prompt(&tokenizer, &[], question, false).unwrap();
         assert_eq!(prompt, ids(case, "prompt_ids").into_iter().map(Piece::Token).collect::<Vec<_>>());
         for n_ranks in [1, 3] {
-            let options = AskOptions { max_tokens: answer.len(), sampler: Default::default() };
+            let options = AskOptions { max_tokens: answer.len(), sampler: Default::default(), stop_repetition: false };
             let mut chat = Chat::default();
             let asked = with_session(&files.folder, n_ranks, None, |session| {
                 block_on(session.ask(&mut chat, question, &options, &mut Record::default()))

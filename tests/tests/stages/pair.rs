@@ -9,7 +9,7 @@ use llama3med::ranks::block_on;
 use llama3med::session::Chat;
 use llama3med::{Error, Result};
 use quantize::checkpoint::Parts;
-use quantize::model_folder::{Source, Stored};
+use quantize::model_folder::{Files as ModelFiles, Source, Stored};
 use quantize::native::{with_files, with_session};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ fn pair(file: &str) -> PathBuf {
 /// Ids of the answer, and the logits that they were chosen from.
 type Answered = (Vec<u32>, Vec<f32>);
 
-/// The greedy answer of a model's two files, about a picture or to the question alone.
-fn answer(decoder: &Stored, encoder: &Stored, n_ranks: usize, picture: Option<&Picture>) -> Result<Answered> {
-    with_files([decoder, encoder], n_ranks, None, None, |session| {
+/// The greedy answer of a model, about a picture or to the question alone.
+fn answer(files: &ModelFiles<Stored>, n_ranks: usize, picture: Option<&Picture>) -> Result<Answered> {
+    with_files(files.bytes(), n_ranks, None, None, |session| {
         let (mut record, mut chat) = (Record::default(), Chat::default());
         if let Some(picture) = picture {
             chat.image = Some(block_on(session.look(picture, &mut record))?.key);
@@ -33,9 +33,9 @@ fn answer(decoder: &Stored, encoder: &Stored, n_ranks: usize, picture: Option<&P
     })
 }
 
-fn open(decoder: &Path, encoder: &Path) -> Result<(Stored, Stored)> {
-    let (_, decoder, encoder) = Source::Pair(decoder.into(), encoder.into()).open()?;
-    Ok((decoder, encoder))
+fn open(decoder: &Path, encoder: &Path) -> Result<ModelFiles<Stored>> {
+    let files = ModelFiles { decoder: decoder.into(), encoder: Some(encoder.into()) };
+    Ok(Source::Files(files).open()?.1)
 }
 
 /// The middle of a picture: a square is the same whether it is cropped, as the checkpoint says, or padded, as llama.cpp's files are taken to mean.
@@ -44,7 +44,7 @@ fn square() -> Picture {
     let side = whole.width.min(whole.height);
     let rows = whole.rgb.chunks_exact(3 * whole.width).take(side);
     let rgb = rows.flat_map(|row| &row[..3 * side]).copied().collect();
-    Picture { width: side, height: side, rgb }
+    Picture::new(side, side, rgb)
 }
 
 #[test]
@@ -53,12 +53,12 @@ fn a_pair_answers_as_the_same_weights_converted() {
     let parts = Parts { encoder: Some(source.join("tower")), ..Parts::default() };
     let files = Files::convert_parts(source.join("checkpoint"), parts, Dtype::F32);
     let picture = square();
-    let (_, decoder, encoder) = Source::Folder(files.folder.clone()).open().unwrap();
-    let expected = answer(&decoder, &encoder, 1, Some(&picture)).unwrap();
+    let (_, converted) = Source::Folder(files.folder.clone()).open().unwrap();
+    let expected = answer(&converted, 1, Some(&picture)).unwrap();
     for file in ["decoder.gguf", "split-00001-of-00003.gguf", "split-00003-of-00003.gguf"] {
-        let (decoder, encoder) = open(&pair(file), &pair("mmproj.gguf")).unwrap();
+        let opened = open(&pair(file), &pair("mmproj.gguf")).unwrap();
         for n_ranks in [1, 2] {
-            let found = answer(&decoder, &encoder, n_ranks, Some(&picture)).unwrap();
+            let found = answer(&opened, n_ranks, Some(&picture)).unwrap();
             assert!(found == expected, "{file}, {n_ranks} ranks: not bit for bit");
         }
     }
@@ -70,8 +70,8 @@ fn a_pair_answers_as_the_same_weights_converted() {
             std::fs::write(whole.join(name), bytes).unwrap();
             whole.join(name)
         });
-    let (decoder, encoder) = open(&decoder, &encoder).unwrap();
-    assert!(answer(&decoder, &encoder, 1, Some(&picture)).unwrap() == expected);
+    let opened = open(&decoder, &encoder).unwrap();
+    assert!(answer(&opened, 1, Some(&picture)).unwrap() == expected);
     // Through the folder as well, where the manifest names the parts.
     let kept = with_session(&files.folder, 1, None, |session| Ok(session.model().config().clone())).unwrap();
     assert_eq!(kept.dim, 48);
@@ -84,22 +84,47 @@ fn text_logits_are_llama_cpps() {
     let n_ids = golden.tensor("ids").unwrap().shape()[0];
     let logits = golden.tensor("logits").unwrap();
     let logits: Vec<f32> = logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    let (decoder, encoder) = open(&pair("decoder.gguf"), &pair("mmproj.gguf")).unwrap();
-    let (n_prompt, found) = with_files([&decoder, &encoder], 1, None, None, |session| {
-        let mut record = Record::default();
-        let asked = block_on(session.ask(&mut Chat::default(), QUESTION, &greedy(1), &mut record))?;
-        Ok((asked.n_prompt, record.logits))
-    })
-    .unwrap();
-    assert_eq!(n_prompt, n_ids);
-    assert_close("pair, text alone, against llama.cpp", &found, &logits[logits.len() - found.len()..], 1e-4);
+    let pair = open(&pair("decoder.gguf"), &pair("mmproj.gguf")).unwrap();
+    // The decoder needs no encoder for that.
+    for files in [open_decoder(), pair] {
+        let (n_prompt, found) = with_files(files.bytes(), 1, None, None, |session| {
+            let mut record = Record::default();
+            let asked = block_on(session.ask(&mut Chat::default(), QUESTION, &greedy(1), &mut record))?;
+            Ok((asked.n_prompt, record.logits))
+        })
+        .unwrap();
+        assert_eq!(n_prompt, n_ids);
+        assert_close("text alone, against llama.cpp", &found, &logits[logits.len() - found.len()..], 1e-4);
+    }
+}
+
+fn open_decoder() -> ModelFiles<Stored> {
+    ModelFiles { decoder: Stored::open(&pair("decoder.gguf")).unwrap(), encoder: None }
+}
+
+#[test]
+fn a_decoder_alone_answers_as_with_its_encoder_and_sees_no_pictures() {
+    let pair = open(&pair("decoder.gguf"), &pair("mmproj.gguf")).unwrap();
+    for n_ranks in [1, 2] {
+        assert!(answer(&open_decoder(), n_ranks, None).unwrap() == answer(&pair, n_ranks, None).unwrap());
+        // A picture is refused before the other ranks hear of it, and the session goes on.
+        let answered = with_files(open_decoder().bytes(), n_ranks, None, None, |session| {
+            assert!(session.model().vision().is_none());
+            let refused = block_on(session.look(&picture("llava-vicuna"), &mut Record::default()));
+            assert_eq!(refused.unwrap_err(), Error::NoVision);
+            let mut chat = Chat::default();
+            block_on(session.ask(&mut chat, QUESTION, &greedy(16), &mut Record::default()))?;
+            Ok(chat.turns.remove(0).answer)
+        });
+        assert_eq!(answered.unwrap(), answer(&pair, n_ranks, None).unwrap().0);
+    }
 }
 
 #[test]
 fn a_template_may_be_named() {
-    let (decoder, encoder) = open(&pair("decoder.gguf"), &pair("mmproj.gguf")).unwrap();
+    let files = open(&pair("decoder.gguf"), &pair("mmproj.gguf")).unwrap();
     let n_prompt = |template: Option<Template>| {
-        let asked = with_files([&decoder, &encoder], 1, template, None, |session| {
+        let asked = with_files(files.bytes(), 1, template, None, |session| {
             block_on(session.ask(&mut Chat::default(), QUESTION, &greedy(1), &mut Record::default()))
         });
         asked.unwrap().n_prompt
@@ -107,7 +132,7 @@ fn a_template_may_be_named() {
     let named = |name: &str| Some(Template::named(name).unwrap());
     assert_eq!(n_prompt(None), n_prompt(named("vicuna")));
     assert!(n_prompt(named("mistral")) < n_prompt(None));
-    let missing = with_files([&decoder, &encoder], 1, named("llama3"), None, |session| {
+    let missing = with_files(files.bytes(), 1, named("llama3"), None, |session| {
         block_on(session.ask(&mut Chat::default(), QUESTION, &greedy(1), &mut Record::default()))
     });
     assert_eq!(missing.unwrap_err().to_string(), "tokenizer: added_tokens: <|begin_of_text|> is missing");
@@ -142,7 +167,12 @@ fn files_that_are_no_pair_are_named() {
     let cut = part(2);
     put("x-00002-of-00003.gguf", &cut[..cut.len() - 32]);
     put("x-00003-of-00003.gguf", &part(3));
-    assert!(error(&first, &mmproj).contains("the file at"));
+    assert!(error(&first, &mmproj).contains("the file is cut short: the tensor ends at byte"));
+    let pointer =
+        put("pointer.gguf", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4661216384\n");
+    assert!(error(&pointer, &mmproj).contains("pointer.gguf: contents: this is a Git LFS pointer"));
+    let half = put("half.gguf", &std::fs::read(&decoder).unwrap()[..5000]);
+    assert!(error(&half, &mmproj).contains("cut short"));
     std::fs::remove_dir_all(&scratch).unwrap();
     // A part by itself, given to the engine.
     let bytes = part(2);

@@ -39,7 +39,7 @@ impl Listener for Record {
 }
 
 pub fn greedy(max_tokens: usize) -> AskOptions {
-    AskOptions { max_tokens, sampler: SamplerOptions::default() }
+    AskOptions { max_tokens, sampler: SamplerOptions::default(), stop_repetition: false }
 }
 
 pub fn picture(variant: &str) -> Picture {

@@ -1,0 +1,180 @@
+"""What each number format costs a trained model: KL divergence and top-1 agreement, calibrated and not. The table of docs/types.md.
+
+    python bench/fidelity.py FOLDER QUANTIZE     # FOLDER as tests/golden/real.py has it; measures, into bench/results/fidelity.json
+    python bench/fidelity.py --table             # writes the table again, from there and from bench/results/types.json (node bench/bench.mjs types)
+
+The model is SmolLM2-135M-Instruct. Its rows of 576 weights are no blocks of 256, so it is made wider first: columns and heads of zeros, norms rescaled,
+which computes the very same function with 768 columns, 12 heads and 4 key heads. And its weights come from Q4_1, whose grid Q4_K can nearly repeat and
+Q4_0 cannot; so it is measured twice, as it is and with every weight moved at random within its step of that grid, each beside itself in f16.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FIDELITY, SPEED, PAGE = ROOT / "bench/results/fidelity.json", ROOT / "bench/results/types.json", ROOT / "docs/types.md"
+TYPES = ["q4_0", "q4_k", "q4_k_m", "q6_k", "q8_0"]
+CALIBRATED = TYPES[:4]
+WEIGHTS = {"between": "off the grid", "packaged": "as packaged"}
+N_TOKENS = 32
+
+# What calibration sees, and what is measured: different questions of the same kinds.
+SEEN = """\
+What is the largest planet of the solar system?
+Write a short poem about the sea.
+Explain photosynthesis to a child.
+What are the symptoms of pneumonia?
+How does a vaccine work?
+Give me a recipe for pancakes.
+What is the difference between a virus and a bacterium?
+Summarize the plot of Romeo and Juliet in three sentences.
+What does the liver do?
+Translate "good morning" into French and Spanish.
+Write a function in Python that adds two numbers.
+List five countries in Africa.
+Why is the sky blue?
+What should I do if I burn my hand?
+Who was Marie Curie?
+What is an X-ray image and how is it made?
+Tell me a story about a lost dog.
+How many days are there in a leap year, and why?
+What is high blood pressure, and why is it dangerous?
+Explain what a neural network is.
+What are good questions for a job interview?
+Describe the water cycle.
+What is the boiling point of water in degrees Fahrenheit?
+Give three tips for sleeping better."""
+HELD_OUT = """\
+What is the capital of Australia?
+Write a short letter to a friend who moved away.
+Explain gravity in simple words.
+What are the signs of a stroke?
+How does an MRI scanner work?
+How do I cook rice?
+What is the difference between weather and climate?
+What happens in the first chapter of Alice in Wonderland?
+What do the kidneys do?
+How do you say "thank you" in German and Italian?
+Write a loop in Python that prints the numbers from one to ten.
+List five rivers in Europe.
+Why do leaves change colour in autumn?
+What should I do if somebody faints?
+Who was Isaac Newton?
+What can be seen on a chest film?
+Tell me a story about a brave mouse.
+How many seconds are there in a day?
+What is diabetes, and how is it treated?
+Explain what a database is.
+What makes a good teacher?
+Describe how bread is made.
+What is the speed of light?
+Give three reasons to exercise every day."""
+
+
+def widened(name, values, old, new):
+    """The same function of a wider residual stream: zeros beside what is there. `old` and `new` are (width, heads, key heads) in units of weights."""
+    import numpy as np
+
+    rows, cols = values.shape[0], values.shape[-1]
+    part = name.split(".")[-2]
+    pad_rows = {"q_proj": new[1] - old[1], "k_proj": new[2] - old[2], "v_proj": new[2] - old[2], "o_proj": new[0] - old[0], "down_proj": new[0] - old[0]}
+    pad_cols = {"o_proj": new[1] - old[1], "down_proj": 0}
+    if values.ndim == 1:
+        return np.concatenate([values, np.ones(new[0] - rows, values.dtype)]) * np.float32((old[0] / new[0]) ** 0.5)
+    return np.pad(values, ((0, pad_rows.get(part, 0)), (0, pad_cols.get(part, new[0] - cols))))
+
+
+def steps(tensor):
+    """The step of the grid that each weight of a Q4_1 or Q8_0 tensor lies on."""
+    import gguf
+    import numpy as np
+
+    n_bytes = {gguf.GGMLQuantizationType.Q4_1: 20, gguf.GGMLQuantizationType.Q8_0: 34}[tensor.tensor_type]
+    scales = np.ascontiguousarray(tensor.data).reshape(-1, n_bytes)[:, :2].copy().view(np.float16).astype(np.float32)
+    return np.repeat(scales, 32, axis=1).reshape([int(n) for n in reversed(tensor.shape)])
+
+
+def make_checkpoint(reader, folder, is_moved):
+    """A Llama of transformers', 768 wide."""
+    import numpy as np
+    import real
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config, random = real.shape(reader), np.random.default_rng(1)
+    old = (config["hidden_size"], config["hidden_size"], config["hidden_size"] // 3)
+    new = (768, 768, 256)
+    noise = {}
+    for tensor in reader.tensors if is_moved else []:
+        if tensor.data.dtype != np.float32:
+            shape = [int(n) for n in reversed(tensor.shape)]
+            noise[tensor.name] = (random.random(shape, np.float32) - 0.5) * steps(tensor)
+    tensors = {f"model.{name}": widened(name, values, old, new).astype(np.float16) for name, values in real.weights(reader, noise)}
+    save_file(tensors, folder / "model.safetensors")
+    config |= dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=768, num_attention_heads=12, num_key_value_heads=4, head_dim=64,
+                   hidden_act="silu", rms_norm_eps=config["rms_norm_eps"] * old[0] / new[0])
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    real.write_tokenizer(reader, folder)
+
+
+def measure(folder, quantize):
+    """Converts and compares, every type of both models; what has been measured already is not measured again."""
+    sys.path.insert(0, str(ROOT / "tests/golden"))
+    import real
+
+    work = folder / "types"
+    work.mkdir(exist_ok=True)
+    (work / "seen.txt").write_text(SEEN)
+    (work / "held_out.txt").write_text(HELD_OUT)
+    _, reader = real.unpack(folder)
+    results = json.loads(FIDELITY.read_text()) if FIDELITY.exists() else {}
+    for weights in WEIGHTS:
+        checkpoint = work / weights
+        if not (checkpoint / "config.json").exists():
+            make_checkpoint(reader, checkpoint, weights == "between")
+        for name in [*TYPES, *(f"{name} calibrated" for name in CALIBRATED)]:
+            if name in results.get(weights, {}):
+                continue
+            dtype, *is_calibrated = name.split()
+            calibration = ["--calibrate", work / "seen.txt"] if is_calibrated else []
+            model = work / "model"
+            subprocess.run([quantize, "convert", checkpoint, "--type", dtype, *calibration, "-o", model], check=True)
+            options = ["--prompts", work / "held_out.txt", "--max-tokens", str(N_TOKENS), "--json"]
+            compared = json.loads(subprocess.run([quantize, "compare", model, checkpoint, *options], check=True, capture_output=True, text=True).stdout)
+            size = sum(file["size"] for file in json.loads((model / "manifest.json").read_text())["files"])
+            kept = {key: compared[key] for key in ("kl_divergence", "top1_agreement", "n_tokens", "n_prompts")}
+            results.setdefault(weights, {})[name] = kept | {"n_bytes": size}
+            FIDELITY.write_text(json.dumps(results, indent=1) + "\n")
+            print(weights, name, kept)
+
+
+def table():
+    """The table in Markdown, into the page that explains it."""
+    fidelity, speed = json.loads(FIDELITY.read_text()), json.loads(SPEED.read_text())["found"]
+    rates = {name: [each["decode"]["decode"] for each in speed[name]["rounds"]] for name in TYPES}
+    ratio = {name: sorted(a / b for a, b in zip(rates[name], rates["q4_0"]))[len(rates[name]) // 2] for name in TYPES}
+    sizes = {name: speed[name]["ready"]["fileBytes"] for name in TYPES}
+
+    def cells(name):
+        for weights in WEIGHTS:
+            found = fidelity[weights].get(name)
+            yield from [f"{found['kl_divergence']:.4f}", f"{100 * found['top1_agreement']:.1f} %"] if found else ["", ""]
+
+    lines = ["| | " + " | ".join(f"KL divergence, {words} | same token" for words in WEIGHTS.values()) + " | decode | size |", "|---|" + 6 * "---:|"]
+    for name in TYPES:
+        lines.append(" | ".join([f"| {name}", *cells(name), f"{ratio[name]:.2f}x", f"{sizes[name] / sizes['q4_0']:.2f}x |"]))
+        if name in CALIBRATED:
+            lines.append(" | ".join([f"| {name}, calibrated", *cells(f"{name} calibrated"), "", " |"]))
+    begin, end = "<!-- make types -->\n", "<!-- end -->"
+    PAGE.write_text(re.sub(f"{begin}.*{end}", lambda _: begin + "\n".join(lines) + "\n" + end, PAGE.read_text(), flags=re.S))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--table"]:
+        table()
+    else:
+        measure(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,179 @@
+//! What a rank holds of a model, from the headers of its files alone: how many ranks a model needs is known before a byte of weights is read.
+
+use crate::config::Config;
+use crate::connector::Connector;
+use crate::decoder::{Decoder, MAX_TOKENS};
+use crate::encoder::{self, Encoder};
+use crate::error::Result;
+use crate::gguf::Gguf;
+use crate::kv_cache::KvCache;
+use crate::model::{MAX_IMAGES, scales};
+use crate::session::DEFAULT_CONTEXT;
+use crate::shard::{HeadShare, Shard, held_bytes};
+
+/// Bytes of one rank. Its wasm memory may have 4 GiB; the rest is for what is allocated and given back, and for gaps.
+pub const MAX_RANK_BYTES: u64 = 3_300_000_000;
+
+/// More ranks are never asked for.
+pub const MAX_RANKS: usize = 64;
+
+/// Bytes of the parsed header and of the tokenizer made from it, for each byte of the decoder file's header; on the first rank.
+const BYTES_PER_HEADER_BYTE: u64 = 4;
+
+/// Bytes that one rank holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Weights, in the forms that the kernels read.
+    pub weights: u64,
+    /// Keys and values of one position.
+    pub kv_per_position: u64,
+    /// Buffers of the forward passes, encoded pictures, the tokenizer: roughly.
+    pub work: u64,
+}
+
+impl Held {
+    /// Of one rank of the model in these files, either of which may be missing.
+    pub fn of(decoder: Option<&Gguf>, encoder: Option<&Gguf>, shard: Shard) -> Result<Self> {
+        let mut held = Self::default();
+        let mut dim = 0;
+        if let Some(gguf) = decoder {
+            let config = Config::from_gguf(gguf)?;
+            let kv_heads = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit).kv_heads;
+            dim = config.dim;
+            held.weights += held_bytes(gguf, &Decoder::wants(&config, shard))?;
+            held.kv_per_position =
+                (config.n_layers * KvCache::bytes_per_position(kv_heads.len(), config.head_dim)) as u64;
+            held.work += Decoder::buffer_bytes(&config, shard, MAX_TOKENS) as u64;
+            if shard.rank == 0 {
+                held.work += BYTES_PER_HEADER_BYTE * gguf.data_offset;
+            }
+        }
+        if let Some(gguf) = encoder {
+            let config = encoder::Config::from_gguf(gguf)?;
+            let scales = scales(gguf, &config)?;
+            let mut wants = Encoder::wants(&config, shard);
+            wants.extend(Connector::wants(gguf, shard)?);
+            held.weights += held_bytes(gguf, &wants)?;
+            // Pixels on their way and in place; features of all scales, before and after the merge; image tokens.
+            let n_pixels = 3 * scales.size() * scales.size();
+            let n_features = config.n_tokens() * config.dim * scales.scales.len();
+            let n_values = 2 * n_pixels + 3 * n_features + MAX_IMAGES * config.n_tokens() * dim;
+            held.work += (Encoder::buffer_bytes(&config, shard) + n_values * size_of::<f32>()) as u64;
+        }
+        Ok(held)
+    }
+
+    /// The most that any of `n_ranks` ranks holds, each number by itself.
+    pub fn most(decoder: Option<&Gguf>, encoder: Option<&Gguf>, n_ranks: usize) -> Result<Self> {
+        let mut most = Self::default();
+        for rank in 0..n_ranks {
+            let held = Self::of(decoder, encoder, Shard { rank, n_ranks })?;
+            most.weights = most.weights.max(held.weights);
+            most.kv_per_position = most.kv_per_position.max(held.kv_per_position);
+            most.work = most.work.max(held.work);
+        }
+        Ok(most)
+    }
+
+    /// All of it, with conversations of `context` tokens together.
+    pub fn total(&self, context: usize) -> u64 {
+        self.weights + self.kv_per_position * context as u64 + self.work
+    }
+}
+
+/// The least number of ranks none of which holds more than [`MAX_RANK_BYTES`]; `context` as for [`crate::session::Session::new`].
+pub fn least_ranks(decoder: Option<&Gguf>, encoder: Option<&Gguf>, context: Option<usize>) -> Result<usize> {
+    let mut context = context.unwrap_or(DEFAULT_CONTEXT);
+    if let Some(gguf) = decoder {
+        context = context.min(Config::from_gguf(gguf)?.context_length);
+    }
+    for n_ranks in 1..MAX_RANKS {
+        if Held::most(decoder, encoder, n_ranks)?.total(context) <= MAX_RANK_BYTES {
+            return Ok(n_ranks);
+        }
+    }
+    Ok(MAX_RANKS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Dtype, Header};
+
+    /// The header of a Llama of `n_layers` layers with `n_kv_heads` of 32 heads, whose matrices are of type `dtype`, and the size of its file.
+    fn llama(n_layers: usize, n_kv_heads: usize, dtype: Dtype) -> (Gguf, u64) {
+        let (dim, hidden, vocab) = (4096, 11008, 32000);
+        let mut header = Header::default();
+        header.string("general.architecture", "llama");
+        for (key, value) in [
+            ("context_length", 8192),
+            ("embedding_length", dim),
+            ("block_count", n_layers),
+            ("feed_forward_length", hidden),
+            ("attention.head_count", 32),
+            ("attention.head_count_kv", n_kv_heads),
+        ] {
+            header.u32(&format!("llama.{key}"), value as u32);
+        }
+        header.tensor("token_embd.weight", dtype, &[vocab, dim]);
+        header.tensor("output_norm.weight", Dtype::F32, &[dim]);
+        header.tensor("output.weight", dtype, &[vocab, dim]);
+        for layer in 0..n_layers {
+            let name = |tensor: &str| format!("blk.{layer}.{tensor}.weight");
+            for tensor in ["attn_norm", "ffn_norm"] {
+                header.tensor(&name(tensor), Dtype::F32, &[dim]);
+            }
+            let kv = n_kv_heads * dim / 32;
+            for (tensor, rows, cols) in [
+                ("attn_q", dim, dim),
+                ("attn_k", kv, dim),
+                ("attn_v", kv, dim),
+                ("attn_output", dim, dim),
+                ("ffn_gate", hidden, dim),
+                ("ffn_up", hidden, dim),
+                ("ffn_down", dim, hidden),
+            ] {
+                header.tensor(&name(tensor), dtype, &[rows, cols]);
+            }
+        }
+        let bytes = header.to_bytes();
+        let size = bytes.len() as u64 + header.data_bytes();
+        (Gguf::parse("decoder.gguf", &bytes, size).unwrap().unwrap(), size)
+    }
+
+    #[test]
+    fn weights_take_little_more_than_their_file() {
+        for dtype in Dtype::ALL {
+            let (gguf, size) = llama(2, 32, dtype);
+            let held = Held::of(Some(&gguf), None, Shard { rank: 0, n_ranks: 1 }).unwrap();
+            let ratio = held.weights as f64 / size as f64;
+            assert!((0.99..1.32).contains(&ratio), "{}: {ratio}", dtype.name());
+        }
+    }
+
+    #[test]
+    fn ranks_follow_from_what_is_held() {
+        let least = |n_layers, n_kv_heads, dtype, context| {
+            least_ranks(Some(&llama(n_layers, n_kv_heads, dtype).0), None, context).unwrap()
+        };
+        // 2.2 GB of Q2_K, 3.3 GB of F16 in 6 layers, 3.8 GB and 2 GB of keys and values of a 7B.
+        assert_eq!(least(32, 8, Dtype::Q2K, None), 1);
+        assert_eq!(least(7, 32, Dtype::F16, None), 2);
+        assert_eq!(least(32, 32, Dtype::Q4_0, None), 2);
+        assert_eq!(least(32, 32, Dtype::Q8_0, None), 4);
+        // Q3_K: 2.9 GB of weights alone have room; 512 KiB a token of keys and values for a long conversation have not.
+        assert_eq!([256, 4096].map(|context| least(32, 32, Dtype::Q3K, Some(context))), [1, 2]);
+        // What the file does not allow needs no room.
+        assert_eq!(least(2, 32, Dtype::Q4_0, Some(1 << 40)), 1);
+    }
+
+    #[test]
+    fn ranks_share_weights_keys_and_values() {
+        let (gguf, _) = llama(4, 8, Dtype::Q5K);
+        let one = Held::most(Some(&gguf), None, 1).unwrap();
+        let four = Held::most(Some(&gguf), None, 4).unwrap();
+        assert_eq!(one.kv_per_position, (4 * 2 * 8 * (128 * 2 + 4)) as u64);
+        assert_eq!(four.kv_per_position, one.kv_per_position / 4);
+        assert!((0.25..0.27).contains(&(four.weights as f64 / one.weights as f64)));
+    }
+}

@@ -1,0 +1,101 @@
+// How a session watches its workers, with workers and a clock made up here: which of them count as lost, and what many questions at once do.
+
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, mock, test } from "node:test";
+import { Session } from "../../www/session.js";
+
+const MINUTE = 60_000;
+let workers;
+let locks;
+let now;
+
+class FakeWorker {
+  constructor(url, { name }) {
+    Object.assign(this, { name, sent: [], isEnded: false });
+    workers.push(this);
+  }
+  postMessage(message) {
+    this.sent.push(message);
+  }
+  terminate() {
+    this.isEnded = true;
+  }
+  say(data) {
+    this.onmessage({ data });
+  }
+  pings() {
+    return this.sent.filter(({ type }) => type === "ping").length;
+  }
+}
+
+beforeEach(() => {
+  workers = [];
+  locks = new Map();
+  now = 0;
+  mock.timers.enable({ apis: ["setInterval"] });
+  mock.method(performance, "now", () => now);
+  globalThis.Worker = FakeWorker;
+  URL.createObjectURL = () => "blob:fake";
+});
+
+afterEach(() => mock.reset());
+
+/** A session of `n` ranks; with locks, `locks` holds what releasing each does. */
+function start(n, withLocks) {
+  const request = (name, lost) => new Promise(() => locks.set(name, lost));
+  Object.defineProperty(globalThis, "navigator", { value: withLocks ? { locks: { request } } : {}, configurable: true });
+  const session = new Session();
+  session.startRanks(n, {});
+  workers.forEach((worker) => worker.say({ type: "started" }));
+  return session;
+}
+
+/** Lets time pass as it does for a page that is awake. */
+function pass(ms, during = () => {}) {
+  for (const end = now + ms; now < end; ) {
+    now += 5000;
+    mock.timers.tick(5000);
+    during();
+  }
+}
+
+test("a rank that computes for hours is alive as long as its lock is held", () => {
+  const session = start(2, true);
+  pass(180 * MINUTE);
+  assert.equal(session.error, null);
+  assert.equal(workers[0].pings(), 1, "one ping is under way at a time");
+  locks.get([...locks.keys()][1])();
+  assert.equal(session.error.kind, "rank-lost");
+  assert.ok(workers.every(({ isEnded }) => isEnded));
+});
+
+test("where there are no locks, ten minutes without a word are too long, and sleep does not count", () => {
+  const session = start(1, false);
+  const [worker] = workers;
+  pass(9 * MINUTE);
+  assert.equal(session.error, null);
+  worker.say({ type: "progress" });
+  pass(9 * MINUTE);
+  now += 600 * MINUTE;
+  mock.timers.tick(5000);
+  assert.equal(session.error, null);
+  pass(2 * MINUTE);
+  assert.equal(session.error.kind, "rank-lost");
+  assert.match(session.error.message, /not answered for 10 minutes/);
+});
+
+test("memory may be asked for as often as one likes, at once", async () => {
+  const session = start(2, false);
+  const asked = Array.from({ length: 400 }, () => session.memory());
+  assert.equal(session.error, null);
+  assert.deepEqual(workers.map((worker) => worker.pings()), [1, 1]);
+  workers.forEach((worker, rank) => worker.say({ type: "pong", memory: 100 + rank }));
+  for (const memory of await Promise.all(asked)) assert.deepEqual(memory, [100, 101]);
+  const again = session.memory();
+  workers.forEach((worker) => worker.say({ type: "pong", memory: 200 }));
+  assert.deepEqual(await again, [200, 200]);
+  const last = session.memory();
+  session.end(new Error("over"));
+  assert.deepEqual(await last, [200, 200]);
+  assert.deepEqual(await session.memory(), [200, 200]);
+});

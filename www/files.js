@@ -1,0 +1,137 @@
+// Files that a person chooses, drops or pastes. Folders give what is in them. First bytes decide what is a picture and what is a model: medical files often
+// have names without an ending, downloads are renamed ("… (1).gguf"), and some programs name what they keep by its hash.
+
+const MAX_FILES = 2000; // that are looked at
+const MAX_DEPTH = 16; // of folders within folders
+
+// PNG, JPEG, GIF, BMP, TIFF and BigTIFF, WebP, HEIC and AVIF, DICOM.
+const PICTURE = /^(\x89PNG|\xff\xd8\xff|GIF8|BM[^]{4}\0{4}|II[*+]\0|MM\0[*+]|RIFF[^]{4}WEBP|[^]{4}ftyp|[^]{128}DICM)/;
+const START_BYTES = 132;
+
+/**
+ * All files of a drop or a paste, and what could not be read. To be called in the event's handler, before anything is awaited: the browser empties
+ * `transfer` when the event is over.
+ * @param {DataTransfer} transfer
+ * @returns {Promise<{ files: File[], n_folders: number, unreadable: { name: string, error: unknown }[] }>} files in the order of their names
+ */
+export async function filesOf(transfer) {
+  const items = [...transfer.items].filter(({ kind }) => kind === "file");
+  const dropped = items.map((item) => ({ file: item.getAsFile(), folder: folderOf(item) }));
+  const found = { files: [], n_folders: 0, unreadable: [] };
+  for (const { file, folder } of dropped) {
+    if (folder) await walk(folder, found, 0);
+    else if (file) found.files.push(file);
+  }
+  return found;
+}
+
+/** The folder that was dropped, if it is one: a browser gives it as a file too, which cannot be read. */
+function folderOf(item) {
+  const entry = item.webkitGetAsEntry?.();
+  return entry?.isDirectory ? entry : null;
+}
+
+async function walk(folder, found, depth) {
+  found.n_folders++;
+  try {
+    const entries = (await entriesOf(folder)).filter(({ name }) => !name.startsWith("."));
+    entries.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+    for (const entry of entries) {
+      if (found.files.length >= MAX_FILES) return;
+      if (!entry.isDirectory) await take(entry, found);
+      else if (depth < MAX_DEPTH) await walk(entry, found, depth + 1);
+    }
+  } catch (error) {
+    found.unreadable.push({ name: folder.name, error });
+  }
+}
+
+// A folder's reader gives its entries in batches, the last of them empty.
+async function entriesOf(folder) {
+  const reader = folder.createReader();
+  const entries = [];
+  while (entries.length < MAX_FILES) {
+    const batch = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (batch.length === 0) break;
+    entries.push(...batch);
+  }
+  return entries;
+}
+
+async function take(entry, found) {
+  try {
+    found.files.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
+  } catch (error) {
+    found.unreadable.push({ name: entry.name, error });
+  }
+}
+
+/**
+ * Which files are a model's, in their order.
+ * @returns {Promise<{ models: File[], others: File[] }>}  what is named .gguf and is none counts as a model's: its content will be told
+ */
+export async function sortFiles(files) {
+  const areModels = await Promise.all(files.map(async (file) => /\.gguf$/i.test(file.name) || (await isGguf(file))));
+  return { models: files.filter((_, idx) => areModels[idx]), others: files.filter((_, idx) => !areModels[idx]) };
+}
+
+async function isGguf(file) {
+  try {
+    return (await file.slice(0, 4).text()) === "GGUF";
+  } catch {
+    return false; // a folder, or a file that may not be read: whoever opens it says so
+  }
+}
+
+/** Which of several files were used, for the person who gave them; nothing where there is no doubt. */
+export function choiceText({ models, others }) {
+  const names = (files) => files.map(({ name }) => name).join(", ");
+  if (others.length === 0 || models.length === 0) return "";
+  return `Used: ${names(models)}. Not used, for ${others.length === 1 ? "it is not a GGUF file" : "they are not GGUF files"}: ${names(others)}.`;
+}
+
+/**
+ * Which of the files to open: a single one whatever it is, otherwise the first picture.
+ * @param {{ files: File[], n_folders: number, unreadable: { name: string, error: unknown }[] }} found  of `filesOf`
+ * @returns {Promise<{ file?: File, remark?: string, problem?: { title: string, next: string, details: string } }>} `remark` says what became of the rest;
+ *   `problem` is why none can be opened
+ */
+export async function choosePicture({ files, n_folders, unreadable }) {
+  if (files.length === 1 && n_folders === 0) return { file: files[0] };
+  const pictures = [];
+  const lost = [...unreadable];
+  for (const file of files) {
+    try {
+      if (await isPicture(file)) pictures.push(file);
+    } catch (error) {
+      lost.push({ name: file.name, error });
+    }
+  }
+  const lostText = lost.length === 0 ? "" : lost.length === 1 ? `${lost[0].name} could not be read.` : `${lost[0].name} and ${lost.length - 1} more could not be read.`;
+  const [file] = pictures;
+  if (file) {
+    const countText = pictures.length > 1 ? `Opened ${file.name}, the first of ${pictures.length} pictures: one at a time.` : "";
+    return { file, remark: [countText, lostText].filter(Boolean).join(" ") };
+  }
+  const title = `There is no picture ${n_folders > 0 ? "in this folder" : "among these files"}.`;
+  const details = [`${files.length} files were looked at`, ...lost.map(({ name, error }) => `${name}: ${error?.message ?? error}`)].join("\n");
+  return { problem: { title, next: [lostText, "Open a picture."].filter(Boolean).join(" "), details } };
+}
+
+async function isPicture(file) {
+  if (file.type.startsWith("image/") || /\.(dcm|dicom)$/i.test(file.name)) return true;
+  const start = new Uint8Array(await file.slice(0, START_BYTES).arrayBuffer());
+  return PICTURE.test(String.fromCharCode(...start));
+}
+
+/**
+ * The text of a paste; nothing where it only names the files beside it, as file managers do.
+ * @param {DataTransfer} transfer
+ */
+export function textOf(transfer) {
+  const text = transfer.getData("text/plain");
+  const lines = text.split(/\r?\n/).map((line) => line.trim()).filter(Boolean);
+  const names = [...transfer.files].flatMap(({ name }) => [name, encodeURIComponent(name)]);
+  const namesFile = (line) => names.some((name) => line === name || line.endsWith(`/${name}`) || line.endsWith(`\\${name}`));
+  return lines.every(namesFile) ? "" : text;
+}
