@@ -17,61 +17,37 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FIDELITY, SPEED, PAGE = ROOT / "bench/results/fidelity.json", ROOT / "bench/results/types.json", ROOT / "docs/types.md"
 TYPES = ["q4_0", "q4_k", "q4_k_m", "q6_k", "q8_0"]
-CALIBRATED = TYPES[:4]
+CALIBRATED = TYPES[:3]
 WEIGHTS = {"between": "off the grid", "packaged": "as packaged"}
-N_TOKENS = 32
+N_TOKENS = 16
 
 # What calibration sees, and what is measured: different questions of the same kinds.
 SEEN = """\
 What is the largest planet of the solar system?
-Write a short poem about the sea.
 Explain photosynthesis to a child.
-What are the symptoms of pneumonia?
 How does a vaccine work?
-Give me a recipe for pancakes.
 What is the difference between a virus and a bacterium?
-Summarize the plot of Romeo and Juliet in three sentences.
 What does the liver do?
-Translate "good morning" into French and Spanish.
 Write a function in Python that adds two numbers.
-List five countries in Africa.
 Why is the sky blue?
-What should I do if I burn my hand?
 Who was Marie Curie?
-What is an X-ray image and how is it made?
 Tell me a story about a lost dog.
-How many days are there in a leap year, and why?
 What is high blood pressure, and why is it dangerous?
-Explain what a neural network is.
 What are good questions for a job interview?
-Describe the water cycle.
-What is the boiling point of water in degrees Fahrenheit?
-Give three tips for sleeping better."""
+What is the boiling point of water in degrees Fahrenheit?"""
 HELD_OUT = """\
 What is the capital of Australia?
-Write a short letter to a friend who moved away.
 Explain gravity in simple words.
-What are the signs of a stroke?
 How does an MRI scanner work?
-How do I cook rice?
 What is the difference between weather and climate?
-What happens in the first chapter of Alice in Wonderland?
 What do the kidneys do?
-How do you say "thank you" in German and Italian?
 Write a loop in Python that prints the numbers from one to ten.
-List five rivers in Europe.
 Why do leaves change colour in autumn?
-What should I do if somebody faints?
 Who was Isaac Newton?
-What can be seen on a chest film?
 Tell me a story about a brave mouse.
-How many seconds are there in a day?
 What is diabetes, and how is it treated?
-Explain what a database is.
 What makes a good teacher?
-Describe how bread is made.
-What is the speed of light?
-Give three reasons to exercise every day."""
+What is the speed of light?"""
 
 
 def widened(name, values, old, new):
@@ -142,7 +118,7 @@ def measure(folder, quantize):
             calibration = ["--calibrate", work / "seen.txt"] if is_calibrated else []
             model = work / "model"
             subprocess.run([quantize, "convert", checkpoint, "--type", dtype, *calibration, "-o", model], check=True)
-            options = ["--prompts", work / "held_out.txt", "--max-tokens", str(N_TOKENS), "--json"]
+            options = ["--prompts", work / "held_out.txt", "--max-tokens", str(N_TOKENS), "--ranks", "1", "--json"]
             compared = json.loads(subprocess.run([quantize, "compare", model, checkpoint, *options], check=True, capture_output=True, text=True).stdout)
             size = sum(file["size"] for file in json.loads((model / "manifest.json").read_text())["files"])
             kept = {key: compared[key] for key in ("kl_divergence", "top1_agreement", "n_tokens", "n_prompts")}

@@ -1,5 +1,5 @@
 // Fetching with second thoughts: what a passing fault of the network may have spoilt is tried again from where it broke off, a lost network is waited for,
-// and everything else is named at once. Runs in the store worker.
+// and everything else is named at once. Runs in the store worker; `whyForbidden` on the page's main thread, too.
 
 const RETRY_AFTER_MS = [500, 3000];
 const STALLED_MS = 60_000;
@@ -14,7 +14,7 @@ export class StoreError extends Error {
 }
 
 let hasReached = false; // a host has answered before: the network was there
-const forbidden = new Set(); // origins that the page's policy has kept this worker from
+const forbidden = new Set(); // origins that the page's policy has kept us from
 globalThis.addEventListener?.("securitypolicyviolation", ({ effectiveDirective, blockedURI }) => {
   if (effectiveDirective === "connect-src" && URL.canParse(blockedURI)) forbidden.add(new URL(blockedURI).origin);
 });
@@ -117,14 +117,14 @@ function forget(got, onBytes) {
 export async function whyForbidden(url) {
   const { origin } = new URL(url);
   if (origin === globalThis.origin) return null;
-  await pause(50); // the event comes after the error
+  // Without CORS the answer comes, and may not be looked at.
+  const answers = await fetch(url, { method: "HEAD", mode: "no-cors", cache: "no-store" }).then(() => true, () => false);
+  await pause(50); // the event of a violation comes after the error
   if (forbidden.has(origin)) {
     return new StoreError("policy",
       `The site was built for models on its own host. \`make site MODEL_HOST=${origin}\` builds it for models on that host too; or copy the model's files beside the page.`,
       `the page's Content-Security-Policy (connect-src) forbids ${url}, or a place to which it redirects`);
   }
-  // Without CORS the answer comes, and may not be looked at.
-  const answers = await fetch(url, { method: "HEAD", mode: "no-cors", cache: "no-store" }).then(() => true, () => false);
   return answers ? new StoreError("cors", `${origin} must send Access-Control-Allow-Origin with the model's files. Tell its owner, or copy the files beside the page.`, url) : null;
 }
 

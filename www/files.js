@@ -119,9 +119,15 @@ export async function choosePicture({ files, n_folders, unreadable }) {
 }
 
 async function isPicture(file) {
-  if (file.type.startsWith("image/") || /\.(dcm|dicom)$/i.test(file.name)) return true;
-  const start = new Uint8Array(await file.slice(0, START_BYTES).arrayBuffer());
-  return PICTURE.test(String.fromCharCode(...start));
+  const start = await startOf(file);
+  return file.type.startsWith("image/") || /\.(dcm|dicom)$/i.test(file.name) || PICTURE.test(String.fromCharCode(...start));
+}
+
+/** The first bytes of a file; an error if it cannot be read. */
+export async function startOf(file) {
+  // A browser may take a file that is gone for an empty one, until all of it is read.
+  const part = file.size === 0 ? file : file.slice(0, START_BYTES);
+  return new Uint8Array(await part.arrayBuffer());
 }
 
 /**

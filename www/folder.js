@@ -150,6 +150,9 @@ export class Folder {
     const handle = await this.directory.getFileHandle(part, { create: true });
     try {
       await fill(handle, new Uint8Array(bytes));
+      // Where the quota ends some engines write less than they say.
+      const { size } = await handle.getFile();
+      if (size !== bytes.length) throw new DOMException(`${size} of ${bytes.length} bytes were written`, "QuotaExceededError");
       await this.directory.removeEntry(name).catch(() => {});
       await handle.move(name);
     } catch (error) {

@@ -38,18 +38,29 @@ const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's qu
  * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, verify?: boolean, template?: string,
  *   onOpened?: (size: { bytes: number }) => void, onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
  *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` hashes what it keeps once more; `template` is the
- *   form of conversations ("vicuna", "mistral", "llama3", "llama3-med", "chatml") where a GGUF file names none that is known; `onOpened` hears, before any weights are loaded,
- *   that the files are those of a model, and their bytes
+ *   form of conversations ("vicuna", "mistral", "mistral-v3", "mistral-v3-tekken", "llama3", "llama3-med", "chatml") where a GGUF file names none that is
+ *   known; `onOpened` hears, before any weights are loaded, that the files are those of a model, and their bytes
  * @returns {Promise<Model>}
  */
 export async function load(source, options = {}) {
   try {
     return await loadOnce(source, options);
   } catch (error) {
+    // Not every engine tells a worker what the page's policy forbade: the page asks again.
+    if (error.kind === "network") throw (await forbidden([source].flat()).catch(() => null)) ?? error;
     if (error.kind !== "program") throw error;
     await refetchProgram(chooseBuild(options.build));
     return loadOnce(source, options);
   }
+}
+
+async function forbidden(sources) {
+  const { whyForbidden } = await import("./fetching.js");
+  for (const source of sources.filter((source) => !(source instanceof Blob))) {
+    const why = await whyForbidden(absolute(source));
+    if (why) return new ModelError(why);
+  }
+  return null;
 }
 
 // What the model's workers load beside the builds; pages have the rest already.

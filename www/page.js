@@ -3,7 +3,7 @@
 
 import { deleteCached, load } from "./llama3med.js";
 import { Conversation, copyText, NOTICE, saveText } from "./conversation.js";
-import { choiceText, choosePicture, filesOf, sortFiles, textOf } from "./files.js";
+import { choiceText, choosePicture, filesOf, sortFiles, startOf, textOf } from "./files.js";
 import { showModel, showNumbers } from "./numbers.js";
 import { Picture } from "./picture.js";
 import { readQuery } from "./query.js";
@@ -181,7 +181,7 @@ function modelReady(model) {
   announce("The model is ready.");
   showChips();
   rest();
-  if (state.file || !sees()) startChat().catch(unexpected);
+  if (state.file || !sees()) startChat(model).catch(unexpected);
 }
 
 const noVision = () => explain({ kind: "no-vision", message: `${state.info.name} has no image encoder` });
@@ -276,7 +276,7 @@ function replaceBy(next) {
 // The model that is there, or still loading, stays.
 function choiceFailed(error) {
   state.next = null;
-  if (state.loading?.isOver ?? true) return modelFailed(error);
+  if (!state.loading || state.loading.isOver) return modelFailed(error);
   endWaiting();
   showError(byId("load-error"), explain(error));
   rest();
@@ -364,10 +364,10 @@ function imageRefused(problem, action) {
   setStatus(problem.title);
 }
 
-/** Why a file cannot be opened, before the engine gets it: null where its first byte can be read. */
+/** Why a file cannot be opened, before the engine gets it: null where its first bytes can be read. */
 async function unreadable(file) {
   try {
-    await file.slice(0, 1).arrayBuffer();
+    await startOf(file);
     return null;
   } catch (error) {
     return explain({ kind: "file", message: `${file.name}: ${error?.message ?? error}` });
@@ -384,6 +384,7 @@ async function openImage(file, { sample = null, remark = "" } = {}) {
   state.asking?.abort.abort();
   closeChat();
   conversation.clear();
+  if (state.lost) showLost(); // it may have been said in the conversation alone
   Object.assign(state, { file, sample, encoded: false, asking: null });
   showAsking(false);
   byId("image-error").replaceChildren();
@@ -396,8 +397,8 @@ async function openImage(file, { sample = null, remark = "" } = {}) {
   if (opened !== state.opened) return;
   requests.restart();
   if (hadFocus && matchMedia("(pointer: fine)").matches) byId("question").focus();
-  if (state.info) startChat().catch(unexpected);
   showChips();
+  if (state.info && !state.lost) await startChat(await state.model);
 }
 
 // Back to the beginning; the conversation stays to be read.
@@ -418,10 +419,9 @@ function closeChat() {
 }
 
 // The model looks at the image at once, if it sees any; the question may still be in the typing.
-async function startChat() {
-  const { file, loading } = state;
-  const model = await state.model;
-  if (file !== state.file || loading !== state.loading || state.chat) return;
+async function startChat(model) {
+  const { file } = state;
+  if (state.chat) return;
   const { scales, tileSize } = model.info;
   showNumbers(byId("numbers"), model.info);
   const guess = file && picture.guess();
@@ -491,10 +491,9 @@ async function chatForQuestion(signal) {
     if (signal.aborted) stop();
     signal.addEventListener("abort", stop, { once: true });
   });
-  await Promise.race([state.model, stopped]);
-  if (!state.chat) await Promise.race([startChat(), stopped]);
+  const model = await Promise.race([state.model, stopped]);
+  if (!state.chat) startChat(model).catch(unexpected);
   const { chat } = state;
-  if (!chat) throw new DOMException("the image was closed", "AbortError");
   await Promise.race([chat.ready, stopped]);
   return chat;
 }

@@ -22,7 +22,7 @@ export function readQuery(search, base, ownModel) {
     if (value === undefined) return undefined;
     const nearest = Math.min(Math.max(Math.round(Number(value)), 1), most);
     if (Number.isNaN(nearest)) notes.push(`${name}=${value} in the address is not a number: ${otherwise}.`);
-    else if (nearest !== Number(value)) notes.push(`${name}=${value} in the address: it must be a whole number from 1${most < Infinity ? ` to ${most}` : " on"}; ${nearest} is used.`);
+    else if (nearest !== Number(value)) notes.push(`${name}=${value} in the address: it must be a whole number from 1${most < Number.MAX_SAFE_INTEGER ? ` to ${most}` : " on"}; ${nearest} is used.`);
     return Number.isNaN(nearest) ? undefined : nearest;
   };
   const ranks = number("ranks", MAX_RANKS, "the page chooses");

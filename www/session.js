@@ -17,7 +17,7 @@ const SENTENCES = {
 /** An error with a `kind` for programs, a `message` for people and a `detail` for engineers; `instead` are options of `load` that would do, if any would. */
 export class ModelError extends Error {
   constructor({ kind, message, detail = "", instead }, where = "") {
-    const sentence = SENTENCES[kind];
+    const sentence = instead ? undefined : SENTENCES[kind];
     super(`${sentence ? `${sentence}: ${message}` : message}${where.startsWith("rank") ? ` (${where})` : ""}`);
     Object.assign(this, { name: "ModelError", kind, detail, instead });
   }

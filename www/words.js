@@ -54,6 +54,7 @@ const KINDS = {
   policy: ["The policy of this page forbids it to fetch from that host."],
   cors: ["That host does not let other sites read its files."],
   address: ["The model's address is none."],
+  kept: ["A part of the model that this browser keeps could not be read.", "Load the model again: that part will be fetched anew."],
   pointer: ["A file of the model is a Git LFS pointer, not the file itself.", "`git lfs pull` fetches the files themselves: copy those. If the page is not yours, tell its owner."],
   "web-page": ["A web page came instead of a file of the model.", "Check the address; if this network asks for a login first, log in and load the model again."],
   cut: ["A file of the model is cut short.", "Load the model again; if that does not help, the file was not copied whole: copy it again or tell the owner of this page."],
@@ -101,6 +102,7 @@ export function showNote(place, key, text, action) {
   note.textContent = text;
   if (action) note.append(buttonFor(action));
   place.append(note);
+  note.scrollIntoView({ block: "nearest" });
 }
 
 function buttonFor({ label, run }) {

@@ -77,6 +77,14 @@ impl Error {
     pub fn corrupt(file: impl Into<String>, field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Corrupt { file: file.into(), field: field.into(), problem: problem.into() }
     }
+
+    /// The same error; one about a tokenizer says where that is.
+    pub fn of_tokenizer_in(self, place: &str) -> Self {
+        match self {
+            Self::Tokenizer(what) => Self::Tokenizer(format!("{place}: {what}")),
+            other => other,
+        }
+    }
 }
 
 /// What stands in the place of a file, if its first bytes tell: a repository copied without its large files, or a server's answer that was saved.

@@ -4,6 +4,8 @@
 //! answer and the next question. The image goes before the first question, and the pieces of text around it are tokenized apart, as all of LLaVA's
 //! descendants do. What a person types is text throughout, `<image>` and `<|eot_id|>` included.
 
+mod recognise;
+
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::tokenizer::{Place, Tokenizer};
@@ -22,7 +24,16 @@ const STOP_KEY: &str = "llama3med.stop_token_ids";
 const JINJA_KEY: &str = "tokenizer.chat_template";
 
 /// What [`Template::named`] knows.
-pub const TEMPLATES: [&str; 5] = ["llama3", "llama3-med", "vicuna", "mistral", "chatml"];
+pub const TEMPLATES: [&str; 7] =
+    ["llama3", "llama3-med", "vicuna", "mistral", "mistral-v3", "mistral-v3-tekken", "chatml"];
+
+/// What to do about a template that does not fit, for errors.
+fn name_another() -> String {
+    format!(
+        "name the one it was trained with by --template, or template= in the page's address: {}",
+        TEMPLATES.join(", ")
+    )
+}
 
 /// Tokens without which a Llama-3 prompt cannot be written.
 pub const LLAMA3_TOKENS: [&str; 4] = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
@@ -84,25 +95,66 @@ impl Marks {
         }
     }
 
-    /// ChatML (`<|im_start|>user … <|im_end|>`) without a system text.
-    pub fn chat_ml() -> Self {
+    /// Mistral's instructions since version 3, in which `[INST]` and `[/INST]` are tokens, and since version 7 where nothing is said before them. With its
+    /// newer vocabulary (Tekken) there is no blank after `[INST]`.
+    pub fn mistral_v3(is_tekken: bool) -> Self {
+        let blank = if is_tekken { "" } else { " " };
         Self {
-            first: "<s><|im_start|>user\n".into(),
+            first: format!("<s>[INST]{blank}"),
+            after_image: "\n".into(),
+            reply: "[/INST]".into(),
+            next: format!("</s>[INST]{blank}"),
+        }
+    }
+
+    /// ChatML (`<|im_start|>user … <|im_end|>`); `system` may be empty.
+    pub fn chat_ml(system: &str) -> Self {
+        let system = match system {
+            "" => String::new(),
+            text => format!("<|im_start|>system\n{text}<|im_end|>\n"),
+        };
+        Self {
+            first: format!("<s>{system}<|im_start|>user\n"),
             after_image: "\n".into(),
             reply: "<|im_end|>\n<|im_start|>assistant\n".into(),
             next: "<|im_end|>\n<|im_start|>user\n".into(),
         }
     }
+
+    /// The same with a vocabulary's own tokens of the beginning and of the end in the place of `<s>` and `</s>`; `begin` is empty where there is none.
+    pub fn with_tokens(mut self, begin: &str, end: &str) -> Self {
+        self.next = self.next.replace("</s>", "\0").replace("<s>", begin).replace('\0', end);
+        if let Some(rest) = self.first.strip_prefix("<s>") {
+            // Vocabularies for ChatML may name the mark of a turn as their beginning.
+            let begin = if rest.starts_with(begin) { "" } else { begin };
+            self.first = format!("{begin}{rest}");
+        }
+        self
+    }
 }
 
 impl Template {
+    /// The template of a decoder file: the one that the caller names, in the file's own tokens, or else the file's own.
+    pub fn for_file(named: Option<Self>, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
+        let Some(named) = named else { return Self::from_gguf(gguf, tokenizer) };
+        let (begin, end) = recognise::ends(gguf, tokenizer)?;
+        let template = match named {
+            Self::Marks(marks) => Self::Marks(marks.with_tokens(&begin, &end)),
+            llama3 => llama3,
+        };
+        template.check(&gguf.file, tokenizer, "it was asked for")?;
+        Ok(template)
+    }
+
     /// The template that a decoder file of this project names; in files of others the one that their Jinja template or their vocabulary shows.
     pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
         match gguf.get_str(TEMPLATE_KEY)? {
-            None => Self::recognised(gguf, tokenizer),
+            None => recognise::template(gguf, tokenizer),
             Some("llama3") => {
                 let system = gguf.get_str(SYSTEM_KEY)?.unwrap_or(LLAMA3_MED_SYSTEM);
-                Ok(Self::Llama3 { system: system.into() })
+                let template = Self::Llama3 { system: system.into() };
+                template.check(&gguf.file, tokenizer, &format!("{TEMPLATE_KEY} names it"))?;
+                Ok(template)
             }
             Some("marks") => {
                 let marks = gguf.get_strings(MARKS_KEY)?.ok_or_else(|| gguf.missing_key(MARKS_KEY))?;
@@ -119,63 +171,6 @@ impl Template {
         }
     }
 
-    /// One of the well-known templates of a decoder file of llama.cpp's, told by marks that no other has: nothing is run.
-    fn recognised(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
-        let source = gguf.get_str(JINJA_KEY)?;
-        let has = |mark: &str| source.is_some_and(|source| source.contains(mark));
-        let token = |mark: &str| source.is_none() && tokenizer.find(mark).is_some();
-        let named = |key: &str, usual: &str| -> Result<String> {
-            let id = gguf.get_usize(key)?.and_then(|id| u32::try_from(id).ok());
-            Ok(id.and_then(|id| tokenizer.special_name(id)).unwrap_or(usual).to_owned())
-        };
-        let (begin, end) =
-            (named("tokenizer.ggml.bos_token_id", "<s>")?, named("tokenizer.ggml.eos_token_id", "</s>")?);
-        // GPT-2's vocabularies have no token of the beginning unless the file says so.
-        let adds_begin = gguf.get_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(tokenizer.find(&begin).is_some());
-        let with_own_tokens = |marks: Marks| {
-            let first = match marks.first.strip_prefix("<s>") {
-                Some(rest) if adds_begin => format!("{begin}{rest}"),
-                Some(rest) => rest.to_owned(),
-                None => marks.first,
-            };
-            Self::Marks(Marks { first, next: marks.next.replace("<s>", &begin).replace("</s>", &end), ..marks })
-        };
-        // Llama-2 has as many key heads as query heads, Mistral and TinyLlama have fewer.
-        let heads = gguf.get_usize("llama.attention.head_count")?;
-        let is_llama2 = heads == gguf.get_usize("llama.attention.head_count_kv")?.or(heads);
-        if has("<|start_header_id|>") || token("<|start_header_id|>") {
-            return Ok(Self::Llama3 { system: String::new() });
-        }
-        let marks = if has("<|im_start|>") || token("<|im_start|>") {
-            Marks::chat_ml()
-        } else if has("[INST]") && has("<<SYS>>") {
-            Marks { next: " </s><s>[INST] ".into(), ..Marks::mistral() }
-        } else if has("[INST]") && !has("[SYSTEM_PROMPT]") {
-            Marks { next: "</s>[INST] ".into(), ..Marks::mistral() }
-        } else if has("USER:") && has("ASSISTANT:") && !has("A chat between") {
-            Marks { first: "<s>USER: ".into(), ..Marks::vicuna() }
-        } else if (has("USER:") && has("ASSISTANT:")) || (source.is_none() && is_llama2) {
-            // LLaVA-1.5's files, the most frequent without a template.
-            Marks::vicuna()
-        } else {
-            let found = if source.is_some() { "is none that this engine knows" } else { "is missing" };
-            return Err(Error::Unsupported(format!(
-                "{}: {JINJA_KEY} {found}; name one of {} as the template, or convert the checkpoint",
-                gguf.file,
-                TEMPLATES.join(", ")
-            )));
-        };
-        let template = with_own_tokens(marks);
-        // What the template means as a token must not be written as text.
-        let Marks { first, reply, next, .. } = template.marks();
-        for token in [&begin, &end, "<|im_start|>", "<|im_end|>"] {
-            if [&first, &reply, &next].iter().any(|text| text.contains(token)) {
-                tokenizer.special(token)?;
-            }
-        }
-        Ok(template)
-    }
-
     /// A well-known template by its name, one of [`TEMPLATES`].
     pub fn named(name: &str) -> Result<Self> {
         Ok(match name {
@@ -183,7 +178,9 @@ impl Template {
             "llama3-med" => Self::Llama3 { system: LLAMA3_MED_SYSTEM.into() },
             "vicuna" => Self::Marks(Marks::vicuna()),
             "mistral" => Self::Marks(Marks::mistral()),
-            "chatml" => Self::Marks(Marks::chat_ml()),
+            "mistral-v3" => Self::Marks(Marks::mistral_v3(false)),
+            "mistral-v3-tekken" => Self::Marks(Marks::mistral_v3(true)),
+            "chatml" => Self::Marks(Marks::chat_ml("")),
             _ => {
                 return Err(Error::Invalid(format!(
                     "template must be one of {}, found {name:?}",
@@ -191,6 +188,29 @@ impl Template {
                 )));
             }
         })
+    }
+
+    /// Refuses a vocabulary without a token that the template writes: as text it would mean nothing to the model. `why` says for what reason this
+    /// template was taken for `file`.
+    pub fn check(&self, file: &str, tokenizer: &Tokenizer, why: &str) -> Result<()> {
+        let marks = self.marks();
+        let texts = [&marks.first, &marks.reply, &marks.next];
+        let written = |token: &&str| texts.iter().any(|text| text.contains(*token));
+        let tokens = LLAMA3_TOKENS.iter().chain(&["<|im_start|>", "<|im_end|>", "<s>", "</s>"]);
+        let Some(missing) = tokens.copied().filter(written).find(|token| tokenizer.find(token).is_none()) else {
+            return Ok(());
+        };
+        let name = match self {
+            Self::Llama3 { .. } => "Llama-3's",
+            Self::Marks(marks) if marks.first.contains("<|im_start|>") => "ChatML's",
+            Self::Marks(marks) if marks.first.contains("[INST]") => "Mistral's",
+            Self::Marks(marks) if marks.first.contains("USER:") => "Vicuna's",
+            Self::Marks(_) => "this",
+        };
+        Err(Error::Tokenizer(format!(
+            "{file}: {name} form of conversations was taken because {why}, but the vocabulary has no token {missing}; {}",
+            name_another()
+        )))
     }
 
     /// The texts between question and answer.
@@ -245,9 +265,6 @@ impl Template {
 
     /// A writer that has written all before the first question; the text behind the last control token or the image is held back.
     fn head_writer<'a>(&self, marks: &Marks, tokenizer: &'a Tokenizer, has_image: bool) -> Result<Writer<'a>> {
-        if let Self::Llama3 { .. } = self {
-            LLAMA3_TOKENS.iter().try_for_each(|token| tokenizer.special(token).map(|_| ()))?;
-        }
         let mut writer = Writer { tokenizer, pieces: Vec::new(), text: String::new(), place: Place::Start };
         writer.marks(&marks.first)?;
         if has_image {

@@ -123,7 +123,7 @@ impl<P: Peers> Session<P> {
     /// to what the model was trained for.
     pub fn new(model: Model<P>, gguf: &Gguf, template: Option<Template>, context: Option<usize>) -> Result<Self> {
         let tokenizer = Tokenizer::from_gguf(gguf)?;
-        let template = template.map_or_else(|| Template::from_gguf(gguf, &tokenizer), Ok)?;
+        let template = Template::for_file(template, gguf, &tokenizer)?;
         let stop_ids = template.stop_ids(gguf, &tokenizer)?;
         let context = context.unwrap_or(DEFAULT_CONTEXT).min(model.config().context_length);
         let cache = Cache { context, items: Vec::new(), kept: Vec::new() };

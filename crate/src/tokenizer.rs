@@ -90,10 +90,14 @@ impl Tokenizer {
             Some(json) => (format!("{}: {GGUF_KEY}", gguf.file), Self::from_json(json.as_bytes())),
             None => (gguf.file.clone(), ggml::file(gguf).and_then(Self::build)),
         };
-        tokenizer.map_err(|error| match error {
-            Error::Tokenizer(what) => Error::Tokenizer(format!("{place}: {what}")),
-            other => other,
-        })
+        let tokenizer = tokenizer.map_err(|error| error.of_tokenizer_in(&place))?;
+        // An id without a row would be silence: a vector of zeros.
+        let n_rows = gguf.tensors.get("token_embd.weight").map_or(usize::MAX, |embedding| embedding.n_rows);
+        if let Some(id) = (n_rows..tokenizer.kinds.len()).rfind(|&id| tokenizer.is_known(id as u32)) {
+            let problem = format!("the vocabulary has ids up to {id}, but token_embd.weight has {n_rows} rows");
+            return Err(Error::Tokenizer(format!("{place}: {problem}")));
+        }
+        Ok(tokenizer)
     }
 
     /// The tokenizer of a tokenizer.json file.
@@ -175,6 +179,11 @@ impl Tokenizer {
         let encoding =
             self.encoder.encode_fast(&*spelled, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Whether a space is put before a text that follows a control token or an image.
+    pub fn begins_with_space(&self) -> bool {
+        self.style == Style::SentencePiece(Prefix::Always)
     }
 
     /// Id of a control token such as `<|eot_id|>`.

@@ -20,6 +20,7 @@ use crate::checkpoint::tensor::Tensor;
 use crate::json;
 use crate::model_folder::read_small;
 use clap::Args;
+use llama3med::prompt::TEMPLATES;
 use llama3med::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ const MAX_CONFIG_BYTES: usize = 4 << 20;
 const MAX_INDEX_BYTES: usize = 64 << 20;
 const MAX_TOKENIZER_BYTES: usize = 256 << 20;
 
-/// Where parts of a model are that its folder does not hold: folders or files, each `None` where the checkpoint's own folder has it.
+/// What a checkpoint's folder does not hold or tell: each `None` where it does.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Parts {
     /// Take the language model from here: a folder, or one file of weights.
@@ -47,6 +48,9 @@ pub struct Parts {
     /// Merge a LoRA adapter: a folder with adapter_config.json. An adapter in the checkpoint's own folder is merged without this option.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// The form of conversations that it was trained with, where configuration and tokenizer do not tell it.
+    #[arg(long, value_parser = TEMPLATES)]
+    pub template: Option<String>,
 }
 
 /// What a folder holds.
@@ -145,6 +149,12 @@ impl Checkpoint {
             None => true,
         };
         sentencepiece::tokenizer_json(&read_small(&path, MAX_TOKENIZER_BYTES)?, &added, adds_bos)
+    }
+
+    /// The tokenizer's file, for errors.
+    pub fn tokenizer_name(&self) -> String {
+        let path = self.tokenizer_file("tokenizer.json").or_else(|| self.tokenizer_file("tokenizer.model"));
+        path.map_or_else(|| "tokenizer.json".into(), |path| path.display().to_string())
     }
 
     /// A file about tokens, of the first folder that has it.

@@ -88,8 +88,9 @@ impl Understood {
         };
         let pad = checkpoint.config.ids("pad_token_id")?.first().copied();
         let json = checkpoint.tokenizer()?;
-        let tokenizer = Tokenizer::from_json(json.as_bytes())?;
-        let template = chat::template(&checkpoint, &tokenizer, &json)?;
+        let tokenizer = Tokenizer::from_json(json.as_bytes())
+            .map_err(|error| error.of_tokenizer_in(&checkpoint.tokenizer_name()))?;
+        let template = chat::template(&checkpoint, &tokenizer, &json, parts.template.as_deref())?;
         let vocabulary = Vocabulary::parse(json, template, &config::stop_ids(&checkpoint)?, pad)?;
         if vocabulary.n_tokens() > decoder.vocab_size {
             let problem =

@@ -3,7 +3,7 @@
 //! This project's engine uses the whole `tokenizer.json`, which is stored as well; the arrays are for other programs that open `decoder.gguf`.
 
 use llama3med::gguf::Header;
-use llama3med::prompt::{LLAMA3_TOKENS, MARKS_KEY, Marks, SYSTEM_KEY, TEMPLATE_KEY, Template};
+use llama3med::prompt::{MARKS_KEY, Marks, SYSTEM_KEY, TEMPLATE_KEY, Template};
 use llama3med::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use llama3med::tokenizer::split::Split;
 use llama3med::{Error, Result};
@@ -66,11 +66,6 @@ impl Vocabulary {
         }
         let merges = merges(&model["merges"])?;
         let find = |text: &str| tokens.iter().position(|token| token.as_ref().is_some_and(|(t, _)| t == text));
-        if let Template::Llama3 { .. } = template
-            && let Some(text) = LLAMA3_TOKENS.iter().find(|text| find(text).is_none())
-        {
-            return Err(corrupt("added_tokens", format!("{text} is missing, which Llama-3's prompts are made of")));
-        }
         let mut stops: Vec<u32> = STOPS.iter().filter_map(|text| find(text)).map(|id| id as u32).collect();
         // Configurations name ids of larger vocabularies; the engine could never see them.
         stops.extend(config_stops.iter().copied().filter(|&id| matches!(tokens.get(id as usize), Some(Some(_)))));

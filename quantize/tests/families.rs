@@ -3,7 +3,10 @@
 mod common;
 
 use common::Checkpoint;
+use llama3med::gguf::{Gguf, Header};
 use llama3med::manifest::{DECODER, ENCODER};
+use llama3med::prompt::{Marks, Template};
+use llama3med::tokenizer::Tokenizer;
 use quantize::checkpoint::Parts;
 use quantize::convert::Understood;
 use quantize::layout::Encoder;
@@ -214,6 +217,90 @@ fn scales_of_the_published_shape_follow_from_the_connector() {
     refused(&checkpoint, &Parts::default(), &["s2_scales", "3 scales of 24 pixels", "--scales"]);
     let understood = Understood::read(&checkpoint.folder, &Parts::default(), Some(&[24, 48, 72])).unwrap();
     assert_eq!(encoder(&understood).scales, [24, 48, 72]);
+}
+
+/// A checkpoint of Llama3-Med's code whose control tokens have other names.
+fn with_tokens(test: &str, names: [(&str, &str); 4]) -> Checkpoint {
+    let checkpoint = Checkpoint::new("siglip", test);
+    checkpoint.edit_json("tokenizer.json", |json| {
+        json["post_processor"] = Value::Null;
+        for token in json["added_tokens"].as_array_mut().unwrap() {
+            let name = names.iter().find(|(from, _)| token["content"] == *from);
+            token["content"] =
+                name.map_or("<|unused|>".to_owned() + &token["id"].to_string(), |(_, to)| to.to_string()).into();
+        }
+    });
+    checkpoint
+}
+
+#[test]
+fn the_tokenizer_decides_where_the_configuration_says_too_little() {
+    let marks = |checkpoint: &Checkpoint, parts: &Parts| {
+        let understood = Understood::read(&checkpoint.folder, parts, None).unwrap();
+        let mut header = Header::default();
+        understood.vocabulary.keys(&mut header, 400);
+        let bytes = header.to_bytes();
+        let gguf = Gguf::parse("decoder.gguf", &bytes, bytes.len() as u64).unwrap().unwrap();
+        assert_eq!(gguf.get_usize("tokenizer.ggml.eos_token_id").unwrap(), Some(383));
+        Template::from_gguf(&gguf, &Tokenizer::from_gguf(&gguf).unwrap()).unwrap().marks()
+    };
+    let names = |end| {
+        [
+            ("<|begin_of_text|>", "<|endoftext|>"),
+            ("<|end_of_text|>", "<|other|>"),
+            ("<|start_header_id|>", "<|im_start|>"),
+            ("<|eot_id|>", end),
+        ]
+    };
+    let checkpoint = with_tokens("template_chatml", names("<|im_end|>"));
+    let plain = Marks::chat_ml("").with_tokens("", "");
+    assert_eq!(marks(&checkpoint, &Parts::default()), plain);
+    // The tokenizer's own template goes before the plain form, unless it cannot be used.
+    let jinja = "{% for m in messages %}{% if loop.first %}<|im_start|>system\nBe brief.<|im_end|>\n{% endif %}\
+        {{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}\
+        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    for (source, expected) in [(jinja, Marks::chat_ml("Be brief.").with_tokens("", "")), ("<|im_start|>{{", plain)] {
+        fs::write(checkpoint.folder.join("chat_template.jinja"), source).unwrap();
+        assert_eq!(marks(&checkpoint, &Parts::default()), expected, "{source}");
+    }
+    let named = |name: &str| Parts { template: Some(name.into()), ..Parts::default() };
+    let words = ["/tokenizer.json: ", "Vicuna's form", "because it was asked for", "no token </s>", "--template"];
+    refused(&checkpoint, &named("vicuna"), &words);
+    refused(&checkpoint, &named("alpaca"), &["template must be one of llama3"]);
+    let ended = with_tokens("template_named", names("</s>"));
+    assert_eq!(marks(&ended, &named("mistral-v3-tekken")).next, "</s>[INST]");
+}
+
+#[test]
+fn a_tokenizer_that_does_not_fit_is_named_with_what_was_assumed_and_why() {
+    let names = [("", ""); 4];
+    let checkpoint = with_tokens("template_none", names);
+    let why = "Vicuna's form of conversations was taken because config.json and the tokenizer are of Llama3-Med or TinyLLaVA without";
+    refused(
+        &checkpoint,
+        &Parts::default(),
+        &["/tokenizer.json: ", why, "the vocabulary has no token <s>", "--template"],
+    );
+    let some = with_tokens("template_some", [("<|eot_id|>", "<|eot_id|>"), ("", ""), ("", ""), ("", "")]);
+    let why = "Llama-3's form of conversations was taken because config.json and the tokenizer are of Llama3-Med, but";
+    refused(&some, &Parts::default(), &["/tokenizer.json: ", why, "no token <|begin_of_text|>"]);
+    let checkpoint = Checkpoint::new("siglip", "template_broken");
+    checkpoint.edit_json("tokenizer.json", |json| json["model"]["type"] = "WordPiece".into());
+    refused(&checkpoint, &Parts::default(), &["/tokenizer.json: ", "model.type: expected BPE, found WordPiece"]);
+    for family in ["llava-hf", "llava-s2"] {
+        let checkpoint = Checkpoint::new(family, "template_none");
+        let _ = fs::remove_file(checkpoint.folder.join("chat_template.jinja"));
+        checkpoint.edit_json("tokenizer.json", |json| {
+            for token in json["added_tokens"].as_array_mut().unwrap() {
+                token["content"] = format!("<|unused{}|>", token["id"]).into();
+            }
+        });
+        refused(
+            &checkpoint,
+            &Parts::default(),
+            &["/tokenizer.json: ", "form of conversations was taken because", "no token <s>"],
+        );
+    }
 }
 
 #[test]

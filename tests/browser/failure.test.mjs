@@ -81,6 +81,39 @@ test("a rank runs out of memory", async (t) => {
   await on.waitStatus(/^Ready: ask/);
 });
 
+test("asking for the memory again and again, while an answer streams, harms nothing", async (t) => {
+  const { page } = await newPage(browser, t);
+  await page.goto(`${site.url}icon.svg`);
+  const { n_tokens, all } = await page.evaluate(async (url) => {
+    const { load } = await import(`${url}llama3med.js`);
+    const model = await load("models/test/manifest.json", { ranks: 2 });
+    const asked = [];
+    let n_tokens = 0;
+    for await (const piece of model.chat().ask("What is this?", { maxTokens: 40 })) {
+      n_tokens += piece ? 1 : 0;
+      for (let i = 0; i < 40; i++) asked.push(model.memory());
+    }
+    const all = await Promise.all(asked);
+    model.close();
+    return { n_tokens, all };
+  }, site.url);
+  assert.ok(n_tokens > 5 && all.length === 40 * n_tokens, String(all.length));
+  assert.ok(all.every((memory) => memory.length === 2 && memory.every((bytes) => bytes > 1e6)));
+});
+
+test("a question that does not fit says so, not that the picture is to be opened again", async (t) => {
+  const { page, question, ask, ...on } = await newPage(browser, t);
+  await on.open(site, QUERY);
+  await on.ready();
+  await on.show();
+  await question.fill("ā".repeat(4000));
+  await ask.click();
+  const alert = page.locator(".turn .error");
+  await alert.waitFor();
+  assert.match(await alert.textContent(), /The question is too long for the model\.Shorten it and ask again\./);
+  assert.ok((await on.answerTo("What is this?")).length > 0);
+});
+
 test("a model that needs more memory than there is says so", async (t) => {
   const { page, ...on } = await newPage(browser, t, { serviceWorkers: "block" });
   await page.route("**/rank.js", async (route) => {
@@ -97,7 +130,9 @@ test("a model that needs more memory than there is says so", async (t) => {
 
 /** Has the next `operation` of rank 0 ("look", "ask") throw what `failure` describes. */
 async function failNext(page, operation, failure) {
-  const [rank] = page.workers();
+  const workers = page.workers();
+  const names = await Promise.all(workers.map((worker) => worker.evaluate(() => self.name).catch(() => "ended")));
+  const rank = workers[names.indexOf("rank 0")];
   const pkg = await page.evaluate(() => new URL("pkg/", document.baseURI).href);
   await rank.evaluate(async ({ pkg, operation, failure }) => {
     for (const build of ["relaxed", "simd128"]) {

@@ -193,11 +193,11 @@ for (const [what, act, title, details] of [
   ["a Git LFS pointer", say(200, "application/octet-stream", POINTER), /is a Git LFS pointer, not the file itself/, /gguf\.002/],
   ["a web page", say(200, "text/html", "<!DOCTYPE html><html>Sign in</html>"), /A web page came instead/, /gguf\.002/],
   ["a long web page", say(200, "text/html", `<!DOCTYPE html><html>${" ".repeat(200_000)}</html>`), /A web page came instead/, /gguf\.002/],
-  ["a part that is cut short", say(200, "application/octet-stream", Buffer.alloc(50_000)), /is cut short/, /50000 of 100000 bytes/],
+  ["a part that is cut short", say(200, "application/octet-stream", Buffer.alloc(50_000)), /is cut short/, /50000 of 102400 bytes/],
   ["a server that is down", say(503, "text/plain", "later"), /cannot deliver the model at the moment/, /HTTP 503/],
   ["a login", say(403, "text/plain", "no"), /does not give the model to everybody/, /HTTP 403/],
 ]) {
-  test(`${what} in the place of a part is said in the headline`, async (t) => {
+  test(`${what} where a part should be is said in the headline`, async (t) => {
     const [path] = chunks().filter((chunk) => chunk.endsWith(".gguf.002"));
     const site = await withSite(t, { fault: (found, request, response) => found === path && act(request, response) });
     const { page, ...on } = await newPage(browser, t);

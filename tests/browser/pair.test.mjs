@@ -275,6 +275,7 @@ test("files that are no pair are named, and the model that works stays", async (
   const name = await info.locator("#model-name").textContent();
   const renamed = join(scratch(), "text.gguf");
   copyFileSync(file("text.safetensors"), renamed);
+  const alert = page.locator("#load-error");
   const [pointer, half] = ["pointer.gguf", "half.gguf"].map((name) => join(scratch(), name));
   writeFileSync(pointer, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4661216384\n");
   writeFileSync(half, readFileSync(file("decoder.gguf")).subarray(0, statSync(file("decoder.gguf")).size - 1000));
@@ -290,6 +291,8 @@ test("files that are no pair are named, and the model that works stays", async (
     await page.getByTestId("model-input").setInputFiles(files);
     await page.waitForFunction(([source]) => new RegExp(source).test(document.querySelector("#load-error").textContent), [words.source]);
     assert.equal(await info.locator("#model-name").textContent(), name);
+    assert.equal(await info.locator("#model-word").textContent(), "ready");
+    assert.equal(await alert.getByRole("button").count(), 0);
     assert.ok((await on.answerTo("What is this?")).length > 0);
   }
   assert.equal(await page.locator(".divider").count(), 0);

@@ -159,16 +159,13 @@ def pytorch(llava, norm, tokenizer, template, pixels):
         parts = [tokenizer.encode(part, add_special_tokens=False).ids for part in text.split("<image>")]
         prompt = sum((ids + ([llava.config.image_token_index] * llava.config.image_seq_length if part_idx + 1 < len(parts) else [])
                       for part_idx, ids in enumerate(parts)), [])
-        ids, logits = list(prompt), []
-        with torch.no_grad():
-            while True:
-                # Without a cache: the plainest reference there is.
-                logits.append(llava(input_ids=torch.tensor([ids]), **(dict(pixel_values=values) if has_image else {})).logits[0, -1].numpy())
-                best = int(logits[-1].argmax())
-                if len(ids) == len(prompt) + N_TOKENS or best == llava.config.text_config.eos_token_id:
-                    break
-                ids.append(best)
-        yield question, has_image, prompt, ids[len(prompt):], np.stack(logits)
+        # One more than the answer may have: the logits after its last.
+        ids = torch.tensor([prompt])
+        written = llava.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=N_TOKENS + 1, do_sample=False,
+                                 eos_token_id=llava.config.text_config.eos_token_id, pad_token_id=0, output_logits=True, return_dict_in_generate=True,
+                                 **(dict(pixel_values=values) if has_image else {}))
+        logits = torch.cat(written.logits).numpy()
+        yield question, has_image, prompt, written.sequences[0, len(prompt):].tolist()[:len(logits) - 1], logits
 
 
 def llama_cpp(path, tokenizer):

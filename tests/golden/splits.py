@@ -1,17 +1,17 @@
 """Writes splits.json: ids of texts under the real Llama-3 vocabulary when text is cut into words in the ways that `tokenizer.ggml.pre` names.
 
-    npm ci && node tests/golden/llama3-vocabulary.mjs && python tests/golden/splits.py
+    npm ci && node tests/golden/llama3-vocabulary.mjs && python tests/golden/splits.py [--llama-cpp]
 
-Each way is written here as the original tokenizer.json has it and run by Hugging Face `tokenizers`; `default`, which is llama.cpp's own, by llama.cpp. What
-llama.cpp makes of the others is a second reference, and where it differs is printed. The vocabulary is not the one that a way was made for, but its ids show
-every cut.
+Each way is written here as the original tokenizer.json has it (`default`, which is llama.cpp's own, with its expressions) and run by Hugging Face
+`tokenizers`. The vocabulary is not the one that a way was made for, but its ids show the cuts. With `--llama-cpp` llama.cpp is a second reference, and where
+it differs is printed.
 """
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
-from ggml import llama_cpp_ids
 from text import CORPUS, random_texts
 from tokenizers import Tokenizer
 
@@ -86,6 +86,8 @@ ORIGINALS = {
     "minicpm5": ([split(r"\p{N}{1,3}"), split(CONTRACTION, WORD, r"\p{N}+", SIGNS, TAIL), BYTES], None, True),
     "bloom": ([split(BLOOM), BYTES], None, False),
     "viking": ([split(BLOOM), DIGITS, BYTES], None, False),
+    "default": ([split(r"[\p{P}\$\+<=>\^~\|]+"), split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
+                 split(r"\p{N}+"), split("[0-9][0-9][0-9]"), BYTES], None, False),
 }
 
 
@@ -98,21 +100,27 @@ def original_ids(document, name):
     return [tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS]
 
 
+def compare_with_llama_cpp(ids):
+    from ggml import llama_cpp_ids
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, found in ids.items():
+            theirs = llama_cpp_ids("llama3", TEXTS, folder, pre=name)
+            different = [text for text, some, other in zip(TEXTS, found, theirs) if some != other]
+            print(f"{name}: llama.cpp gives other ids for {len(different)} of {len(TEXTS)} texts: {different[:6]!r}")
+
+
 def main():
     document = json.loads(VOCABULARY.read_text())
     ids = {name: original_ids(document, name) for name in ORIGINALS}
-    with tempfile.TemporaryDirectory() as folder:
-        theirs = {name: llama_cpp_ids("llama3", TEXTS, folder, pre=name) for name in [*ORIGINALS, "default"]}
-    for name in ORIGINALS:
-        different = [text for text, some, other in zip(TEXTS, ids[name], theirs[name]) if some != other]
-        print(f"{name}: llama.cpp gives other ids than the original for {len(different)} of {len(TEXTS)} texts: {different[:6]!r}")
-    ids["default"] = theirs["default"]
+    if "--llama-cpp" in sys.argv:
+        compare_with_llama_cpp(ids)
     # Where the ids are those of Llama-3's own way, they are left out.
     first = ids["llama-bpe"]
     rows = []
     for name, found in ids.items():
-        steps, normalizer, ignore_merges = ORIGINALS.get(name, (None, None, False))
-        row = {"pre": name, "normalizer": normalizer, "pre_tokenizer": steps and {"type": "Sequence", "pretokenizers": steps},
+        steps, normalizer, ignore_merges = ORIGINALS[name]
+        row = {"pre": name, "normalizer": normalizer, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
                "ignore_merges": ignore_merges, "ids": [some if name == "llama-bpe" or some != other else None for some, other in zip(found, first)]}
         rows.append(json.dumps(row, separators=(",", ":")))
     (HERE / "splits.json").write_text(f'{{"texts": {json.dumps(TEXTS, separators=(",", ":"))},\n"rows": [\n' + ",\n".join(rows) + "\n]}\n")

@@ -159,7 +159,7 @@ pub fn sentencepiece(data: &[u8]) {
 /// A Jinja template of conversations.
 pub fn chat_template(data: &[u8]) {
     if let Ok(source) = std::str::from_utf8(data) {
-        let _ = chat::marks(source, &chat::Bos { token: "<s>".into(), is_added: true });
+        let _ = chat::marks(source, &chat::Ends { begin: "<s>".into(), is_added: true, end: "</s>".into() });
     }
 }
 

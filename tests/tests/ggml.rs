@@ -4,10 +4,11 @@
 
 use llama3med::Result;
 use llama3med::gguf::{self, Gguf, Header, part_names};
-use llama3med::prompt::{Marks, TEMPLATES, Template};
+use llama3med::prompt::{LLAMA3_TOKENS, Marks, Piece, TEMPLATES, Template};
 use llama3med::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use llama3med::tokenizer::split::Split;
 use llama3med::tokenizer::{GGUF_KEY, Tokenizer};
+use quantize::checkpoint::chat;
 use quantize::checkpoint::sentencepiece::tokenizer_json;
 use quantize::vocabulary::Vocabulary;
 use serde_json::Value;
@@ -46,7 +47,11 @@ fn gguf(header: &Header) -> Gguf {
 
 /// A vocabulary as llama.cpp's converters write it, with the scores of the SentencePiece files.
 fn written_by_llama_cpp(name: &str) -> Gguf {
-    let json: Value = serde_json::from_str(&json(name)).unwrap();
+    from_json(name, &json(name))
+}
+
+fn from_json(name: &str, json: &str) -> Gguf {
+    let json: Value = serde_json::from_str(json).unwrap();
     let mut tokens = Vec::new();
     let vocab = json["model"]["vocab"].as_object().unwrap().iter().map(|(token, id)| (token.as_str(), id));
     let added = json["added_tokens"].as_array().unwrap().iter();
@@ -127,7 +132,8 @@ fn words_are_split_as_the_original_tokenizers_do() {
         serde_json::from_slice(&std::fs::read(repository("tests/golden/splits.json")).unwrap()).unwrap();
     let (texts, rows) = (golden["texts"].as_array().unwrap(), golden["rows"].as_array().unwrap());
     assert!(texts.len() > 150 && rows.len() >= 18);
-    let mut gguf = written_by_llama_cpp("llama3");
+    // "default" means Llama-3's way where the vocabulary has its headers.
+    let mut gguf = from_json("llama3", &json("llama3").replace("<|start_header_id|>", "<|other|>"));
     for row in rows {
         let pre = row["pre"].as_str().unwrap();
         gguf.metadata.insert("tokenizer.ggml.pre".into(), gguf::Value::String(pre.into()));
@@ -139,15 +145,14 @@ fn words_are_split_as_the_original_tokenizers_do() {
         }
         // Long runs of one kind neither stop the regular expressions nor take them long.
         for unit in ["x", "X", " ", "\n", "\r\n", "1", "!", "ab ", "肺", "🩻 ", "e\u{301}", "'s"] {
-            let text = unit.repeat((1 << 14) / unit.len());
-            assert!(tokenizer.encode_text(&text).unwrap().len() > 1 << 6, "{pre}: {unit}");
+            let text = unit.repeat((1 << 13) / unit.len());
+            let found = tokenizer.decode(&tokenizer.encode_text(&text).unwrap());
+            assert!(found == text || row["normalizer"]["type"] == "NFC" && unit == "e\u{301}", "{pre}: {unit}");
         }
         // The way back: what a converter finds in tokenizer.json has this name in llama.cpp, unless another row is the same.
-        if !row["pre_tokenizer"].is_null() {
-            let (normalizer, ignores) = (&row["normalizer"], row["ignore_merges"] == true);
-            let name = Split::name_of(normalizer, &row["pre_tokenizer"], ignores).unwrap();
-            assert!(Split::named(pre).unwrap().names.contains(&name), "{pre} is written as {name}");
-        }
+        let ignores = row["ignore_merges"] == true;
+        let name = Split::name_of(&row["normalizer"], &row["pre_tokenizer"], ignores).unwrap_or("nothing");
+        assert!(Split::named(pre).unwrap().names.contains(&name), "{pre} is written as {name}");
     }
     assert_eq!(Split::name_of(&Value::Null, &serde_json::json!({ "type": "Whitespace" }), false), None);
 }
@@ -173,7 +178,10 @@ fn both_ways_to_the_same_vocabulary_give_the_same_prompts() {
 
 /// The template of a file with such a vocabulary and such keys. The vocabulary is that of Llama-2, or that of [`small`].
 fn template(jinja: Option<&str>, keys: impl Fn(&mut Header)) -> Result<Template> {
-    let mut header = small(&[("<|im_start|>", CONTROL), ("<|im_end|>", CONTROL)]);
+    let mut tokens = vec![("<|im_start|>", CONTROL), ("<|im_end|>", CONTROL)];
+    // Without a template they would tell Llama-3's.
+    tokens.extend(LLAMA3_TOKENS.iter().filter(|_| jinja.is_some()).map(|&token| (token, CONTROL)));
+    let mut header = small(&tokens);
     header.string("general.architecture", "llama");
     if let Some(jinja) = jinja {
         header.string("tokenizer.chat_template", jinja);
@@ -213,7 +221,12 @@ fn well_known_templates_are_recognised() {
     assert_eq!(marks("A chat between a curious user … USER: … ASSISTANT: …"), Marks::vicuna());
     assert_eq!(marks("… [INST] … [/INST] …").next, "</s>[INST] ");
     assert_eq!(marks("… [INST] <<SYS>> … [/INST] …").next, " </s><s>[INST] ");
-    assert_eq!(marks("<|im_start|>…"), Marks::chat_ml());
+    assert_eq!(marks("<|im_start|>…"), Marks::chat_ml(""));
+    let system = "{% if first %}{{ '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}{% endif %}";
+    assert_eq!(marks(system), Marks::chat_ml("Be brief."));
+    for built in ["' + system + '", "{{ system }}", "it\\'s", ""] {
+        assert_eq!(marks(&system.replace("Be brief.", built)), Marks::chat_ml(""), "{built}");
+    }
     // Tokens of the file's own, and none of the beginning where it says so.
     let other = template(Some("<|im_start|>…"), |header| {
         header.bool("tokenizer.ggml.add_bos_token", false);
@@ -227,6 +240,89 @@ fn well_known_templates_are_recognised() {
         Template::named(name).unwrap();
     }
     assert!(Template::named("alpaca").unwrap_err().to_string().contains("one of llama3, llama3-med, vicuna"));
+}
+
+/// Forms of published templates, described in `golden/templates.py`: what is recognised, what running the template gives, and what jinja2 writes.
+#[test]
+fn recognised_templates_write_what_they_would_write_when_run() {
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(repository("tests/golden/templates.json")).unwrap()).unwrap();
+    let texts = |key: &str| -> Vec<String> {
+        golden[key].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let (questions, answers) = (texts("questions"), texts("answers"));
+    for case in golden["cases"].as_array().unwrap() {
+        let (name, source) = (case["name"].as_str().unwrap(), case["source"].as_str().unwrap());
+        let is_chat_ml = name.starts_with("chatml");
+        let found = template(Some(source), |header| {
+            header.bool("tokenizer.ggml.add_bos_token", !is_chat_ml);
+            header.u32("tokenizer.ggml.eos_token_id", if is_chat_ml { 265 } else { 2 });
+        });
+        let marks = found.unwrap().marks();
+        let mut text = marks.first.clone();
+        for (i, question) in questions.iter().enumerate() {
+            text += &(question.clone() + &marks.reply);
+            text += &answers.get(i).map_or(String::new(), |answer| answer.clone() + &marks.next);
+        }
+        // The tokens of an answer bring their own blank.
+        assert_eq!(text, case["text"].as_str().unwrap().replace("/INST] ", "/INST]"), "{name}");
+        let (begin, end) = if is_chat_ml { ("", "<|im_end|>") } else { ("<s>", "</s>") };
+        let ends = chat::Ends { begin: begin.into(), is_added: !is_chat_ml, end: end.into() };
+        assert_eq!(chat::marks(source, &ends).unwrap(), marks, "{name}");
+    }
+}
+
+#[test]
+fn one_blank_stands_before_a_question_whose_mark_is_a_token() {
+    let mut header = small(&[("[INST]", CONTROL), ("[/INST]", CONTROL)]);
+    header.string("tokenizer.chat_template", "{{ '[INST] ' + content + '[/INST]' }} [SYSTEM_PROMPT]");
+    let gguf = gguf(&header);
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let template = Template::from_gguf(&gguf, &tokenizer).unwrap();
+    let prompt = template.prompt(&tokenizer, &[("he", &[263])], "he", false).unwrap();
+    assert_eq!(prompt, [1, 264, 263, 265, 263, 2, 264, 263, 265].map(Piece::Token));
+    let without = {
+        let mut gguf = gguf.clone();
+        gguf.metadata.remove("tokenizer.chat_template");
+        Template::from_gguf(&gguf, &tokenizer).unwrap()
+    };
+    assert_eq!(without, template, "[INST] as a token tells the form, too");
+}
+
+#[test]
+fn a_template_that_is_named_is_written_in_the_tokens_of_the_file() {
+    let mut header = small(&[("<|im_start|>", CONTROL), ("<|im_end|>", CONTROL)]);
+    header.u32("tokenizer.ggml.eos_token_id", 265);
+    let gguf = gguf(&header);
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let named = |name: &str| Template::for_file(Some(Template::named(name).unwrap()), &gguf, &tokenizer);
+    assert_eq!(named("mistral-v3-tekken").unwrap().marks().next, "<|im_end|>[INST]");
+    assert_eq!(named("chatml").unwrap().marks(), Marks::chat_ml(""));
+    let error = named("llama3-med").unwrap_err().to_string();
+    let expected = "tokenizer: decoder.gguf: Llama-3's form of conversations was taken because it was asked for, but the vocabulary has no token \
+                    <|begin_of_text|>; name the one";
+    assert!(error.starts_with(expected), "{error}");
+    // A vocabulary whose beginning is the mark of a turn begins with one of them.
+    assert_eq!(Marks::chat_ml("").with_tokens("<|im_start|>", "x").first, "<|im_start|>user\n");
+}
+
+#[test]
+fn ids_without_a_row_in_the_embedding_are_refused() {
+    let read = |n_rows: usize, further: &[(&str, i32)]| {
+        let mut header = small(further);
+        header.tensor("token_embd.weight", gguf::Dtype::F32, &[n_rows, 4]);
+        let mut bytes = header.to_bytes();
+        bytes.resize(bytes.len() + header.data_bytes() as usize, 0);
+        let gguf = Gguf::parse("decoder.gguf", &bytes, bytes.len() as u64).unwrap().unwrap();
+        Tokenizer::from_gguf(&gguf).map(|tokenizer| tokenizer.n_known()).map_err(|error| error.to_string())
+    };
+    assert_eq!(read(265, &[("x", NORMAL)]), Ok(265));
+    // Places that nothing is written with need no row.
+    assert_eq!(read(264, &[("[PAD264]", UNUSED)]), Ok(264));
+    assert_eq!(
+        read(264, &[("x", NORMAL), ("[PAD265]", UNUSED)]).unwrap_err(),
+        "tokenizer: decoder.gguf: the vocabulary has ids up to 264, but token_embd.weight has 264 rows"
+    );
 }
 
 #[test]
@@ -244,16 +340,22 @@ fn without_a_template_the_vocabulary_decides_and_what_is_unclear_is_refused() {
     let error = decide([(heads, 32), ("llama.attention.head_count_kv", 8)]).unwrap_err().to_string();
     assert_eq!(
         error,
-        "unsupported: decoder.gguf: tokenizer.chat_template is missing; name one of llama3, llama3-med, vicuna, mistral, chatml as the template, \
-         or convert the checkpoint"
+        "unsupported: decoder.gguf: tokenizer.chat_template is missing; name the one it was trained with by --template, or template= in the page's \
+         address: llama3, llama3-med, vicuna, mistral, mistral-v3, mistral-v3-tekken, chatml"
     );
     let error = template(Some("### Human: …"), |_| {}).unwrap_err().to_string();
     assert!(error.contains("tokenizer.chat_template is none that this engine knows"), "{error}");
     let bare = gguf(small(&[]).string("tokenizer.chat_template", "<|im_start|>…"));
     let error = Template::from_gguf(&bare, &Tokenizer::from_gguf(&bare).unwrap()).unwrap_err().to_string();
-    assert_eq!(error, "tokenizer: added_tokens: <|im_start|> is missing");
+    assert!(
+        error.starts_with(
+            "tokenizer: decoder.gguf: ChatML's form of conversations was taken because tokenizer.chat_template has <|im_start|>, but the vocabulary \
+             has no token <|im_start|>; name the one it was trained with by --template"
+        ),
+        "{error}"
+    );
     let chat_ml = template(None, |_| {}).unwrap();
-    assert_eq!(chat_ml.marks(), Marks::chat_ml());
+    assert_eq!(chat_ml.marks(), Marks::chat_ml(""));
     // The token that ends an answer in the prompt ends one that is written.
     let gguf = gguf(&small(&[("<|im_start|>", CONTROL), ("<|im_end|>", CONTROL)]));
     assert_eq!(chat_ml.stop_ids(&gguf, &Tokenizer::from_gguf(&gguf).unwrap()).unwrap(), [265]);

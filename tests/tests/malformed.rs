@@ -93,6 +93,13 @@ fn nesting_ends_no_parser() {
         ("chat_template", inside("{{ ", repeated("[", "1", "]"), " }}")),
         ("chat_template", inside("{{ ", repeated("not ", "1", ""), " }}")),
         ("chat_template", inside("{{ 1", repeated("|length", "", ""), " }}")),
+        // As long as a template may be.
+        ("chat_template", ["{{ ", &"not ".repeat(16_000), "1 }}"].concat().into_bytes()),
+        ("chat_template", ["{{ ", &"-".repeat(65_000), "1 }}"].concat().into_bytes()),
+        ("chat_template", ["{{ 1", &"+1".repeat(32_000), " }}"].concat().into_bytes()),
+        ("chat_template", ["{{ a", &".a".repeat(32_000), " }}"].concat().into_bytes()),
+        ("chat_template", ["{{ a", &"[0]".repeat(21_000), " }}"].concat().into_bytes()),
+        ("chat_template", ["{% if a %}", &"{% elif a %}".repeat(5000), "{% endif %}"].concat().into_bytes()),
     ];
     for (name, bytes) in cases {
         let (_, parse) = tests::PARSERS.iter().find(|(it, _)| *it == name).expect(name);

@@ -385,8 +385,8 @@ fn an_answer_that_only_repeats_itself_is_ended() {
     assert_eq!(answer.finish, Finish::Repetition);
     assert_eq!(found, ids[..found.len()]);
     assert!((96..900).contains(&found.len()), "{}", found.len());
-    let cycle = (1..=128).find(|&n| found[found.len() - 96..][n..] == found[found.len() - 96..][..96 - n]).unwrap();
-    assert!((found.len()..1000).all(|at| ids[at] == ids[at - cycle]), "{cycle}: it would have gone on for ever");
+    let tail = &found[found.len() - 96..];
+    assert!((1..=32).any(|n| tail[n..] == tail[..96 - n]), "{tail:?}");
 }
 
 #[test]

@@ -261,7 +261,7 @@ impl Lanes {
         use std::arch::wasm32::{f32x4_convert_i32x4, i32x4_load_extend_i16x4};
         // SAFETY: the caller's.
         let halves = unsafe { [i32x4_load_extend_i16x4(from), i32x4_load_extend_i16x4(from.add(4))] };
-        Self { halves: halves.map(f32x4_convert_i32x4) }
+        Self { halves: halves.map(|half| f32x4_convert_i32x4(half)) }
     }
 
     #[inline(always)]

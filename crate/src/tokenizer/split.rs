@@ -81,13 +81,13 @@ static TABLE: [Split; 18] = [
     },
     Split {
         names: &["deepseek-llm"],
-        steps: &[r"[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_SIGNS, r"\s+$", DEEPSEEK_CJK, DIGIT],
+        steps: &["[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_SIGNS, r"\s+$", DEEPSEEK_CJK, DIGIT],
         nfc: false,
         ignore_merges: false,
     },
     Split {
         names: &["deepseek-coder"],
-        steps: &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, DIGIT],
+        steps: &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, DIGIT],
         nfc: false,
         ignore_merges: false,
     },

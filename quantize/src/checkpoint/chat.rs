@@ -15,52 +15,87 @@ use serde_json::{Value, json};
 
 /// Steps that a template may take; real ones need some hundred for a message.
 const FUEL: u64 = 100_000;
-const MAX_TEMPLATE_BYTES: usize = 1 << 18;
+/// The longest template; real ones have a few kilobytes.
+const MAX_TEMPLATE_BYTES: usize = 1 << 16;
+/// The stack that a template is read on: minijinja recurses over expressions, and every second byte of one may be a level.
+const STACK_BYTES: usize = 256 << 20;
 
 /// System text of LLaVA's Llama-3 conversations, the same as Vicuna's.
 const LLAVA_SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. \
     The assistant gives helpful, detailed, and polite answers to the user's questions.";
 
-/// The template, given the tokenizer and the text of its file.
-pub fn template(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str) -> Result<Template> {
+/// The template, given the tokenizer and the text of its file: the one of this name, or else the checkpoint's.
+pub fn template(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str, named: Option<&str>) -> Result<Template> {
+    let ends = ends(checkpoint, tokenizer, json);
+    let asked_for = || Some("it was asked for".into());
+    let (template, why) = match named.map(Template::named).transpose()? {
+        Some(Template::Marks(marks)) => (Template::Marks(marks.with_tokens(&ends.begin, &ends.end)), asked_for()),
+        Some(llama3) => (llama3, asked_for()),
+        None => choose(checkpoint, tokenizer, &ends)?,
+    };
+    if let Some(why) = why {
+        template.check(&checkpoint.tokenizer_name(), tokenizer, &why)?;
+    }
+    Ok(template)
+}
+
+/// A template and why it was taken; nothing if it is the checkpoint's own, which may write names of tokens as text.
+type Choice = (Template, Option<String>);
+
+/// The template that configuration and tokenizer speak for.
+fn choose(checkpoint: &Checkpoint, tokenizer: &Tokenizer, ends: &Ends) -> Result<Choice> {
     let is_llama3 = LLAMA3_TOKENS.iter().any(|token| tokenizer.find(token).is_some());
     let is_mistral = ["model_type", "text_config.model_type"]
         .iter()
         .any(|path| checkpoint.config.string(path).ok().flatten().is_some_and(|kind| kind.ends_with("mistral")));
     let llama3 = |system: &str| Template::Llama3 { system: system.into() };
-    let template = match checkpoint.family {
-        Family::Llama3Med if is_llama3 => llama3(LLAMA3_MED_SYSTEM),
-        Family::Llama3Med => Template::Marks(Marks::vicuna()),
-        Family::Llava if is_llama3 && !adds_bos(json) => llama3(LLAVA_SYSTEM),
+    let is_chat_ml = ["<|im_start|>", "<|im_end|>"].iter().all(|token| tokenizer.find(token).is_some());
+    let vicuna = || Template::Marks(Marks::vicuna());
+    let (template, family) = match checkpoint.family {
+        Family::Llama3Med if is_llama3 => (llama3(LLAMA3_MED_SYSTEM), "Llama3-Med"),
+        Family::Llava if is_llama3 && !ends.is_added => (llama3(LLAVA_SYSTEM), "LLaVA on Llama-3"),
         // The token of the beginning is in the template's text, and the tokenizer adds another.
         Family::Llava if is_llama3 => {
             let marks = llama3(LLAVA_SYSTEM).marks();
-            Template::Marks(Marks { first: format!("<|begin_of_text|>{}", marks.first), ..marks })
+            let first = format!("<|begin_of_text|>{}", marks.first);
+            (Template::Marks(Marks { first, ..marks }), "LLaVA on Llama-3")
         }
-        Family::Llava if is_mistral => Template::Marks(Marks::mistral()),
-        Family::Llava => Template::Marks(Marks::vicuna()),
+        // The tokenizer says more than the family: there is no published model of it that talks so.
+        Family::Llama3Med | Family::Llava if is_chat_ml => return chat_ml(checkpoint, ends),
+        Family::Llama3Med => (vicuna(), "Llama3-Med or TinyLLaVA without Llama-3's headers"),
+        Family::Llava if is_mistral => (Template::Marks(Marks::mistral()), "LLaVA on Mistral"),
+        Family::Llava => (vicuna(), "LLaVA on Llama-2"),
         Family::Transformers | Family::Language => match source(checkpoint)? {
             Some((file, source)) => {
-                let bos = bos(checkpoint, tokenizer, json);
-                Template::Marks(marks(&source, &bos).map_err(|problem| Error::corrupt(file, "chat_template", problem))?)
+                let marks = marks(&source, ends).map_err(|problem| Error::corrupt(file, "chat_template", problem))?;
+                return Ok((Template::Marks(marks), None));
             }
-            None if is_llama3 => llama3(""),
+            None if is_llama3 => (llama3(""), "transformers' Llama-3 without a chat_template"),
+            None if is_chat_ml => return chat_ml(checkpoint, ends),
             None if checkpoint.family == Family::Language => {
-                let problem = "the form of conversations is not known: there is no chat_template.jinja, nor this key in tokenizer_config.json";
+                let problem = "the form of conversations is not known: there is no chat_template.jinja, nor this key in tokenizer_config.json; name it with --template";
                 return Err(Error::corrupt(checkpoint.folder.display().to_string(), "chat_template", problem));
             }
-            None => Template::Marks(Marks { first: "<s>USER: ".into(), ..Marks::vicuna() }),
+            None => {
+                let marks = Marks { first: "<s>USER: ".into(), ..Marks::vicuna() };
+                (Template::Marks(marks), "transformers' LLaVA without a chat_template")
+            }
         },
     };
-    // Family templates name tokens that a tokenizer of the family has.
-    for token in ["<s>", "</s>"] {
-        let marks = template.marks();
-        let is_named = [&marks.first, &marks.next].iter().any(|text| text.contains(token));
-        if is_named && !matches!(checkpoint.family, Family::Transformers | Family::Language) {
-            tokenizer.special(token)?;
-        }
+    Ok((template, Some(format!("config.json and the tokenizer are of {family}"))))
+}
+
+/// ChatML as the checkpoint's own Jinja template writes it, with its system text, or plain where there is none that can be used.
+fn chat_ml(checkpoint: &Checkpoint, ends: &Ends) -> Result<Choice> {
+    if let Some((_, source)) = source(checkpoint)?
+        && source.contains("<|im_start|>")
+        && let Ok(marks) = marks(&source, ends)
+    {
+        return Ok((Template::Marks(marks), None));
     }
-    Ok(template)
+    let begin = if ends.is_added { &ends.begin } else { "" };
+    let marks = Marks::chat_ml("").with_tokens(begin, &ends.end);
+    Ok((Template::Marks(marks), Some("the tokenizer has <|im_start|>".into())))
 }
 
 /// Whether the tokenizer puts a token before every text.
@@ -71,26 +106,32 @@ fn adds_bos(json: &str) -> bool {
     steps.iter().any(|step| step["single"][0].get("SpecialToken").is_some())
 }
 
-/// The token of the beginning, as `tokenizer_config.json` names it.
-fn bos(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str) -> Bos {
-    let named = match checkpoint.tokenizer_config() {
-        Some(config) => match &config.value["bos_token"] {
-            Value::String(token) => Some(token.clone()),
-            other => other["content"].as_str().map(String::from),
-        },
-        None => None,
+/// The tokens of beginning and end, as `tokenizer_config.json` names them.
+fn ends(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str) -> Ends {
+    let config = checkpoint.tokenizer_config();
+    let named = |key: &str| {
+        let token = match &config.as_ref()?.value[key] {
+            Value::String(token) => token.clone(),
+            other => other["content"].as_str()?.to_owned(),
+        };
+        tokenizer.find(&token).map(|_| token)
     };
-    let usual = ["<|begin_of_text|>", "<s>"].iter().find(|token| tokenizer.find(token).is_some());
-    let token = named.filter(|token| tokenizer.find(token).is_some()).or(usual.map(|token| token.to_string()));
-    Bos { token: token.unwrap_or_default(), is_added: adds_bos(json) }
+    let usual = |tokens: &[&str]| tokens.iter().find(|token| tokenizer.find(token).is_some()).map(|t| t.to_string());
+    Ends {
+        begin: named("bos_token").or_else(|| usual(&["<|begin_of_text|>", "<s>"])).unwrap_or_default(),
+        is_added: adds_bos(json),
+        end: named("eos_token").unwrap_or_else(|| "</s>".into()),
+    }
 }
 
-/// A tokenizer's token of the beginning.
-pub struct Bos {
-    /// Its name; empty if there is none.
-    pub token: String,
+/// A tokenizer's tokens of beginning and end.
+pub struct Ends {
+    /// Name of the token of the beginning; empty if there is none.
+    pub begin: String,
     /// Whether the tokenizer puts it before every text.
     pub is_added: bool,
+    /// Name of the token that ends an answer.
+    pub end: String,
 }
 
 /// The Jinja template and the file that has it; transformers has put it into several.
@@ -120,8 +161,20 @@ const ANSWERS: [&str; 2] = ["Answer<1>", "Answer<2>"];
 const IMAGE: &str = "<image>";
 
 /// The texts that a Jinja template puts between messages, or why it cannot be used.
-pub fn marks(source: &str, bos: &Bos) -> std::result::Result<Marks, String> {
-    let two = run(source, 2, &bos.token)?;
+pub fn marks(source: &str, ends: &Ends) -> std::result::Result<Marks, String> {
+    if source.len() > MAX_TEMPLATE_BYTES {
+        return Err(format!("expected at most {MAX_TEMPLATE_BYTES} bytes, found {}", source.len()));
+    }
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || read(source, ends));
+        let thread = thread.map_err(|error| format!("no thread to read it on: {error}"))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// [`marks`] of a template that is not too long, on a stack that is large enough.
+fn read(source: &str, ends: &Ends) -> Problem<Marks> {
+    let two = run(source, 2, ends)?;
     let [first, answered, next, reply] = cut(&two, &[QUESTIONS[0], ANSWERS[0], QUESTIONS[1]])?[..] else {
         return Err("it does not write every message once and in order".into());
     };
@@ -132,7 +185,7 @@ pub fn marks(source: &str, bos: &Bos) -> std::result::Result<Marks, String> {
     if answered.trim_end() != reply.trim_end() {
         return Err(format!("it opens finished answers by {answered:?}, new ones by {reply:?}"));
     }
-    let three = run(source, 3, &bos.token)?;
+    let three = run(source, 3, ends)?;
     let expected = [
         first,
         IMAGE,
@@ -151,9 +204,9 @@ pub fn marks(source: &str, bos: &Bos) -> std::result::Result<Marks, String> {
     if three != expected.concat() {
         return Err(format!("three turns are not written like two: {three:?}"));
     }
-    let is_missing = bos.is_added && !bos.token.is_empty() && !first.starts_with(&bos.token);
+    let is_missing = ends.is_added && !first.starts_with(&ends.begin);
     Ok(Marks {
-        first: format!("{}{first}", if is_missing { &bos.token } else { "" }),
+        first: format!("{}{first}", if is_missing { &ends.begin } else { "" }),
         after_image: after_image.into(),
         reply: reply.into(),
         next: next.into(),
@@ -173,7 +226,7 @@ fn cut<'a>(text: &'a str, words: &[&str]) -> Problem<Vec<&'a str>> {
 }
 
 /// A conversation of `n` questions, an image in the first, as the template writes it. Processors' templates take lists of contents, tokenizers' take texts.
-fn run(source: &str, n: usize, bos: &str) -> Problem<String> {
+fn run(source: &str, n: usize, ends: &Ends) -> Problem<String> {
     let mut env = Environment::new();
     // As transformers sets it.
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -199,9 +252,10 @@ fn run(source: &str, n: usize, bos: &str) -> Problem<String> {
                 messages.push(json!({ "role": "assistant", "content": content(ANSWERS[i], false) }));
             }
         }
-        match template
-            .render(context! { messages => Serde(&messages), add_generation_prompt => true, bos_token => bos, eos_token => "</s>" })
-        {
+        let messages = Serde(&messages);
+        match template.render(
+            context! { messages, add_generation_prompt => true, bos_token => ends.begin.as_str(), eos_token => ends.end.as_str() },
+        ) {
             // A template for texts writes a list as it would be written in a program.
             Ok(text) if text.contains(QUESTIONS[0]) && text.contains(IMAGE) => return Ok(text),
             Ok(text) if text.contains(QUESTIONS[0]) => failure = "it does not write the image".into(),
@@ -224,8 +278,8 @@ fn message(error: &minijinja::Error) -> String {
 mod tests {
     use super::*;
 
-    fn bos(is_added: bool) -> Bos {
-        Bos { token: "<s>".into(), is_added }
+    fn ends(is_added: bool) -> Ends {
+        Ends { begin: "<s>".into(), is_added, end: "</s>".into() }
     }
 
     #[test]
@@ -241,15 +295,15 @@ mod tests {
             reply: " ASSISTANT:".into(),
             next: " USER: ".into(),
         };
-        assert_eq!(marks(llava, &bos(true)), Ok(expected.clone()));
-        assert_eq!(marks(llava, &bos(false)), Ok(Marks { first: "USER: ".into(), ..expected }));
+        assert_eq!(marks(llava, &ends(true)), Ok(expected.clone()));
+        assert_eq!(marks(llava, &ends(false)), Ok(Marks { first: "USER: ".into(), ..expected }));
         // A tokenizer's, with texts as contents, Llama-3's headers and its own token of the beginning.
         let llama3 = "{% set loop_messages = messages %}{% for message in loop_messages %}\
             {% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}\
             {% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}\
             {% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
-        let begin = Bos { token: "<|begin_of_text|>".into(), is_added: true };
-        assert_eq!(marks(llama3, &begin), Ok(Template::Llama3 { system: String::new() }.marks()));
+        let ends = Ends { begin: "<|begin_of_text|>".into(), is_added: true, end: "<|eot_id|>".into() };
+        assert_eq!(marks(llama3, &ends), Ok(Template::Llama3 { system: String::new() }.marks()));
     }
 
     #[test]
@@ -273,7 +327,7 @@ mod tests {
             ("{{ messages[-1]['content'] }}", "does not write"),
         ];
         for (source, word) in cases {
-            let problem = marks(source, &bos(false)).unwrap_err();
+            let problem = marks(source, &ends(false)).unwrap_err();
             assert!(problem.contains(word) && !problem.contains('\n'), "{source}: {problem}");
         }
     }

@@ -56,5 +56,12 @@ for (const [name, startBrowser] of [["Firefox", startFirefox], ["WebKit", startW
     const { answer } = await until(browser, "second turn", ({ isBusy, answer, n_turns }) => n_turns === 2 && !isBusy && answer.length > 0);
     assert.ok(answer.length > 0);
     assert.deepEqual(site.paths().slice(n_served), []);
+    // Not every engine tells a worker what the page's policy forbade.
+    await browser.open(`${site.url}?model=http://127.0.0.1:9/manifest.json`);
+    for (;;) {
+      const { error } = await browser.evaluate(state);
+      if (error) return assert.match(error, /The policy of this page forbids[^]*make site MODEL_HOST=http:\/\/127\.0\.0\.1:9/);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
   });
 }

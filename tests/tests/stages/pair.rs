@@ -135,7 +135,11 @@ fn a_template_may_be_named() {
     let missing = with_files(files.bytes(), 1, named("llama3"), None, |session| {
         block_on(session.ask(&mut Chat::default(), QUESTION, &greedy(1), &mut Record::default()))
     });
-    assert_eq!(missing.unwrap_err().to_string(), "tokenizer: added_tokens: <|begin_of_text|> is missing");
+    let missing = missing.unwrap_err().to_string();
+    assert!(
+        missing.contains("Llama-3's form of conversations") && missing.contains("no token <|begin_of_text|>"),
+        "{missing}"
+    );
 }
 
 #[test]

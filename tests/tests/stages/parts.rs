@@ -35,6 +35,7 @@ fn a_model_of_parts_answers_as_the_whole_one() {
         encoder: encoder.clone(),
         connector: at("projector"),
         adapter: at("adapter"),
+        template: None,
     };
     // The projector is among the adapter's other tensors, too.
     let in_the_folder = Parts { decoder, encoder, ..Parts::default() };

@@ -1,0 +1,116 @@
+//! Which of the well-known templates a decoder file of llama.cpp's has, told by marks in its Jinja template that no other has, or by its vocabulary where it
+//! has none. Nothing is run.
+
+use super::{JINJA_KEY, Marks, Template, name_another};
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::tokenizer::Tokenizer;
+
+const BEGIN_KEY: &str = "tokenizer.ggml.bos_token_id";
+const END_KEY: &str = "tokenizer.ggml.eos_token_id";
+
+/// System texts are a few sentences.
+const MAX_SYSTEM_BYTES: usize = 4096;
+
+/// The template, in the file's own tokens.
+pub(super) fn template(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Template> {
+    let source = gguf.get_str(JINJA_KEY)?;
+    let (begin, end) = ends(gguf, tokenizer)?;
+    let (template, why) = match source {
+        Some(source) => by_source(source, tokenizer),
+        None => by_vocabulary(gguf, tokenizer)?,
+    }
+    .ok_or_else(|| {
+        let found = if source.is_some() { "is none that this engine knows" } else { "is missing" };
+        Error::Unsupported(format!("{}: {JINJA_KEY} {found}; {}", gguf.file, name_another()))
+    })?;
+    let template = match template {
+        Template::Marks(marks) => Template::Marks(marks.with_tokens(&begin, &end)),
+        llama3 => llama3,
+    };
+    template.check(&gguf.file, tokenizer, &why)?;
+    Ok(template)
+}
+
+/// Names of the tokens that begin a text and end an answer; the first is empty if nothing is put before a text.
+pub(super) fn ends(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<(String, String)> {
+    let named = |key: &str, usual: &str| -> Result<String> {
+        let id = gguf.get_usize(key)?.and_then(|id| u32::try_from(id).ok());
+        Ok(id.and_then(|id| tokenizer.special_name(id)).unwrap_or(usual).to_owned())
+    };
+    let (begin, end) = (named(BEGIN_KEY, "<s>")?, named(END_KEY, "</s>")?);
+    // GPT-2's vocabularies have no token of the beginning unless the file says so.
+    let is_added = gguf.get_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(tokenizer.find(&begin).is_some());
+    Ok((if is_added { begin } else { String::new() }, end))
+}
+
+/// What a Jinja template shows, and by which mark.
+fn by_source(source: &str, tokenizer: &Tokenizer) -> Option<(Template, String)> {
+    let has = |mark: &str| source.contains(mark);
+    let (template, mark) = if has("<|start_header_id|>") {
+        (Template::Llama3 { system: String::new() }, "<|start_header_id|>")
+    } else if has("<|im_start|>") {
+        let system = system_text(source, "<|im_start|>system\n", "<|im_end|>");
+        (Template::Marks(Marks::chat_ml(&system)), "<|im_start|>")
+    } else if has("[INST]") {
+        (Template::Marks(mistral(source, tokenizer)), "[INST]")
+    } else if has("USER:") && has("ASSISTANT:") {
+        let marks = match has("A chat between") {
+            true => Marks::vicuna(),
+            false => Marks { first: "<s>USER: ".into(), ..Marks::vicuna() },
+        };
+        (Template::Marks(marks), "USER: and ASSISTANT:")
+    } else {
+        return None;
+    };
+    Some((template, format!("{JINJA_KEY} has {mark}")))
+}
+
+/// What a vocabulary shows where there is no template, and by what.
+fn by_vocabulary(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<(Template, String)>> {
+    let shown = |mark: &str| format!("{JINJA_KEY} is missing and the vocabulary has {mark}");
+    // Llama-2 has as many key heads as query heads, Mistral and TinyLlama have fewer.
+    let heads = gguf.get_usize("llama.attention.head_count")?;
+    let is_llama2 = heads == gguf.get_usize("llama.attention.head_count_kv")?.or(heads);
+    Ok(if tokenizer.find("<|start_header_id|>").is_some() {
+        Some((Template::Llama3 { system: String::new() }, shown("<|start_header_id|>")))
+    } else if tokenizer.find("<|im_start|>").is_some() {
+        Some((Template::Marks(Marks::chat_ml("")), shown("<|im_start|>")))
+    } else if tokenizer.find("[INST]").is_some() {
+        Some((Template::Marks(mistral_v3(tokenizer)), shown("[INST]")))
+    } else if is_llama2 {
+        // LLaVA-1.5's files, the most frequent without a template.
+        let why = format!("{JINJA_KEY} is missing and there are as many key heads as query heads, as in Llama-2");
+        Some((Template::Marks(Marks::vicuna()), why))
+    } else {
+        None
+    })
+}
+
+/// Mistral's forms differ in their blanks, which its templates write beside the marks; and Llama-2's begins every turn anew.
+fn mistral(source: &str, tokenizer: &Tokenizer) -> Marks {
+    if source.contains("<<SYS>>") {
+        Marks { next: " </s><s>[INST] ".into(), ..Marks::mistral() }
+    } else if source.contains(" [/INST]") {
+        Marks { next: "</s>[INST] ".into(), ..Marks::mistral() }
+    } else if source.contains("[INST] ") {
+        mistral_v3(tokenizer)
+    } else {
+        Marks::mistral_v3(true)
+    }
+}
+
+/// Where SentencePiece puts a blank before the text behind a token, the template's own is that one: mistral-common writes one, too.
+fn mistral_v3(tokenizer: &Tokenizer) -> Marks {
+    let is_token = tokenizer.find("[INST]").is_some_and(|id| tokenizer.is_special(id));
+    Marks::mistral_v3(is_token && tokenizer.begins_with_space())
+}
+
+/// The system text that a Jinja template itself has between two marks, as those of SmolLM2 and Qwen2.5 have it for conversations without another; empty if
+/// there is none, or if it is put together while the template runs.
+fn system_text(source: &str, open: &str, close: &str) -> String {
+    let source = source.replace("\\n", "\n");
+    let texts = source.split(open).skip(1).filter_map(|rest| rest.split_once(close));
+    let is_plain = |text: &&str| text.len() <= MAX_SYSTEM_BYTES && !text.contains(['\'', '"', '{', '}', '\\']);
+    texts.map(|(text, _)| text).filter(|text| !text.is_empty()).find(is_plain).unwrap_or_default().to_owned()
+}
