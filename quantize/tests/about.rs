@@ -123,3 +123,30 @@ fn flags_go_before_the_file() {
     assert_eq!((found.notices, found.suggested_questions), (vec!["a".to_owned(), "b".into()], vec!["c".to_owned()]));
     assert_eq!(found.samples.len(), 1);
 }
+
+/// `make demo` writes what lies in the repository, so that the site needs no native tool.
+#[test]
+fn the_demo_model_is_made_from_its_checkpoint() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo");
+    let path = |name: &str| demo.join(name).into_os_string().into_string().unwrap();
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("about_demo_model");
+    let _ = fs::remove_dir_all(&made);
+    let (checkpoint, about, out) = (path("checkpoint"), path("about.json"), made.to_str().unwrap());
+    for args in [
+        &["convert", &checkpoint, "--type", "q4_0", "--about", &about, "-o", out][..],
+        &["compare", out, &checkpoint, "--write"],
+    ] {
+        let run = Command::new(env!("CARGO_BIN_EXE_quantize")).args(args).output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    }
+    let names = |folder: &Path| {
+        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&made), names(&demo.join("model")));
+    for name in names(&made) {
+        let is_same = fs::read(made.join(&name)).unwrap() == fs::read(demo.join("model").join(&name)).unwrap();
+        assert!(is_same, "demo/model/{} is another file than the tool makes: run `make demo`", name.display());
+    }
+}

@@ -17,7 +17,7 @@ use super::{BACKGROUND, Picture, chunks, jpeg, png, tiff};
 use crate::{Error, Result};
 
 /// Longest edge that is read.
-const MAX_EDGE: u32 = 65535;
+pub(super) const MAX_EDGE: u32 = 65535;
 /// Most pixels that are read: 402 MB as RGB.
 const MAX_PIXELS: u64 = 1 << 27;
 /// Pixels that a file of any length may have.
@@ -25,7 +25,7 @@ const FREE_PIXELS: u64 = 1 << 23;
 /// Further pixels for each byte of the file; beyond it the header lies or the picture is blank.
 const MAX_PIXELS_PER_BYTE: u64 = 4096;
 /// What decoders take inside, beside the samples that they fill, for each pixel: coefficients of a progressive JPEG, planes and canvas of a WebP.
-const INNER_BYTES_PER_PIXEL: u64 = 12;
+pub(super) const INNER_BYTES_PER_PIXEL: u64 = 12;
 
 impl Picture {
     /// Decodes a picture from a file's bytes. Of several frames or pages the first is read; what a person should know of it stands in
@@ -47,9 +47,14 @@ impl Picture {
             Format::Png => png::decode(bytes, &limit)?,
             Format::Jpeg => jpeg::decode(bytes, &limit)?,
             Format::Tiff => tiff::decode(bytes, &limit)?,
-            Format::WebP => Stored { notes: animated(chunks::check_webp(bytes, &limit)?), ..read(bytes, &limit)? },
-            Format::Gif => Stored { notes: animated(chunks::check_gif(bytes, &limit)?), ..read(bytes, &limit)? },
-            Format::Bmp => read(bytes, &limit)?,
+            Format::WebP => Stored {
+                notes: animated(chunks::check_webp(bytes, &limit)?),
+                ..read(bytes, ImageFormat::WebP, &limit)?
+            },
+            Format::Gif => {
+                Stored { notes: animated(chunks::check_gif(bytes, &limit)?), ..read(bytes, ImageFormat::Gif, &limit)? }
+            }
+            Format::Bmp => read(bytes, ImageFormat::Bmp, &limit)?,
         };
         stored.into_picture()
     }
@@ -258,32 +263,15 @@ fn problem(format: Format, error: &ImageError) -> Error {
     Error::Image(format!("{}: {reason}", format.name()))
 }
 
-/// Reads a file with the general decoders.
-pub(super) fn read(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
-    let (stored, problem) = read_as_far(bytes, limit)?;
-    problem.map_or(Ok(stored), Err)
-}
-
-/// Reads a file with the general decoders; what stopped it, if anything did, comes beside the pixels so far.
-pub(super) fn read_as_far(bytes: &[u8], limit: &SizeLimit) -> Result<(Stored, Option<Error>)> {
-    let format = limit.format;
-    let failed = |error: ImageError| problem(format, &error);
+/// Reads a WebP, GIF or BMP file.
+fn read(bytes: &[u8], format: ImageFormat, limit: &SizeLimit) -> Result<Stored> {
+    let failed = |error: ImageError| problem(limit.format, &error);
     // The decoder may keep a copy of the file, which grows by doubling.
     make_room(3 * bytes.len() as u64)?;
     let mut limits = Limits::no_limits();
     (limits.max_image_width, limits.max_image_height) = (Some(MAX_EDGE), Some(MAX_EDGE));
     limits.max_alloc = Some(limit.n_bytes());
-    let mut reader = ImageReader::with_format(
-        Cursor::new(bytes),
-        match format {
-            Format::Png => ImageFormat::Png,
-            Format::Jpeg => ImageFormat::Jpeg,
-            Format::WebP => ImageFormat::WebP,
-            Format::Gif => ImageFormat::Gif,
-            Format::Bmp => ImageFormat::Bmp,
-            Format::Tiff => ImageFormat::Tiff,
-        },
-    );
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
@@ -294,12 +282,11 @@ pub(super) fn read_as_far(bytes: &[u8], limit: &SizeLimit) -> Result<(Stored, Op
     let mut samples = match color {
         ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => Samples::U8(zeros(n_samples)?),
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => Samples::U16(zeros(n_samples)?),
-        other => return Err(Error::Image(format!("{}: pixels of type {other:?} cannot be read", format.name()))),
+        other => return Err(Error::Image(format!("{}: pixels of type {other:?} cannot be read", limit.format.name()))),
     };
     make_room(INNER_BYTES_PER_PIXEL * u64::from(width) * u64::from(height))?;
-    let stopped = decoder.read_image(samples.bytes_mut()).map_err(failed).err();
-    let stored = Stored::new(width, height, samples, usize::from(color.channel_count()));
-    Ok((Stored { orientation, ..stored }, stopped))
+    decoder.read_image(samples.bytes_mut()).map_err(failed)?;
+    Ok(Stored { orientation, ..Stored::new(width, height, samples, usize::from(color.channel_count())) })
 }
 
 fn out_of_memory(bytes: u64) -> Error {

@@ -1,6 +1,13 @@
 //! JPEG files: their markers, and what is left of one that is cut short.
 
-use super::decode::{SizeLimit, Stored, read, read_as_far, zeros};
+use image::metadata::Orientation;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use super::decode::{INNER_BYTES_PER_PIXEL, MAX_EDGE, Samples, SizeLimit, Stored, make_room, zeros};
 use crate::{Error, Result};
 
 /// The end-of-image marker.
@@ -68,15 +75,15 @@ pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
     let markers = markers(bytes);
     markers.frame.map_or(Ok(()), check_kind)?;
     if markers.is_complete {
-        return read(bytes, limit);
+        return read(with_end(bytes, &[])?, limit);
     }
     let cut_short = || Error::Image("JPEG: the file is cut short: it has no end-of-image marker".to_owned());
     let (size, Some((frame, _))) = (markers.size, markers.frame) else { return Err(cut_short()) };
     let (width, height) = size.unwrap_or_default();
     limit.check(width, height)?;
-    let mut stored = read(&with_end(bytes, &[])?, limit).map_err(|_| cut_short())?;
+    let mut stored = read(with_end(bytes, &[])?, limit).map_err(|_| cut_short())?;
     // Rows that change with what stands in the place of the missing bytes depend on them.
-    let (mut other, _) = read_as_far(&with_end(bytes, &MADE_UP)?, limit)?;
+    let (mut other, _) = read_as_far(with_end(bytes, &MADE_UP)?, limit)?;
     let row_bytes = stored.width * stored.n_channels;
     let rows = stored.samples.bytes_mut().chunks_exact(row_bytes);
     let mut pairs = rows.zip(other.samples.bytes_mut().chunks_exact(row_bytes));
@@ -97,6 +104,36 @@ pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
         stored.keep_rows(known);
     }
     Ok(stored)
+}
+
+fn read(bytes: Vec<u8>, limit: &SizeLimit) -> Result<Stored> {
+    let (stored, problem) = read_as_far(bytes, limit)?;
+    problem.map_or(Ok(stored), Err)
+}
+
+/// Reads a JPEG; what stopped it, if anything did, comes beside the pixels so far. It takes the bytes because the library that reads TIFF files hands
+/// them over so: for a slice the whole decoder would be compiled a second time.
+fn read_as_far(bytes: Vec<u8>, limit: &SizeLimit) -> Result<(Stored, Option<Error>)> {
+    let failed = |error: DecodeErrors| Error::Image(format!("JPEG: {error}"));
+    let max_edge = MAX_EDGE as usize;
+    let options = DecoderOptions::default().set_strict_mode(false).set_max_width(max_edge).set_max_height(max_edge);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(failed)?;
+    let (width, height) = decoder.dimensions().unwrap_or_default();
+    let (width, height) = (width as u32, height as u32);
+    limit.check(width, height)?;
+    let color = match decoder.input_colorspace() {
+        Some(color @ (ColorSpace::Luma | ColorSpace::LumaA | ColorSpace::RGB | ColorSpace::RGBA)) => color,
+        _ => ColorSpace::RGB,
+    };
+    decoder.set_options(options.jpeg_set_out_colorspace(color));
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let n_pixels = u64::from(width) * u64::from(height);
+    let mut samples = zeros(n_pixels * color.num_components() as u64)?;
+    make_room(INNER_BYTES_PER_PIXEL * n_pixels)?;
+    let stopped = decoder.decode_into(&mut samples).map_err(failed).err();
+    let stored = Stored::new(width, height, Samples::U8(samples), color.num_components());
+    Ok((Stored { orientation: orientation.unwrap_or(Orientation::NoTransforms), ..stored }, stopped))
 }
 
 /// What is said of a picture of which only the first `known` rows are there.
