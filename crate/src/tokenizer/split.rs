@@ -1,8 +1,9 @@
 //! How byte-level vocabularies cut a text into words, within which pieces are merged: one table of the ways that Llama-shaped checkpoints have, by the names
 //! that llama.cpp gives them (`tokenizer.ggml.pre`).
 //!
-//! The expressions are those of the original tokenizers, so ids are what a model was trained on. llama.cpp differs from some: it composes no characters (NFC)
-//! and tells capitals among the Latin letters only (`tekken`, `gpt-4o`).
+//! The expressions are those of the original tokenizers, so ids are what a model was trained on. llama.cpp gives the same, except that it composes no
+//! characters (NFC), knows capitals among the Latin letters only and no marks (`tekken`, `gpt-4o`), and leaves digits together (`deepseek-llm`, whose
+//! vocabulary has no tokens of several digits anyway).
 
 use serde_json::{Value, json};
 
