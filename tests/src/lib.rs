@@ -87,19 +87,19 @@ pub fn prompt(data: &[u8]) {
             Tokenizer::from_gguf(&pair).unwrap(),
         ]
     });
-    let text = String::from_utf8_lossy(data);
+    // Long texts take longer and show nothing new.
+    let text = String::from_utf8_lossy(data.get(..1 << 14).unwrap_or(data));
     let mut lines = text.splitn(5, '\n').map(String::from);
     let mut line = || lines.next().unwrap_or_default();
     let marks = Marks { first: line(), after_image: line(), reply: line(), next: line() };
     let (template, question) = (Template::Marks(marks), line());
     template.jinja();
-    for tokenizer in &*TOKENIZERS {
+    for (idx, tokenizer) in TOKENIZERS.iter().enumerate() {
         if let Ok(ids) = tokenizer.encode_text(&text) {
             assert!(ids.iter().all(|&id| tokenizer.is_known(id)));
             let _ = template.prompt(tokenizer, &[(&question, &ids)], &question, true);
-            let mut stream = tokenizer.stream();
-            let streamed = ids.iter().map(|&id| stream.push(id)).collect::<String>() + &stream.finish();
-            assert_eq!(streamed, tokenizer.decode(&ids), "a text comes piece by piece as it comes whole");
+            let decoded = tokenizer.decode(&ids);
+            assert!(idx > 0 || decoded == text, "bytes lose nothing: {decoded:?} for {text:?}");
         }
     }
 }
