@@ -3,8 +3,8 @@
 use super::decode::{SizeLimit, make_room};
 use crate::{Error, Result};
 
-/// Bytes for each pixel of a frame that is smaller or larger than its picture.
-const FRAME_BYTES: u64 = 4;
+/// Bytes for each pixel of a GIF's frame and of its screen.
+const BYTES_PER_PIXEL: u64 = 4;
 
 /// Walks a WebP's chunks, and once into each frame of an animation; says whether there are several frames. The decoder takes memory for as many bytes of
 /// metadata as a chunk claims to have, and for as many pixels as the lossy frame claims whatever the file's header says.
@@ -58,6 +58,11 @@ fn check_lossy(bytes: &[u8], name: &[u8; 4], data: std::ops::Range<usize>, limit
 pub(super) fn check_gif(bytes: &[u8], limit: &SizeLimit) -> Result<bool> {
     let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
     let byte = |at: usize| bytes.get(at).copied();
+    let size = |at: usize| {
+        let Some(&[a, b, c, d]) = bytes.get(at..at + 4) else { return (0, 0) };
+        (u32::from(u16::from_le_bytes([a, b])), u32::from(u16::from_le_bytes([c, d])))
+    };
+    let (screen_width, screen_height) = size(6);
     let mut at = 13 + byte(10).map_or(0, table);
     let mut n_frames = 0;
     while let Some(kind) = byte(at) {
@@ -65,10 +70,12 @@ pub(super) fn check_gif(bytes: &[u8], limit: &SizeLimit) -> Result<bool> {
             0x21 => at += 2,
             0x2c if n_frames == 1 => return Ok(true),
             0x2c => {
-                let Some(&[a, b, c, d, flags]) = bytes.get(at + 5..at + 10) else { break };
-                let (width, height) = (u16::from_le_bytes([a, b]).into(), u16::from_le_bytes([c, d]).into());
+                let Some(flags) = byte(at + 9) else { break };
+                let (width, height) = size(at + 5);
+                limit.check(screen_width, screen_height)?;
                 limit.check(width, height)?;
-                make_room(FRAME_BYTES * u64::from(width) * u64::from(height))?;
+                let screen = u64::from(screen_width) * u64::from(screen_height);
+                make_room(BYTES_PER_PIXEL * (screen + u64::from(width) * u64::from(height)))?;
                 n_frames += 1;
                 at += 11 + table(flags);
             }

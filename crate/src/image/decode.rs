@@ -173,8 +173,9 @@ impl Stored {
 
     fn note(&mut self, levels: Levels) {
         match levels {
-            Levels::Range(low, high) if high != 1.0 && high != 255.0 => {
-                self.notes.push(format!("Its values from {low} to {high} are shown from black to white."));
+            Levels::Range(low, high) if low != 0.0 || (high != 1.0 && high != 255.0) => {
+                let (low, high) = (low as f32, high as f32);
+                self.notes.push(format!("The model sees values from {low} to {high} from black to white."));
             }
             _ => {}
         }

@@ -12,8 +12,10 @@ use crate::{Error, Result};
 
 /// The end-of-image marker.
 const END: [u8; 2] = [0xff, 0xd9];
-/// Made-up compressed data in the place of what is missing; as much as one row of blocks may take.
-const MADE_UP: [u8; 4096] = [0x2a; 4096];
+/// Made-up compressed data in the place of what is missing, where the decoder itself takes zeros: bytes whose bits begin otherwise, in two ways.
+const MADE_UP: [u8; 2] = [0x2a, 0xd5];
+/// As many of them as one row of blocks may take.
+const N_MADE_UP: usize = 4096;
 
 /// What the markers of a JPEG tell without decoding it.
 pub(super) struct Markers {
@@ -83,11 +85,14 @@ pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
     limit.check(width, height)?;
     let mut stored = read(with_end(bytes, &[])?, limit).map_err(|_| cut_short())?;
     // Rows that change with what stands in the place of the missing bytes depend on them.
-    let (mut other, _) = read_as_far(with_end(bytes, &MADE_UP)?, limit)?;
     let row_bytes = stored.width * stored.n_channels;
-    let rows = stored.samples.bytes_mut().chunks_exact(row_bytes);
-    let mut pairs = rows.zip(other.samples.bytes_mut().chunks_exact(row_bytes));
-    let known = pairs.position(|(row, other)| row != other).unwrap_or(stored.height);
+    let mut known = stored.height;
+    for byte in MADE_UP {
+        let (mut other, _) = read_as_far(with_end(bytes, &[byte; N_MADE_UP])?, limit)?;
+        let rows = stored.samples.bytes_mut().chunks_exact(row_bytes);
+        let mut pairs = rows.zip(other.samples.bytes_mut().chunks_exact(row_bytes));
+        known = pairs.position(|(row, other)| row != other).unwrap_or(stored.height).min(known);
+    }
     let is_progressive = matches!(frame, 0xc2 | 0xc6);
     if known == stored.height {
         let doubt = if is_progressive { " and may be coarser than it was" } else { "" };

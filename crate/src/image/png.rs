@@ -41,7 +41,7 @@ pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
     if n_frames > 0 && reader.info().frame_control.is_none() {
         reader.next_frame_info().map_err(problem)?;
     }
-    let frame = reader.info().frame_control.filter(|_| n_frames > 0);
+    let frame = reader.info().frame_control;
     let (frame_width, frame_height) = frame.map_or((width, height), |frame| (frame.width, frame.height));
     let (color, depth) = reader.output_color_type();
     let n_samples = u64::from(frame_width) * u64::from(frame_height) * color.samples() as u64;

@@ -23,6 +23,8 @@ const PALETTE: u16 = 3;
 /// Photometric interpretation of luma and chroma.
 const LUMA_CHROMA: u16 = 6;
 
+/// Bytes of the largest tag; a number of it may take 32 bytes in memory.
+const MAX_VALUES: usize = 1 << 24;
 /// Bytes of a JPEG tile in which its size is looked for.
 const MAX_JPEG_HEADER: usize = 1 << 16;
 /// Bytes for each pixel that the decoder of a JPEG tile takes.
@@ -138,7 +140,8 @@ fn open<'a>(bytes: &'a [u8], limit: &SizeLimit) -> Result<Decoder<Cursor<&'a [u8
     let mut limits = Limits::default();
     limits.decoding_buffer_size = max_alloc;
     limits.intermediate_buffer_size = max_alloc;
-    limits.ifd_value_size = max_alloc.min(1 << 24);
+    limits.ifd_value_size = max_alloc.min(MAX_VALUES);
+    make_room((bytes.len() as u64 * 32).min(2 * MAX_VALUES as u64))?;
     Ok(Decoder::new(Cursor::new(bytes)).map_err(problem)?.with_limits(limits))
 }
 
