@@ -21,8 +21,15 @@ pub struct Page<'a> {
 /// Keys or values, in one of two forms.
 #[derive(Clone, Copy)]
 pub enum Rows<'a> {
-    /// As they were computed: (n_positions, n_kv_heads * head_dim).
-    Floats(&'a [f32]),
+    /// In f32.
+    Floats {
+        /// Rows of head_dim values.
+        values: &'a [f32],
+        /// From a position of a head to its next.
+        row: usize,
+        /// From a head to the next of the same position.
+        head: usize,
+    },
     /// As a cache keeps them: what is read for a head lies together, and each position of a head has a scale.
     Ints {
         /// (n_kv_heads, positions of a whole page, head_dim)
@@ -35,8 +42,10 @@ pub enum Rows<'a> {
 impl<'a> Page<'a> {
     /// Of `k` and `v` (n_positions, n_kv_heads * head_dim).
     pub fn of_rows(k: &'a [f32], v: &'a [f32], heads: &Heads) -> Self {
-        let n_positions = k.len() / (heads.n_kv_heads * heads.head_dim).max(1);
-        Self { k: Rows::Floats(k), v: Rows::Floats(v), n_positions }
+        let row = heads.n_kv_heads * heads.head_dim;
+        let n_positions = k.len() / row.max(1);
+        let [k, v] = [k, v].map(|values| Rows::Floats { values, row, head: heads.head_dim });
+        Self { k, v, n_positions }
     }
 }
 
@@ -57,8 +66,8 @@ const KEYS: usize = 64;
 /// Rows that meet a block at a time.
 const ROWS: usize = 4;
 
-/// From so many rows on, transposing the keys pays.
-const MANY_ROWS: usize = 12;
+/// From so many queries on, decoding a block and transposing its keys pays. (Queries, not rows: how many heads a rank has must not change a bit.)
+const MANY_QUERIES: usize = 4;
 
 vectorized! {
     /// `out` (n_queries, n_heads * head_dim) = softmax(q k^T / sqrt(head_dim)) v.
@@ -73,7 +82,7 @@ vectorized! {
 fn attend_heads(q: &[f32], pages: &[Page], heads: &Heads, first_pos: Option<usize>, out: &mut [f32]) {
     out.fill(0.0);
     let head_dim = heads.head_dim;
-    let mut scratch = Scratch::new(head_dim);
+    let mut scratch = Scratch::new(head_dim, q.len() / (heads.kv_head.len() * head_dim).max(1));
     for kv_head in 0..heads.n_kv_heads {
         let mut rows = Row::all(q, heads, kv_head);
         let mut first_key = 0;
@@ -157,12 +166,9 @@ impl<'a> Block<'a> {
         let head_dim = heads.head_dim;
         let n_keys = KEYS.min(page.n_positions - first);
         let part = |rows: Rows<'a>| match rows {
-            Rows::Floats(values) => {
-                let row = heads.n_kv_heads * head_dim;
-                HeadRows::Floats {
-                    values: &values[first * row + kv_head * head_dim..][..(n_keys - 1) * row + head_dim],
-                    row,
-                }
+            Rows::Floats { values, row, head } => {
+                let values = &values[kv_head * head + first * row..][..(n_keys - 1) * row + head_dim];
+                HeadRows::Floats { values, row }
             }
             Rows::Ints { ints, scales } => {
                 let from = scales.len() / heads.n_kv_heads * kv_head + first;
@@ -198,29 +204,50 @@ struct Scratch {
     values: Vec<f32>,
     padded: usize,
     row: Vec<f32>, // (head_dim)
+    /// Whether there are [`MANY_QUERIES`].
+    has_many: bool,
     scores: [[f32; KEYS]; ROWS],
 }
 
-/// Integers of keys and values that are used as they lie, each with its scales.
-type Direct<'a> = [(&'a [i16], &'a [f32]); 2];
+/// Keys and values that are used as they lie: rows without anything between.
+#[derive(Clone, Copy)]
+enum Direct<'a> {
+    Floats([&'a [f32]; 2]),
+    /// With their scales.
+    Ints([(&'a [i16], &'a [f32]); 2]),
+}
 
 impl Scratch {
-    fn new(head_dim: usize) -> Self {
+    fn new(head_dim: usize, n_queries: usize) -> Self {
         let padded = head_dim.next_multiple_of(8);
         let (keys, values) = (vec![0.0; head_dim * KEYS], vec![0.0; padded * KEYS]);
-        Self { keys, values, padded, row: vec![0.0; head_dim], scores: [[0.0; KEYS]; ROWS] }
+        Self {
+            keys,
+            values,
+            padded,
+            row: vec![0.0; head_dim],
+            has_many: n_queries >= MANY_QUERIES,
+            scores: [[0.0; KEYS]; ROWS],
+        }
     }
 
-    /// All rows with a block, in fours, as products of small matrices. Many rows pay for decoding and transposing it first.
+    /// All rows with a block, in fours, as products of small matrices. Many queries pay for decoding and transposing it first.
     #[inline(always)]
     fn meet(&mut self, q: &[f32], rows: &mut [Row], block: &Block, visible: impl Fn(&Row) -> usize, out: &mut [f32]) {
+        let can_be_direct = !self.has_many && self.padded == block.head_dim;
         let direct = match (block.k, block.v) {
             (HeadRows::Ints { ints: k, scales: k_scales }, HeadRows::Ints { ints: v, scales: v_scales })
-                if rows.len() < MANY_ROWS && self.padded == block.head_dim =>
+                if can_be_direct =>
             {
                 // Few rows do little with what they read: they would wait for it line by line.
                 [k, v].map(bytemuck::cast_slice).into_iter().for_each(fetch);
-                Some([(k, k_scales), (v, v_scales)])
+                Some(Direct::Ints([(k, k_scales), (v, v_scales)]))
+            }
+            (HeadRows::Floats { values: k, row }, HeadRows::Floats { values: v, .. })
+                if can_be_direct && row == block.head_dim =>
+            {
+                [k, v].map(bytemuck::cast_slice).into_iter().for_each(fetch);
+                Some(Direct::Floats([k, v]))
             }
             _ => {
                 self.unpack(block);
@@ -267,7 +294,13 @@ impl Scratch {
         let at: [usize; R] = std::array::from_fn(|i| rows.get(i).unwrap_or(&rows[0]).at);
         let queries = at.map(|at| &q[at..at + head_dim]);
         match direct {
-            Some([(k, scales), _]) => {
+            Some(Direct::Floats([k, _])) => {
+                for (key, k) in k.chunks_exact(head_dim).take(n).enumerate() {
+                    let products = dots(k, &queries);
+                    (0..R).for_each(|i| self.scores[i][key] = products[i]);
+                }
+            }
+            Some(Direct::Ints([(k, scales), _])) => {
                 for (key, (k, scale)) in k.chunks_exact(head_dim).zip(scales).take(n).enumerate() {
                     let products = dots(k, &queries);
                     (0..R).for_each(|i| self.scores[i][key] = scale * products[i]);
@@ -289,7 +322,7 @@ impl Scratch {
             shrink[i] = if seen.is_empty() { 1.0 } else { row.soften(seen, scale) };
             hidden.fill(0.0);
         }
-        if let Some([_, (_, scales)]) = direct {
+        if let Some(Direct::Ints([_, (_, scales)])) = direct {
             for scores in &mut self.scores[..R] {
                 scores.iter_mut().zip(scales).for_each(|(weight, scale)| *weight *= scale);
             }
@@ -298,7 +331,8 @@ impl Scratch {
         for dim in (0..head_dim).step_by(8) {
             let width = 8.min(head_dim - dim);
             let products = match direct {
-                Some([_, (v, _)]) => panel_products(&v[dim..], head_dim, &weights),
+                Some(Direct::Floats([_, v])) => panel_products(&v[dim..], head_dim, &weights),
+                Some(Direct::Ints([_, (v, _)])) => panel_products(&v[dim..], head_dim, &weights),
                 None => panel_products(&self.values[dim..], self.padded, &weights),
             };
             for i in 0..rows.len() {
@@ -354,14 +388,22 @@ mod tests {
                 let v: Vec<f32> = (0..n_keys * kv_dim).map(|i| value(5 * i + 2)).collect();
                 let chunks = k.chunks(64 * kv_dim).zip(v.chunks(64 * kv_dim));
                 let floats: Vec<Page> = chunks.map(|(k, v)| Page::of_rows(k, v, &heads)).collect();
-                let mut cache = KvCache::new(1, n_kv_heads, head_dim);
-                cache.reserve(0, n_keys).unwrap();
-                cache.write(0, 0, &k, &v);
+                let [exact, rounded] = [true, false].map(|is_exact| {
+                    let mut cache = KvCache::new(1, n_kv_heads, head_dim, is_exact);
+                    cache.reserve(0, n_keys).unwrap();
+                    cache.write(0, 0, &k, &v);
+                    cache
+                });
                 let whole = [Page::of_rows(&k, &v, &heads)];
                 for first_pos in [None, n_keys.checked_sub(n_queries)] {
                     let expected = plain(&q, &k, &v, &heads, first_pos);
                     // Keys and values up to 2 in the cache's steps of 2 / 32767: scores are off by less than 2e-4, so are values.
-                    for (pages, bound) in [(&whole[..], 4e-6), (&floats, 4e-6), (&cache.pages(0, n_keys), 2e-4)] {
+                    for (pages, bound) in [
+                        (&whole[..], 4e-6),
+                        (&floats, 4e-6),
+                        (&exact.pages(0, n_keys), 4e-6),
+                        (&rounded.pages(0, n_keys), 2e-4),
+                    ] {
                         let mut out = vec![f32::NAN; n_queries * dim];
                         attend(&q, pages, &heads, first_pos, &mut out);
                         for (out, expected) in out.iter().zip(&expected) {
@@ -381,7 +423,7 @@ mod tests {
         // Multiples of a step of which the largest is 32767 steps: integers take them as they are.
         let whole = |i: usize| if i % 16 == 3 { 1.999_939 } else { (value(i) * 100.0).round() / 16384.0 };
         let (k, v): (Vec<f32>, Vec<f32>) = (0..90 * 16).map(|i| (whole(i), whole(3 * i + 16))).unzip();
-        let mut cache = KvCache::new(1, 1, 16);
+        let mut cache = KvCache::new(1, 1, 16, false);
         cache.reserve(0, 90).unwrap();
         cache.write(0, 0, &k, &v);
         for n_queries in [1, 3, 40] {

@@ -43,7 +43,7 @@ pub fn table(now: impl Fn() -> f64) -> String {
         let values = |n: usize| (0..n).map(|i| (i * 7919 % 1009) as f32 / 500.0 - 1.0).collect::<Vec<_>>();
         let (q, kv) = (values(n_queries * n_heads * 64), values(n_keys * n_kv_heads * 64));
         let mut out = vec![0.0; q.len()];
-        let mut cache = KvCache::new(1, n_kv_heads, 64);
+        let mut cache = KvCache::new(1, n_kv_heads, 64, false);
         cache.reserve(0, n_keys).expect("memory for the benchmark");
         cache.write(0, 0, &kv, &kv);
         let pages = match what {

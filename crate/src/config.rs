@@ -21,6 +21,8 @@ pub struct Config {
     pub head_dim: usize,
     /// Heads that stay on one rank together.
     pub head_unit: usize,
+    /// Whether keys and values are kept in f32, as where the weights that they come from are stored as floating-point numbers.
+    pub exact_cache: bool,
     /// Rows of the embedding table, padding included.
     pub vocab_size: usize,
     /// Positions that the model was trained for.
@@ -63,6 +65,7 @@ impl Config {
             n_kv_heads,
             head_dim,
             head_unit: HeadShare::unit(gguf.tensor("blk.0.attn_output.weight")?, head_dim),
+            exact_cache: gguf.tensor("blk.0.attn_k.weight")?.dtype.block_len() == 1,
             vocab_size: gguf.tensor("token_embd.weight")?.n_rows,
             context_length: required(gguf, "llama.context_length")?,
             norm_eps: gguf.get_f32("llama.attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),

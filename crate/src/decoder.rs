@@ -132,7 +132,7 @@ impl Decoder {
             norm: tensors.vector("output_norm.weight")?,
             output: if config.tied { None } else { Some(tensors.matrix("output.weight")?) },
             rope: Rope::new(config.head_dim, config.rope_theta, factors.as_deref()),
-            kv_cache: KvCache::new(config.n_layers, heads.n_kv_heads, config.head_dim),
+            kv_cache: KvCache::new(config.n_layers, heads.n_kv_heads, config.head_dim, config.exact_cache),
             state: State::default(),
             watch: Watch::default(),
             heads,
@@ -156,9 +156,11 @@ impl Decoder {
         n_tokens <= self.state.n_tokens
     }
 
-    /// Bytes that a forward of `n_tokens` allocates for buffers, roughly.
+    /// Bytes that a forward of `n_tokens` and its logits allocate, roughly: buffers that are too small, and what is given back at once.
     pub fn missing_bytes(&self, n_tokens: usize) -> usize {
-        if self.has_buffers(n_tokens) { 0 } else { Self::buffer_bytes(&self.config, self.shard, n_tokens) }
+        let buffers =
+            if self.has_buffers(n_tokens) { 0 } else { Self::buffer_bytes(&self.config, self.shard, n_tokens) };
+        buffers + 4 * size_of::<f32>() * self.config.vocab_size
     }
 
     /// Bytes of the buffers for `n_tokens`, roughly.

@@ -4,7 +4,7 @@
 //! begin alike share their first pages until one of them writes there.
 //!
 //! Each key and each value of a head is kept as integers of 16 bits with one scale: half the bytes of f32, off by at most 1/65534 of its largest number.
-//! (Half-precision floats would be off by 1/4096 of each number, and wasm has no instruction that reads them.)
+//! (Half-precision floats would be off by 1/4096 of each number, and wasm has no instruction that reads them.) A cache may also be exact, in f32.
 
 use crate::attention::{Page, Rows};
 use crate::error::{Error, Result};
@@ -18,6 +18,7 @@ pub const PAGE_LEN: usize = 64;
 pub struct KvCache {
     n_kv_heads: usize,
     head_dim: usize,
+    is_exact: bool,
     layers: Vec<Vec<Arc<Buffers>>>,
 }
 
@@ -26,10 +27,13 @@ struct Buffers {
     v: Kept,
 }
 
-/// Keys or values of a page.
-struct Kept {
-    ints: Vec<i16>,   // (n_kv_heads, PAGE_LEN, head_dim): what attention reads for a head lies together
-    scales: Vec<f32>, // (n_kv_heads, PAGE_LEN)
+/// Keys or values of a page. What attention reads for a head lies together.
+enum Kept {
+    Ints {
+        ints: Vec<i16>,   // (n_kv_heads, PAGE_LEN, head_dim)
+        scales: Vec<f32>, // (n_kv_heads, PAGE_LEN)
+    },
+    Floats(Vec<f32>), // (n_kv_heads, PAGE_LEN, head_dim)
 }
 
 /// Pages that have been allocated and are no part of a cache yet: for each layer, the place of the first page and the pages from there on that are new.
@@ -37,13 +41,14 @@ pub struct NewPages(Vec<Vec<(usize, Arc<Buffers>)>>);
 
 impl KvCache {
     /// An empty cache for this rank's key/value heads.
-    pub fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize) -> Self {
-        Self { n_kv_heads, head_dim, layers: (0..n_layers).map(|_| Vec::new()).collect() }
+    pub fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, is_exact: bool) -> Self {
+        Self { n_kv_heads, head_dim, is_exact, layers: (0..n_layers).map(|_| Vec::new()).collect() }
     }
 
     /// Bytes that one position of `n_kv_heads` heads takes in each layer.
-    pub const fn bytes_per_position(n_kv_heads: usize, head_dim: usize) -> usize {
-        2 * n_kv_heads * (head_dim * size_of::<i16>() + size_of::<f32>())
+    pub const fn bytes_per_position(n_kv_heads: usize, head_dim: usize, is_exact: bool) -> usize {
+        let row = if is_exact { head_dim * size_of::<f32>() } else { head_dim * size_of::<i16>() + size_of::<f32>() };
+        2 * n_kv_heads * row
     }
 
     /// Another conversation that begins with the first `n_positions` of this one: it shares their pages.
@@ -68,7 +73,10 @@ impl KvCache {
                 page => Some((place, page)),
             });
             let allocate = |(place, page): (usize, Option<&Arc<Buffers>>)| {
-                let allocate = |of: Option<&Kept>| Kept::new(of, self.n_kv_heads, self.head_dim);
+                let allocate = |of: Option<&Kept>| match of {
+                    Some(kept) => kept.copy(),
+                    None => Kept::new(self.n_kv_heads, self.head_dim, self.is_exact),
+                };
                 let k = allocate(page.map(|page| &page.k))?;
                 let v = allocate(page.map(|page| &page.v))?;
                 Ok((place, Arc::new(Buffers { k, v })))
@@ -117,11 +125,12 @@ impl KvCache {
 
     /// The first `n_positions` positions of a layer.
     pub fn pages(&self, layer: usize, n_positions: usize) -> Vec<Page<'_>> {
+        let head_dim = self.head_dim;
         let pages = self.layers[layer].iter().take(n_pages(n_positions)).enumerate();
         pages
             .map(|(i, page)| {
                 let n_positions = (n_positions - i * PAGE_LEN).min(PAGE_LEN);
-                Page { k: page.k.rows(), v: page.v.rows(), n_positions }
+                Page { k: page.k.rows(head_dim), v: page.v.rows(head_dim), n_positions }
             })
             .collect()
     }
@@ -129,29 +138,44 @@ impl KvCache {
     /// Bytes of its pages, also of those that it shares.
     pub fn n_bytes(&self) -> usize {
         let n_pages: usize = self.layers.iter().map(Vec::len).sum();
-        n_pages * PAGE_LEN * Self::bytes_per_position(self.n_kv_heads, self.head_dim)
+        n_pages * PAGE_LEN * Self::bytes_per_position(self.n_kv_heads, self.head_dim, self.is_exact)
     }
 }
 
 impl Kept {
-    /// A copy of `other`, or room for a page's keys or values.
-    fn new(other: Option<&Self>, n_kv_heads: usize, head_dim: usize) -> Result<Self> {
-        Ok(Self {
-            ints: filled(other.map(|other| &other.ints[..]), PAGE_LEN * n_kv_heads * head_dim)?,
-            scales: filled(other.map(|other| &other.scales[..]), PAGE_LEN * n_kv_heads)?,
+    /// Room for a page's keys or values.
+    fn new(n_kv_heads: usize, head_dim: usize, is_exact: bool) -> Result<Self> {
+        let n_rows = PAGE_LEN * n_kv_heads;
+        Ok(match is_exact {
+            true => Self::Floats(zeros(n_rows * head_dim)?),
+            false => Self::Ints { ints: zeros(n_rows * head_dim)?, scales: zeros(n_rows)? },
         })
     }
 
-    /// The row (n_kv_heads * head_dim) of one position.
+    fn copy(&self) -> Result<Self> {
+        Ok(match self {
+            Self::Floats(values) => Self::Floats(copied(values)?),
+            Self::Ints { ints, scales } => Self::Ints { ints: copied(ints)?, scales: copied(scales)? },
+        })
+    }
+
+    /// Takes the row (n_kv_heads * head_dim) of one position.
     fn write(&mut self, position: usize, row: &[f32], head_dim: usize) {
         for (head, row) in row.chunks_exact(head_dim).enumerate() {
             let place = head * PAGE_LEN + position;
-            self.scales[place] = quantize_row(row, &mut self.ints[place * head_dim..][..head_dim]);
+            let at = place * head_dim..(place + 1) * head_dim;
+            match self {
+                Self::Floats(values) => values[at].copy_from_slice(row),
+                Self::Ints { ints, scales } => scales[place] = quantize_row(row, &mut ints[at]),
+            }
         }
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Rows::Ints { ints: &self.ints, scales: &self.scales }
+    fn rows(&self, head_dim: usize) -> Rows<'_> {
+        match self {
+            Self::Floats(values) => Rows::Floats { values, row: head_dim, head: PAGE_LEN * head_dim },
+            Self::Ints { ints, scales } => Rows::Ints { ints, scales },
+        }
     }
 }
 
@@ -159,16 +183,23 @@ fn n_pages(n_positions: usize) -> usize {
     n_positions.div_ceil(PAGE_LEN)
 }
 
-/// A copy of `values`, or `len` zeros.
-fn filled<T: Copy + Default>(values: Option<&[T]>, len: usize) -> Result<Vec<T>> {
-    let mut filled = Vec::new();
-    let reserved = filled.try_reserve_exact(len);
+fn room<T>(len: usize) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    let reserved = room.try_reserve_exact(len);
     reserved.map_err(|_| Error::OutOfMemory { what: "keys and values".into(), bytes: len * size_of::<T>() })?;
-    match values {
-        Some(values) => filled.extend_from_slice(values),
-        None => filled.resize(len, T::default()),
-    }
-    Ok(filled)
+    Ok(room)
+}
+
+fn zeros<T: Copy + Default>(len: usize) -> Result<Vec<T>> {
+    let mut zeros = room(len)?;
+    zeros.resize(len, T::default());
+    Ok(zeros)
+}
+
+fn copied<T: Copy>(values: &[T]) -> Result<Vec<T>> {
+    let mut copy = room(values.len())?;
+    copy.extend_from_slice(values);
+    Ok(copy)
 }
 
 #[cfg(test)]
@@ -182,9 +213,14 @@ mod tests {
         [0, 1].map(|which| {
             let positions = pages.iter().flat_map(|page| (0..page.n_positions).map(move |row| (page, row)));
             let kept = positions.flat_map(|(page, row)| {
-                let Rows::Ints { ints, scales } = (if which == 0 { page.k } else { page.v }) else { unreachable!() };
-                let place = head * PAGE_LEN + row;
-                ints[place * head_dim..][..head_dim].iter().map(move |&int| scales[place] * int as f32)
+                let place = (head * PAGE_LEN + row) * head_dim;
+                match if which == 0 { page.k } else { page.v } {
+                    Rows::Ints { ints, scales } => {
+                        let scale = scales[place / head_dim];
+                        ints[place..place + head_dim].iter().map(|&int| scale * int as f32).collect::<Vec<_>>()
+                    }
+                    Rows::Floats { values, .. } => values[place..place + head_dim].to_vec(),
+                }
             });
             kept.collect()
         })
@@ -202,30 +238,34 @@ mod tests {
 
     #[test]
     fn rows_come_back_in_order_across_pages() {
-        let mut cache = KvCache::new(2, 3, 2);
-        let n = PAGE_LEN + 3;
-        cache.reserve(0, n).unwrap();
-        let k: Vec<f32> = (0..6 * n).map(|i| i as f32).collect();
-        let v: Vec<f32> = k.iter().map(|k| -k).collect();
-        cache.write(1, 0, &k[..60], &v[..60]);
-        cache.write(1, 10, &k[60..], &v[60..]);
-        for head in 0..3 {
-            let expected = |rows: &[f32]| {
-                rows.chunks(6).take(n - 1).flat_map(|row| row[2 * head..][..2].to_vec()).collect::<Vec<_>>()
+        for is_exact in [true, false] {
+            let mut cache = KvCache::new(2, 3, 2, is_exact);
+            let n = PAGE_LEN + 3;
+            cache.reserve(0, n).unwrap();
+            let k: Vec<f32> = (0..6 * n).map(|i| i as f32).collect();
+            let v: Vec<f32> = k.iter().map(|k| -k).collect();
+            cache.write(1, 0, &k[..60], &v[..60]);
+            cache.write(1, 10, &k[60..], &v[60..]);
+            for head in 0..3 {
+                let expected = |rows: &[f32]| {
+                    rows.chunks(6).take(n - 1).flat_map(|row| row[2 * head..][..2].to_vec()).collect::<Vec<_>>()
+                };
+                for (kept, given) in of_head(&cache, 1, head, n - 1).iter().zip([expected(&k), expected(&v)]) {
+                    assert!(if is_exact { *kept == given } else { is_close(kept, &given, 2) });
+                }
+            }
+            let kept = |kept: &Kept| match kept {
+                Kept::Ints { ints, scales } => size_of_val(&ints[..]) + size_of_val(&scales[..]),
+                Kept::Floats(values) => size_of_val(&values[..]),
             };
-            let [kept_k, kept_v] = of_head(&cache, 1, head, n - 1);
-            assert!(is_close(&kept_k, &expected(&k), 2) && is_close(&kept_v, &expected(&v), 2));
+            let n_bytes: usize = cache.layers.iter().flatten().map(|page| kept(&page.k) + kept(&page.v)).sum();
+            assert_eq!(cache.n_bytes(), n_bytes);
         }
-        let kept = |buffers: &Buffers| {
-            [&buffers.k, &buffers.v].map(|kept| size_of_val(&kept.ints[..]) + size_of_val(&kept.scales[..]))
-        };
-        let n_bytes: usize = cache.layers.iter().flatten().flat_map(|page| kept(page)).sum();
-        assert_eq!(cache.n_bytes(), n_bytes);
     }
 
     #[test]
     fn numbers_of_any_size_come_back_within_the_stated_error() {
-        let mut cache = KvCache::new(1, 1, 5);
+        let mut cache = KvCache::new(1, 1, 5, false);
         cache.reserve(0, 6).unwrap();
         let rows = [
             [1.0, -0.3, 1e-5, 0.0, 0.999],
@@ -246,7 +286,7 @@ mod tests {
     #[test]
     fn conversations_that_begin_alike_share_pages_and_do_not_disturb_each_other() {
         let rows = |cache: &KvCache, n| of_head(cache, 0, 0, n)[0].clone();
-        let mut cache = KvCache::new(1, 1, 1);
+        let mut cache = KvCache::new(1, 1, 1, false);
         let n = 2 * PAGE_LEN + 10;
         let k: Vec<f32> = (0..n).map(|i| i as f32).collect();
         cache.reserve(0, n).unwrap();
@@ -264,7 +304,7 @@ mod tests {
         // The first page is still shared, the second no longer: the older conversation writes into its own.
         assert!(!cache.has_room(0, n) && cache.has_room(PAGE_LEN, n));
         cache.reserve(0, first).unwrap();
-        let page = PAGE_LEN * KvCache::bytes_per_position(1, 1);
+        let page = PAGE_LEN * KvCache::bytes_per_position(1, 1, false);
         assert_eq!(cache.n_bytes(), 2 * page, "pages after the last position are given back");
         cache.write(0, 0, &[-2.0], &[-2.0]);
         assert!(is(&rows(&other, first), &k[..first]));

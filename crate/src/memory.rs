@@ -41,8 +41,9 @@ impl Held {
             let kv_heads = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit).kv_heads;
             dim = config.dim;
             held.weights += held_bytes(gguf, &Decoder::wants(&config, shard))?;
-            held.kv_per_position =
-                (config.n_layers * KvCache::bytes_per_position(kv_heads.len(), config.head_dim)) as u64;
+            held.kv_per_position = (config.n_layers
+                * KvCache::bytes_per_position(kv_heads.len(), config.head_dim, config.exact_cache))
+                as u64;
             held.work += Decoder::buffer_bytes(&config, shard, MAX_TOKENS) as u64;
             if shard.rank == 0 {
                 held.work += BYTES_PER_HEADER_BYTE * gguf.data_offset;

@@ -236,6 +236,9 @@ pub const MAX_IMAGES: usize = 4;
 /// Memory that keys and values of kept conversations leave free.
 const SPARE_BYTES: usize = 1 << 20;
 
+/// Memory that must be left for what no operation reserves.
+const LEAST_BYTES: usize = 1 << 16;
+
 const CLOSE: u32 = 0;
 const ENCODE: u32 = 1;
 const FORWARD: u32 = 2;
@@ -388,7 +391,7 @@ impl<P: Peers> Model<P> {
                 _ => 0.0,
             };
             // What else the work allocates cannot fail gently: a little should be left for it.
-            let is_short = reserved.is_err() || spare(SPARE_BYTES, "the work").is_err();
+            let is_short = reserved.is_err() || spare(SPARE_BYTES - LEAST_BYTES, "the work").is_err();
             let mut votes = [reserved.is_err() as u8 as f32, is_short as u8 as f32, asked];
             ranks::sum(&self.peers, &mut votes).await?;
             let [n_failed, n_short, n_bytes] = votes;
@@ -534,8 +537,9 @@ fn received(message: &[u8], size: usize) -> Result<Pixels> {
     Ok(Pixels { size, values, crop })
 }
 
-/// Whether `n_bytes` could be had now.
+/// Whether `n_bytes`, and [`LEAST_BYTES`] beside them, could be had now.
 fn spare(n_bytes: usize, what: &str) -> Result<()> {
+    let n_bytes = n_bytes.saturating_add(LEAST_BYTES);
     let reserved = Vec::<u8>::new().try_reserve_exact(n_bytes);
     reserved.map_err(|_| Error::OutOfMemory { what: what.into(), bytes: n_bytes })
 }

@@ -117,6 +117,40 @@ test("a picture that memory does not hold costs neither a trap nor the model", a
   assert.ok(results.at(-1) > 0, text);
 });
 
+test("a question that finds no memory fails alone", async (t) => {
+  const { use } = await clientPage(t);
+  t.after(() => (site.fault = null));
+  const session = async ({ picture, limited }) => {
+    const model = await client.load("models/test/manifest.json", { ranks: 2, build: "simd128" });
+    const chat = model.chat({ image: new Uint8Array(picture) });
+    await chat.ready;
+    await textOf(chat.ask("What is this?", { maxTokens: 2 }));
+    const n_pages = Math.max(...(await model.memory())) / 65536;
+    const errors = [];
+    for (let turn = 0; limited && turn < 60 && errors.length === 0; turn++) {
+      await textOf(chat.ask("long ".repeat(60), { maxTokens: 2 })).catch(({ kind, message, moreRanks }) => errors.push({ kind, message, moreRanks }));
+    }
+    // The model goes on: another conversation takes the place of the long one.
+    const text = await textOf(model.chat().ask("What is this?", { maxTokens: 16 }));
+    model.close();
+    return { n_pages, errors, text };
+  };
+  const picture = [...IMAGE.buffer];
+  const free = await use(session, { picture, limited: false });
+  site.fault = (path, _, response) => {
+    if (!path.endsWith(".wasm")) return false;
+    response.writeHead(200, { "Content-Type": "application/wasm", "Cache-Control": "no-store" });
+    response.end(limitMemory(readFileSync(join(DIST, path)), free.n_pages + 2));
+    return true;
+  };
+  const { errors, text } = await use(session, { picture, limited: true });
+  const [error] = errors;
+  assert.equal(error?.kind, "out-of-memory");
+  assert.match(error.message, /a longer conversation on [12] of 2 ranks/);
+  assert.equal(error.moreRanks, 4);
+  assert.equal(text, free.text);
+});
+
 test("an earlier picture costs no new reading", async (t) => {
   const { use } = await clientPage(t);
   const pictures = [IMAGE, OTHER_IMAGE].map(({ buffer }) => [...buffer]);

@@ -122,10 +122,14 @@ test("a model that needs more memory than there is says so", async (t) => {
     await route.fulfill({ response, body: short + (await response.text()) });
   });
   await on.open(site, QUERY);
-  await page.locator("#load-error").getByText("The memory of this browser is not enough.").waitFor();
+  const alert = page.locator("#load-error");
+  await alert.getByText("The memory of this browser is not enough.").waitFor();
+  await alert.getByText("Open it with 4 ranks: each has memory of its own.").waitFor();
   await page.unroute("**/rank.js");
-  await page.getByRole("button", { name: "Load the model again" }).click();
+  await page.getByRole("button", { name: "Open with 4 ranks" }).click();
   await on.ready();
+  assert.equal(await page.locator("#model-ranks").textContent(), " · 4 ranks");
+  assert.equal(new URL(page.url()).searchParams.get("ranks"), "4");
 });
 
 /** Has the next `operation` of rank 0 ("look", "ask") throw what `failure` describes. */

@@ -20,14 +20,14 @@ static N_REFUSALS: AtomicUsize = AtomicUsize::new(0);
 const SPARE: usize = 0;
 /// A page of keys or values: nothing else is made of 16-bit integers.
 const PAGES: usize = 1;
-/// What a picture needs, or the activations of a longer piece of a prompt.
+/// What the encoder needs for a picture: more than any one buffer.
 const WORK: usize = 2;
 
 fn is_refused(layout: Layout) -> bool {
     match REFUSED.load(Ordering::Relaxed) {
         SPARE => (layout.size(), layout.align()) == (1 << 20, 1),
         PAGES => layout.align() == 2,
-        _ => layout.align() == 1 && layout.size() > 100_000 && layout.size() != 1 << 20,
+        _ => layout.align() == 1 && layout.size() > 3 << 19,
     }
 }
 
