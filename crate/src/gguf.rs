@@ -724,7 +724,7 @@ mod tests {
             assert!(Gguf::parse("x", &bytes[..len], len as u64).is_err(), "{len}");
         }
         let error = Gguf::parse("x", &bytes, bytes.len() as u64 - 40).unwrap_err().to_string();
-        assert!(error.contains("w: the tensor ends at byte"), "{error}");
+        assert!(error.contains("w: the file is cut short: the tensor ends at byte"), "{error}");
     }
 
     #[test]
