@@ -167,7 +167,7 @@ fn text_name(bytes: &[u8]) -> Option<&'static str> {
         start if start.starts_with(b"<!doctype html") || start.starts_with(b"<html") => "a web page",
         start if start.starts_with(b"<") && has(b"<svg") => "an SVG drawing",
         start if start.starts_with(b"<") => "an XML or HTML file",
-        start if matches!(start, [b'p', b'1'..=b'7', b' ' | b'\n' | b'\r' | b'\t', ..]) => "a Netpbm picture",
+        [b'p', b'1'..=b'7', b' ' | b'\n' | b'\r' | b'\t', ..] => "a Netpbm picture",
         start if start.starts_with(b"objecttype") || has(b"elementdatafile") => "a MetaImage header",
         _ => "a text file",
     })

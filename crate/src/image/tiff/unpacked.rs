@@ -174,12 +174,15 @@ fn unpack_xz(packed: &[u8], out: &mut [u8]) -> Result<Unpacked> {
     })
 }
 
+/// A filter's number and the first byte of its properties.
+type Filter = (u64, u8);
+
 /// Numbers of xz's filters.
 const DELTA: u64 = 3;
 const LZMA2: u64 = 0x21;
 
-/// The first block's data and its filters, each with the first byte of its properties.
-fn xz_filters(packed: &[u8]) -> Option<(&[u8], Vec<(u64, u8)>)> {
+/// The first block's data and its filters.
+fn xz_filters(packed: &[u8]) -> Option<(&[u8], Vec<Filter>)> {
     const STREAM_HEADER: usize = 12;
     let header = packed.strip_prefix(b"\xfd7zXZ\0").and_then(|_| packed.get(STREAM_HEADER..))?;
     let n_bytes = (usize::from(*header.first()?) + 1) * 4;
