@@ -8,6 +8,7 @@ pub mod calibrate;
 pub mod checkpoint;
 pub mod compare;
 pub mod convert;
+mod disk;
 pub mod encode;
 pub mod eval;
 pub mod inspect;

@@ -1,9 +1,8 @@
 //! Model folders on disk: written chunk by chunk beside their place and moved there when whole; read as the files that the chunks make up. GGUF files of
 //! others are read in the same way, split ones as the whole that their parts make up.
-//!
-//! What has its name is whole, also after a power cut: a file is flushed to the disk before it is renamed, and its folder before anything builds on that.
 
 use crate::About;
+use crate::disk::{beside, check_space, copy, flush_folder, write_whole};
 use crate::json;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::config::Config;
@@ -16,7 +15,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -377,15 +376,6 @@ pub fn failed(path: &Path, verb: &str, error: std::io::Error) -> Error {
     Error::corrupt(path.display().to_string(), format!("cannot {verb}"), error.to_string())
 }
 
-fn beside(target: &Path, suffix: &str) -> Result<PathBuf> {
-    let Some(name) = target.file_name() else {
-        return Err(Error::Invalid(format!("output must name a folder, found {}", target.display())));
-    };
-    let mut name = name.to_owned();
-    name.push(format!(".{suffix}"));
-    Ok(target.with_file_name(name))
-}
-
 /// A folder is overwritten only if everything in it is a model's.
 fn check_target(target: &Path) -> Result<()> {
     if !target.exists() {
@@ -421,57 +411,6 @@ fn clear(partial: &Path) -> Result<()> {
     let entries = fs::read_dir(partial).map_err(|error| failed(partial, "open", error))?;
     let mut others = entries.flatten().filter(|entry| !is_kept(&entry.file_name().to_string_lossy()));
     others.try_for_each(|entry| fs::remove_file(entry.path()).map_err(|error| failed(&entry.path(), "remove", error)))
-}
-
-#[cfg(unix)]
-fn check_space(folder: &Path, n_bytes: u64) -> Result<()> {
-    let Ok(stat) = rustix::fs::statvfs(folder) else { return Ok(()) };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free >= n_bytes {
-        return Ok(());
-    }
-    let problem = format!("{n_bytes} bytes are needed, {free} are free");
-    Err(Error::corrupt(folder.display().to_string(), "disk space", problem))
-}
-
-#[cfg(not(unix))]
-fn check_space(_: &Path, _: u64) -> Result<()> {
-    Ok(())
-}
-
-/// Writes a file under its name once all of it is on the disk. The name itself is there for good after [`flush_folder`].
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let new = beside(path, "new")?;
-    let write = || {
-        let mut file = fs::File::create(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(|error| failed(path, "write", error))
-}
-
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    let mut file = fs::File::create(to)?;
-    std::io::copy(&mut fs::File::open(from)?, &mut file)?;
-    file.sync_all()
-}
-
-/// Flushes the folder that `path` is in to the disk: which names it has.
-#[cfg(unix)]
-pub fn flush_folder(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    match fs::File::open(folder).and_then(|folder| folder.sync_all()) {
-        // Some network file systems have no such thing.
-        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-        done => done.map_err(|error| failed(folder, "flush", error)),
-    }
-}
-
-/// Other systems do not open folders.
-#[cfg(not(unix))]
-pub fn flush_folder(_: &Path) -> Result<()> {
-    Ok(())
 }
 
 /// Puts another manifest in a folder's place of it.
@@ -677,18 +616,4 @@ pub fn open_folder(folder: &Path) -> Result<(Manifest, Files<Stored>)> {
     let decoder = stored(DECODER)?.ok_or_else(|| Error::corrupt("manifest.json", "files", format!("no {DECODER}")))?;
     let encoder = stored(ENCODER)?;
     Ok((manifest, Files { decoder, encoder }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[cfg(unix)]
-    fn a_disk_that_is_too_small_is_found_before_anything_is_written() {
-        let folder = std::env::temp_dir();
-        check_space(&folder, 1).unwrap();
-        let error = check_space(&folder, u64::MAX).unwrap_err().to_string();
-        assert!(error.contains("disk space: 18446744073709551615 bytes are needed, "), "{error}");
-    }
 }

@@ -407,7 +407,7 @@ fn marks_and_numbers_of_other_programs_do_no_harm() {
         (0..2).map(|id| format!("{{\"question_id\":{id},\"text\":\"Ödem\",\"loss\":-Infinity}}\n")).collect();
     let candidates = "[\"Ödem\", \"Erguss\"]";
     let mark = |text: &str| format!("\u{feff}{text}").into_bytes();
-    let encodings: [&dyn Fn(&str) -> Vec<u8>; 3] = [&|text| text.into(), &mark, &wide];
+    let encodings: [fn(&str) -> Vec<u8>; 3] = [|text| text.into(), mark, wide];
     let reports = encodings.map(|encode| {
         let [truth, answers, candidates] =
             [("truth.jsonl", &*truth), ("answers.jsonl", &answers), ("candidates.json", candidates)]

@@ -1,8 +1,9 @@
 //! The file of answers: written line by line as they come, taken up again after an interruption, put in order at the end.
 
 use super::plan::{Asked, Plan};
+use crate::disk::{flush_folder, write_whole};
 use crate::json::{self, shown};
-use crate::model_folder::{failed, flush_folder, read_small, write_whole};
+use crate::model_folder::{failed, read_small};
 use crate::questions::QuestionSet;
 use crate::records::{self, Record, key};
 use crate::score;
