@@ -82,7 +82,7 @@ fn every_defect_is_named() {
     for name in ["two words.png", "Manifest.JSON", "encoder.gguf.000", "FILM.PNG"] {
         fs::write(files.root.join(name), Files::picture("clip-s2")).unwrap();
     }
-    fs::write(files.root.join("broken.png"), &Files::picture("clip-s2")[..300]).unwrap();
+    fs::write(files.root.join("broken.png"), &Files::picture("clip-s2")[..40]).unwrap();
     let samples = |paths: &[&str]| json!({ "samples": paths.iter().map(|path| sample(path)).collect::<Vec<_>>() });
     files.refused(&json!({ "surprise": 1 }), &["about.json: JSON: unknown field `surprise`"]);
     files.refused(&json!({ "questions": [] }), &["about.json: JSON: unknown field `questions`", "suggested_questions"]);

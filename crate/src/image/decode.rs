@@ -310,7 +310,10 @@ pub(super) fn zeros<T: Pod>(n: u64) -> Result<Vec<T>> {
 pub(super) fn make_room(bytes: u64) -> Result<()> {
     if cfg!(target_arch = "wasm32") {
         let n = usize::try_from(bytes).map_err(|_| out_of_memory(bytes))?;
-        Vec::<u8>::new().try_reserve_exact(n).map_err(|_| out_of_memory(bytes))?;
+        let mut room = Vec::<u8>::new();
+        room.try_reserve_exact(n).map_err(|_| out_of_memory(bytes))?;
+        // A compiler may leave out memory that nobody looks at.
+        std::hint::black_box(room.as_ptr());
     }
     Ok(())
 }

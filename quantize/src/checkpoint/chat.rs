@@ -70,12 +70,13 @@ fn choose(checkpoint: &Checkpoint, tokenizer: &Tokenizer, ends: &Ends) -> Result
                 let marks = marks(&source, ends).map_err(|problem| Error::corrupt(file, "chat_template", problem))?;
                 return Ok((Template::Marks(marks), None));
             }
-            None if is_llama3 => (llama3(""), "transformers' Llama-3 without a chat_template"),
-            None if is_chat_ml => return chat_ml(checkpoint, ends),
+            // A base model has the tokens of its instruct model too: what it was trained to answer cannot be told from them.
             None if checkpoint.family == Family::Language => {
                 let problem = "the form of conversations is not known: there is no chat_template.jinja, nor this key in tokenizer_config.json; name it with --template";
                 return Err(Error::corrupt(checkpoint.folder.display().to_string(), "chat_template", problem));
             }
+            None if is_llama3 => (llama3(""), "transformers' Llama-3 without a chat_template"),
+            None if is_chat_ml => return chat_ml(checkpoint, ends),
             None => {
                 let marks = Marks { first: "<s>USER: ".into(), ..Marks::vicuna() };
                 (Template::Marks(marks), "transformers' LLaVA without a chat_template")
