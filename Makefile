@@ -9,7 +9,7 @@
 #   make bench PARTS="decode large"                   speed and memory beside llama.cpp, wllama and PyTorch: BENCHMARKS.md, all of it without PARTS
 #   make test-large                                   an 8B in the page and beside llama.cpp
 #   make test-real                                    a trained language model, downloaded, beside tokenizers, PyTorch and llama.cpp
-#   make types                                        what each number format costs that model, and how fast each is: docs/types.md
+#   make types                                        what each number format costs that model: docs/types.md
 #   make convert-large SHAPE=3b                       time and memory of a conversion at real size
 #   make fuzz                                         random input for every parser
 #   make phantom | train | ablation | report          the demo model's data sets, training, ablation and report, with Python
@@ -138,11 +138,9 @@ test-real: site quantize node_modules browsers $(REAL_PACKAGE)
 	REAL=$(abspath $(REAL)) cargo test --locked -p tests --test real -- --ignored --nocapture
 	REAL=$(abspath $(REAL)) QUANTIZE=$(QUANTIZE) node --test --test-concurrency=1 tests/browser/real/*.test.mjs
 
-# The table of docs/types.md: fidelity of that model in every type, natively; then decode speed of a 1B of random weights in the page, in turn.
-types: quantize site node_modules $(REAL_PACKAGE)
+# The table of docs/types.md: what every type costs that model.
+types: $(QUANTIZE) $(REAL_PACKAGE)
 	$(PYTHON) bench/fidelity.py $(REAL) $(QUANTIZE)
-	node bench/bench.mjs types
-	$(PYTHON) bench/fidelity.py --table
 
 # A conversion at real size, of random weights: time and peak memory. SHAPE is 8b (16.8 GB of disk and 5 more for the model), 3b or 1b. Ctrl-C it and
 # start it again: it goes on where it was.

@@ -1,7 +1,7 @@
 """What each number format costs a trained model: KL divergence and top-1 agreement, calibrated and not. The table of docs/types.md.
 
-    python bench/fidelity.py FOLDER QUANTIZE     # FOLDER as tests/golden/real.py has it; measures, into bench/results/fidelity.json
-    python bench/fidelity.py --table             # writes the table again, from there and from bench/results/types.json (node bench/bench.mjs types)
+    python bench/fidelity.py FOLDER QUANTIZE     # FOLDER with the package as tests/golden/real.py has it; measures first, into bench/results/fidelity.json
+    python bench/fidelity.py                     # writes the table again, with speeds of bench/results/limits.json
 
 The model is SmolLM2-135M-Instruct. Its rows of 576 weights are no blocks of 256, so it is made wider first: columns and heads of zeros, norms rescaled,
 which computes the very same function with 768 columns, 12 heads and 4 key heads. And its weights come from Q4_1, whose grid Q4_K can nearly repeat and
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FIDELITY, SPEED, PAGE = ROOT / "bench/results/fidelity.json", ROOT / "bench/results/types.json", ROOT / "docs/types.md"
+FIDELITY, LIMITS, PAGE = ROOT / "bench/results/fidelity.json", ROOT / "bench/results/limits.json", ROOT / "docs/types.md"
 TYPES = ["q4_0", "q4_k", "q4_k_m", "q6_k", "q8_0"]
 CALIBRATED = TYPES[:3]
 WEIGHTS = {"between": "off the grid", "packaged": "as packaged"}
@@ -127,21 +127,31 @@ def measure(folder, quantize):
             print(weights, name, kept)
 
 
+def share_of_q6_k():
+    """The part of Llama-3-8B's weights that q4_k_m has in q6_k: of those that a token is multiplied with, and of the whole file."""
+    dim, hidden, n_kv, n_layers, table = 4096, 14336, 1024, 32, 128256 * 4096
+    layer = 2 * dim * dim + 2 * n_kv * dim + 3 * hidden * dim
+    finer = 16 * (n_kv + hidden) * dim + table
+    return finer / (n_layers * layer + table), finer / (n_layers * layer + 2 * table)
+
+
 def table():
     """The table in Markdown, into the page that explains it."""
-    fidelity, speed = json.loads(FIDELITY.read_text()), json.loads(SPEED.read_text())["found"]
-    rates = {name: [each["decode"]["decode"] for each in speed[name]["rounds"]] for name in TYPES}
-    ratio = {name: sorted(a / b for a, b in zip(rates[name], rates["q4_0"]))[len(rates[name]) // 2] for name in TYPES}
-    sizes = {name: speed[name]["ready"]["fileBytes"] for name in TYPES}
+    fidelity, limits = json.loads(FIDELITY.read_text()), json.loads(LIMITS.read_text())["found"]["found"]
+    products = next(each["products"] for each in limits if (each["build"], each["workers"]) == ("relaxed", 2))
+    times = {product["shape"][0]: 1 / product["gmacsPerSecond"] for product in products if product["shape"][1:] == [8192, 4096, 1]}
+    bits, (of_work, of_file) = dict(q4_0=4.5, q4_k=4.5, q6_k=6.5625, q8_0=8.5), share_of_q6_k()
+    times["q4_k_m"] = of_work * times["q6_k"] + (1 - of_work) * times["q4_k"]
+    bits["q4_k_m"] = of_file * bits["q6_k"] + (1 - of_file) * bits["q4_k"]
 
     def cells(name):
         for weights in WEIGHTS:
             found = fidelity[weights].get(name)
-            yield from [f"{found['kl_divergence']:.4f}", f"{100 * found['top1_agreement']:.1f} %"] if found else ["", ""]
+            yield from [f"{found['kl_divergence']:.3g}", f"{100 * found['top1_agreement']:.1f} %"] if found else ["", ""]
 
-    lines = ["| | " + " | ".join(f"KL divergence, {words} | same token" for words in WEIGHTS.values()) + " | decode | size |", "|---|" + 6 * "---:|"]
+    lines = ["| | " + " | ".join(f"KL divergence, {words} | same token" for words in WEIGHTS.values()) + " | speed | bits a weight |", "|---|" + 6 * "---:|"]
     for name in TYPES:
-        lines.append(" | ".join([f"| {name}", *cells(name), f"{ratio[name]:.2f}x", f"{sizes[name] / sizes['q4_0']:.2f}x |"]))
+        lines.append(" | ".join([f"| {name}", *cells(name), f"{times['q4_0'] / times[name]:.2f}x", f"{bits[name]:.2f} |"]))
         if name in CALIBRATED:
             lines.append(" | ".join([f"| {name}, calibrated", *cells(f"{name} calibrated"), "", " |"]))
     begin, end = "<!-- make types -->\n", "<!-- end -->"
@@ -150,7 +160,6 @@ def table():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--table"]:
-        table()
-    else:
+    if len(sys.argv) > 2:
         measure(Path(sys.argv[1]), sys.argv[2])
+    table()

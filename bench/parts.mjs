@@ -79,12 +79,6 @@ async function decode({ origin, n_rounds }) {
   return results;
 }
 
-/** Decode of the same shape in every type that the converter writes, in the page. */
-async function types({ origin, n_rounds }) {
-  const makers = Object.fromEntries(["q4_0", "q4_k", "q4_k_m", "q6_k", "q8_0"].map((type) => [type, () => ours(origin, model("1b", type), { ranks: RANKS })]));
-  return race(makers, n_rounds, { decode: { prompt: 64, generate: 32 } });
-}
-
 /** The same beside wllama, with a shorter prompt: its prefill of 512 tokens takes minutes. */
 async function peers({ origin, n_rounds }) {
   const results = {};
@@ -162,4 +156,4 @@ function dropFromCache(folder) {
   }
 }
 
-export const parts = { limits, decode, peers, encoder, scaling, large, types };
+export const parts = { limits, decode, peers, encoder, scaling, large };

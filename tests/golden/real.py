@@ -146,16 +146,21 @@ def draw(path):
     return pixels
 
 
-def pytorch(llava, norm, tokenizer, template, pixels):
-    """Prompt, greedy answer and logits of each question, then of the first question about the picture."""
-    import torch
+def conversation(reader, message):
+    """A question as the model's own template writes it, with its system text."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(key(reader, "tokenizer.chat_template"))
+    return template.render(messages=[{"role": "user", "content": message}], add_generation_prompt=True)
+
+
+def pytorch(llava, norm, tokenizer, reader, pixels):
+    """Prompt, greedy answer and logits of each question, then of the first question about the picture."""
+    import torch
+
     values = ((torch.from_numpy(pixels).float() / 255 - torch.tensor(norm[0])) / torch.tensor(norm[1])).permute(2, 0, 1)[None]
     for question, has_image in [*((question, False) for question in QUESTIONS), (QUESTIONS[0], True)]:
-        message = ("<image>\n" if has_image else "") + question
-        text = environment.from_string(template).render(messages=[{"role": "user", "content": message}], add_generation_prompt=True)
+        text = conversation(reader, ("<image>\n" if has_image else "") + question)
         parts = [tokenizer.encode(part, add_special_tokens=False).ids for part in text.split("<image>")]
         prompt = sum((ids + ([llava.config.image_token_index] * llava.config.image_seq_length if part_idx + 1 < len(parts) else [])
                       for part_idx, ids in enumerate(parts)), [])
@@ -168,13 +173,13 @@ def pytorch(llava, norm, tokenizer, template, pixels):
         yield question, has_image, prompt, written.sequences[0, len(prompt):].tolist()[:len(logits) - 1], logits
 
 
-def llama_cpp(path, tokenizer):
-    """The same of llama.cpp, in ChatML without a system text: what this project makes of a file's template, of which it runs nothing."""
+def llama_cpp(path, tokenizer, reader):
+    """The same of llama.cpp, without a picture."""
     import llama_cpp as library
 
     llama = library.Llama(str(path), n_ctx=512, n_threads=2, logits_all=True, verbose=False, type_k=0, type_v=0)
     for question in QUESTIONS:
-        text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        text = conversation(reader, question)
         prompt = llama.tokenize(text.encode(), add_bos=False, special=True)
         assert prompt == tokenizer.encode(text, add_special_tokens=False).ids, "llama.cpp and tokenizers read a prompt as other tokens"
         llama.reset()
@@ -205,9 +210,9 @@ def main():
     path, reader = unpack(folder)
     tokenizer = tokenizer_of(reader)
     print(write_ids(tokenizer, folder / "ids.json"), "texts")
-    about = {"llama_cpp": write(folder / "llama_cpp.safetensors", llama_cpp(path, tokenizer), tokenizer)}
+    about = {"llama_cpp": write(folder / "llama_cpp.safetensors", llama_cpp(path, tokenizer, reader), tokenizer)}
     llava, norm = write_checkpoint(reader, folder / "checkpoint")
-    answers = pytorch(llava, norm, tokenizer, key(reader, "tokenizer.chat_template"), draw(folder / "picture.png"))
+    answers = pytorch(llava, norm, tokenizer, reader, draw(folder / "picture.png"))
     about["pytorch"] = write(folder / "pytorch.safetensors", answers, tokenizer)
     (folder / "questions.json").write_text(json.dumps(about, indent=1))
 

@@ -47,12 +47,12 @@ test("the GGUF file answers in the tool and in the page, which says that it sees
   await on.open(site, `decoder=models/real/smollm2.gguf&tokens=${N_TOKENS}&ranks=2`);
   await on.waitStatus(/^Ready: ask a question/, LONG_MS);
   assert.ok(await page.getByText("This model sees no pictures").isVisible());
-  const { question, answer } = llamaCpp[0];
+  const { question, answer } = llamaCpp.find(({ question }) => question.includes("stethoscope"));
   const native = nativeAnswer("--decoder", file, "--prompt", question);
   const found = await answerTo(page, on, question);
   t.diagnostic(`llama.cpp: ${answer}\ntool: ${native}\npage: ${found}`);
-  // 8-bit activations: a last bit may tip a later word, the beginning is clear.
-  for (const text of [native, found]) assert.match(text, /^The capital of France is Paris/);
+  // Activations of 8 bits: a last bit may tip a later word, the beginning is clear.
+  for (const text of [answer, native, found]) assert.match(text, /^A stethoscope is a/);
   assert.deepEqual(seen.errors, []);
 });
 
