@@ -464,8 +464,9 @@ function imageFailed(error) {
 /** An error after which the model goes on. */
 function explainFailure(error) {
   const explained = explain(error);
-  if (error.kind !== "out-of-memory" || error.moreRanks) return explained;
-  return { ...explained, next: "Close other tabs and programs and try again. The model itself goes on; a short conversation takes less memory than a long one." };
+  if (error.kind !== "out-of-memory") return explained;
+  const more = error.moreRanks ? `, or open it with ${error.moreRanks} ranks: each has memory of its own` : "";
+  return { ...explained, next: `Close other tabs and programs and try again${more}. The model itself goes on; a short conversation takes less memory than a long one.` };
 }
 
 // ---- questions

@@ -52,15 +52,10 @@ pub(super) fn of_16_bit(values: impl Iterator<Item = u16>) -> Levels {
 /// The levels of `n` floats: 0..1 or 0..255 where nearly all of them are within and span a quarter of it, otherwise the range of most of them.
 pub(super) fn of_floats(n: usize, value: impl Fn(usize) -> Option<f32>) -> Levels {
     // Places at distances of the golden ratio follow no row or column.
-<<<<<<< HEAD
-    let place = |idx: usize| (((idx as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as u128 * n as u128) >> 64) as usize;
-    let place = |idx: usize| if n <= MAX_SAMPLED { idx } else { place(idx) };
-=======
     let place = |idx: usize| {
         let part = u128::from((idx as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         if n <= MAX_SAMPLED { idx } else { ((part * n as u128) >> 64) as usize }
     };
->>>>>>> picture
     let mut sample: Vec<f32> = (0..n.min(MAX_SAMPLED)).filter_map(|idx| value(place(idx))).collect();
     sample.retain(|value| value.is_finite());
     sample.sort_unstable_by(f32::total_cmp);
