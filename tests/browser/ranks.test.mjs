@@ -44,5 +44,5 @@ test("a wish is obeyed where it can be", async () => {
   const measure = () => assert.fail("measured");
   assert.equal(await chooseRanks(TINY, { wanted: 16, n_cores: 2, measure }), 16);
   await assert.rejects(chooseRanks(TINY, { wanted: 65, measure }), /from 1 to 64, found 65/);
-  await assert.rejects(chooseRanks(EIGHT_B, { n_least: 2, wanted: 1, measure }), (error) => /at least 2 ranks/.test(error.message) && error.moreRanks === 2);
+  await assert.rejects(chooseRanks(EIGHT_B, { n_least: 2, wanted: 1, measure }), (error) => /at least 2 ranks/.test(error.message) && error.instead.ranks === 2);
 });
