@@ -83,9 +83,9 @@ test("opened as a file, the page says how it is opened", async (t) => {
 });
 
 test("a script that did not arrive is said, and a reload after the host is mended helps", async (t) => {
-  const { page, ...on } = await newPage(browser, t);
   t.after(() => (site.fault = null));
   for (const broken of ["<!doctype html><p>Sign in</p>", "import { nothing"]) {
+    const { page, ...on } = await newPage(browser, t); // a fresh profile: nothing is kept of the site before
     site.fault = (path, request, response) => path === "words.js" &&
       (response.writeHead(200, { "Content-Type": broken.startsWith("<") ? "text/html" : "text/javascript", "Cache-Control": "max-age=3600" }).end(broken), true);
     await on.open(site);
@@ -97,9 +97,5 @@ test("a script that did not arrive is said, and a reload after the host is mende
     await page.evaluate(() => Promise.all(performance.getEntriesByType("resource").map(({ name }) => fetch(name, { cache: "reload" }))));
     await page.reload();
     await on.ready();
-    await page.evaluate(async () => {
-      for (const registration of await navigator.serviceWorker.getRegistrations()) await registration.unregister();
-      for (const name of await caches.keys()) await caches.delete(name);
-    });
   }
 });
