@@ -231,14 +231,20 @@ test("a picture and a README dropped with a model are said; without a model the 
   await on.waitStatus(/^Ready: ask/);
 });
 
-test("of two choices before the first model is there, the last one counts, and no other goes on running", async (t) => {
-  const { page, info, ...on } = await newPage(browser, t);
+/** Opens a model whose last bytes do not come before the function that this gives is called. */
+async function beginLoading(t, on) {
   let release;
   const held = new Promise((resolve) => (release = resolve));
   const other = await startSite({ fault: (path) => path === "models/test/decoder.gguf.004" && held.then(() => false) });
   t.after(() => other.stop());
   await on.open(other, "model=models/test/manifest.json&ranks=1");
   await on.waitStatus(/^Loading the model: .* of /);
+  return release;
+}
+
+test("of two choices before the first model is there, the last one counts, and no other goes on running", async (t) => {
+  const { page, info, ...on } = await newPage(browser, t);
+  const release = await beginLoading(t, on);
   const choose = (names) => page.getByTestId("model-input").setInputFiles(names.map(file));
   await choose(["decoder.gguf", "mmproj.gguf"]);
   await choose(["decoder.gguf"]);
@@ -246,7 +252,6 @@ test("of two choices before the first model is there, the last one counts, and n
   await on.ready();
   release();
   assert.match(await info.textContent(), /small LLaVA/);
-  await page.waitForFunction(() => true);
   assert.equal(page.workers().length, 1);
   await on.show();
   assert.equal(page.workers().length, 1);
@@ -254,12 +259,7 @@ test("of two choices before the first model is there, the last one counts, and n
 
 test("a model that is still loading stays when the choice was wrong", async (t) => {
   const { page, info, ...on } = await newPage(browser, t);
-  let release;
-  const held = new Promise((resolve) => (release = resolve));
-  const other = await startSite({ fault: (path) => path === "models/test/decoder.gguf.004" && held.then(() => false) });
-  t.after(() => other.stop());
-  await on.open(other, "model=models/test/manifest.json&ranks=1");
-  await on.waitStatus(/^Loading the model: .* of /);
+  const release = await beginLoading(t, on);
   await page.getByTestId("model-input").setInputFiles([file("mmproj.gguf")]);
   await page.locator("#load-error").getByText("These files are not a model").waitFor();
   release();

@@ -18,7 +18,7 @@ export const DIST = join(root, "dist");
 // Models of random weights, by the name of their folder below models/. `test` comes in chunks of 100 kB, so that a download has many parts to break
 // off between; `exact` computes in f32, where the order of sums is all that differs between ranks.
 const MODELS = { test: ["--type", "q4_0", "--chunk-size", "100K"], exact: ["--type", "f32"] };
-const folderOf = (name) => join(TARGET, `${name}-model`);
+const folderOf = (name) => (name === "demo" ? join(root, "demo/model") : join(TARGET, `${name}-model`));
 
 /** Makes the model folder of this name where it is older than the program that makes it, and gives its manifest. */
 export function makeModel(name = "test") {
