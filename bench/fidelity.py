@@ -19,7 +19,7 @@ FIDELITY, LIMITS, PAGE = ROOT / "bench/results/fidelity.json", ROOT / "bench/res
 TYPES = ["q4_0", "q4_k", "q4_k_m", "q6_k", "q8_0"]
 CALIBRATED = TYPES[:3]
 WEIGHTS = {"between": "off the grid", "packaged": "as packaged"}
-N_TOKENS = 16
+N_TOKENS = 32
 
 # What calibration sees, and what is measured: different questions of the same kinds.
 SEEN = """\

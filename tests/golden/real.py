@@ -9,7 +9,8 @@ Writes into FOLDER
     picture.png            what the tower sees
     pytorch.safetensors    transformers' LlavaForConditionalGeneration on checkpoint/, in f32: for each question its prompt, a greedy answer, and the
                            logits on the way, after the prompt and after each token of the answer
-    llama_cpp.safetensors  the same of llama.cpp on smollm2.gguf; for both, questions.json has the texts
+    llama_cpp.safetensors  the same of llama.cpp on smollm2.gguf, and as `exact` what transformers' LlamaForCausalLM makes of the same tokens with the
+                           very same weights, in f32; for both files, questions.json has the texts
 """
 
 import json
@@ -191,7 +192,27 @@ def llama_cpp(path, tokenizer, reader):
         yield question, False, prompt, answer, np.array(llama.scores[len(prompt) - 1:llama.n_tokens])
 
 
-def write(path, cases, tokenizer):
+def exact_model(reader):
+    """The file's own weights in f32: a function from a prompt and an answer to the logits after the prompt and after each token of the answer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    llama = LlamaForCausalLM(LlamaConfig(**shape(reader))).eval()
+    llama.tie_weights()
+    parameters = dict(llama.model.named_parameters())
+
+    @torch.no_grad()
+    def logits(prompt, answer):
+        return llama(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1:].numpy()
+
+    with torch.no_grad():
+        for name, values in weights(reader):
+            parameters.pop(name).copy_(torch.from_numpy(values))
+    assert not parameters, parameters.keys()
+    return logits
+
+
+def write(path, cases, tokenizer, exact=None):
     """Stores the cases by number; gives what is to be known of them besides."""
     from safetensors.numpy import save_file
 
@@ -199,6 +220,8 @@ def write(path, cases, tokenizer):
     for case_idx, (question, has_image, prompt, answer, logits) in enumerate(cases):
         tensors[f"{case_idx}.prompt"], tensors[f"{case_idx}.answer"] = np.array(prompt, np.uint32), np.array(answer, np.uint32)
         tensors[f"{case_idx}.logits"] = np.ascontiguousarray(logits, np.float32)
+        if exact:
+            tensors[f"{case_idx}.exact"] = np.ascontiguousarray(exact(prompt, answer), np.float32)
         about.append({"question": question, "image": has_image, "answer": tokenizer.decode(answer)})
         print(f"{path.stem}: {question!r}{' with the picture' if has_image else ''}: {about[-1]['answer']!r}")
     save_file(tensors, path)
@@ -210,7 +233,7 @@ def main():
     path, reader = unpack(folder)
     tokenizer = tokenizer_of(reader)
     print(write_ids(tokenizer, folder / "ids.json"), "texts")
-    about = {"llama_cpp": write(folder / "llama_cpp.safetensors", llama_cpp(path, tokenizer, reader), tokenizer)}
+    about = {"llama_cpp": write(folder / "llama_cpp.safetensors", llama_cpp(path, tokenizer, reader), tokenizer, exact_model(reader))}
     llava, norm = write_checkpoint(reader, folder / "checkpoint")
     answers = pytorch(llava, norm, tokenizer, reader, draw(folder / "picture.png"))
     about["pytorch"] = write(folder / "pytorch.safetensors", answers, tokenizer)

@@ -17,8 +17,9 @@ use std::path::PathBuf;
 
 /// Error of logits, root mean square in units of that of the reference's. In f16 nothing is quantized, and sums in another order are all that differs.
 const F16_BOUND: f32 = 1e-5;
-/// With Q4_1 and Q8_0 both engines round activations to 8 bits a block, llama.cpp the blocks' scales to 16 bits besides; 30 layers carry that along.
-const Q4_1_BOUND: f32 = 0.05;
+/// With Q4_1 and Q8_0 both engines round activations to 8 bits a block, each in its own way, and 30 layers carry that along: single logits move by up to
+/// a fifth in either. So both are measured from the same weights in f32; this is the most that ours may be off, in units of llama.cpp's own error.
+const Q4_1_BOUND: f32 = 1.1;
 
 fn real(name: &str) -> PathBuf {
     let folder = std::env::var_os("REAL").expect("REAL is not set: run `make test-real`");
@@ -67,49 +68,96 @@ fn ids_are_those_of_tokenizers() {
     println!("{} texts", cases.as_array().unwrap().len());
 }
 
-/// Reads every answer of the reference and compares prompt, logits and the greedy answer; `must_agree` says that no token may be another one.
-fn compare(files: &Files<Stored>, reference: &str, bound: f32, must_agree: bool) {
-    let bytes = std::fs::read(real(&format!("{reference}.safetensors"))).unwrap();
-    let golden = SafeTensors::deserialize(&bytes).unwrap();
-    let words = |name: String| golden.tensor(&name).unwrap().data().as_chunks::<4>().0.to_vec();
-    let picture = Picture::decode(&std::fs::read(real("picture.png")).unwrap()).unwrap();
-    for n_ranks in [1, 2] {
-        with_files(files.bytes(), n_ranks, None, None, |session| {
-            let (mut worst, mut n_same, mut n_tokens) = (0f32, 0, 0);
-            for (idx, case) in json("questions.json")[reference].as_array().unwrap().iter().enumerate() {
-                let ids = |name: &str| -> Vec<u32> {
-                    words(format!("{idx}.{name}")).into_iter().map(u32::from_le_bytes).collect()
-                };
-                let (prompt, answer) = (ids("prompt"), ids("answer"));
-                let expected: Vec<f32> = words(format!("{idx}.logits")).into_iter().map(f32::from_le_bytes).collect();
-                let question = case["question"].as_str().unwrap();
-                let mut chat = Chat::default();
-                if case["image"] == true {
-                    chat.image = Some(block_on(session.look(&picture, &mut Patient))?.key);
-                }
-                let forced = block_on(session.force(&chat, question, &answer, Watch::default(), &mut Patient))?;
-                assert_eq!(forced.items.len(), prompt.len() + answer.len(), "{question}");
-                for (item, id) in forced.items.iter().zip(prompt.iter().chain(&answer)) {
-                    use llama3med::model::Item::{Image, Token};
-                    assert!(*item == Token(*id) || matches!(item, Image { .. }), "{question}: {item:?} is not {id}");
-                }
-                let vocab_size = session.model().config().vocab_size;
-                let rows = forced.logits.chunks_exact(vocab_size).zip(expected.chunks_exact(vocab_size));
-                assert_eq!(forced.logits.len(), expected.len());
-                for (found, expected) in rows {
-                    let error = rms(found.iter().zip(expected).map(|(a, b)| a - b)) / rms(expected.iter().copied());
-                    (worst, n_tokens) = (worst.max(error), n_tokens + 1);
-                    n_same += usize::from(best(found) == best(expected));
-                }
-                let options = AskOptions { max_tokens: 40, sampler: SamplerOptions::default(), stop_repetition: false };
-                block_on(session.ask(&mut chat, question, &options, &mut Patient))?;
-                assert!(!must_agree || chat.turns[0].answer == answer, "{question}: another answer");
+/// Logits of one row after another, found beside expected.
+#[derive(Default)]
+struct Rows {
+    /// Each row's error, root mean square in units of that of the expected logits.
+    errors: Vec<f32>,
+    n_same: usize,
+}
+
+impl Rows {
+    fn compare(&mut self, found: &[f32], expected: &[f32], vocab_size: usize) {
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.chunks_exact(vocab_size).zip(expected.chunks_exact(vocab_size)) {
+            self.errors.push(rms(found.iter().zip(expected).map(|(a, b)| a - b)) / rms(expected.iter().copied()));
+            self.n_same += usize::from(best(found) == best(expected));
+        }
+    }
+
+    fn worst(&self) -> f32 {
+        self.errors.iter().copied().fold(0.0, f32::max)
+    }
+
+    /// Geometric: a few rows that are far off in either engine are not all that counts.
+    fn typical(&self) -> f32 {
+        (self.errors.iter().map(|error| error.ln()).sum::<f32>() / self.errors.len() as f32).exp()
+    }
+
+    fn print(&self, name: &str) {
+        let (worst, typical, n) = (self.worst(), self.typical(), self.errors.len());
+        println!("{name}: error {typical:.2e}, at most {worst:.1e}; {} of {n} likeliest tokens the same", self.n_same);
+    }
+}
+
+/// The answers of a reference, read again: `visit` gets the logits found, the case's number, and the tokens of the greedy answer of our own.
+fn reread(
+    files: &Files<Stored>,
+    reference: &Reference,
+    n_ranks: usize,
+    mut visit: impl FnMut(usize, &[f32], &[u32], usize),
+) {
+    let cases = with_files(files.bytes(), n_ranks, None, None, |session| {
+        let picture = Picture::decode(&std::fs::read(real("picture.png")).unwrap()).unwrap();
+        let mut cases = Vec::new();
+        for (idx, case) in reference.questions.as_array().unwrap().iter().enumerate() {
+            let (prompt, answer) = (reference.ids(idx, "prompt"), reference.ids(idx, "answer"));
+            let question = case["question"].as_str().unwrap();
+            let mut chat = Chat::default();
+            if case["image"] == true {
+                chat.image = Some(block_on(session.look(&picture, &mut Patient))?.key);
             }
-            println!("{reference}, {n_ranks} ranks: error at most {worst:.1e}, {n_same} of {n_tokens} likeliest tokens the same");
-            assert!(worst <= bound, "{worst:e} is above {bound:e}");
-            Ok(())
-        })
-        .unwrap();
+            let forced = block_on(session.force(&chat, question, &answer, Watch::default(), &mut Patient))?;
+            assert_eq!(forced.items.len(), prompt.len() + answer.len(), "{question}");
+            for (item, id) in forced.items.iter().zip(prompt.iter().chain(&answer)) {
+                use llama3med::model::Item::{Image, Token};
+                assert!(*item == Token(*id) || matches!(item, Image { .. }), "{question}: {item:?} is not {id}");
+            }
+            let options = AskOptions { max_tokens: 40, sampler: SamplerOptions::default(), stop_repetition: false };
+            block_on(session.ask(&mut chat, question, &options, &mut Patient))?;
+            cases.push((forced.logits, chat.turns[0].answer.clone()));
+        }
+        Ok((cases, session.model().config().vocab_size))
+    });
+    let (cases, vocab_size) = cases.unwrap();
+    for (idx, (logits, answer)) in cases.iter().enumerate() {
+        visit(idx, logits, answer, vocab_size);
+    }
+}
+
+/// What `golden/real.py` has written of one of the engines.
+struct Reference {
+    bytes: Vec<u8>,
+    questions: Value,
+}
+
+impl Reference {
+    fn new(name: &str) -> Self {
+        let bytes = std::fs::read(real(&format!("{name}.safetensors"))).unwrap();
+        Self { bytes, questions: json("questions.json")[name].clone() }
+    }
+
+    fn words(&self, idx: usize, name: &str) -> impl Iterator<Item = [u8; 4]> {
+        let golden = SafeTensors::deserialize(&self.bytes).unwrap();
+        golden.tensor(&format!("{idx}.{name}")).unwrap().data().as_chunks::<4>().0.iter().copied()
+    }
+
+    fn ids(&self, idx: usize, name: &str) -> Vec<u32> {
+        self.words(idx, name).map(u32::from_le_bytes).collect()
+    }
+
+    fn logits(&self, idx: usize, name: &str) -> Vec<f32> {
+        self.words(idx, name).map(f32::from_le_bytes).collect()
     }
 }
 
@@ -125,11 +173,32 @@ fn best(logits: &[f32]) -> Option<usize> {
 #[test]
 #[ignore = "needs a language model that is downloaded: make test-real"]
 fn f16_logits_and_answers_are_pytorchs() {
-    compare(&converted(), "pytorch", F16_BOUND, true);
+    let reference = Reference::new("pytorch");
+    for n_ranks in [1, 2] {
+        let mut rows = Rows::default();
+        reread(&converted(), &reference, n_ranks, |idx, logits, answer, vocab_size| {
+            rows.compare(logits, &reference.logits(idx, "logits"), vocab_size);
+            assert_eq!(answer, reference.ids(idx, "answer"), "{}: another answer", reference.questions[idx]);
+        });
+        rows.print(&format!("f16 beside PyTorch, {n_ranks} ranks"));
+        assert!(rows.worst() <= F16_BOUND);
+    }
 }
 
 #[test]
 #[ignore = "needs a language model that is downloaded: make test-real"]
-fn q4_1_logits_are_llama_cpps() {
-    compare(&file(), "llama_cpp", Q4_1_BOUND, false);
+fn q4_1_logits_are_as_near_to_the_exact_ones_as_llama_cpps() {
+    let reference = Reference::new("llama_cpp");
+    for n_ranks in [1, 2] {
+        let (mut ours, mut theirs) = (Rows::default(), Rows::default());
+        reread(&file(), &reference, n_ranks, |idx, logits, _, vocab_size| {
+            let exact = reference.logits(idx, "exact");
+            ours.compare(logits, &exact, vocab_size);
+            theirs.compare(&reference.logits(idx, "logits"), &exact, vocab_size);
+        });
+        theirs.print("Q4_1 beside f32, llama.cpp");
+        ours.print(&format!("Q4_1 beside f32, {n_ranks} ranks"));
+        assert!(ours.typical() <= Q4_1_BOUND * theirs.typical());
+        assert!(ours.n_same as f32 * Q4_1_BOUND >= theirs.n_same as f32);
+    }
 }
