@@ -1,0 +1,178 @@
+// The conversation with the model: it looks at the picture, is asked, and its answers are written to the page.
+
+import { reloadModel, showLost, withMoreRanks } from "./loading.js";
+import { showNumbers } from "./numbers.js";
+import { announce, asked, byId, conversation, guarded, imageRefused, on, picture, rest, sees, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
+import { explain, showError } from "./words.js";
+
+export function closeChat() {
+  state.chat?.close?.();
+  state.chat = null;
+}
+
+// The model looks at the image at once, if it sees any; the question may still be in the typing.
+export async function startChat(model) {
+  const { file } = state;
+  if (state.chat) return;
+  const { scales, tileSize } = model.info;
+  showNumbers(byId("numbers"), model.info);
+  const guess = file && picture.guess();
+  if (guess) picture.frame(guess, scales, tileSize);
+  let chat = null; // progress may be reported before `chat` is returned
+  chat = model.chat({ image: file ?? undefined, onProgress: (progress) => file === state.file && (chat ?? state.chat) === state.chat && chatProgress(progress) });
+  state.chat = chat;
+  try {
+    const frame = await chat.ready;
+    if (chat !== state.chat) return;
+    state.encoded = true;
+    if (file) {
+      picture.frame(frame, scales, tileSize);
+      announce("The image is encoded. You can ask.");
+    }
+    showNumbers(byId("numbers"), model.info, chat);
+    rest();
+  } catch (error) {
+    if (chat !== state.chat || error.name === "AbortError") return;
+    imageFailed(error);
+  }
+}
+
+function chatProgress(progress) {
+  // The beginning of the prompt is read in the background: nobody waits for it.
+  if (progress.stage === "reading" && !state.asking) return;
+  if (progress.stage === "encoding") picture.light(progress.done, progress.total);
+  showProgress(progress);
+  setModelLine({ encoding: "encoding", reading: "reading", answering: "answering" }[progress.stage] ?? "");
+}
+
+function imageFailed(error) {
+  picture.unframe();
+  closeChat();
+  if (state.lost) return state.asking ? undefined : showLost();
+  imageRefused(explainFailure(error), withMoreRanks(error));
+  setModelLine("ready");
+}
+
+/** An error after which the model goes on. */
+function explainFailure(error) {
+  const explained = explain(error);
+  if (error.kind !== "out-of-memory") return explained;
+  const more = error.moreRanks ? `, or open it with ${error.moreRanks} ranks: each has memory of its own` : "";
+  return { ...explained, next: `Close other tabs and programs and try again${more}. The model itself goes on; a short conversation takes less memory than a long one.` };
+}
+
+export function showChips() {
+  const questions = [...(state.sample?.questions ?? []), ...(state.info?.suggestedQuestions ?? [])];
+  const before = new Set(conversation.turns.map((turn) => turn.question));
+  const fresh = [...new Set(questions)].filter((question) => !before.has(question)).slice(0, 4);
+  byId("chips").replaceChildren(...fresh.map((question) => {
+    const chip = document.createElement("button");
+    chip.type = "button";
+    chip.textContent = question;
+    chip.dir = "auto";
+    on(chip, "click", () => ask(question));
+    return chip;
+  }));
+}
+
+// Resolves when the current image is with the model, whatever is still missing: the image, the model, the encoding.
+async function chatForQuestion(signal) {
+  const stopped = new Promise((_, reject) => {
+    const stop = () => reject(new DOMException("stopped", "AbortError"));
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop, { once: true });
+  });
+  const model = await Promise.race([state.model, stopped]);
+  if (!state.chat) startChat(model).catch(unexpected);
+  const { chat } = state;
+  await Promise.race([chat.ready, stopped]);
+  return chat;
+}
+
+export async function ask(question) {
+  question = question.trim();
+  if (!question) return byId("question").focus();
+  if (state.asking) return setStatus("Still answering: wait, or press Stop first");
+  if (!state.file && sees()) {
+    byId("question").value = question;
+    setStatus("Open an image first; your question is kept");
+    return byId("choose").focus();
+  }
+  byId("question").value = "";
+  if (!state.file) byId("image-error").replaceChildren(); // a picture that was refused is no part of this
+  const turn = conversation.add(question);
+  const asking = { abort: new AbortController() };
+  const { file } = state;
+  state.asking = asking;
+  showAsking(true);
+  showChips();
+  try {
+    await answer(turn, asking);
+  } catch (error) {
+    answerFailed(turn, asking, error);
+  } finally {
+    if (state.asking === asking) state.asking = null;
+    showAsking(Boolean(state.asking));
+    byId("keep").hidden = !conversation.turns.some((each) => each.text);
+    if (!turn.failed && file === state.file) rest();
+  }
+}
+
+async function answer(turn, asking) {
+  const { signal } = asking.abort;
+  const chat = await chatForQuestion(signal);
+  for await (const piece of chat.ask(turn.question, { maxTokens: asked.tokens ?? 512, signal })) {
+    turn.push(piece);
+    conversation.follow();
+  }
+  turn.end(...ending(chat, signal));
+  if (chat === state.chat) showNumbers(byId("numbers"), state.info, chat);
+}
+
+// Why an answer ended, if the model did not end it.
+const ENDS = {
+  length: "cut off at its longest",
+  context: "cut off: the conversation is full",
+  repetition: "stopped: it repeated itself",
+  cancelled: "stopped",
+  failed: "broken off by an error",
+};
+
+// The small print of an answer, its reason to end first.
+function ending(chat, signal) {
+  const { nTokens, tokensPerSecond, nDropped } = chat.timings;
+  return [
+    signal.aborted ? ENDS.cancelled : ENDS[chat.finish],
+    nTokens ? `${nTokens} token${nTokens === 1 ? "" : "s"}` : "",
+    tokensPerSecond ? `${tokensPerSecond.toFixed(1)} tokens/s` : "",
+    nDropped ? `the oldest ${nDropped} turns no longer fit and were left out` : "",
+  ];
+}
+
+function answerFailed(turn, asking, error) {
+  if (asking.abort.signal.aborted || error.name === "AbortError") return turn.end(ENDS.cancelled);
+  turn.end(ENDS.failed);
+  turn.failed = true;
+  if (!byId("question").value) byId("question").value = turn.question;
+  // What went wrong with the model or the image stands there already.
+  if (state.lost ? byId("load-error").hasChildNodes() : !state.chat) return;
+  const explained = state.lost ? explain(error) : explainFailure(error);
+  setStatus(state.lost ? "The model stopped" : explained.title);
+  setModelLine(state.lost ? "stopped" : "ready");
+  const reload = guarded(() => {
+    turn.problem.replaceChildren();
+    return reloadModel();
+  });
+  showError(turn.problem, explained, state.lost ? { label: "Load the model again", run: reload } : null, withMoreRanks(state.lost ?? error));
+}
+
+export function showAsking(isAsking) {
+  const stopHadFocus = document.activeElement === byId("stop");
+  byId("ask").hidden = isAsking;
+  byId("stop").hidden = !isAsking;
+  if (!isAsking && stopHadFocus) byId("question").focus();
+}
+
+export function stop() {
+  state.asking?.abort.abort();
+}

@@ -1,0 +1,191 @@
+// The model: begins to load it, uses it, puts another in its place, and says when it has failed.
+
+import { load } from "./llama3med.js";
+import { choiceText } from "./files.js";
+import { showModel } from "./numbers.js";
+import { announce, asked, byId, conversation, guarded, ownModel, requests, rest, service, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
+import { explain, showError, showNote, WAITS } from "./words.js";
+
+/** What the picture's half does when a model is ready, and before one begins anew: opening.js sets both. */
+export const heard = { ready: () => {}, afresh: () => {} };
+
+/** Begins to load a model: `model` is a promise of it; `giveUp` ends it, loaded or not. */
+export function begin(source, onOpened) {
+  const abort = new AbortController();
+  const loading = { source, giveUp };
+  const options = { ranks: asked.ranks, build: asked.build, template: asked.template, signal: abort.signal, onOpened, onProgress: (progress) => loadProgress(loading, progress) };
+  async function start() {
+    await service.inCharge;
+    if (service.isReplaced) throw Object.assign(new Error("its files are no longer kept here"), { kind: "replaced" });
+    requests.withWorkers = Boolean(navigator.serviceWorker?.controller);
+    const model = await load(source, options).catch((error) => {
+      if (!error.instead) throw error;
+      noteInstead(error);
+      return load(source, { ...options, ...error.instead });
+    });
+    await service.keepBuild(model.info.build);
+    return model;
+  }
+  function giveUp() {
+    abort.abort();
+    loading.model.then((model) => model.close(), () => {});
+  }
+  loading.model = start();
+  return loading;
+}
+
+// What the address asks for cannot be had; what can is used.
+function noteInstead(error) {
+  const words = Object.entries(error.instead).map(([name, value]) => (value === undefined ? "the page chooses" : `${name}=${value} is used`));
+  showNote(byId("notes"), error.message, `${error.message}; ${words.join(", ")}.`);
+}
+
+function loadProgress(loading, progress) {
+  if (loading !== (state.next ?? state.loading)) return;
+  if (state.asking && state.info) return; // the model that is there still answers
+  showProgress(progress);
+  const stop = { label: "Stop loading", run: () => stopLoading(loading) };
+  if (Boolean(progress.waits) !== state.waits) showNote(byId("notes"), "waits", progress.waits ? WAITS : "", stop);
+  state.waits = Boolean(progress.waits);
+}
+
+function stopLoading(loading) {
+  loading.giveUp();
+  endWaiting();
+  const stopped = { kind: "stopped", message: "You stopped it." };
+  if (loading === state.loading) modelFailed(stopped);
+  else choiceFailed(stopped);
+}
+
+function endWaiting() {
+  state.waits = false;
+  showNote(byId("notes"), "waits", "");
+}
+
+/** From now on questions wait for the model of `loading`; the one before is over. */
+export function use(loading) {
+  if (state.loading !== loading) state.loading?.giveUp();
+  if (state.next !== loading) state.next?.giveUp();
+  byId("load-error").replaceChildren();
+  endWaiting();
+  Object.assign(state, { loading, next: null, source: loading.source, model: loading.model, info: null, lost: null, encoded: false });
+  setModelLine("loading");
+  setStatus("Loading the model", 0);
+  const current = (act) => (value) => loading === state.loading && act(value);
+  loading.model.then(current((model) => {
+    modelReady(model);
+    model.ended.then(current((error) => error.name === "AbortError" || modelLost(error))).catch(unexpected);
+  }), current((error) => error.name === "AbortError" || modelFailed(error))).catch(unexpected);
+}
+
+function modelReady(model) {
+  Object.assign(state, { info: model.info, working: state.source });
+  const about = (model.info.notices ?? []).join(" ") || model.info.description;
+  byId("about").textContent = about;
+  byId("about").hidden = !about;
+  showModel(byId("model-panel"), model.info);
+  byId("forget").hidden = Array.isArray(state.source);
+  announce("The model is ready.");
+  heard.ready(model);
+}
+
+function modelFailed(error) {
+  endWaiting();
+  if (state.loading) state.loading.isOver = true;
+  setModelLine("not loaded");
+  setStatus("The model is not loaded");
+  const again = { label: "Load the model again", run: guarded(() => reloadModel(state.source ?? ownModel)) };
+  const before = { label: "Load the model before it", run: guarded(() => reloadModel(state.working)) };
+  const renew = { label: "Reload the page", run: () => location.reload() };
+  const isOther = state.working && state.working !== state.source;
+  showError(byId("load-error"), explain(error), error.kind === "replaced" ? renew : isOther ? before : again, withMoreRanks(error));
+}
+
+// Where one rank's memory was not enough: the model again, on more of them.
+export function withMoreRanks({ moreRanks }) {
+  if (!moreRanks) return null;
+  const run = guarded(() => {
+    asked.ranks = moreRanks;
+    const address = new URL(location.href);
+    address.searchParams.set("ranks", moreRanks);
+    history.replaceState(null, "", address);
+    for (const { problem } of conversation.turns) problem.replaceChildren();
+    return reloadModel();
+  });
+  return { label: `Open with ${moreRanks} ranks`, run };
+}
+
+// The address of the model in the page's address is none: another model than the one that was meant opens only if the person wants it.
+export function addressFailed() {
+  setModelLine("not loaded");
+  setStatus("The model is not loaded");
+  state.model = Promise.reject(new Error(asked.problem));
+  state.model.catch(() => {});
+  const own = { label: "Open this page's own model", run: guarded(() => reloadModel(ownModel)) };
+  showError(byId("load-error"), explain({ kind: "address", message: asked.problem }), own);
+}
+
+// A worker was lost. A question that waits for its answer says so at its own place.
+function modelLost(error) {
+  state.lost = error;
+  state.loading.isOver = true;
+  if (state.chat && !state.encoded) state.suspect = state.file;
+  setStatus("The model stopped");
+  setModelLine("stopped");
+  if (!state.asking) showLost();
+}
+
+export function showLost() {
+  showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: guarded(() => reloadModel()) }, withMoreRanks(state.lost));
+}
+
+// The bytes of two models that may be in memory at once.
+const BESIDE_BYTES = 2e9;
+
+/** Files that the person chose or dropped: their model takes the place of the present one when it has loaded, or when it is clear that it is one and both are too large together. */
+export function openModel({ models, others }) {
+  state.next?.giveUp();
+  state.next = null;
+  byId("load-error").replaceChildren();
+  showNote(byId("notes"), "files", choiceText({ models, others }));
+  if (models.length === 0) return choiceFailed({ kind: "pair", message: `None of these is a GGUF file: ${others.map(({ name }) => name).join(", ")}` });
+  const next = begin(models, ({ bytes }) => {
+    const isWorking = state.info && !state.lost;
+    if (!isWorking || bytes + state.info.files.reduce((sum, { size }) => sum + size, 0) > BESIDE_BYTES) replaceBy(next);
+  });
+  state.next = next;
+  next.model.then(() => replaceBy(next), (error) => next === state.next && choiceFailed(error));
+}
+
+function replaceBy(next) {
+  if (next !== state.next) return;
+  state.asking?.abort.abort();
+  byId("samples").hidden = true;
+  divide("Another model was opened; it does not know what is above.");
+  use(next);
+}
+
+// The model that is there, or still loading, stays.
+function choiceFailed(error) {
+  state.next = null;
+  if (!state.loading || state.loading.isOver) return modelFailed(error);
+  endWaiting();
+  showError(byId("load-error"), explain(error));
+  rest();
+}
+
+// After a failure: the model comes back from this browser's own copy, the picture is encoded again.
+export function reloadModel(source = state.source) {
+  state.loading?.giveUp();
+  divide("The model was loaded again; it does not remember what is above.");
+  use(begin(source));
+}
+
+// Another model, or the same from its start: it has no conversation and no picture yet.
+function divide(word) {
+  state.chat = null;
+  byId("image-error").replaceChildren();
+  if (conversation.turns.length > 0) conversation.divide(word);
+  heard.afresh();
+  state.suspect = null;
+}

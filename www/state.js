@@ -1,0 +1,101 @@
+// What the halves of the page share: its elements, what is going on, the status line, and what is said when something unforeseen happens.
+
+import { Conversation } from "./conversation.js";
+import { Picture } from "./picture.js";
+import { readQuery } from "./query.js";
+import { Requests, requestsText } from "./requests.js";
+import { Service } from "./service.js";
+import { progressText, showError } from "./words.js";
+
+export const byId = (id) => document.getElementById(id);
+export const ownModel = new URL(document.querySelector("meta[name=model]").content, document.baseURI).href;
+export const asked = readQuery(location.search, document.baseURI, ownModel);
+export const manifestUrl = typeof asked.source === "string" ? asked.source : ownModel;
+
+export const picture = new Picture({
+  film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), notes: byId("film-notes"), thumbs: byId("thumbs"),
+});
+export const conversation = new Conversation(byId("turns"));
+export const requests = new Requests(new URL("./", Array.isArray(asked.source) ? asked.source[0] : manifestUrl).href, (count) => {
+  const [line, how] = requestsText(count);
+  byId("requests-line").textContent = line;
+  byId("requests-how").textContent = how;
+});
+
+export const service = new Service({ onNewer: () => (byId("update").hidden = false) });
+
+// What is going on. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` gave: of this model,
+// and of one that the person chose to take its place. `source` is where it comes from, `working` where the one came from that worked last; `lost` is why it
+// is over; `encoded` says whether the image is with it; `suspect` is the image that it was looking at when it stopped; `waits` whether a download waits for
+// the network.
+export const state = {
+  source: asked.source, working: null, loading: null, next: null, waits: false, model: null, info: null, lost: null,
+  file: null, sample: null, encoded: false, suspect: null, chat: null, asking: null, opened: 0,
+};
+
+// ---- status: one line, one bar, and announcements at the turns of events
+
+export function setStatus(text, fraction = null) {
+  byId("status").textContent = text;
+  const bar = byId("bar");
+  bar.classList.toggle("still", fraction === null);
+  bar.value = fraction ?? 0;
+}
+
+export function announce(text) {
+  byId("announce").textContent = text;
+}
+
+export function setModelLine(word) {
+  const info = state.info;
+  byId("model-name").textContent = info?.name ?? "model";
+  byId("model-ranks").textContent = info ? ` · ${info.ranks} rank${info.ranks === 1 ? "" : "s"}` : "";
+  byId("model-word").textContent = word;
+}
+
+export function showProgress(progress) {
+  const fraction = progress.total > 0 ? progress.done / progress.total : 0;
+  setStatus(progressText(progress, Boolean(state.file)), progress.stage === "answering" || progress.stage === "reading" ? null : fraction);
+}
+
+// Whether the model sees pictures, as far as it is known: a language model alone does not.
+export const sees = () => state.info?.seesPictures !== false;
+
+// Says what the page waits for, when nothing is running.
+export function rest() {
+  if (state.asking || !state.info || state.lost || (state.file && !state.encoded)) return;
+  setStatus(state.file ? "Ready: ask about the image" : sees() ? "Ready: open an image" : "Ready: ask a question");
+  setModelLine("ready");
+}
+
+// What was open stays open.
+export function imageRefused(problem, action) {
+  showError(byId("image-error"), problem, action);
+  setStatus(problem.title);
+}
+
+// ---- what nobody has foreseen: said on the page, with its details
+
+export function unexpected(error) {
+  if (error?.name === "AbortError") return;
+  const details = [error?.message ?? error, error?.stack].filter(Boolean).map(String).join("\n");
+  const next = "If it does not go on as it should, open the page again.";
+  showError(byId("page-error"), { title: "Something went wrong in this page.", next, details }, { label: "Close", run: () => byId("page-error").replaceChildren() });
+}
+
+/** `run` as a handler of events or buttons: its errors are shown, also those of what it waits for. */
+export function guarded(run) {
+  return async (event) => {
+    try {
+      await run(event);
+    } catch (error) {
+      unexpected(error);
+    }
+  };
+}
+
+export const on = (target, type, run) => target.addEventListener(type, guarded(run));
+
+// Errors without an object are those of other origins' scripts and of the browser itself.
+window.addEventListener("error", ({ error }) => error && unexpected(error));
+window.addEventListener("unhandledrejection", ({ reason }) => unexpected(reason));
