@@ -47,7 +47,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub mod attention;
 pub mod bench;
 pub mod config;
 pub mod connector;
@@ -56,19 +55,14 @@ pub mod encoder;
 pub mod error;
 pub mod gguf;
 pub mod image;
-pub mod kernels;
 pub mod kv_cache;
-pub mod layout;
 pub mod linear;
 pub mod manifest;
 pub mod matrix;
 pub mod memory;
 pub mod model;
-pub mod ops;
 pub mod prompt;
-pub mod quant;
 pub mod ranks;
-pub mod rope;
 pub mod sampler;
 pub mod session;
 pub mod shard;
@@ -77,3 +71,4 @@ pub mod tokenizer;
 pub mod watch;
 
 pub use error::{Error, Result};
+pub use llama3med_arithmetic::{attention, kernels, layout, ops, quant, rope};

@@ -271,7 +271,7 @@ impl MatrixBuilder {
                 for (row, stored) in rows {
                     layout.pack_row(stored, row, group);
                 }
-                if !layout.runs(group).is_finite(&layout) {
+                if !layout.is_finite(group) {
                     self.bad_group.get_or_insert(self.n_groups_done - 1);
                 }
             }

@@ -50,23 +50,23 @@ vectorized! {
     }
 }
 
-/// `LOW` low bits, then `HIGH` high bits, of each value.
+/// `LOW` low bits, then `HIGH` high bits, of each value; eight values at a time. No byte overflows: a form's quants have 8 bits.
 #[inline(always)]
 fn unpack_planes<const LOW: usize, const HIGH: usize>(bias: u8, values: &[u8], out: &mut [u8]) {
-    let blocks = values.chunks_exact(32 * (LOW + HIGH)).zip(out.as_chunks_mut::<256>().0);
-    for (values, out) in blocks {
-        let (low, high) = values.split_at(32 * LOW);
-        let (low, high) = (low.as_chunks::<32>().0, high.as_chunks::<32>().0);
-        for (step, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let (low, low_bit) = (&low[step % LOW], LOW * (step / LOW));
-            for i in 0..32 {
-                out[i] = bias + (low[i] >> low_bit & ((1 << LOW) - 1));
-            }
-            if HIGH > 0 {
-                let (high, high_bit) = (&high[step % HIGH.max(1)], HIGH * (step / HIGH.max(1)));
-                for i in 0..32 {
-                    out[i] += (high[i] >> high_bit & ((1 << HIGH) - 1)) << LOW;
+    const STEP: usize = 4; // words of eight values
+    let bytes = |byte: u8| u64::from_ne_bytes([byte; 8]);
+    let (low_bits, high_bit, bias) = (bytes((1 << LOW) - 1), bytes(1 << LOW), bytes(bias));
+    let (values, out) = (values.as_chunks::<8>().0, out.as_chunks_mut::<8>().0);
+    for (values, out) in values.chunks_exact(STEP * (LOW + HIGH)).zip(out.as_chunks_mut::<{ 8 * STEP }>().0) {
+        let (low, high) = values.split_at(STEP * LOW);
+        for step in 0..8 {
+            for i in 0..STEP {
+                let mut quants = u64::from_ne_bytes(low[step % LOW * STEP + i]) >> (LOW * (step / LOW)) & low_bits;
+                if HIGH == 1 {
+                    let high = u64::from_ne_bytes(high[i]);
+                    quants |= if step < LOW { high << (LOW - step) } else { high >> (step - LOW) } & high_bit;
                 }
+                out[STEP * step + i] = (quants + bias).to_ne_bytes();
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! No fused multiply-add and no reordering, so that every build gives the same bits.
 
-use crate::gguf::Dtype;
+use crate::dtype::Dtype;
 use crate::layout::GROUP;
 
 /// 1.5 * 2^23: adding it leaves a number rounded to nearest, ties to even, in the low bits.

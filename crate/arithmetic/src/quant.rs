@@ -3,7 +3,7 @@
 //! Block layouts as in ggml's `ggml-common.h`; meaning as in its `dequantize_row_*`. Encoding is the converter's (candle's quantizers); decoding is here.
 //! How the blocks are laid out for the kernels is in `layout`.
 
-use crate::gguf::Dtype;
+use crate::dtype::Dtype;
 use half::{bf16, f16};
 
 /// Columns that have a scale of their own, or two.

@@ -36,7 +36,7 @@
 //! Q4_1, Q5_1  8 x f32 an addend      Q5_K  8 x u8 a min      Q2_K  8 x (4 bits, 4 bits), a min of each half; min times dmin is taken away
 //! ```
 
-use crate::gguf::Dtype;
+use crate::dtype::Dtype;
 use crate::quant::{BLOCK, Sub, f16_at, has_codebook, q4_k_scale_min};
 use half::f16;
 use std::ops::Range;
@@ -215,6 +215,11 @@ impl Layout {
         self.run_bytes().iter().sum::<usize>().next_multiple_of(16)
     }
 
+    /// Whether all floating-point scales of one group are numbers: kernels may rely on it.
+    pub fn is_finite(&self, bytes: &[u8]) -> bool {
+        self.runs(bytes).is_finite(self)
+    }
+
     /// The runs of one group.
     pub(crate) fn runs<'a>(&self, bytes: &'a [u8]) -> Runs<'a> {
         assert_eq!(bytes.len(), self.group_bytes());
@@ -330,8 +335,7 @@ impl Layout {
 }
 
 impl Runs<'_> {
-    /// Whether all floating-point scales are numbers: kernels may rely on it.
-    pub fn is_finite(&self, layout: &Layout) -> bool {
+    fn is_finite(&self, layout: &Layout) -> bool {
         let (halves, words) = match layout.form {
             Form::Q4 => (self.scales, &[][..]),
             Form::Q8 => (&[][..], self.scales),

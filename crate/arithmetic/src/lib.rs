@@ -1,0 +1,12 @@
+//! The arithmetic of `llama3med`: number formats as they are stored and as the kernels read them, products of quantized weights with activations, attention
+//! and what comes between them. Everything here runs over every weight or every activation.
+//!
+//! A crate of its own, so that it is compiled for speed where the rest of what a browser downloads is compiled to be small.
+
+pub mod attention;
+pub mod dtype;
+pub mod kernels;
+pub mod layout;
+pub mod ops;
+pub mod quant;
+pub mod rope;
