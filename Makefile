@@ -158,7 +158,7 @@ PARSERS ?= $(shell sed -n 's/^    ("\(.*\)", .*),$$/\1/p' tests/src/lib.rs)
 fuzz:
 	for parser in $(PARSERS); do mkdir -p fuzz/corpus/$$parser; \
 	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser tests/golden demo/samples -- \
-	  -dict=fuzz/formats.dict -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
+	  -dict=fuzz/formats.dict -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
 
 # Writes every golden again from PyTorch, Pillow, tokenizers, nltk and llama.cpp. Look at the difference before committing it.
 golden: toolchain node_modules
