@@ -19,6 +19,9 @@ export { ModelError };
  * @typedef {{ stage: "loading"|"encoding"|"reading"|"answering", done: number, total: number, bytesPerSecond?: number, secondsLeft?: number,
  *   tokensPerSecond?: number, waits?: boolean }} Progress  Bytes while loading, tiles while encoding, tokens while reading and answering. A download that
  *   has lost the network `waits` for it and goes on by itself.
+ * @typedef {{ width: number, height: number, crop: { x: number, y: number, width: number, height: number }, padding?: number[], tiles: number,
+ *   notes: string[] }} Frame  A picture's size; what of it the model's square shows, in its pixels, and the colour around it where that is more than the
+ *   picture; sentences about how the file was read.
  * @typedef {{ maxTokens?: number, temperature?: number, topK?: number, topP?: number, minP?: number, repetitionPenalty?: number, seed?: number,
  *   stopRepetition?: boolean, signal?: AbortSignal }} AskOptions  Without any: the likeliest token always, 512 tokens at most, and an answer that only
  *   repeats itself is ended.
@@ -177,11 +180,13 @@ export class Model {
 
   /**
    * Begins a conversation, with a picture or without. A picture that is still being encoded for another chat is given up: the newest wins.
-   * @param {{ image?: Blob|ArrayBuffer|Uint8Array, onProgress?: (progress: Progress) => void }} [options]
+   * @param {{ image?: Blob|ArrayBuffer|Uint8Array, onPicture?: (picture: Frame & { view?: ImageData }) => void, onProgress?: (progress: Progress) => void }}
+   *   [options]  `onPicture` hears of the picture when it is decoded and before it is encoded, once; `view` is the picture as the model has it, upright, at
+   *   most 1600 pixels on an edge
    */
-  chat({ image, onProgress } = {}) {
+  chat({ image, onPicture, onProgress } = {}) {
     this.#looking?.giveUp();
-    const chat = new Chat(this.#session, this.#nChats++, image, onProgress, this.loadMs);
+    const chat = new Chat(this.#session, this.#nChats++, image, { onPicture, onProgress }, this.loadMs);
     this.#looking = chat;
     return chat;
   }
@@ -211,6 +216,7 @@ export class Model {
 export class Chat {
   #session;
   #id;
+  #onPicture;
   #onProgress;
   #image = null; // a Blob: the browser keeps its bytes, or reads them again from the disk
   #preparing = []; // operations that a newer picture makes superfluous
@@ -218,9 +224,10 @@ export class Chat {
   #isGivenUp = false;
   #isClosed = false;
 
-  constructor(session, id, image, onProgress = () => {}, loadMs = undefined) {
+  constructor(session, id, image, { onPicture = () => {}, onProgress = () => {} } = {}, loadMs = undefined) {
     this.#session = session;
     this.#id = id;
+    this.#onPicture = onPicture;
     this.#onProgress = onProgress;
     if (image !== undefined && image !== null) this.#image = image instanceof Blob ? image : new Blob([image]);
     /** Milliseconds and speeds: loadMs, encodeMs, prefillMs, prefillTokensPerSecond, firstTokenMs, answerMs, nTokens, tokensPerSecond, nPrompt, nReused. */
@@ -233,8 +240,9 @@ export class Chat {
     /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];
     /**
-     * Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles, notes }; `notes` are sentences about how the file
-     * was read. Without a picture: { tiles: 0, notes: [] }. Of a model that sees no pictures a picture's `ready` fails with the kind "no-vision".
+     * Resolves when the picture is encoded. Without a picture: { tiles: 0, notes: [] }. Of a model that sees no pictures a picture's `ready` fails with
+     * the kind "no-vision".
+     * @type {Promise<Frame>}
      */
     this.ready = this.#begin();
     this.ready.catch(() => {}); // whoever waits for it hears of it
@@ -249,21 +257,28 @@ export class Chat {
 
   // What the engine does not read, the browser may.
   async #look() {
-    const look = async () => this.#prepare({ type: "look", chat: this.#id, image: await bytesOf(this.#image) });
+    let notes = [];
+    const withNotes = (frame) => ({ ...frame, notes: [...notes, ...frame.notes] });
+    const hear = (event) => {
+      if (event.type !== "picture") return this.#tell(event);
+      const { view } = event;
+      this.#onPicture({ ...withNotes(event.frame), view: view && new ImageData(new Uint8ClampedArray(view.rgba.buffer), view.width, view.height) });
+    };
+    const look = async () => withNotes(await this.#prepare({ type: "look", chat: this.#id, image: await bytesOf(this.#image) }, hear));
     try {
       return await look();
     } catch (error) {
       const png = error.kind === "format" ? await redraw(this.#image, /SVG/.test(error.message)) : null;
       if (!png) throw error;
       this.#image = new Blob([png]);
-      const frame = await look();
-      return { ...frame, notes: [REDRAWN, ...frame.notes] };
+      notes = [REDRAWN];
+      return look();
     }
   }
 
-  async #prepare(message) {
+  async #prepare(message, hear = (event) => this.#tell(event)) {
     if (this.#isGivenUp) throw abortError("a newer picture was opened");
-    const operation = this.#session.operate(message, (event) => this.#tell(event));
+    const operation = this.#session.operate(message, hear);
     this.#preparing.push(operation);
     const { result, timings } = await operation.promise;
     Object.assign(this.timings, timings);

@@ -4,7 +4,7 @@
 // Messages from the page                                     answered by
 //   { type: "start", rank, ports, store, build, module,      { type: "started" } at once,
 //     lock, context, template }                              { type: "loaded", memory, info } when the store has given everything
-//   { type: "look", id, chat, image }                        progress, then done with { crop, width, height, tiles }   (rank 0 only, as all below)
+//   { type: "look", id, chat, image }                        the picture, progress, then done with the same frame   (rank 0 only, as all below)
 //   { type: "prepare", id, chat }                            progress, then done
 //   { type: "ask", id, chat, question, options, image }      progress and tokens, then done with { text, finish, nPrompt, nReused, first };
 //                                                            `image` only after an error of the kind "not-encoded"
@@ -14,6 +14,8 @@
 //   { type: "ping" }                                         { type: "pong", memory }
 // where the answers are
 //   { type: "progress", id, stage: "encoding"|"reading", done, total, secondsLeft }
+//   { type: "picture", id, frame, view }                     decoded, not yet encoded: `frame` is { width, height, crop, padding, tiles, notes }, `view`
+//                                                            its pixels for a screen, { width, height, rgba }, undefined where there is no memory for them
 //   { type: "token", id, text, done, tokensPerSecond }
 //   { type: "dropped", id, turns }                           the oldest turns were left out of the prompt
 //   { type: "done", id, result, timings, memory }            or { type: "done", id, error: { kind, message } }
@@ -199,6 +201,10 @@ class Clock {
 
   sinceStart() {
     return performance.now() - this.start;
+  }
+
+  picture(frame, view) {
+    postMessage({ type: "picture", id: this.id, frame, view }, view ? [view.rgba.buffer] : []);
   }
 
   encoding(done, total) {
