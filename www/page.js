@@ -26,7 +26,10 @@ const requests = new Requests(new URL("./", Array.isArray(asked.source) ? asked.
   byId("requests-how").textContent = how;
 });
 
-const service = new Service({ onNewer: () => (byId("update").hidden = false) });
+// What a person sees first is fetched first: the samples, as soon as the manifest names them.
+let samplesAreIn;
+const samplesIn = new Promise((resolve) => (samplesAreIn = resolve));
+const service = new Service({ onNewer: () => (byId("update").hidden = false), after: samplesIn });
 
 // What is going on. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` gave: of this model,
 // and of one that the person chose to take its place. `source` is where it comes from, `working` where the one came from that worked last; `lost` is why it
@@ -104,11 +107,17 @@ window.addEventListener("unhandledrejection", ({ reason }) => unexpected(reason)
 function begin(source, onOpened) {
   const abort = new AbortController();
   const loading = { source, giveUp };
-  const options = { ranks: asked.ranks, build: asked.build, template: asked.template, signal: abort.signal, onOpened, onProgress: (progress) => loadProgress(loading, progress) };
-  async function start() {
+  const options = { ranks: asked.ranks, build: asked.build, template: asked.template, signal: abort.signal, onOpened, onManifest: (manifest) => showEarly(loading, manifest), onProgress: (progress) => loadProgress(loading, progress) };
+  async function inCharge() {
     await service.inCharge;
     if (service.isReplaced) throw Object.assign(new Error("its files are no longer kept here"), { kind: "replaced" });
     requests.withWorkers = Boolean(navigator.serviceWorker?.controller);
+  }
+  async function start() {
+    if (typeof source !== "string") samplesAreIn();
+    if (service.isReplaced) await inCharge();
+    options.workersAfter = inCharge();
+    options.workersAfter.catch(() => {}); // loading hears of it
     const model = await load(source, options).catch((error) => {
       if (!error.instead) throw error;
       noteInstead(error);
@@ -177,7 +186,7 @@ function modelReady(model) {
   showModel(byId("model-panel"), model.info);
   showSight();
   byId("forget").hidden = Array.isArray(state.source);
-  if (!state.file) showSamples(model.info.samples ?? []);
+  if (byId("samples").hidden) showSamples(model.info.samples ?? []);
   announce("The model is ready.");
   showChips();
   rest();
@@ -309,6 +318,13 @@ function leaveSuspect() {
   }, { label: "Open it again", run: guarded(() => openImage(file, { sample })) });
 }
 
+// What the manifest says is shown before the model is there; whether it is true the model will tell.
+async function showEarly(loading, manifest) {
+  if (manifest && loading === state.loading) showSamples(manifest.samples ?? []);
+  await Promise.allSettled([...byId("samples").querySelectorAll("img")].map((image) => image.decode()));
+  samplesAreIn();
+}
+
 function showSamples(samples) {
   const list = byId("samples");
   list.hidden = samples.length === 0;
@@ -336,7 +352,7 @@ async function openSample(url, sample) {
 }
 
 async function fetchSample(url) {
-  const response = await fetch(url);
+  const response = await fetch(url, { cache: "force-cache" }); // the page shows it already
   if (!response.ok) throw new Error(`status ${response.status}`);
   return response.blob();
 }
@@ -686,5 +702,7 @@ wireCache();
 asked.notes.forEach((note) => showNote(byId("notes"), note, note));
 if (location.protocol === "file:") {
   // start.js has said why nothing works here.
-} else if (asked.problem) addressFailed();
-else use(begin(state.source));
+} else if (asked.problem) {
+  samplesAreIn();
+  addressFailed();
+} else use(begin(state.source));

@@ -22,6 +22,7 @@
 //   { type: "failed", error: { kind, message, detail } }     this rank is lost
 // The store's messages are listed in store.js.
 
+import { importBuild } from "./builds.js";
 import { Folder } from "./folder.js";
 
 // Bytes of a file that are read and repacked at once: they stay in the processor's cache in between.
@@ -60,9 +61,7 @@ function fail(error) {
 async function start({ rank: idx, ports, store, build, module, lock, context, template }) {
   // Held until this worker ends, however it ends: that is how the page notices.
   if (lock) await new Promise((held) => navigator.locks.request(lock, () => (held(), new Promise(() => {}))).catch(held));
-  wasm = await import(`./pkg/llama3med_${build}.js`).catch((error) => {
-    throw Object.assign(error, { kind: "program" });
-  });
+  wasm = await importBuild(build);
   ({ memory } = wasm.initSync({ module }));
   rank = new wasm.Rank(idx, ports);
   const messages = [];

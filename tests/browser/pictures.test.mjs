@@ -51,7 +51,7 @@ const shown = (page) => page.evaluate(() => ["#picture", "#thumbs canvas"].map((
 for (const [what, file, notes] of [
   ["a PNG of 16 bits", wedgePng(), ""],
   ["a TIFF of 16 bits", wedgeTiff(), ""],
-  ["the first page of a TIFF", wedgeTiff(12), " Page 1 of 12 is used."],
+  ["the first page of a TIFF", wedgeTiff(12), "Page 1 of 12 is used. "],
 ]) {
   test(`${what} is shown as the engine has decoded it`, async (t) => {
     const { page, ...on } = await newPage(browser, t);
@@ -62,7 +62,7 @@ for (const [what, file, notes] of [
     assert.equal(film.length, 256);
     film.forEach((level, x) => assert.ok(Math.abs(level - x) <= 1, `${level} at ${x}`));
     thumb.forEach((level, x) => assert.ok(Math.abs(level - 2 * x) <= 3, `small picture: ${level} at ${x}`));
-    assert.equal(await page.locator("#film-notes").textContent(), `The model sees values from 0 to 4080 from black to white.${notes}`);
+    assert.equal(await page.locator("#film-notes").textContent(), `${notes}The model sees values from 0 to 4080 from black to white.`);
     assert.equal(await page.locator("#no-preview").isVisible(), false);
   });
 }
@@ -97,10 +97,11 @@ test("of a picture that cannot be read nothing is shown, and one thing is said",
   const whole = wedgeTiff().buffer;
   const broken = Buffer.from(IMAGE.buffer);
   broken.fill(0, 200, 400); // the browser shows what comes before
-  for (const [name, buffer] of [["short.tif", whole.subarray(0, 30_000)], ["broken.png", broken]]) {
-    await image.setInputFiles({ name, mimeType: "", buffer });
+  for (const [kind, buffer] of [["TIFF", whole.subarray(0, 30_000)], ["PNG", broken]]) {
+    await image.setInputFiles({ name: "broken", mimeType: "", buffer });
     const alert = page.locator("#image-error");
-    await alert.getByText("This picture could not be read.").waitFor();
+    await alert.locator("pre", { hasText: kind }).waitFor({ state: "attached" });
+    assert.equal(await alert.locator("strong").textContent(), "This picture could not be read.");
     assert.equal(await page.locator("#film").isVisible(), false);
     assert.doesNotMatch(await page.locator("#image").innerText(), /all the same|is shown/);
   }
