@@ -3,7 +3,7 @@
 // host of MODEL_HOST where one is given.
 
 import { createHash } from "node:crypto";
-import { cp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 const [pkg, demo, out] = process.argv.slice(2);
@@ -43,6 +43,10 @@ async function stamp() {
   const rules = host ? [["connect-src 'self'", `connect-src 'self' ${host}`], ["img-src 'self'", `img-src 'self' ${host}`]] : [];
   for (const page of ["index.html", "bench.html"]) await replaceIn(join(out, page), rules);
 
+  for (const build of ["relaxed", "simd128"]) {
+    const { size } = await stat(join(out, `pkg/llama3med_${build}_bg.wasm`));
+    await replaceIn(join(out, "builds.js"), [[`${build}: 0`, `${build}: ${size}`]]);
+  }
   const paths = (await filesUnder(out)).filter((path) => !path.startsWith("models/") && path !== "sw.js");
   const hash = createHash("sha256").update(await readFile(join(out, "sw.js")));
   for (const path of paths) hash.update(path).update(await readFile(join(out, path)));

@@ -16,19 +16,15 @@ export async function startChat(model) {
   if (state.chat) return;
   const { scales, tileSize } = model.info;
   showNumbers(byId("numbers"), model.info);
-  const guess = file && picture.guess();
-  if (guess) picture.frame(guess, scales, tileSize);
   let chat = null; // progress may be reported before `chat` is returned
-  chat = model.chat({ image: file ?? undefined, onProgress: (progress) => file === state.file && (chat ?? state.chat) === state.chat && chatProgress(progress) });
+  const current = (act) => (value) => file === state.file && (chat ?? state.chat) === state.chat && act(value);
+  chat = model.chat({ image: file ?? undefined, onPicture: current((frame) => picture.frame(frame, scales, tileSize)), onProgress: current(chatProgress) });
   state.chat = chat;
   try {
-    const frame = await chat.ready;
+    await chat.ready;
     if (chat !== state.chat) return;
     state.encoded = true;
-    if (file) {
-      picture.frame(frame, scales, tileSize);
-      announce("The image is encoded. You can ask.");
-    }
+    if (file) announce("The image is encoded. You can ask.");
     showNumbers(byId("numbers"), model.info, chat);
     rest();
   } catch (error) {
@@ -46,7 +42,9 @@ function chatProgress(progress) {
 }
 
 function imageFailed(error) {
-  picture.unframe();
+  // Nothing is shown that the model does not have.
+  if (state.lost) picture.unframe();
+  else picture.hide();
   closeChat();
   if (state.lost) return state.asking ? undefined : showLost();
   imageRefused(explainFailure(error), withMoreRanks(error));

@@ -6,6 +6,7 @@
 //   { type: "kept", manifestUrl }                            { bytes, seconds }     what this browser keeps of a model, read and dropped
 //   any of them                                              { type: "failed", error: { kind, message, detail } }
 
+import { importBuild, wasmUrl } from "./builds.js";
 import { Folder } from "./folder.js";
 
 const PIECE_BYTES = 4 << 20;
@@ -19,8 +20,8 @@ self.addEventListener("message", async ({ data }) => {
 });
 
 async function start(build) {
-  const wasm = await import(`./pkg/llama3med_${build}.js`);
-  await wasm.default({ module_or_path: new URL(`./pkg/llama3med_${build}_bg.wasm`, import.meta.url) });
+  const wasm = await importBuild(build);
+  await wasm.default({ module_or_path: wasmUrl(build) });
   return wasm;
 }
 

@@ -7,18 +7,24 @@
 //   const talk = model.chat();                                   // without a picture, with any model
 //   model.close();
 //
-// Beside this file lie ranks.js, probe.js, redraw.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with both wasm builds.
+// Beside this file lie builds.js, meter.js, ranks.js, probe.js, redraw.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with
+// both wasm builds.
 
+import { BUILD_BYTES, wasmUrl } from "./builds.js";
+import { Meter } from "./meter.js";
 import { chooseRanks, measure, Probe } from "./ranks.js";
 import { REDRAWN, redraw } from "./redraw.js";
-import { abortError, ModelError, Session, startWorker, workersChecked } from "./session.js";
+import { abortError, ModelError, Session, startStore, workersChecked } from "./session.js";
 
 export { ModelError };
 
 /**
  * @typedef {{ stage: "loading"|"encoding"|"reading"|"answering", done: number, total: number, bytesPerSecond?: number, secondsLeft?: number,
- *   tokensPerSecond?: number, waits?: boolean }} Progress  Bytes while loading, tiles while encoding, tokens while reading and answering. A download that
- *   has lost the network `waits` for it and goes on by itself.
+ *   tokensPerSecond?: number, waits?: boolean }} Progress  Bytes while loading, tiles while encoding, tokens while reading and answering. The
+ *   bytes are those of the program and of the model, whose are not part of `total` before they are known. A download that has lost the network `waits` for it and goes on by itself.
+ * @typedef {{ width: number, height: number, crop: { x: number, y: number, width: number, height: number }, padding?: number[], tiles: number,
+ *   notes: string[] }} Frame  A picture's size; what of it the model's square shows, in its pixels, and the colour around it where that is more than the
+ *   picture; sentences about how the file was read.
  * @typedef {{ maxTokens?: number, temperature?: number, topK?: number, topP?: number, minP?: number, repetitionPenalty?: number, seed?: number,
  *   stopRepetition?: boolean, signal?: AbortSignal }} AskOptions  Without any: the likeliest token always, 512 tokens at most, and an answer that only
  *   repeats itself is ended.
@@ -36,10 +42,12 @@ const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's qu
  * @param {string|URL|(string|URL|File)[]} source  a model folder's manifest.json, relative to the page; or GGUF files of llama.cpp's converters, a decoder
  *   and its mmproj (without which the model sees no pictures), which are read in place and not kept
  * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, verify?: boolean, template?: string,
- *   onOpened?: (size: { bytes: number }) => void, onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
+ *   onManifest?: (manifest: object) => void, onOpened?: (size: { bytes: number }) => void, workersAfter?: Promise<unknown>,
+ *   onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
  *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` hashes what it keeps once more; `template` is the
  *   form of conversations ("vicuna", "mistral", "mistral-v3", "mistral-v3-tekken", "llama3", "llama3-med", "chatml") where a GGUF file names none that is
- *   known; `onOpened` hears, before any weights are loaded, that the files are those of a model, and their bytes
+ *   known; `onManifest` hears what the manifest says, unchecked, long before the model is there, or null where it could not be read; `onOpened` hears, before any weights are loaded, that the
+ *   files are those of a model, and their bytes; `workersAfter` is what has to be over before a worker is started
  * @returns {Promise<Model>}
  */
 export async function load(source, options = {}) {
@@ -64,15 +72,17 @@ async function forbidden(sources) {
 }
 
 // What the model's workers load beside the builds; pages have the rest already.
-const WORKER_FILES = ["store.js", "fetching.js", "folder.js", "pair.js", "rank.js", "probe.js"];
+const WORKER_FILES = ["builds.js", "store.js", "fetching.js", "folder.js", "pair.js", "rank.js", "probe.js"];
+const here = import.meta.url; // by another name: these addresses are none that a bundler is to find
 
 /** A host, or a cache on the way, has given something else in the place of a part of the program: all of it is fetched past every cache. */
 async function refetchProgram(build) {
-  const paths = [...WORKER_FILES, `pkg/llama3med_${build}.js`, `pkg/llama3med_${build}_bg.wasm`];
-  await Promise.all(paths.map((path) => fetch(new URL(path, import.meta.url), { cache: "reload" }).then((response) => response.arrayBuffer()).catch(() => {})));
+  const paths = [...WORKER_FILES, `pkg/llama3med_${build}.js`];
+  const urls = [...paths.map((path) => new URL(path, here)), wasmUrl(build)];
+  await Promise.all(urls.map((url) => fetch(url, { cache: "reload" }).then((response) => response.arrayBuffer()).catch(() => {})));
 }
 
-async function loadOnce(source, { ranks, build, context, cache = true, verify = false, template, onOpened = () => {}, onProgress = () => {}, signal }) {
+async function loadOnce(source, { signal, ...options }) {
   const start = performance.now();
   const pair = Array.isArray(source) ? source.map((file) => (file instanceof Blob ? file : absolute(file))) : undefined;
   const url = pair ? undefined : absolute(source);
@@ -83,7 +93,7 @@ async function loadOnce(source, { ranks, build, context, cache = true, verify = 
   const ended = session.ended.then((error) => Promise.reject(error));
   ended.catch(() => {});
   try {
-    return await Promise.race([ended, loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onOpened, onProgress, start })]);
+    return await Promise.race([ended, loadInto(session, { url, pair, start }, options)]);
   } catch (error) {
     session.end(error);
     throw error;
@@ -92,22 +102,30 @@ async function loadOnce(source, { ranks, build, context, cache = true, verify = 
   }
 }
 
-async function loadInto(session, { url, pair, ranks, build, context, cache, verify, template, onOpened, onProgress, start }) {
+async function loadInto(session, { url, pair, start }, { ranks, build, context, cache = true, verify = false, template, onManifest, onOpened, onProgress, workersAfter }) {
   const chosen = chooseBuild(build);
-  const [module] = await Promise.all([compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url)), workersChecked()]);
+  const meter = new Meter((progress) => onProgress?.({ stage: "loading", ...progress }));
+  // The small file first: the large one takes its time.
+  const early = url ? fetchManifest(url) : null;
+  early?.then((found) => {
+    if (found) meter.set("model", { done: 0, total: found.manifest.files.reduce((sum, { size }) => sum + size, 0) });
+    onManifest?.(found && shown(found.manifest));
+  });
+  const [module] = await Promise.all([compile(chosen, (progress) => meter.set("program", progress)), workersChecked(), workersAfter]);
+  const found = await early;
   if (session.error) return null;
   const heard = {};
   const next = (type) => new Promise((resolve) => (heard[type] = resolve));
   const store = session.startStore(({ type, ...message }) => {
-    if (type === "progress") onProgress({ stage: "loading", ...message });
+    if (type === "progress") meter.set("model", message);
     heard[type]?.(message);
   });
   const manifested = next("manifest");
-  store.postMessage({ type: "open", manifestUrl: url, pair, build: chosen, module, cache, context, template });
+  store.postMessage({ type: "open", manifestUrl: url, pair, build: chosen, module, cache, context, template, early: found?.bytes });
   const { manifest, memory } = await manifested;
   if (session.error) return null;
   const n_bytes = manifest.files.reduce((sum, file) => sum + file.size, 0);
-  onOpened({ bytes: n_bytes });
+  onOpened?.({ bytes: n_bytes });
   const n_cores = navigator.hardwareConcurrency;
   const choice = { n_least: memory.leastRanks, wanted: ranks, n_cores, measure: (counts) => measure(counts, { build: chosen, module }) };
   const n_ranks = await chooseRanks(memory.bytes, choice);
@@ -139,10 +157,42 @@ function chooseBuild(wanted) {
   return wanted ?? (can(RELAXED) ? "relaxed" : "simd128");
 }
 
-async function compile(url) {
+const MANIFEST_WAIT_MS = 15_000;
+
+/** The manifest and its bytes, so early that a page can show what it says; null where the store is to find out what stands in the way. */
+async function fetchManifest(url) {
   try {
-    const response = await fetch(url);
+    const response = await fetch(url, { cache: "no-cache", signal: AbortSignal.timeout(MANIFEST_WAIT_MS) });
+    if (!response.ok) return null;
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    const manifest = JSON.parse(new TextDecoder().decode(bytes));
+    const { files, samples } = manifest;
+    const isFile = ({ size, chunks }) => Number.isFinite(size) && Array.isArray(chunks);
+    const isSample = ({ path, alt }) => [path, alt].every((text) => typeof text === "string");
+    return files.every(isFile) && (samples ?? []).every(isSample) ? { bytes, manifest } : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Reads a copy of a response only to tell how far it is. Compressed on the way or not, its bytes are counted as they are in the end. */
+async function count(response, total, onProgress) {
+  let done = 0;
+  for (const reader = response.body.getReader(); ; ) {
+    const { value } = await reader.read();
+    if (!value) return;
+    done += value.length;
+    onProgress({ done, total: Math.max(total, done) });
+  }
+}
+
+async function compile(build, onProgress = () => {}) {
+  const url = wasmUrl(build);
+  try {
+    onProgress({ done: 0, total: BUILD_BYTES[build] });
+    const response = await fetch(url, { priority: "low" }); // a page's pictures before it
     if (!response.ok) throw new ModelError({ kind: "program", message: `${url.pathname.split("/").at(-1)}: HTTP ${response.status}`, detail: (await response.text()).slice(0, 200) });
+    count(response.clone(), BUILD_BYTES[build], onProgress).catch(() => {});
     // Not every static host knows the type that streaming asks for.
     const streams = WebAssembly.compileStreaming && response.headers.get("Content-Type")?.startsWith("application/wasm");
     return await (streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer()));
@@ -177,11 +227,13 @@ export class Model {
 
   /**
    * Begins a conversation, with a picture or without. A picture that is still being encoded for another chat is given up: the newest wins.
-   * @param {{ image?: Blob|ArrayBuffer|Uint8Array, onProgress?: (progress: Progress) => void }} [options]
+   * @param {{ image?: Blob|ArrayBuffer|Uint8Array, onPicture?: (picture: Frame & { view?: ImageData }) => void, onProgress?: (progress: Progress) => void }}
+   *   [options]  `onPicture` hears of the picture when it is decoded and before it is encoded, once; `view` is the picture as the model has it, upright, at
+   *   most 1600 pixels on an edge
    */
-  chat({ image, onProgress } = {}) {
+  chat({ image, onPicture, onProgress } = {}) {
     this.#looking?.giveUp();
-    const chat = new Chat(this.#session, this.#nChats++, image, onProgress, this.loadMs);
+    const chat = new Chat(this.#session, this.#nChats++, image, { onPicture, onProgress }, this.loadMs);
     this.#looking = chat;
     return chat;
   }
@@ -211,6 +263,7 @@ export class Model {
 export class Chat {
   #session;
   #id;
+  #onPicture;
   #onProgress;
   #image = null; // a Blob: the browser keeps its bytes, or reads them again from the disk
   #preparing = []; // operations that a newer picture makes superfluous
@@ -218,9 +271,10 @@ export class Chat {
   #isGivenUp = false;
   #isClosed = false;
 
-  constructor(session, id, image, onProgress = () => {}, loadMs = undefined) {
+  constructor(session, id, image, { onPicture = () => {}, onProgress = () => {} } = {}, loadMs = undefined) {
     this.#session = session;
     this.#id = id;
+    this.#onPicture = onPicture;
     this.#onProgress = onProgress;
     if (image !== undefined && image !== null) this.#image = image instanceof Blob ? image : new Blob([image]);
     /** Milliseconds and speeds: loadMs, encodeMs, prefillMs, prefillTokensPerSecond, firstTokenMs, answerMs, nTokens, tokensPerSecond, nPrompt, nReused. */
@@ -233,8 +287,9 @@ export class Chat {
     /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];
     /**
-     * Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles, notes }; `notes` are sentences about how the file
-     * was read. Without a picture: { tiles: 0, notes: [] }. Of a model that sees no pictures a picture's `ready` fails with the kind "no-vision".
+     * Resolves when the picture is encoded. Without a picture: { tiles: 0, notes: [] }. Of a model that sees no pictures a picture's `ready` fails with
+     * the kind "no-vision".
+     * @type {Promise<Frame>}
      */
     this.ready = this.#begin();
     this.ready.catch(() => {}); // whoever waits for it hears of it
@@ -249,21 +304,28 @@ export class Chat {
 
   // What the engine does not read, the browser may.
   async #look() {
-    const look = async () => this.#prepare({ type: "look", chat: this.#id, image: await bytesOf(this.#image) });
+    let notes = [];
+    const withNotes = (frame) => ({ ...frame, notes: [...notes, ...frame.notes] });
+    const hear = (event) => {
+      if (event.type !== "picture") return this.#tell(event);
+      const { view } = event;
+      this.#onPicture({ ...withNotes(event.frame), view: view && new ImageData(new Uint8ClampedArray(view.rgba.buffer), view.width, view.height) });
+    };
+    const look = async () => withNotes(await this.#prepare({ type: "look", chat: this.#id, image: await bytesOf(this.#image) }, hear));
     try {
       return await look();
     } catch (error) {
       const png = error.kind === "format" ? await redraw(this.#image, /SVG/.test(error.message)) : null;
       if (!png) throw error;
       this.#image = new Blob([png]);
-      const frame = await look();
-      return { ...frame, notes: [REDRAWN, ...frame.notes] };
+      notes = [REDRAWN];
+      return look();
     }
   }
 
-  async #prepare(message) {
+  async #prepare(message, hear = (event) => this.#tell(event)) {
     if (this.#isGivenUp) throw abortError("a newer picture was opened");
-    const operation = this.#session.operate(message, (event) => this.#tell(event));
+    const operation = this.#session.operate(message, hear);
     this.#preparing.push(operation);
     const { result, timings } = await operation.promise;
     Object.assign(this.timings, timings);
@@ -403,14 +465,14 @@ async function bytesOf(image) {
   }
 }
 
-/** Asks a worker of its own a single question. */
-async function askWorker(file, message) {
+/** Asks a store of its own a single question. */
+async function askStore(message) {
   await workersChecked();
-  const worker = startWorker(file, file);
+  const worker = startStore();
   try {
     return await new Promise((resolve, reject) => {
       worker.onmessage = ({ data }) => (data.type === "failed" ? reject(new ModelError(data.error)) : resolve(data));
-      worker.onerror = (event) => reject(new ModelError({ kind: "internal", message: event.message || `${file} could not be started` }));
+      worker.onerror = (event) => reject(new ModelError({ kind: "internal", message: event.message || "the store could not be started" }));
       worker.postMessage(message);
     });
   } finally {
@@ -426,7 +488,7 @@ async function askWorker(file, message) {
  */
 export async function timeKernels({ build, workers = 1, ms = 500, products }) {
   const chosen = chooseBuild(build);
-  const [module] = await Promise.all([compile(new URL(`pkg/llama3med_${chosen}_bg.wasm`, import.meta.url)), workersChecked()]);
+  const [module] = await Promise.all([compile(chosen), workersChecked()]);
   const probes = Array.from({ length: workers }, () => new Probe());
   try {
     const [{ kernel }] = await Promise.all(probes.map((probe) => probe.ask({ type: "open", build: chosen, module })));
@@ -444,11 +506,11 @@ function absolute(manifestUrl) {
 
 /** What this browser keeps of a model: `{ bytes, complete }`; when complete it opens with the network cut. */
 export async function cachedSize(manifestUrl) {
-  const { bytes, complete } = await askWorker("store.js", { type: "cached", manifestUrl: absolute(manifestUrl) });
+  const { bytes, complete } = await askStore({ type: "cached", manifestUrl: absolute(manifestUrl) });
   return { bytes, complete };
 }
 
 /** Deletes what this browser keeps of a model. */
 export async function deleteCached(manifestUrl) {
-  await askWorker("store.js", { type: "forget", manifestUrl: absolute(manifestUrl) });
+  await askStore({ type: "forget", manifestUrl: absolute(manifestUrl) });
 }

@@ -3,21 +3,27 @@
 import { load } from "./llama3med.js";
 import { choiceText } from "./files.js";
 import { showModel } from "./numbers.js";
-import { announce, asked, byId, conversation, guarded, ownModel, requests, rest, service, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
+import { announce, asked, byId, conversation, guarded, ownModel, requests, rest, samples, service, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
 import { explain, showError, showNote, WAITS } from "./words.js";
 
-/** What the picture's half does when a model is ready, and before one begins anew: opening.js sets both. */
-export const heard = { ready: () => {}, afresh: () => {} };
+/** What the picture's half does when a manifest has come, when a model is ready, and before one begins anew: opening.js sets them. */
+export const heard = { manifest: () => {}, ready: () => {}, afresh: () => {} };
 
 /** Begins to load a model: `model` is a promise of it; `giveUp` ends it, loaded or not. */
 export function begin(source, onOpened) {
   const abort = new AbortController();
   const loading = { source, giveUp };
-  const options = { ranks: asked.ranks, build: asked.build, template: asked.template, signal: abort.signal, onOpened, onProgress: (progress) => loadProgress(loading, progress) };
-  async function start() {
+  const options = { ranks: asked.ranks, build: asked.build, template: asked.template, signal: abort.signal, onOpened, onManifest: (manifest) => heard.manifest(loading, manifest), onProgress: (progress) => loadProgress(loading, progress) };
+  async function inCharge() {
     await service.inCharge;
     if (service.isReplaced) throw Object.assign(new Error("its files are no longer kept here"), { kind: "replaced" });
     requests.withWorkers = Boolean(navigator.serviceWorker?.controller);
+  }
+  async function start() {
+    if (typeof source !== "string") samples.arrived();
+    if (service.isReplaced) await inCharge();
+    options.workersAfter = inCharge();
+    options.workersAfter.catch(() => {}); // loading hears of it
     const model = await load(source, options).catch((error) => {
       if (!error.instead) throw error;
       noteInstead(error);

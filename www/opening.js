@@ -3,12 +3,19 @@
 import { closeChat, showAsking, showChips, startChat } from "./asking.js";
 import { choosePicture, sortFiles, startOf } from "./files.js";
 import { heard, openModel, showLost } from "./loading.js";
-import { byId, conversation, guarded, imageRefused, manifestUrl, on, picture, requests, rest, sees, setStatus, state, unexpected } from "./state.js";
+import { byId, conversation, guarded, imageRefused, manifestUrl, on, picture, requests, rest, samples, sees, setStatus, state, unexpected } from "./state.js";
 import { bytesText, explain, showError } from "./words.js";
+
+// What the manifest says is shown before the model is there; whether it is true the model will tell.
+heard.manifest = async (loading, manifest) => {
+  if (manifest && loading === state.loading) showSamples(manifest.samples ?? []);
+  await Promise.allSettled([...byId("samples").querySelectorAll("img")].map((image) => image.decode()));
+  samples.arrived();
+};
 
 heard.ready = (model) => {
   showSight();
-  if (!state.file) showSamples(model.info.samples ?? []);
+  if (byId("samples").hidden) showSamples(model.info.samples ?? []);
   showChips();
   rest();
   if (state.file || !sees()) startChat(model).catch(unexpected);
@@ -40,10 +47,10 @@ function leaveSuspect() {
   }, { label: "Open it again", run: guarded(() => openImage(file, { sample })) });
 }
 
-function showSamples(samples) {
+function showSamples(offered) {
   const list = byId("samples");
-  list.hidden = samples.length === 0;
-  list.replaceChildren(...samples.map((sample) => {
+  list.hidden = offered.length === 0;
+  list.replaceChildren(...offered.map((sample) => {
     const item = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
@@ -67,7 +74,7 @@ async function openSample(url, sample) {
 }
 
 async function fetchSample(url) {
-  const response = await fetch(url);
+  const response = await fetch(url, { cache: "force-cache" }); // the page shows it already
   if (!response.ok) throw new Error(`status ${response.status}`);
   return response.blob();
 }

@@ -7,7 +7,7 @@ import { filesOf, sortFiles, textOf } from "./files.js";
 import { deleteCached } from "./llama3med.js";
 import { addressFailed, begin, openModel, use } from "./loading.js";
 import { openFiles, openImage } from "./opening.js";
-import { asked, byId, conversation, manifestUrl, on, service, state } from "./state.js";
+import { asked, byId, conversation, manifestUrl, on, samples, service, state } from "./state.js";
 import { showNote } from "./words.js";
 
 function wireImage() {
@@ -109,5 +109,7 @@ wireCache();
 asked.notes.forEach((note) => showNote(byId("notes"), note, note));
 if (location.protocol === "file:") {
   // start.js has said why nothing works here.
-} else if (asked.problem) addressFailed();
-else use(begin(state.source));
+} else if (asked.problem) {
+  samples.arrived();
+  addressFailed();
+} else use(begin(state.source));

@@ -1,6 +1,8 @@
-// The film: the preview of the opened file, the crop and the tiles that the model sees, and the small pictures of each scale.
-// The browser only shows the file here; what the model computes with is decoded and resized by the engine. Behind transparent parts both have black
+// The film: the picture as the engine has decoded it, the crop and the tiles that the model sees, and the small pictures of each scale.
+// Until the engine has it, the browser's own preview stands in, for kinds of files that both show alike. Behind transparent parts both have black
 // (style.css, and BACKGROUND in the engine).
+
+import { startOf } from "./files.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -10,59 +12,70 @@ function svgElement(name, attributes) {
   return element;
 }
 
-/** The tiles of `side` x `side` over the crop, row by row, as rectangles. */
-function tileRects(crop, side) {
-  const width = crop.width / side;
-  const height = crop.height / side;
-  return Array.from({ length: side * side }, (_, tileIdx) =>
-    svgElement("rect", { class: "tile", width, height, x: crop.x + (tileIdx % side) * width, y: crop.y + Math.floor(tileIdx / side) * height }));
+/** The tiles of `side` x `side` over the crop, row by row, as rectangles: of each what lies within `width` x `height`. */
+function tileRects(crop, side, { width = Infinity, height = Infinity } = {}) {
+  const part = (start, edge, idx, end) => {
+    const at = (line) => Math.min(Math.max(start + (line * edge) / side, 0), end);
+    return [at(idx), at(idx + 1) - at(idx)];
+  };
+  return Array.from({ length: side * side }, (_, tileIdx) => {
+    const [x, tileWidth] = part(crop.x, crop.width, tileIdx % side, width);
+    const [y, tileHeight] = part(crop.y, crop.height, Math.floor(tileIdx / side), height);
+    return svgElement("rect", { class: "tile", x, y, width: tileWidth, height: tileHeight });
+  });
 }
 
-const NO_PREVIEW = "This browser cannot show this kind of file.";
+// JPEG, GIF, BMP, WebP, and PNG of at most 8 bits.
+const SHOWN_ALIKE = /^(\xff\xd8\xff|GIF8|BM|RIFF[^]{4}WEBP|\x89PNG[^]{20}[\x01-\x08])/;
+const STAND_IN_EDGE = 1600;
+const THUMB_EDGE = 128; // pixels of a small picture, of which a screen shows 64 or fewer in their own unit
 
-/** The preview, its overlay, its thumbnails and what is to be known of it. */
+const LATER = "This kind of file is shown when the model has read it.";
+const NO_ROOM = "There is no memory left to show this picture. The model reads it all the same.";
+
+/** The browser's preview of a file, as a bitmap; null of what the engine may show otherwise, and of what this browser cannot read. */
+async function standIn(file) {
+  try {
+    if (!SHOWN_ALIKE.test(String.fromCharCode(...(await startOf(file))))) return null;
+    return await createImageBitmap(file);
+  } catch {
+    return null;
+  }
+}
+
+/** The picture, its overlay, its thumbnails and what is to be known of it. */
 export class Picture {
-  /** `elements`: { film, image, overlay, noPreview, notes, thumbs }. */
+  #file = null;
+
+  /** `elements`: { film, image, overlay, noPreview, notes, thumbs }; `image` is a canvas. */
   constructor(elements) {
     this.elements = elements;
-    this.url = null;
     this.levels = [];
     this.shownLevel = null;
-    elements.image.addEventListener("error", () => this.#preview(false));
-    elements.image.addEventListener("load", () => this.#preview(true));
   }
 
-  #preview(visible) {
-    this.elements.image.hidden = !visible;
-    this.elements.noPreview.hidden = visible;
-    this.loaded?.();
-  }
-
-  /** Shows `file`; resolves when the browser has read it, or has found that it cannot. */
+  /** Shows `file` as far as that can be done without the engine; resolves when that is there. */
   async show(file) {
-    if (this.url) URL.revokeObjectURL(this.url);
-    this.url = URL.createObjectURL(file);
-    this.unframe();
+    this.hide();
+    this.#file = file;
     this.elements.film.hidden = false;
-    this.loaded?.(); // whoever waits for the file before this one
-    const loaded = new Promise((resolve) => (this.loaded = resolve));
-    this.elements.image.src = this.url;
-    await loaded;
+    this.#say(LATER);
+    const bitmap = await standIn(file);
+    if (bitmap && file === this.#file) this.#draw(bitmap, Math.min(1, STAND_IN_EDGE / Math.max(bitmap.width, bitmap.height)));
+    bitmap?.close();
   }
 
   /** Takes the picture itself away. */
   hide() {
+    this.#file = null;
     this.unframe();
-    this.loaded?.();
+    this.#say("");
     this.elements.film.hidden = true;
-    this.elements.image.removeAttribute("src");
-    if (this.url) URL.revokeObjectURL(this.url);
-    this.url = null;
+    Object.assign(this.elements.image, { width: 0, height: 0 });
   }
 
   /** Takes crop, tiles, thumbnails and notes away. */
   unframe() {
-    this.elements.noPreview.textContent = NO_PREVIEW;
     this.#note([]);
     this.levels = [];
     this.shownLevel = null;
@@ -70,12 +83,21 @@ export class Picture {
     this.elements.thumbs.replaceChildren();
   }
 
-  /** What is known before the engine has looked: the middle square of the picture. */
-  guess() {
-    const { naturalWidth: width, naturalHeight: height } = this.elements.image;
-    if (!width || !height || this.elements.image.hidden) return null;
-    const side = Math.min(width, height);
-    return { width, height, crop: { x: (width - side) / 2, y: (height - side) / 2, width: side, height: side } };
+  /** A sentence in the place of the picture; without one the picture. */
+  #say(text) {
+    this.elements.noPreview.textContent = text;
+    this.elements.noPreview.hidden = !text;
+    this.elements.image.hidden = Boolean(text);
+  }
+
+  #draw(bitmap, scale = 1) {
+    const { image } = this.elements;
+    Object.assign(image, { width: Math.max(1, Math.round(bitmap.width * scale)), height: Math.max(1, Math.round(bitmap.height * scale)) });
+    const context = image.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    if (bitmap instanceof ImageData) context.putImageData(bitmap, 0, 0);
+    else context.drawImage(bitmap, 0, 0, image.width, image.height);
+    this.#say("");
   }
 
   #note(notes) {
@@ -83,14 +105,17 @@ export class Picture {
     this.elements.notes.hidden = notes.length === 0;
   }
 
-  /** Draws crop and tiles: `frame` is { width, height, crop }, and { notes } from the engine, `scales` the model's, ascending, `tile` its tile size. */
-  frame({ width, height, crop, notes }, scales, tile) {
-    if (notes) {
-      this.elements.noPreview.textContent = `${NO_PREVIEW} The model reads it all the same.`;
-      this.#note(notes);
-    }
+  /**
+   * Draws what the engine has decoded: `frame` is what `chat` of the client gives to `onPicture`, `scales` are the model's, ascending, `tile` is its tile
+   * size.
+   */
+  frame(frame, scales, tile) {
+    const { width, height, crop, notes = [], view } = frame;
+    this.#note(notes);
+    this.elements.film.hidden = false;
+    if (view) this.#draw(view);
+    else this.#say(NO_ROOM);
     const { overlay, thumbs } = this.elements;
-    const pressed = this.shownLevel;
     overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
     overlay.replaceChildren();
     thumbs.replaceChildren();
@@ -98,20 +123,39 @@ export class Picture {
       const side = Math.ceil(scale / tile);
       const group = svgElement("g", {});
       group.style.display = "none";
-      group.append(...tileRects(crop, side));
+      group.append(...tileRects(crop, side, frame));
       overlay.append(group);
-      const small = this.#thumb({ width, height, crop }, scale, side, levelIdx);
+      const small = this.#thumb(frame, scale, side, levelIdx);
       thumbs.append(small.button);
       return { side, group, ...small };
     });
-    overlay.append(svgElement("rect", { class: "crop", ...crop }));
-    this.select(pressed);
+    const [whole] = tileRects(crop, 1, frame);
+    whole.setAttribute("class", "crop");
+    overlay.append(whole);
+    this.select(null);
   }
 
-  #thumb({ width, height, crop }, scale, side, levelIdx) {
-    const view = svgElement("svg", { viewBox: `${crop.x} ${crop.y} ${crop.width} ${crop.height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
-    view.append(svgElement("image", { href: this.url, x: 0, y: 0, width, height, preserveAspectRatio: "none" }));
-    const rects = tileRects(crop, side);
+  /** The crop as the model's square has it. */
+  #small({ width, crop, padding }) {
+    const small = document.createElement("canvas");
+    small.width = small.height = THUMB_EDGE;
+    const context = small.getContext("2d");
+    if (padding) {
+      context.fillStyle = `rgb(${padding.join(" ")})`;
+      context.fillRect(0, 0, THUMB_EDGE, THUMB_EDGE);
+    }
+    const { image } = this.elements;
+    if (image.hidden) return small;
+    context.imageSmoothingQuality = "high";
+    const scale = image.width / width; // of what is shown, to the picture's own pixels
+    const [x, y] = [crop.x / crop.width, crop.y / crop.height].map((part) => -part * THUMB_EDGE);
+    context.drawImage(image, x, y, (image.width / scale / crop.width) * THUMB_EDGE, (image.height / scale / crop.height) * THUMB_EDGE);
+    return small;
+  }
+
+  #thumb(frame, scale, side, levelIdx) {
+    const view = svgElement("svg", { viewBox: "0 0 1 1", "aria-hidden": "true" });
+    const rects = tileRects({ x: 0, y: 0, width: 1, height: 1 }, side);
     if (side > 1) view.append(...rects);
     const button = document.createElement("button");
     button.type = "button";
@@ -121,7 +165,10 @@ export class Picture {
     button.title = `${scale} × ${scale} pixels, ${tiles}`;
     const caption = document.createElement("span");
     caption.textContent = side === 1 ? "whole" : `${side} × ${side} tiles`;
-    button.append(view, caption);
+    const square = document.createElement("span");
+    square.className = "square";
+    square.append(this.#small(frame), view);
+    button.append(square, caption);
     button.addEventListener("click", () => this.select(this.shownLevel === levelIdx ? null : levelIdx));
     return { button, rects };
   }

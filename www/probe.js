@@ -6,6 +6,8 @@
 //   { type: "exchange", port, n_bytes, n_times }             { type: "exchange", ms: of one }   (sent to both ends of a channel)
 //   any of them                                              { type: "failed", error: { kind, message } }
 
+import { importBuild } from "./builds.js";
+
 let wasm = null; // the module of the bindings
 const made = new Map(); // products, by what they are
 
@@ -18,7 +20,7 @@ self.addEventListener("message", async ({ data }) => {
 });
 
 async function open({ build, module }) {
-  wasm = await import(`./pkg/llama3med_${build}.js`);
+  wasm = await importBuild(build);
   wasm.initSync({ module });
   return { type: "opened", kernel: wasm.Product.kernel() };
 }

@@ -4,7 +4,7 @@
 // Messages from the page                                     answered by
 //   { type: "start", rank, ports, store, build, module,      { type: "started" } at once,
 //     lock, context, template }                              { type: "loaded", memory, info } when the store has given everything
-//   { type: "look", id, chat, image }                        progress, then done with { crop, width, height, tiles }   (rank 0 only, as all below)
+//   { type: "look", id, chat, image }                        the picture, progress, then done with the same frame   (rank 0 only, as all below)
 //   { type: "prepare", id, chat }                            progress, then done
 //   { type: "ask", id, chat, question, options, image }      progress and tokens, then done with { text, finish, nPrompt, nReused, first };
 //                                                            `image` only after an error of the kind "not-encoded"
@@ -14,12 +14,15 @@
 //   { type: "ping" }                                         { type: "pong", memory }
 // where the answers are
 //   { type: "progress", id, stage: "encoding"|"reading", done, total, secondsLeft }
+//   { type: "picture", id, frame, view }                     decoded, not yet encoded: `frame` is { width, height, crop, padding, tiles, notes }, `view`
+//                                                            its pixels for a screen, { width, height, rgba }, undefined where there is no memory for them
 //   { type: "token", id, text, done, tokensPerSecond }
 //   { type: "dropped", id, turns }                           the oldest turns were left out of the prompt
 //   { type: "done", id, result, timings, memory }            or { type: "done", id, error: { kind, message } }
 //   { type: "failed", error: { kind, message, detail } }     this rank is lost
 // The store's messages are listed in store.js.
 
+import { importBuild } from "./builds.js";
 import { Folder } from "./folder.js";
 
 // Bytes of a file that are read and repacked at once: they stay in the processor's cache in between.
@@ -58,9 +61,7 @@ function fail(error) {
 async function start({ rank: idx, ports, store, build, module, lock, context, template }) {
   // Held until this worker ends, however it ends: that is how the page notices.
   if (lock) await new Promise((held) => navigator.locks.request(lock, () => (held(), new Promise(() => {}))).catch(held));
-  wasm = await import(`./pkg/llama3med_${build}.js`).catch((error) => {
-    throw Object.assign(error, { kind: "program" });
-  });
+  wasm = await importBuild(build);
   ({ memory } = wasm.initSync({ module }));
   rank = new wasm.Rank(idx, ports);
   const messages = [];
@@ -199,6 +200,10 @@ class Clock {
 
   sinceStart() {
     return performance.now() - this.start;
+  }
+
+  picture(frame, view) {
+    postMessage({ type: "picture", id: this.id, frame, view }, view ? [view.rgba.buffer] : []);
   }
 
   encoding(done, total) {

@@ -13,13 +13,17 @@ export class Service {
   #wasInCharge = Boolean(container?.controller);
   #isAsked = false; // this page has asked for the new version
 
-  /** @param {{ onNewer: () => void }} listener  hears that there is a newer version of the page */
-  constructor({ onNewer }) {
+  /**
+   * @param {{ onNewer: () => void, after: Promise<unknown> }} options  `onNewer` hears that there is a newer version of the page; `after` is what a first
+   *   visit needs sooner than a service worker, which fetches the whole site
+   */
+  constructor({ onNewer, after }) {
     /** Whether a newer version took over in another tab: what this page would load from now on no longer fits it. */
     this.isReplaced = false;
-    this.#registration = container ? this.#register(onNewer).catch(() => null) : Promise.resolve(null);
+    const first = this.#wasInCharge ? Promise.resolve() : after;
+    this.#registration = container ? first.then(() => this.#register(onNewer)).catch(() => null) : Promise.resolve(null);
     /** Resolves when the service worker is in charge, or when it is clear that none will be soon: it sees the requests of those workers alone that start later. */
-    this.inCharge = atMost(IN_CHARGE_MS, this.#registration);
+    this.inCharge = first.then(() => atMost(IN_CHARGE_MS, this.#registration));
     container?.addEventListener("controllerchange", () => {
       if (this.#isAsked) return location.reload();
       if (this.#wasInCharge) {

@@ -28,14 +28,25 @@ export function abortError(message) {
   return new DOMException(message, "AbortError");
 }
 
+// Each names its file in the one way in which bundlers find a worker's; `Worker` is what `startWorker` gives them.
+const makeStore = (Worker, name) => new Worker(new URL("./store.js", import.meta.url), { type: "module", name });
+const makeRank = (Worker, name) => new Worker(new URL("./rank.js", import.meta.url), { type: "module", name });
+
 /**
- * Starts one of the workers beside this file, once `workersChecked` has resolved. A worker takes on the policy of the page only if it starts from a blob:
- * from its own address it would have none but what its host sends. Where a host's own policy forbids blobs, the file itself is started.
+ * Starts a worker, once `workersChecked` has resolved: `make` is given a constructor and a name, as `makeStore` is. A worker takes on the policy of the page
+ * only if it starts from a blob: from its own address it would have none but what its host sends. Where a host's own policy forbids blobs, the file itself
+ * is started.
  */
-export function startWorker(file, name) {
-  const address = new URL(file, import.meta.url).href;
-  return new Worker(startsFromBlobs ? blobUrl(`import ${JSON.stringify(address)};`) : address, { type: "module", name });
+export function startWorker(make, name) {
+  return make(startsFromBlobs ? WorkerFromBlob : Worker, name);
 }
+
+function WorkerFromBlob(url, options) {
+  return new Worker(blobUrl(`import ${JSON.stringify(url.href)};`), options);
+}
+
+/** Starts the store by itself. */
+export const startStore = () => startWorker(makeStore, "store");
 
 const blobUrl = (script) => URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
 
@@ -89,7 +100,7 @@ export class Session {
 
   /** Starts the store. `onMessage` hears of everything that it says. */
   startStore(onMessage) {
-    this.store = this.#worker("store.js", "the store", onMessage);
+    this.store = this.#worker(makeStore, "the store", onMessage);
     return this.store;
   }
 
@@ -110,7 +121,7 @@ export class Session {
 
   #startRank(rank, ports, store, start) {
     return new Promise((resolve) => {
-      const worker = this.#worker("rank.js", `rank ${rank}`, (message) => {
+      const worker = this.#worker(makeRank, `rank ${rank}`, (message) => {
         if (message.type === "started" && lock) this.#watchLock(lock, `rank ${rank}`);
         if (message.type === "loaded") resolve(message.info);
         if (message.memory) this.memoryBytes[rank] = message.memory;
@@ -123,8 +134,8 @@ export class Session {
     });
   }
 
-  #worker(file, name, onMessage) {
-    const worker = startWorker(file, name);
+  #worker(make, name, onMessage) {
+    const worker = startWorker(make, name);
     const watch = { worker, name, silentMs: 0, isPinged: false, isLocked: false, hasSpoken: false };
     worker.onmessage = ({ data }) => {
       Object.assign(watch, { silentMs: 0, isPinged: false, hasSpoken: true });
@@ -137,7 +148,7 @@ export class Session {
       const message = event.message || "it could not be started: is the whole site there, and does its policy allow workers?";
       // Of a worker that has not said anything yet the program is to blame.
       const kind = watch.hasSpoken ? "internal" : "program";
-      this.end(new ModelError({ kind, message: `${file}: ${message}`, detail: `${event.filename ?? file}:${event.lineno ?? 0}` }, name));
+      this.end(new ModelError({ kind, message, detail: `${event.filename ?? name}:${event.lineno ?? 0}` }, name));
     };
     worker.onmessageerror = () => this.end(new ModelError({ kind: "internal", message: "a message could not be read" }, name));
     this.watched.push(watch);

@@ -22,7 +22,11 @@ export const requests = new Requests(new URL("./", Array.isArray(asked.source) ?
   byId("requests-how").textContent = how;
 });
 
-export const service = new Service({ onNewer: () => (byId("update").hidden = false) });
+// What a person sees first is fetched first: the samples, as soon as the manifest names them.
+export const samples = {};
+samples.areIn = new Promise((resolve) => (samples.arrived = resolve));
+
+export const service = new Service({ onNewer: () => (byId("update").hidden = false), after: samples.areIn });
 
 // What is going on. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` gave: of this model,
 // and of one that the person chose to take its place. `source` is where it comes from, `working` where the one came from that worked last; `lost` is why it

@@ -2,9 +2,10 @@
 //
 // Messages from the page                                     answered by
 //   { type: "open", manifestUrl, build, module, cache,       { type: "manifest", manifest, isCopy, memory: { bytes, leastRanks } }
-//     context, template } or pair: [address or File, ...]      { type: "progress", ... } while the network is waited for
-//     instead of manifestUrl
-//   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, bytesPerSecond, secondsLeft, waits }, ...
+//     context, template, early } or                            { type: "progress", ... } while the network is waited for
+//     pair: [address or File, ...] instead of manifestUrl;
+//     `early` is the manifest as it was fetched, if it was
+//   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, waits }, ...
 //     verify }                                               { type: "served", cached, note }
 //   { type: "cached", manifestUrl }                          { type: "cached", bytes, complete }
 //   { type: "forget", manifestUrl }                          { type: "forgotten" }
@@ -22,6 +23,7 @@
 // What the folder keeps already, the ranks read there themselves, each what it needs, straight into its memory: bytes that came through this worker would
 // be copied twice more. They were checked before they got their place (folder.js); with `verify` they are read and hashed here once more.
 
+import { importBuild } from "./builds.js";
 import { checkStandIn, checkStatus, fetchBytes, isNetworkLost, networkBack, StoreError, whyForbidden } from "./fetching.js";
 import { Folder, hex } from "./folder.js";
 import { describePair, readChunk } from "./pair.js";
@@ -44,10 +46,8 @@ self.addEventListener("message", async ({ data }) => {
   }
 });
 
-async function open({ manifestUrl, pair, build, module, cache, context, template }) {
-  wasm = await import(`./pkg/llama3med_${build}.js`).catch((error) => {
-    throw Object.assign(error, { kind: "program" });
-  });
+async function open({ manifestUrl, pair, build, module, cache, context, template, early }) {
+  wasm = await importBuild(build);
   wasm.initSync({ module });
   checkTemplate(template);
   if (pair) {
@@ -56,7 +56,7 @@ async function open({ manifestUrl, pair, build, module, cache, context, template
     return postMessage({ type: "manifest", manifest: model.manifest, isCopy: false, memory: await memory(context) });
   }
   const folder = cache ? await Folder.open(manifestUrl) : null;
-  const { bytes, isCopy } = await manifestBytes(manifestUrl, folder);
+  const { bytes, isCopy } = early ? { bytes: early, isCopy: false } : await manifestBytes(manifestUrl, folder);
   const note = folder && !folder.isOurs ? "Another tab is keeping this model; this one only reads what is kept." : "";
   model = { url: manifestUrl, manifest: wasm.parseManifest(bytes), bytes, folder, note };
   postMessage({ type: "manifest", manifest: model.manifest, isCopy, memory: await memory(context) });
@@ -92,18 +92,12 @@ async function manifestBytes(url, folder) {
 }
 
 async function fetchManifest(url, ms) {
-  const response = await fetch(url, { cache: "no-cache", signal: timeout(ms) });
+  const response = await fetch(url, { cache: "no-cache", signal: AbortSignal.timeout(ms) });
   checkStatus(response, "manifest.json");
   const bytes = new Uint8Array(await response.arrayBuffer());
   checkStandIn(bytes, "manifest.json");
   if (bytes.length > MAX_MANIFEST_BYTES) throw new StoreError("corrupt", `manifest.json has ${bytes.length} bytes: too many.`);
   return bytes;
-}
-
-function timeout(ms) {
-  const controller = new AbortController();
-  setTimeout(() => controller.abort(), ms);
-  return controller.signal;
 }
 
 /** What the model takes in memory, from the headers of its files. The chunks that hold them are obtained now, and wait for the ranks. */
@@ -325,7 +319,7 @@ class Feed {
 /** All bytes of the model, as they become available. */
 class Progress {
   constructor(total) {
-    Object.assign(this, { total, done: 0, told: 0, n_waiting: 0, samples: [{ time: performance.now(), done: 0 }] });
+    Object.assign(this, { total, done: 0, told: 0, n_waiting: 0 });
     /** For `fetchBytes`. */
     this.listener = { onBytes: (n) => this.add(n), onWaiting: (waits) => this.#wait(waits) };
     this.tell();
@@ -341,16 +335,9 @@ class Progress {
     if (performance.now() - this.told > 100) this.tell();
   }
 
-  /** Speed is that of the last few seconds. */
   tell() {
-    const now = performance.now();
-    this.told = now;
-    this.samples.push({ time: now, done: this.done });
-    while (this.samples.length > 2 && now - this.samples[0].time > 5000) this.samples.shift();
-    const [{ time, done }] = this.samples;
-    const bytesPerSecond = now > time ? Math.max(0, ((this.done - done) / (now - time)) * 1000) : 0;
-    const secondsLeft = bytesPerSecond > 0 ? (this.total - this.done) / bytesPerSecond : undefined;
-    postMessage({ type: "progress", done: this.done, total: this.total, bytesPerSecond, secondsLeft, waits: this.n_waiting > 0 });
+    this.told = performance.now();
+    postMessage({ type: "progress", done: this.done, total: this.total, waits: this.n_waiting > 0 });
   }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `sniff` tells what a file is; `decode` reads it, with `png`, `jpeg`, `tiff` and `chunks` for what the general decoders leave out, and `levels` for numbers of more than
 //! 8 bits. `resample` is Pillow's bicubic filter, and `preprocess` follows CLIPImageProcessor of transformers on its Pillow path (the torchvision path
-//! gives slightly different pixels). The result goes to `tiles`.
+//! gives slightly different pixels). The result goes to `tiles`. `view` is what a person is shown of the picture.
 
 mod chunks;
 mod decode;
@@ -12,10 +12,13 @@ mod png;
 mod resample;
 mod sniff;
 mod tiff;
+mod view;
 
 use crate::Result;
 use decode::zeros;
 use resample::Source;
+
+pub use view::View;
 
 /// What is behind transparent parts, and in the place of missing ones: black, as the page's film is, and as most programs store pixels that nobody is to see.
 pub const BACKGROUND: u8 = 0;
@@ -64,7 +67,7 @@ pub struct Preprocess {
     pub std: [f32; 3],
 }
 
-/// The part of a picture that the model sees, in the picture's own pixels.
+/// What the model's square shows, in the picture's own pixels: a part of the picture, or more than it where the picture is padded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Crop {
     /// Left edge.
@@ -75,6 +78,43 @@ pub struct Crop {
     pub width: f32,
     /// Rows seen.
     pub height: f32,
+}
+
+impl Preprocess {
+    /// The colour around a padded picture, `tuple(int(x * 255) for x in image_mean)` in Python's f64; none where nothing is padded.
+    pub fn padding(&self) -> Option<[u8; 3]> {
+        (self.fit == Fit::Pad).then(|| self.mean.map(|mean| (f64::from(mean) * 255.0) as u8))
+    }
+
+    /// What the square shows of a picture of this size.
+    pub fn crop(&self, width: usize, height: usize) -> Crop {
+        let [width_f, height_f] = [width as f32, height as f32];
+        match self.fit {
+            Fit::Stretch => Crop { x: 0.0, y: 0.0, width: width_f, height: height_f },
+            Fit::Pad => {
+                let side = width.max(height);
+                let [x, y] = [width, height].map(|edge| -(((side - edge) / 2) as f32));
+                Crop { x, y, width: side as f32, height: side as f32 }
+            }
+            Fit::Crop => {
+                let (resized, offset) = self.cropped(width, height);
+                let step = [width_f / resized[0] as f32, height_f / resized[1] as f32];
+                Crop {
+                    x: offset[0] as f32 * step[0],
+                    y: offset[1] as f32 * step[1],
+                    width: self.size as f32 * step[0],
+                    height: self.size as f32 * step[1],
+                }
+            }
+        }
+    }
+
+    /// The size to which a picture is resized before its middle is kept, and where that begins.
+    fn cropped(&self, width: usize, height: usize) -> ([usize; 2], [usize; 2]) {
+        // `int(size * long / short)`: the quotient is never close enough to the next whole number to round up to it.
+        let resized = [width, height].map(|edge| self.size * edge / width.min(height));
+        (resized, resized.map(|edge| (edge - self.size) / 2))
+    }
 }
 
 /// A prepared picture.
@@ -97,40 +137,28 @@ pub struct Pixels {
 /// When the picture has no pixels or the size is zero; neither comes out of [`Picture::decode`] or a checked configuration.
 pub fn preprocess(picture: &Picture, options: &Preprocess) -> Result<Pixels> {
     assert!(picture.width > 0 && picture.height > 0 && options.size > 0, "an empty picture has no pixels to prepare");
-    let (rgb, crop) = square(picture, options)?;
-    Ok(Pixels { size: options.size, values: normalize(&rgb, options)?, crop })
+    let rgb = square(picture, options)?;
+    Ok(Pixels {
+        size: options.size,
+        values: normalize(&rgb, options)?,
+        crop: options.crop(picture.width, picture.height),
+    })
 }
 
-/// The picture as a square of 8-bit pixels, (size, size, 3), before it is normalised, and the part of it that is seen.
+/// The picture as a square of 8-bit pixels, (size, size, 3), before it is normalised.
 ///
 /// # Errors
 /// [`crate::Error::OutOfMemory`].
-pub fn square(picture: &Picture, options: &Preprocess) -> Result<(Vec<u8>, Crop)> {
-    let size = options.size;
-    let whole = Crop { x: 0.0, y: 0.0, width: picture.width as f32, height: picture.height as f32 };
-    Ok(match options.fit {
-        Fit::Stretch => (resample::resize(&Source::whole(picture), [size, size], [0, 0], size)?, whole),
-        Fit::Pad => {
-            // expand2square: `tuple(int(x * 255) for x in image_mean)`, in Python's f64.
-            let background = options.mean.map(|mean| (f64::from(mean) * 255.0) as u8);
-            (resample::resize(&Source::padded(picture, background), [size, size], [0, 0], size)?, whole)
+pub fn square(picture: &Picture, options: &Preprocess) -> Result<Vec<u8>> {
+    let size = [options.size; 2];
+    match (options.fit, options.padding()) {
+        (_, Some(color)) => resample::resize(&Source::padded(picture, color), size, [0, 0], size),
+        (Fit::Crop, _) => {
+            let (resized, offset) = options.cropped(picture.width, picture.height);
+            resample::resize(&Source::whole(picture), resized, offset, size)
         }
-        Fit::Crop => {
-            let short = picture.width.min(picture.height);
-            // `int(size * long / short)`: the quotient is never close enough to the next whole number to round up to it.
-            let resized = [picture.width, picture.height].map(|edge| size * edge / short);
-            let offset = resized.map(|edge| (edge - size) / 2);
-            let rgb = resample::resize(&Source::whole(picture), resized, offset, size)?;
-            let step = [picture.width as f32 / resized[0] as f32, picture.height as f32 / resized[1] as f32];
-            let crop = Crop {
-                x: offset[0] as f32 * step[0],
-                y: offset[1] as f32 * step[1],
-                width: size as f32 * step[0],
-                height: size as f32 * step[1],
-            };
-            (rgb, crop)
-        }
-    })
+        _ => resample::resize(&Source::whole(picture), size, [0, 0], size),
+    }
 }
 
 /// `(x / 255 - mean) / std`, and from (size, size, 3) to (3, size, size).

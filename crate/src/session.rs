@@ -90,7 +90,7 @@ pub struct Forced {
 pub struct Look {
     /// Key for [`Chat::image`].
     pub key: u64,
-    /// Part of the picture that the model sees, in its pixels.
+    /// What the model sees, in the picture's pixels.
     pub crop: Crop,
     /// Merged features (n_tokens, channels) from before the connector; empty if the picture was encoded before.
     pub features: Vec<f32>,

@@ -170,7 +170,7 @@ test("a picture whose file goes away while it is open is said to be unreadable",
   await on.open(slow);
   await on.waitStatus(/^Loading the model: .* of /);
   await image.setInputFiles(join(folder, "film.png"));
-  await page.waitForFunction(() => document.querySelector("#picture").naturalWidth > 0);
+  await page.waitForFunction(() => document.querySelector("#picture").width === 256);
   rmSync(folder, { recursive: true });
   release();
   await page.locator("#image-error").getByText("This file could not be read.").waitFor();

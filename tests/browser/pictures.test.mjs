@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
-import { newPage, startChromium, startSite } from "./support.mjs";
+import { IMAGE, newPage, startChromium, startSite, wedgePng, wedgeTiff } from "./support.mjs";
 
 let browser;
 let site;
@@ -34,11 +34,79 @@ test("preview and thumbnails have black behind transparent parts, as the model h
   await on.ready();
   await on.show(picture("alpha.png", "image/png"));
   assert.equal(await page.locator("#film-notes").textContent(), "Transparent parts are shown on black.");
-  for (const place of ["#film", "#thumbs svg >> nth=0"]) {
+  for (const place of ["#film", "#thumbs .square >> nth=0"]) {
     const { black, red, other } = await colors(page, page.locator(place));
     assert.ok(red > 0.05 && black > 0.5, `${place}: ${red} red, ${black} black`);
     assert.ok(other < 0.06, `${place}: ${other} is neither: the noise, but for the frame of the crop`);
   }
+});
+
+/** Levels of one row of the film, and of the first small picture. */
+const shown = (page) => page.evaluate(() => ["#picture", "#thumbs canvas"].map((place) => {
+  const canvas = document.querySelector(place);
+  const { data } = canvas.getContext("2d").getImageData(0, canvas.height >> 1, canvas.width, 1);
+  return [...data].filter((_, at) => at % 4 === 1);
+}));
+
+for (const [what, file, notes] of [
+  ["a PNG of 16 bits", wedgePng(), ""],
+  ["a TIFF of 16 bits", wedgeTiff(), ""],
+  ["the first page of a TIFF", wedgeTiff(12), "Page 1 of 12 is used. "],
+]) {
+  test(`${what} is shown as the engine has decoded it`, async (t) => {
+    const { page, ...on } = await newPage(browser, t);
+    await on.open(site);
+    await on.ready();
+    await on.show(file);
+    const [film, thumb] = await shown(page);
+    assert.equal(film.length, 256);
+    film.forEach((level, x) => assert.ok(Math.abs(level - x) <= 1, `${level} at ${x}`));
+    thumb.forEach((level, x) => assert.ok(Math.abs(level - 2 * x) <= 3, `small picture: ${level} at ${x}`));
+    assert.equal(await page.locator("#film-notes").textContent(), `${notes}The model sees values from 0 to 4080 from black to white.`);
+    assert.equal(await page.locator("#no-preview").isVisible(), false);
+  });
+}
+
+test("before the model is there, what the browser would show otherwise is not shown", async (t) => {
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  const slow = await startSite({ fault: (path) => path.endsWith("decoder.gguf.003") && held.then(() => false) });
+  t.after(() => slow.stop());
+  const { page, image, ...on } = await newPage(browser, t);
+  await on.open(slow);
+  await on.waitStatus(/^Loading the model: .* of /);
+  await image.setInputFiles(wedgePng());
+  await page.getByText("This kind of file is shown when the model has read it.").waitFor();
+  assert.equal(await page.locator("#picture").isVisible(), false);
+  await image.setInputFiles(IMAGE);
+  await page.waitForFunction(() => document.querySelector("#picture").width === 256);
+  assert.equal(await page.locator("#no-preview").isVisible(), false);
+  assert.equal(await page.locator("#thumbs button").count(), 0);
+  await image.setInputFiles(wedgeTiff());
+  await page.locator("#no-preview").waitFor();
+  release();
+  await on.waitStatus(/^Ready: ask/);
+  const [film] = await shown(page);
+  assert.deepEqual([film[0], film[255]], [0, 255]);
+});
+
+test("of a picture that cannot be read nothing is shown, and one thing is said", async (t) => {
+  const { page, image, ...on } = await newPage(browser, t);
+  await on.open(site);
+  await on.ready();
+  const whole = wedgeTiff().buffer;
+  const broken = Buffer.from(IMAGE.buffer);
+  broken.fill(0, 200, 400); // the browser shows what comes before
+  for (const [kind, buffer] of [["TIFF", whole.subarray(0, 30_000)], ["PNG", broken]]) {
+    await image.setInputFiles({ name: "broken", mimeType: "", buffer });
+    const alert = page.locator("#image-error");
+    await alert.locator("pre", { hasText: kind }).waitFor({ state: "attached" });
+    assert.equal(await alert.locator("strong").textContent(), "This picture could not be read.");
+    assert.equal(await page.locator("#film").isVisible(), false);
+    assert.doesNotMatch(await page.locator("#image").innerText(), /all the same|is shown/);
+  }
+  await on.show(IMAGE);
+  assert.equal(await page.locator("#picture").isVisible(), true);
 });
 
 test("what the engine does not read the browser decodes", async (t) => {

@@ -6,6 +6,7 @@ import { createReadStream, existsSync, mkdirSync, readFileSync, statSync } from 
 import { createServer } from "node:http";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { crc32, deflateSync } from "node:zlib";
 import { chromium } from "playwright-core";
 import { serveFile } from "../../scripts/serve.mjs";
 
@@ -35,6 +36,50 @@ const sample = (name) => ({ name, mimeType: "image/png", buffer: readFileSync(sa
 /** Two pictures that need cropping, one upright (256 x 300) and one across (348 x 256). */
 export const IMAGE = sample("brain.png");
 export const OTHER_IMAGE = sample("chest.png");
+
+/** A wedge of 256 x 256 pixels from black on the left to white on the right, in numbers of 12 bits. */
+const WEDGE = { edge: 256, value: (x) => 16 * x };
+
+/** The wedge as a TIFF of 16 bits, with so many pages. */
+export function wedgeTiff(n_pages = 1) {
+  const { edge, value } = WEDGE;
+  const entries = [[256, 3, edge], [257, 3, edge], [258, 3, 16], [259, 3, 1], [262, 3, 1], [273, 4, 8], [277, 3, 1], [278, 3, edge], [279, 4, 2 * edge * edge]];
+  const n_bytes = 2 + 12 * entries.length + 4;
+  const first = 8 + 2 * edge * edge;
+  const file = Buffer.alloc(first + n_pages * n_bytes);
+  file.write("II*\0", "latin1");
+  file.writeUInt32LE(first, 4);
+  for (let i = 0; i < edge * edge; i++) file.writeUInt16LE(value(i % edge), 8 + 2 * i);
+  for (let page = 0; page < n_pages; page++) {
+    const at = first + page * n_bytes;
+    file.writeUInt16LE(entries.length, at);
+    entries.forEach(([tag, type, number], idx) => {
+      [tag, type].forEach((word, i) => file.writeUInt16LE(word, at + 2 + 12 * idx + 2 * i));
+      [1, number].forEach((word, i) => file.writeUInt32LE(word, at + 6 + 12 * idx + 4 * i));
+    });
+    file.writeUInt32LE(page + 1 < n_pages ? at + n_bytes : 0, at + n_bytes - 4);
+  }
+  return { name: "wedge.tif", mimeType: "image/tiff", buffer: file };
+}
+
+/** The wedge as a PNG of 16 bits. */
+export function wedgePng() {
+  const { edge, value } = WEDGE;
+  const rows = Buffer.alloc(edge * (1 + 2 * edge));
+  for (let y = 0; y < edge; y++) for (let x = 0; x < edge; x++) rows.writeUInt16BE(value(x), y * (1 + 2 * edge) + 1 + 2 * x);
+  const chunk = (type, data) => {
+    const bytes = Buffer.concat([Buffer.alloc(4), Buffer.from(type, "latin1"), data, Buffer.alloc(4)]);
+    bytes.writeUInt32BE(data.length, 0);
+    bytes.writeUInt32BE(crc32(bytes.subarray(4, -4)), bytes.length - 4);
+    return bytes;
+  };
+  const header = Buffer.alloc(13);
+  header.writeUInt32BE(edge, 0);
+  header.writeUInt32BE(edge, 4);
+  header.set([16, 0, 0, 0, 0], 8);
+  const buffer = Buffer.concat([Buffer.from("\x89PNG\r\n\x1a\n", "latin1"), chunk("IHDR", header), chunk("IDAT", deflateSync(rows)), chunk("IEND", Buffer.alloc(0))]);
+  return { name: "wedge.png", mimeType: "image/png", buffer };
+}
 
 /**
  * Serves dist/ below `/${folder}`, the models of the tests at models/test/ and models/exact/, and keeps a log.

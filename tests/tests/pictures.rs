@@ -125,12 +125,51 @@ fn animations_and_further_pages_are_noted() {
     for name in ["plain.gif", "rgb.webp", "rgb.png", "rgb.tiff", "grey-16bit.png"] {
         assert_eq!(decode(&format!("golden/preprocess/{name}")).notes, [""; 0], "{name}");
     }
-    // A second directory, at the first one's own place: only whether there is one counts.
     let mut pages = file("golden/preprocess/white-is-zero.tiff");
-    let first = u32::from_le_bytes(pages[4..8].try_into().expect("four bytes")) as usize;
-    let n = usize::from(u16::from_le_bytes([pages[first], pages[first + 1]]));
-    pages[first + 2 + 12 * n..][..4].copy_from_slice(&8u32.to_le_bytes());
-    assert_eq!(Picture::decode(&pages).expect("pages").notes, ["The file has several pages; the first is read."]);
+    for n_pages in 2..5 {
+        add_page(&mut pages, 0);
+        assert_eq!(Picture::decode(&pages).expect("pages").notes, [format!("Page 1 of {n_pages} is used.")]);
+    }
+    // Smaller versions and masks are no pages.
+    add_page(&mut pages, 1);
+    add_page(&mut pages, 4);
+    assert_eq!(Picture::decode(&pages).expect("pages").notes, ["Page 1 of 4 is used."]);
+    // A chain that comes back to its beginning ends there.
+    let last = *directories(&pages).last().expect("a directory");
+    let first = directories(&pages)[0] as u32;
+    let end = end_of(&pages, last);
+    pages[end..][..4].copy_from_slice(&first.to_le_bytes());
+    assert_eq!(Picture::decode(&pages).expect("pages").notes, ["Page 1 of 4 is used."]);
+}
+
+/// A number of a little-endian file.
+fn little(bytes: &[u8], at: usize, n: usize) -> usize {
+    bytes[at..at + n].iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte))
+}
+
+/// Where a directory has the place of the next.
+fn end_of(tiff: &[u8], directory: usize) -> usize {
+    directory + 2 + 12 * little(tiff, directory, 2)
+}
+
+/// Places of a TIFF's directories.
+fn directories(tiff: &[u8]) -> Vec<usize> {
+    let next = |&directory: &usize| Some(little(tiff, end_of(tiff, directory), 4)).filter(|&next| next > 0);
+    std::iter::successors(Some(little(tiff, 4, 4)), next).collect()
+}
+
+/// Adds the first page once more as the last, of this NewSubfileType.
+fn add_page(tiff: &mut Vec<u8>, kind: u32) {
+    let directories = directories(tiff);
+    let (first, last) = (directories[0], *directories.last().expect("a directory"));
+    let (end, place) = (end_of(tiff, last), tiff.len() as u32);
+    tiff[end..][..4].copy_from_slice(&place.to_le_bytes());
+    let entries: Vec<u8> = tiff[first + 2..end_of(tiff, first)].to_vec();
+    tiff.extend((little(tiff, first, 2) as u16 + 1).to_le_bytes());
+    tiff.extend([254u16.to_le_bytes(), 4u16.to_le_bytes()].as_flattened());
+    tiff.extend([1u32.to_le_bytes(), kind.to_le_bytes()].as_flattened());
+    tiff.extend(entries);
+    tiff.extend([0; 4]);
 }
 
 #[test]

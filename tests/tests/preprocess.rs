@@ -147,10 +147,9 @@ fn squares_equal_pillow_bit_for_bit() {
     for case in goldens.names("square.") {
         let (picture, options) = options(&case);
         let (_, expected) = goldens.bytes(&format!("square.{case}"));
-        let (found, crop) = square(&goldens.picture(&picture), &options).expect("memory");
+        let found = square(&goldens.picture(&picture), &options).expect("memory");
         let max = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(found == expected, "{case}: max error {max:?} of 255");
-        assert!(crop.x >= 0.0 && crop.y >= 0.0 && crop.width > 0.0 && crop.height > 0.0, "{case}: {crop:?}");
     }
 }
 
@@ -241,11 +240,12 @@ fn crop_is_in_the_pictures_own_pixels() {
     let mut options = Preprocess { size: 60, fit: Fit::Crop, mean: CLIP.0, std: CLIP.1 };
     let crop = preprocess(&picture, &options).expect("memory").crop;
     assert_eq!((crop.x, crop.y, crop.width, crop.height), (50.0, 0.0, 300.0, 300.0));
-    for fit in [Fit::Pad, Fit::Stretch] {
-        options.fit = fit;
-        let crop = preprocess(&picture, &options).expect("memory").crop;
-        assert_eq!((crop.x, crop.y, crop.width, crop.height), (0.0, 0.0, 400.0, 300.0));
-    }
+    options.fit = Fit::Stretch;
+    let crop = preprocess(&picture, &options).expect("memory").crop;
+    assert_eq!((crop.x, crop.y, crop.width, crop.height), (0.0, 0.0, 400.0, 300.0));
+    options.fit = Fit::Pad;
+    let crop = preprocess(&picture, &options).expect("memory").crop;
+    assert_eq!((crop.x, crop.y, crop.width, crop.height), (0.0, -50.0, 400.0, 400.0), "with what is around it");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::ports::{Ports, Turn};
 use crate::{js_error, object, to_js};
 use js_sys::{Array, Function, Object, Uint8Array};
 use llama3med::Error;
-use llama3med::image::Picture;
+use llama3med::image::{Picture, Preprocess};
 use llama3med::model::{Listener, Model, ModelLoader, Stage};
 use llama3med::prompt::Template;
 use llama3med::sampler::{SamplerOptions, top_probabilities};
@@ -172,34 +172,25 @@ impl Rank {
         Ok(session.tokenizer().encode_text(text).map_err(to_js)?.len())
     }
 
-    /// Encodes the picture of a new chat (rank 0). `on("encoding", done, total)` hears of every tile.
+    /// Encodes the picture of a new chat (rank 0). `on("picture", frame, view)` hears of it as soon as it is decoded, `on("encoding", done, total)` of every
+    /// tile. `frame` is what is returned, `view` the pixels for a screen: `{ width, height, rgba }`, undefined where there is no memory for them.
     pub async fn look(&self, chat: u32, picture: &Uint8Array, on: Function) -> JsResult<Object> {
         let decoded = decode(picture).map_err(to_js)?;
-        let (width, height) = (decoded.width, decoded.height);
-        let notes: Array = decoded.notes.iter().map(|note| JsValue::from(note.as_str())).collect();
         let mut session = self.lead()?;
+        let frame = session.model().vision().map(|vision| frame(&decoded, &vision.preprocess, vision.scales.n_tiles()));
+        if let Some(Ok(frame)) = &frame {
+            // An exception of the listener is its own affair.
+            let _ = on.call3(&JsValue::NULL, &"picture".into(), frame, &view(&decoded)?);
+        }
         self.chats.borrow_mut().insert(chat, Chat::default());
         let result = session.look(&decoded, &mut self.events(&on)).await;
-        let n_tiles = session.model().vision().map_or(0, |vision| vision.scales.n_tiles());
         self.state.replace(State::Leading(session));
         if result.is_err() {
             self.forget(chat);
         }
-        let Look { key, crop, .. } = result.map_err(to_js)?;
+        let Look { key, .. } = result.map_err(to_js)?;
         self.put_back(chat, Chat { image: Some(key), turns: Vec::new() });
-        let crop = object(&[
-            ("x", crop.x.into()),
-            ("y", crop.y.into()),
-            ("width", crop.width.into()),
-            ("height", crop.height.into()),
-        ])?;
-        object(&[
-            ("crop", crop.into()),
-            ("width", width.into()),
-            ("height", height.into()),
-            ("tiles", n_tiles.into()),
-            ("notes", notes.into()),
-        ])
+        frame.unwrap_or_else(|| object(&[]))
     }
 
     /// Reads what of a chat's next prompt is known before its question (rank 0).
@@ -304,6 +295,38 @@ fn decode(file: &Uint8Array) -> llama3med::Result<Picture> {
     bytes.resize(n_bytes, 0);
     file.copy_to(&mut bytes);
     Picture::decode(&bytes).map_err(Error::of_picture)
+}
+
+/// What is known of a picture before it is encoded: its size, the square that is seen and the colour around a picture in it, tiles, notes.
+fn frame(picture: &Picture, preprocess: &Preprocess, n_tiles: usize) -> JsResult<Object> {
+    let crop = preprocess.crop(picture.width, picture.height);
+    let crop = object(&[
+        ("x", crop.x.into()),
+        ("y", crop.y.into()),
+        ("width", crop.width.into()),
+        ("height", crop.height.into()),
+    ])?;
+    let padding = preprocess.padding().map(|color| color.map(JsValue::from).into_iter().collect::<Array>());
+    let notes: Array = picture.notes.iter().map(|note| JsValue::from(note.as_str())).collect();
+    object(&[
+        ("crop", crop.into()),
+        ("padding", padding.into()),
+        ("width", picture.width.into()),
+        ("height", picture.height.into()),
+        ("tiles", n_tiles.into()),
+        ("notes", notes.into()),
+    ])
+}
+
+/// Longest edge of what is shown of a picture.
+const VIEW_EDGE: usize = 1600;
+
+/// The picture for a screen; undefined where there is no memory for it, which keeps nobody from encoding it.
+fn view(picture: &Picture) -> JsResult<JsValue> {
+    let Ok(view) = picture.view(VIEW_EDGE) else { return Ok(JsValue::UNDEFINED) };
+    let rgba = Uint8Array::from(view.rgba.as_slice());
+    let view = object(&[("width", view.width.into()), ("height", view.height.into()), ("rgba", rgba.into())])?;
+    Ok(view.into())
 }
 
 /// Asks, after looking at the picture again if that was so long ago that it is no longer kept.

@@ -138,13 +138,13 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// Resizes the source to `resized` (width, height) and gives the square of `size` pixels at `offset` of it: (size, size, 3).
-pub(super) fn resize(source: &Source, resized: [usize; 2], offset: [usize; 2], size: usize) -> Result<Vec<u8>> {
-    let columns = Taps::new(source.size[0], resized[0], offset[0], size)?;
-    let rows = Taps::new(source.size[1], resized[1], offset[1], size)?;
+/// Resizes the source to `resized` (width, height) and gives the part of `size` (width, height) at `offset` of it: (height, width, 3).
+pub(super) fn resize(source: &Source, resized: [usize; 2], offset: [usize; 2], size: [usize; 2]) -> Result<Vec<u8>> {
+    let columns = Taps::new(source.size[0], resized[0], offset[0], size[0])?;
+    let rows = Taps::new(source.size[1], resized[1], offset[1], size[1])?;
     if is_vertical_first(source.size, resized) {
         let low = resize_columns(source, 0, &rows)?;
-        return Ok(resize_rows(&Source::whole(&low), 0..size, &columns)?.rgb);
+        return Ok(resize_rows(&Source::whole(&low), 0..size[1], &columns)?.rgb);
     }
     let needed = rows.range();
     let first = needed.start;

@@ -3,6 +3,7 @@
 
 mod unpacked;
 
+use std::collections::BTreeSet;
 use std::io::Cursor;
 
 use bytemuck::Pod;
@@ -25,6 +26,8 @@ const LUMA_CHROMA: u16 = 6;
 
 /// Bytes of the largest tag; a number of it may take 32 bytes in memory.
 const MAX_VALUES: usize = 1 << 24;
+/// Directories that are counted.
+const MAX_DIRECTORIES: usize = 1 << 16;
 /// Bytes of a JPEG tile in which its size is looked for.
 const MAX_JPEG_HEADER: usize = 1 << 16;
 /// Bytes for each pixel that the decoder of a JPEG tile takes.
@@ -41,13 +44,18 @@ pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
     let (width, height) = decoder.dimensions().map_err(problem)?;
     limit.check(width, height)?;
     let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(problem)?;
-    match compression.and_then(Packing::of) {
-        None => decode_first(bytes, decoder, limit),
+    let mut stored = match compression.and_then(Packing::of) {
+        None => decode_first(bytes, decoder, limit)?,
         Some(packing) => {
             let bytes = unpacked(bytes, &mut decoder, packing, limit)?;
-            decode_first(&bytes, open(&bytes, limit)?, limit)
+            decode_first(&bytes, open(&bytes, limit)?, limit)?
         }
+    };
+    let n_pages = n_pages(bytes);
+    if n_pages > 1 {
+        stored.notes.push(format!("Page 1 of {n_pages} is used."));
     }
+    Ok(stored)
 }
 
 /// Reads the picture that a decoder is at.
@@ -56,15 +64,11 @@ fn decode_first(bytes: &[u8], mut decoder: Decoder<Cursor<&[u8]>>, limit: &SizeL
     let orientation = decoder.find_tag_unsigned::<u16>(Tag::Orientation).map_err(problem)?;
     let orientation = orientation.and_then(|value| Orientation::from_exif(value.min(255) as u8));
     let photometric = decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation).map_err(problem)?;
-    let has_more = decoder.more_images();
     let mut stored = match photometric {
         Some(PALETTE) => decode_palette(bytes, &mut decoder, limit)?,
         _ => decode_pixels(&mut decoder, photometric == Some(LUMA_CHROMA))?,
     };
     stored.orientation = orientation.unwrap_or(Orientation::NoTransforms);
-    if has_more {
-        stored.notes.push("The file has several pages; the first is read.".to_owned());
-    }
     Ok(stored)
 }
 
@@ -230,25 +234,61 @@ fn is_big(bytes: &[u8]) -> bool {
     matches!(bytes.get(..4), Some(b"II+\0" | b"MM\0+"))
 }
 
+/// A number of `n` bytes in the file's byte order; none where the file has no such place.
+fn number(bytes: &[u8], at: usize, n: usize) -> Option<u64> {
+    let field = bytes.get(at..at.checked_add(n)?)?;
+    let join = |value, &byte: &u8| value << 8 | u64::from(byte);
+    Some(if bytes.starts_with(b"II") { field.iter().rev().fold(0, join) } else { field.iter().fold(0, join) })
+}
+
+/// Bytes of an offset or a count.
+fn wide(bytes: &[u8]) -> usize {
+    if is_big(bytes) { 8 } else { 4 }
+}
+
+/// Place of the first directory.
+fn first_directory(bytes: &[u8]) -> Option<usize> {
+    number(bytes, wide(bytes), wide(bytes)).and_then(|at| usize::try_from(at).ok())
+}
+
+/// A directory: the place of its first entry, and how many it has.
+fn directory(bytes: &[u8], start: usize) -> Option<(usize, u64)> {
+    let n_bytes = if is_big(bytes) { 8 } else { 2 };
+    Some((start.checked_add(n_bytes)?, number(bytes, start, n_bytes)?))
+}
+
 /// The first directory's entries; as many as there are bytes for.
 fn entries(bytes: &[u8]) -> Vec<Entry> {
-    let number = |at: usize, n: usize| {
-        let field = bytes.get(at..at.checked_add(n)?)?;
-        let join = |value, &byte: &u8| value << 8 | u64::from(byte);
-        Some(if bytes.starts_with(b"II") { field.iter().rev().fold(0, join) } else { field.iter().fold(0, join) })
-    };
-    // Bytes of an offset or a count, and of the number of entries.
-    let (wide, n_entries_bytes) = if is_big(bytes) { (8, 8) } else { (4, 2) };
-    let start = number(if is_big(bytes) { 8 } else { 4 }, wide).and_then(|at| usize::try_from(at).ok());
-    let Some((start, n_entries)) = start.and_then(|start| Some((start, number(start, n_entries_bytes)?))) else {
+    let Some((first, n_entries)) = first_directory(bytes).and_then(|start| directory(bytes, start)) else {
         return Vec::new();
     };
-    let first = start + n_entries_bytes;
+    let wide = wide(bytes);
     let entry = |start: usize| {
-        let (tag, kind) = (number(start, 2)? as u16, number(start + 2, 2)? as u16);
-        Some(Entry { tag, kind, n_values: number(start + 4, wide)?, start, value: start + 4 + wide })
+        let (tag, kind) = (number(bytes, start, 2)? as u16, number(bytes, start + 2, 2)? as u16);
+        Some(Entry { tag, kind, n_values: number(bytes, start + 4, wide)?, start, value: start + 4 + wide })
     };
     (0..n_entries).map_while(|idx| entry(first + idx as usize * (4 + 2 * wide))).collect()
+}
+
+/// Pages: directories in a chain, of which those of smaller versions and of masks do not count.
+fn n_pages(bytes: &[u8]) -> usize {
+    /// Of a page for which a smaller version or a mask stands: bits of NewSubfileType.
+    const NO_PAGE: u64 = 1 | 4;
+    let wide = wide(bytes);
+    let (mut n, mut visited, mut next) = (0, BTreeSet::new(), first_directory(bytes));
+    while let Some(start) = next.filter(|&start| start > 0 && visited.len() < MAX_DIRECTORIES && visited.insert(start))
+    {
+        let Some((first, n_entries)) = directory(bytes, start) else { break };
+        let entry_bytes = 4 + 2 * wide;
+        let n_entries = usize::try_from(n_entries).unwrap_or(usize::MAX).min(bytes.len() / entry_bytes);
+        let kind = (0..n_entries)
+            .map(|idx| first + idx * entry_bytes)
+            .find(|&at| number(bytes, at, 2) == Some(Tag::NewSubfileType.to_u16().into()));
+        let kind = kind.and_then(|at| number(bytes, at + 4 + wide, 4)).unwrap_or(0);
+        n += usize::from(n == 0 || kind & NO_PAGE == 0);
+        next = number(bytes, first + n_entries * entry_bytes, wide).and_then(|at| usize::try_from(at).ok());
+    }
+    n
 }
 
 /// Writes a number of `n` bytes in the file's byte order; where there is no such place, nothing.

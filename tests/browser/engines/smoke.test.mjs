@@ -2,10 +2,14 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { IMAGE, startSite } from "../support.mjs";
+import { IMAGE, startSite, wedgeTiff } from "../support.mjs";
 import { startFirefox, startWebKit } from "./drivers.mjs";
 
 // These run in the page.
+const film = () => {
+  const canvas = document.querySelector("#picture");
+  return canvas.width > 0 ? [...canvas.getContext("2d").getImageData(0, 9, canvas.width, 1).data].filter((_, at) => at % 4 === 1) : [];
+};
 const text = (id) => document.querySelector(`[data-testid=${id}]`)?.textContent ?? "";
 const drop = (bytes) => {
   const transfer = new DataTransfer();
@@ -23,6 +27,7 @@ const state = () => ({
   answer: document.querySelector("[data-testid=answer]")?.textContent ?? "",
   isBusy: document.querySelector("[data-testid=answer]")?.getAttribute("aria-busy") === "true",
   n_turns: document.querySelectorAll(".turn").length,
+  rows: document.querySelector("#picture").height,
 });
 
 async function until(browser, what, holds) {
@@ -47,6 +52,10 @@ for (const [name, startBrowser] of [["Firefox", startFirefox], ["WebKit", startW
     t.diagnostic(`${name}: ${(await browser.evaluate(text, "model-info")).replace(/\s+/g, " ")}`);
     await browser.evaluate(drop, [...IMAGE.buffer]);
     await until(browser, "encoding", ({ status }) => status.startsWith("Ready: ask"));
+    await browser.evaluate(drop, [...wedgeTiff().buffer]);
+    await until(browser, "another picture", ({ status, rows }) => rows === 256 && status.startsWith("Ready: ask"));
+    const levels = await browser.evaluate(film);
+    assert.ok(levels.length === 256 && levels.every((level, x) => Math.abs(level - x) <= 1), `the film shows ${levels}`);
     const n_served = site.log.length;
     await browser.evaluate(ask, "What does this picture show?");
     await until(browser, "answering", ({ answer }) => answer.length > 0);

@@ -47,16 +47,26 @@ async function* answer({ signal }, chat, onProgress) {
   }
 }
 
-function startChat(onProgress) {
+const FRAME = { crop: { x: 0, y: 64, width: 512, height: 512 }, width: 512, height: 640, tiles: 21, notes: [] };
+
+/** A grey wedge. */
+function wedge() {
+  const view = new ImageData(FRAME.width, FRAME.height);
+  view.data.forEach((_, at) => (view.data[at] = at % 4 === 3 ? 255 : at >> 13));
+  return view;
+}
+
+function startChat({ onPicture = () => {}, onProgress }) {
   const chat = { timings: { loadMs: 900 }, first: [], close() {} };
   chat.ready = (async () => {
     if (fake.includes("image-error")) throw Object.assign(new Error("This picture cannot be read: PNG: IDAT: corrupt deflate stream"), { kind: "image" });
+    onPicture({ ...FRAME, view: wedge() });
     for (let done = 0; done < 21; done++) {
       onProgress({ stage: "encoding", done, total: 21, secondsLeft: (21 - done) * 0.01 * speed });
       await pause(10 * speed);
     }
     chat.timings.encodeMs = 210 * speed;
-    return { crop: { x: 0, y: 64, width: 512, height: 512 }, width: 512, height: 640, tiles: 21 };
+    return FRAME;
   })();
   chat.ask = (question, options = {}) => answer(options, chat, onProgress);
   return chat;
@@ -68,7 +78,7 @@ export async function load(manifestUrl, { onProgress = () => {} } = {}) {
     await pause(10 * speed);
     if (fake.includes("load-error") && done === 4) throw Object.assign(new Error("The model could not be fetched: decoder.gguf.003"), { kind: "network", detail: "TypeError: Failed to fetch" });
   }
-  return { info: INFO, chat: ({ onProgress }) => startChat(onProgress), close() {}, ended: new Promise(() => {}) };
+  return { info: INFO, chat: startChat, close() {}, ended: new Promise(() => {}) };
 }
 
 export async function deleteCached() {}

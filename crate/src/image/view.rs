@@ -1,0 +1,69 @@
+//! What a person is shown of a picture: the decoded pixels, from which the model's own steps begin.
+
+use super::Picture;
+use super::decode::zeros;
+use super::resample::{self, Source};
+use crate::Result;
+
+/// A picture for a screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Red, green, blue and full opacity of each pixel: (height, width, 4).
+    pub rgba: Vec<u8>,
+}
+
+impl Picture {
+    /// The picture for a screen, made smaller by the filter of the model's own steps where an edge is longer than `longest`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub fn view(&self, longest: usize) -> Result<View> {
+        let edge = self.width.max(self.height);
+        if edge <= longest {
+            return opaque(self.width, self.height, &self.rgb);
+        }
+        let size = [self.width, self.height].map(|n| (n * longest / edge).max(1));
+        opaque(size[0], size[1], &resample::resize(&Source::whole(self), size, [0, 0], size)?)
+    }
+}
+
+fn opaque(width: usize, height: usize, rgb: &[u8]) -> Result<View> {
+    let mut rgba: Vec<u8> = zeros((width * height) as u64 * 4)?;
+    for (to, &[red, green, blue]) in rgba.as_chunks_mut::<4>().0.iter_mut().zip(rgb.as_chunks::<3>().0) {
+        *to = [red, green, blue, 255];
+    }
+    Ok(View { width, height, rgba })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_picture_is_shown_as_it_is() {
+        let view = Picture::new(2, 1, vec![1, 2, 3, 4, 5, 6]).view(2).expect("memory");
+        assert_eq!((view.width, view.height), (2, 1));
+        assert_eq!(view.rgba, [1, 2, 3, 255, 4, 5, 6, 255]);
+    }
+
+    #[test]
+    fn a_large_one_keeps_its_proportions_and_its_mean() {
+        let rgb = (0..40 * 30).flat_map(|at| [(at % 40 * 5) as u8, 100, 7]).collect();
+        let view = Picture::new(40, 30, rgb).view(10).expect("memory");
+        assert_eq!((view.width, view.height, view.rgba.len()), (10, 7, 280));
+        let reds = view.rgba.iter().step_by(4).map(|&red| f32::from(red));
+        assert!((reds.sum::<f32>() / 70.0 - 97.5).abs() < 1.0);
+        assert!(view.rgba.chunks_exact(4).all(|pixel| pixel[1..] == [100, 7, 255]));
+    }
+
+    #[test]
+    fn a_strip_keeps_a_row() {
+        let view = Picture::new(6000, 1, vec![9; 18000]).view(100).expect("memory");
+        assert_eq!((view.width, view.height), (100, 1));
+        assert!(view.rgba.chunks_exact(4).all(|pixel| pixel == [9, 9, 9, 255]));
+    }
+}
