@@ -8,5 +8,6 @@ pub mod dtype;
 pub mod kernels;
 pub mod layout;
 pub mod ops;
+pub mod pixels;
 pub mod quant;
 pub mod rope;

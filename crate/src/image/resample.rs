@@ -7,9 +7,7 @@
 use super::Picture;
 use super::decode::zeros;
 use crate::Result;
-
-/// Fractional bits of a weight: 32 less 8 of the pixel and 2 for overshoot.
-const PRECISION_BITS: u32 = 22;
+use llama3med_arithmetic::pixels::{self, PRECISION_BITS};
 
 /// What is resized: a picture, or a picture in the middle of a square of one colour.
 pub(super) struct Source<'a> {
@@ -100,12 +98,6 @@ impl Taps {
         Ok(taps)
     }
 
-    /// First source pixel and weights of each output pixel.
-    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let weights = self.weights.chunks_exact(self.n_taps);
-        self.spans.iter().zip(weights).map(|(&(start, n), weights)| (start, &weights[..n]))
-    }
-
     /// The output pixels that are made of any of the source pixels `range`; spans follow each other.
     fn touching(&self, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
         let start = self.spans.partition_point(|&(first, n)| first + n <= range.start);
@@ -131,11 +123,6 @@ fn bicubic(x: f64) -> f64 {
     } else {
         0.0
     }
-}
-
-/// Takes the fractional bits off and clamps to a byte.
-fn to_byte(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
 /// Resizes the source to `resized` (width, height) and gives the part of `size` (width, height) at `offset` of it: (height, width, 3).
@@ -180,9 +167,7 @@ fn resize_rows(source: &Source, needed: std::ops::Range<usize>, columns: &Taps) 
         if !source.has_row(y) {
             continue;
         }
-        for (to, from) in row.iter_mut().zip(source.row(y, &mut scratch).chunks_exact(3)) {
-            *to = [from[0], from[1], from[2], 0];
-        }
+        pixels::spread(source.row(y, &mut scratch), &mut row);
         resize_row(&row, columns, touched.clone(), out);
     }
     Ok(Picture::new(width, height, rgb))
@@ -190,16 +175,9 @@ fn resize_rows(source: &Source, needed: std::ops::Range<usize>, columns: &Taps) 
 
 /// The pass along one row, for some of its output pixels.
 fn resize_row(row: &[[u8; 4]], columns: &Taps, wanted: std::ops::Range<usize>, out: &mut [u8]) {
-    let pixels = columns.iter().zip(out.chunks_exact_mut(3));
-    for ((start, weights), out) in pixels.take(wanted.end).skip(wanted.start) {
-        let mut sums = [1i32 << (PRECISION_BITS - 1); 4];
-        for (&weight, pixel) in weights.iter().zip(&row[start..]) {
-            for (sum, &value) in sums.iter_mut().zip(pixel) {
-                *sum += i32::from(value) * weight;
-            }
-        }
-        out.copy_from_slice(&[to_byte(sums[0]), to_byte(sums[1]), to_byte(sums[2])]);
-    }
+    let out = &mut out.as_chunks_mut::<3>().0[wanted.clone()];
+    let Taps { spans, weights, n_taps } = columns;
+    pixels::weigh_row(row, &spans[wanted.clone()], &weights[wanted.start * n_taps..], *n_taps, out);
 }
 
 /// The pass along the columns; the source begins at row `first` of those that the taps count.
@@ -208,17 +186,14 @@ fn resize_columns(source: &Source, first: usize, rows: &Taps) -> Result<Picture>
     let mut rgb: Vec<u8> = zeros(height as u64 * width as u64 * 3)?; // (output rows, source columns, 3)
     let mut scratch = zeros(width as u64 * 3)?;
     let mut sums: Vec<i32> = zeros(width as u64 * 3)?;
-    for ((start, weights), out) in rows.iter().zip(rgb.chunks_exact_mut(width * 3)) {
-        sums.fill(1 << (PRECISION_BITS - 1));
-        for (tap, &weight) in weights.iter().enumerate() {
-            let row = source.row(start - first + tap, &mut scratch);
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += i32::from(value) * weight;
-            }
+    let taps = rows.spans.iter().zip(rows.weights.chunks_exact(rows.n_taps));
+    for ((&(start, n), weights), out) in taps.zip(rgb.chunks_exact_mut(width * 3)) {
+        let weighted = weights[..n].iter().zip(start - first..);
+        sums.fill(pixels::HALF);
+        for (&weight, y) in weighted {
+            pixels::add_weighted(&mut sums, source.row(y, &mut scratch), weight);
         }
-        for (out, &sum) in out.iter_mut().zip(&sums) {
-            *out = to_byte(sum);
-        }
+        pixels::round(&sums, out);
     }
     Ok(Picture::new(width, height, rgb))
 }

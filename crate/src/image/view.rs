@@ -2,8 +2,8 @@
 
 use super::Picture;
 use super::decode::zeros;
-use super::resample::{self, Source};
 use crate::Result;
+use llama3med_arithmetic::pixels::mean_of_blocks;
 
 /// A picture for a screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,26 +17,19 @@ pub struct View {
 }
 
 impl Picture {
-    /// The picture for a screen, made smaller by the filter of the model's own steps where an edge is longer than `longest`.
+    /// The picture for a screen. Where an edge is longer than `longest`, a pixel is the mean of a block of pixels.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
     pub fn view(&self, longest: usize) -> Result<View> {
-        let edge = self.width.max(self.height);
-        if edge <= longest {
-            return opaque(self.width, self.height, &self.rgb);
-        }
-        let size = [self.width, self.height].map(|n| (n * longest / edge).max(1));
-        opaque(size[0], size[1], &resample::resize(&Source::whole(self), size, [0, 0], size)?)
+        let factor = self.width.max(self.height).div_ceil(longest);
+        let [width, height] = [self.width, self.height].map(|n| n.div_ceil(factor));
+        let mut rgba: Vec<u8> = zeros((width * height) as u64 * 4)?;
+        let mut sums: Vec<[u32; 3]> = zeros(width as u64)?;
+        let rows = self.rgb.chunks(3 * self.width * factor).zip(rgba.chunks_exact_mut(4 * width));
+        rows.for_each(|(rows, out)| mean_of_blocks(rows, self.width, factor, &mut sums, out.as_chunks_mut().0));
+        Ok(View { width, height, rgba })
     }
-}
-
-fn opaque(width: usize, height: usize, rgb: &[u8]) -> Result<View> {
-    let mut rgba: Vec<u8> = zeros((width * height) as u64 * 4)?;
-    for (to, &[red, green, blue]) in rgba.as_chunks_mut::<4>().0.iter_mut().zip(rgb.as_chunks::<3>().0) {
-        *to = [red, green, blue, 255];
-    }
-    Ok(View { width, height, rgba })
 }
 
 #[cfg(test)]
@@ -54,9 +47,9 @@ mod tests {
     fn a_large_one_keeps_its_proportions_and_its_mean() {
         let rgb = (0..40 * 30).flat_map(|at| [(at % 40 * 5) as u8, 100, 7]).collect();
         let view = Picture::new(40, 30, rgb).view(10).expect("memory");
-        assert_eq!((view.width, view.height, view.rgba.len()), (10, 7, 280));
+        assert_eq!((view.width, view.height, view.rgba.len()), (10, 8, 320));
         let reds = view.rgba.iter().step_by(4).map(|&red| f32::from(red));
-        assert!((reds.sum::<f32>() / 70.0 - 97.5).abs() < 1.0);
+        assert!((reds.sum::<f32>() / 80.0 - 97.5).abs() < 1.0);
         assert!(view.rgba.chunks_exact(4).all(|pixel| pixel[1..] == [100, 7, 255]));
     }
 
