@@ -177,11 +177,12 @@ export class Model {
 
   /**
    * Begins a conversation, with a picture or without. A picture that is still being encoded for another chat is given up: the newest wins.
-   * @param {{ image?: Blob|ArrayBuffer|Uint8Array, onProgress?: (progress: Progress) => void }} [options]
+   * @param {{ image?: Blob|ArrayBuffer|Uint8Array, history?: { question: string, answer: string }[], onProgress?: (progress: Progress) => void }} [options]
+   *   `history` are the turns of an earlier conversation, which this one goes on with.
    */
-  chat({ image, onProgress } = {}) {
+  chat({ image, history = [], onProgress } = {}) {
     this.#looking?.giveUp();
-    const chat = new Chat(this.#session, this.#nChats++, image, onProgress, this.loadMs);
+    const chat = new Chat(this.#session, this.#nChats++, { image, history, onProgress, loadMs: this.loadMs });
     this.#looking = chat;
     return chat;
   }
@@ -218,7 +219,7 @@ export class Chat {
   #isGivenUp = false;
   #isClosed = false;
 
-  constructor(session, id, image, onProgress = () => {}, loadMs = undefined) {
+  constructor(session, id, { image, history, onProgress = () => {}, loadMs }) {
     this.#session = session;
     this.#id = id;
     this.#onProgress = onProgress;
@@ -233,15 +234,16 @@ export class Chat {
     /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];
     /**
-     * Resolves when the picture is encoded: { crop: { x, y, width, height }, width, height, tiles, notes }; `notes` are sentences about how the file
+     * Resolves when the picture is encoded and the history known: { crop: { x, y, width, height }, width, height, tiles, notes }; `notes` are sentences about how the file
      * was read. Without a picture: { tiles: 0, notes: [] }. Of a model that sees no pictures a picture's `ready` fails with the kind "no-vision".
      */
-    this.ready = this.#begin();
+    this.ready = this.#begin(history);
     this.ready.catch(() => {}); // whoever waits for it hears of it
   }
 
-  async #begin() {
+  async #begin(history) {
     const frame = this.#image ? await this.#look() : { tiles: 0, notes: [] };
+    if (history.length > 0) await this.#prepare({ type: "remember", chat: this.#id, turns: history.map(({ question, answer }) => [question, answer]) });
     // The beginning of the prompt is read while the question is being typed. Should that fail, the question itself will say so.
     this.#prepare({ type: "prepare", chat: this.#id }).catch(() => {});
     return frame;
