@@ -68,7 +68,10 @@ export function showChips() {
     chip.type = "button";
     chip.textContent = question;
     chip.dir = "auto";
-    on(chip, "click", () => ask(question));
+    on(chip, "click", () => {
+      byId("scroll").focus(); // the chip goes; the answer comes
+      return ask(question);
+    });
     return chip;
   }));
 }
@@ -90,14 +93,20 @@ async function chatForQuestion(signal) {
 export async function ask(question) {
   question = question.trim();
   if (!question) return byId("question").focus();
-  if (state.asking) return setStatus("Still answering: wait, or press Stop first");
+  if (state.asking) {
+    announce("Still answering: wait, or press Stop first.");
+    return setStatus("Still answering: wait, or press Stop first");
+  }
   if (!state.file && sees()) {
     byId("question").value = question;
     setStatus("Open an image first; your question is kept");
-    return byId("choose").focus();
+    announce("Open an image first; your question is kept.");
+    return chooser().focus();
   }
   byId("question").value = "";
   if (!state.file) byId("image-error").replaceChildren(); // a picture that was refused is no part of this
+  enlarge(false);
+  document.body.classList.add("has-turns"); // on a phone the words now take the room
   const turn = conversation.add(question);
   const asking = { abort: new AbortController() };
   const { file } = state;
@@ -112,9 +121,13 @@ export async function ask(question) {
     if (state.asking === asking) state.asking = null;
     showAsking(Boolean(state.asking));
     byId("keep").hidden = !conversation.turns.some((each) => each.text);
+    if (turn === conversation.turns.at(-1)) conversation.follow();
     if (!turn.failed && file === state.file) rest();
   }
 }
+
+// The button that opens a picture: one for a mouse, one for fingers.
+const chooser = () => [...document.querySelectorAll(".choose")].find((button) => button.offsetParent) ?? byId("another");
 
 async function answer(turn, asking) {
   const { signal } = asking.abort;
@@ -136,13 +149,16 @@ const ENDS = {
   failed: "broken off by an error",
 };
 
+// Fewer tokens than these have no speed worth telling.
+const MEASURED_TOKENS = 8;
+
 // The small print of an answer, its reason to end first.
 function ending(chat, signal) {
   const { nTokens, tokensPerSecond, nDropped } = chat.timings;
   return [
     signal.aborted ? ENDS.cancelled : ENDS[chat.finish],
     nTokens ? `${nTokens} token${nTokens === 1 ? "" : "s"}` : "",
-    tokensPerSecond ? `${tokensPerSecond.toFixed(1)} tokens/s` : "",
+    nTokens >= MEASURED_TOKENS ? `${tokensPerSecond.toFixed(1)} tokens/s` : "",
     nDropped ? `the oldest ${nDropped} turns no longer fit and were left out` : "",
   ];
 }
@@ -169,6 +185,13 @@ export function showAsking(isAsking) {
   byId("ask").hidden = isAsking;
   byId("stop").hidden = !isAsking;
   if (!isAsking && stopHadFocus) byId("question").focus();
+}
+
+/** On a phone: the picture itself, or a strip of it above the words. */
+export function enlarge(isOpen) {
+  byId("image").classList.toggle("open", isOpen);
+  byId("enlarge").setAttribute("aria-expanded", String(isOpen));
+  byId("enlarge").textContent = isOpen ? "Make it small" : "Show the picture";
 }
 
 export function stop() {

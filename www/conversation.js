@@ -13,12 +13,16 @@ function child(parent, name, className, text = "") {
 
 /** One question and its answer. */
 class Turn {
-  constructor(root, question) {
+  /** `speak` hears the answer a sentence at a time. */
+  constructor(root, question, speak) {
     this.question = question;
+    this.speak = speak;
     this.text = "";
+    this.n_said = 0;
     this.root = child(root, "div", "turn");
     child(this.root, "p", "who", "You");
     child(this.root, "p", "asked", question).dir = "auto";
+    child(this.root, "p", "visually-hidden", "Model");
     this.answer = child(this.root, "p", "answered");
     this.answer.dir = "auto"; // the script of the answer decides, not that of the page
     this.answer.dataset.testid = "answer";
@@ -30,20 +34,39 @@ class Turn {
   push(piece) {
     this.text += piece;
     this.answer.append(piece);
+    this.#say(/^[^]*(?:[.!?…](?=\s)|[。！？\n])/.exec(this.text.slice(this.n_said))?.[0]);
+  }
+
+  // A screen reader hears whole sentences: it would begin anew with every piece.
+  #say(text) {
+    if (!text) return;
+    this.n_said += text.length;
+    this.speak(text.trim());
   }
 
   /** Ends the answer: `reason` if it did not end by itself, such as "stopped", and other small print. */
   end(reason = "", ...notes) {
     this.answer.setAttribute("aria-busy", "false");
     this.reason = reason;
+    this.#say(this.text.slice(this.n_said));
+    if (reason) this.speak(reason);
     this.meta.textContent = [reason, ...notes].filter(Boolean).join(" · ");
   }
 }
 
+/** What scrolls when `element` grows: a part of the page or, in a low window, all of it. */
+function scrollerOf(element) {
+  const scrolls = (each) => /auto|scroll/.test(getComputedStyle(each).overflowY);
+  for (let each = element.parentElement; each && each !== document.body; each = each.parentElement) if (scrolls(each)) return each;
+  return document.scrollingElement;
+}
+
 /** All turns since the image was opened. */
 export class Conversation {
-  constructor(root) {
+  /** `spoken` is a live region. */
+  constructor(root, spoken) {
     this.root = root;
+    this.spoken = spoken;
     this.turns = [];
     root.ownerDocument.addEventListener("copy", (event) => this.#copied(event));
   }
@@ -59,19 +82,21 @@ export class Conversation {
 
   /** Adds a question; its answer becomes the newest. */
   add(question) {
-    const nearEnd = this.root.scrollHeight - this.root.scrollTop - this.root.clientHeight;
     delete this.turns.at(-1)?.answer.dataset.testid;
-    const turn = new Turn(this.root, question);
+    this.spoken.replaceChildren();
+    const turn = new Turn(this.root, question, (text) => text && child(this.spoken, "p", "", text));
     this.turns.push(turn);
-    if (nearEnd >= 0) this.follow(true);
+    this.follow(true);
     return turn;
   }
 
-  /** Keeps the end in sight while an answer grows, unless the reader has scrolled back. */
+  /** Keeps the newest turn's end in sight while it grows, unless the reader has scrolled back. */
   follow(always = false) {
-    const scroller = this.root.scrollHeight > this.root.clientHeight + 1 ? this.root : this.root.closest("main");
-    const behind = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
-    if (always || behind < 120) scroller.scrollTop = scroller.scrollHeight;
+    const scroller = scrollerOf(this.root);
+    const turn = this.turns.at(-1).root;
+    const edge = scroller === document.scrollingElement ? innerHeight : scroller.getBoundingClientRect().bottom;
+    const behind = turn.getBoundingClientRect().bottom + parseFloat(getComputedStyle(turn).scrollMarginBottom) - edge;
+    if (behind > 0 && (always || behind < 120)) scroller.scrollTop += behind;
   }
 
   /** A line between turns. */

@@ -227,13 +227,13 @@ export class Model {
 
   /**
    * Begins a conversation, with a picture or without. A picture that is still being encoded for another chat is given up: the newest wins.
-   * @param {{ image?: Blob|ArrayBuffer|Uint8Array, onPicture?: (picture: Frame & { view?: ImageData }) => void, onProgress?: (progress: Progress) => void }}
-   *   [options]  `onPicture` hears of the picture when it is decoded and before it is encoded, once; `view` is the picture as the model has it, upright, at
-   *   most 1600 pixels on an edge
+   * @param {{ image?: Blob|ArrayBuffer|Uint8Array, history?: { question: string, answer: string }[], onPicture?: (picture: Frame & { view?: ImageData }) => void,
+   *   onProgress?: (progress: Progress) => void }} [options]  `history` are the turns of an earlier conversation, which this one continues; `onPicture` hears
+   *   of the picture when it is decoded and before it is encoded, once; `view` is the picture as the model has it, upright, at most 1600 pixels on an edge
    */
-  chat({ image, onPicture, onProgress } = {}) {
+  chat({ image, history = [], onPicture, onProgress } = {}) {
     this.#looking?.giveUp();
-    const chat = new Chat(this.#session, this.#nChats++, image, { onPicture, onProgress }, this.loadMs);
+    const chat = new Chat(this.#session, this.#nChats++, { image, history, onPicture, onProgress, loadMs: this.loadMs });
     this.#looking = chat;
     return chat;
   }
@@ -271,7 +271,7 @@ export class Chat {
   #isGivenUp = false;
   #isClosed = false;
 
-  constructor(session, id, image, { onPicture = () => {}, onProgress = () => {} } = {}, loadMs = undefined) {
+  constructor(session, id, { image, history, onPicture = () => {}, onProgress = () => {}, loadMs }) {
     this.#session = session;
     this.#id = id;
     this.#onPicture = onPicture;
@@ -287,16 +287,17 @@ export class Chat {
     /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];
     /**
-     * Resolves when the picture is encoded. Without a picture: { tiles: 0, notes: [] }. Of a model that sees no pictures a picture's `ready` fails with
-     * the kind "no-vision".
+     * Resolves when the picture is encoded and the history known. Without a picture: { tiles: 0, notes: [] }. Of a model that sees no pictures a picture's
+     * `ready` fails with the kind "no-vision".
      * @type {Promise<Frame>}
      */
-    this.ready = this.#begin();
+    this.ready = this.#begin(history);
     this.ready.catch(() => {}); // whoever waits for it hears of it
   }
 
-  async #begin() {
+  async #begin(history) {
     const frame = this.#image ? await this.#look() : { tiles: 0, notes: [] };
+    if (history.length > 0) await this.#prepare({ type: "remember", chat: this.#id, turns: history.map(({ question, answer }) => [question, answer]) });
     // The beginning of the prompt is read while the question is being typed. Should that fail, the question itself will say so.
     this.#prepare({ type: "prepare", chat: this.#id }).catch(() => {});
     return frame;

@@ -1,6 +1,6 @@
 // The picture: opens a file, a sample or what was dropped, and closes it.
 
-import { closeChat, showAsking, showChips, startChat } from "./asking.js";
+import { closeChat, enlarge, showAsking, showChips, startChat } from "./asking.js";
 import { choosePicture, sortFiles, startOf } from "./files.js";
 import { heard, openModel, showLost } from "./loading.js";
 import { byId, conversation, guarded, imageRefused, manifestUrl, on, picture, requests, rest, samples, sees, setStatus, state, unexpected } from "./state.js";
@@ -114,6 +114,8 @@ export async function openImage(file, { sample = null, remark = "" } = {}) {
   state.asking?.abort.abort();
   closeChat();
   conversation.clear();
+  document.body.classList.remove("has-turns");
+  enlarge(false);
   if (state.lost) showLost(); // it may have been said in the conversation alone
   Object.assign(state, { file, sample, encoded: false, asking: null });
   showAsking(false);

@@ -1,7 +1,7 @@
 // The page: an image, questions, streamed answers. It wires the document to the client (llama3med.js) and computes nothing itself.
 // What its address asks for is read in query.js. The halves are loading.js (the model), opening.js (the picture) and asking.js (questions and answers); what they share is in state.js.
 
-import { ask, stop } from "./asking.js";
+import { ask, enlarge, stop } from "./asking.js";
 import { copyText, NOTICE, saveText } from "./conversation.js";
 import { filesOf, sortFiles, textOf } from "./files.js";
 import { deleteCached } from "./llama3med.js";
@@ -11,13 +11,19 @@ import { asked, byId, conversation, manifestUrl, on, samples, service, state } f
 import { showNote } from "./words.js";
 
 function wireImage() {
-  const input = byId("image-input");
-  for (const id of ["choose", "another"]) on(byId(id), "click", () => input.click());
-  on(input, "change", () => {
-    const [file] = input.files;
-    input.value = "";
-    return file && openImage(file);
-  });
+  const buttons = { "image-input": [...document.querySelectorAll(".choose"), byId("another")], "photo-input": [byId("photo")] };
+  for (const [id, clicked] of Object.entries(buttons)) {
+    const input = byId(id);
+    for (const button of clicked) on(button, "click", () => input.click());
+    on(input, "change", () => {
+      const [file] = input.files;
+      input.value = "";
+      return file && openImage(file);
+    });
+  }
+  const isSmall = () => !byId("image").classList.contains("open");
+  on(byId("enlarge"), "click", () => enlarge(isSmall()));
+  on(byId("film"), "click", () => byId("enlarge").checkVisibility() && isSmall() && enlarge(true));
   // Text that is dragged into a text field is the browser's affair.
   const isOurs = ({ dataTransfer, target }) => dataTransfer.types.includes("Files") || !isTextField(target);
   on(document, "dragover", (event) => {
@@ -67,7 +73,24 @@ function wireQuestions() {
     return ask(question.value);
   });
   on(byId("stop"), "click", stop);
-  on(document, "keydown", (event) => event.key === "Escape" && !isComposing(event) && stop());
+  on(document, "keydown", (event) => event.key === "Escape" && !isComposing(event) && (closePanels() || stop()));
+}
+
+// Panels that lie over the page close by Escape, which gives the focus back, and by a click elsewhere.
+const openPanels = () => [...document.querySelectorAll("details:has(> .panel)[open]")];
+
+function closePanels() {
+  const open = openPanels();
+  for (const details of open) {
+    const hadFocus = details.contains(document.activeElement);
+    details.open = false;
+    if (hadFocus) details.querySelector("summary").focus();
+  }
+  return open.length > 0;
+}
+
+function wirePanels() {
+  on(document, "pointerdown", ({ target }) => openPanels().forEach((details) => details.contains(target) || (details.open = false)));
 }
 
 function wireKeeping() {
@@ -103,6 +126,7 @@ function wireCache() {
 
 wireImage();
 wireQuestions();
+wirePanels();
 wireKeeping();
 wireModel();
 wireCache();

@@ -161,7 +161,7 @@ export class Picture {
     button.type = "button";
     button.setAttribute("aria-pressed", "false");
     const tiles = side === 1 ? "whole picture, one tile" : `${side * side} tiles`;
-    button.setAttribute("aria-label", `Show on the picture: ${scale} by ${scale} pixels, ${tiles}`);
+    button.setAttribute("aria-label", `${side === 1 ? "whole" : `${side} × ${side} tiles`}: show on the picture, ${scale} by ${scale} pixels`);
     button.title = `${scale} × ${scale} pixels, ${tiles}`;
     const caption = document.createElement("span");
     caption.textContent = side === 1 ? "whole" : `${side} × ${side} tiles`;

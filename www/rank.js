@@ -5,6 +5,7 @@
 //   { type: "start", rank, ports, store, build, module,      { type: "started" } at once,
 //     lock, context, template }                              { type: "loaded", memory, info } when the store has given everything
 //   { type: "look", id, chat, image }                        the picture, progress, then done with the same frame   (rank 0 only, as all below)
+//   { type: "remember", id, chat, turns }                    done; turns of another session: [[question, answer], …]
 //   { type: "prepare", id, chat }                            progress, then done
 //   { type: "ask", id, chat, question, options, image }      progress and tokens, then done with { text, finish, nPrompt, nReused, first };
 //                                                            `image` only after an error of the kind "not-encoded"
@@ -34,7 +35,7 @@ let rank = null; // the instance's Rank
 let folder = null; // what this browser keeps of the model
 let current = null; // id of the operation that runs
 
-const handlers = { start, look, prepare, ask, count, stop, forget, ping };
+const handlers = { start, look, remember, prepare, ask, count, stop, forget, ping };
 
 self.addEventListener("message", async ({ data }) => {
   try {
@@ -158,6 +159,10 @@ async function operate(id, run, timings = () => ({})) {
 function look({ id, chat, image }) {
   const clock = new Clock(id);
   return operate(id, () => rank.look(chat, new Uint8Array(image), clock.listener), () => ({ encodeMs: clock.sinceStart() }));
+}
+
+function remember({ id, chat, turns }) {
+  return operate(id, () => rank.remember(chat, turns));
 }
 
 function prepare({ id, chat }) {

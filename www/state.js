@@ -15,7 +15,7 @@ export const manifestUrl = typeof asked.source === "string" ? asked.source : own
 export const picture = new Picture({
   film: byId("film"), image: byId("picture"), overlay: byId("overlay"), noPreview: byId("no-preview"), notes: byId("film-notes"), thumbs: byId("thumbs"),
 });
-export const conversation = new Conversation(byId("turns"));
+export const conversation = new Conversation(byId("turns"), byId("spoken"));
 export const requests = new Requests(new URL("./", Array.isArray(asked.source) ? asked.source[0] : manifestUrl).href, (count) => {
   const [line, how] = requestsText(count);
   byId("requests-line").textContent = line;

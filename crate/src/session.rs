@@ -164,6 +164,14 @@ impl<P: Peers> Session<P> {
         Ok(Look { key, crop: pixels.crop, features })
     }
 
+    /// Adds turns of another session, question and answer as text: the conversation goes on as if they had been asked here.
+    pub fn remember(&self, chat: &mut Chat, turns: Vec<(String, String)>) -> Result<()> {
+        for (question, answer) in turns {
+            chat.turns.push(Turn { question, answer: self.tokenizer.encode_text(&answer)? });
+        }
+        Ok(())
+    }
+
     /// Reads everything of the next prompt that is known before its question: call it while the person is typing.
     pub async fn prepare(&mut self, chat: &Chat, listener: &mut impl Listener) -> Result<()> {
         let n_dropped = self.n_turns_to_drop(chat, "", 0)?;

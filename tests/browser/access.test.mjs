@@ -14,7 +14,7 @@ after(() => Promise.all([browser.close(), site.stop()]));
 
 async function check(page, state) {
   await page.evaluate(AXE);
-  const { violations } = await page.evaluate(() => globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"] }));
+  const { violations } = await page.evaluate(() => globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa", "best-practice"], rules: { "label-content-name-mismatch": { enabled: true }, "target-size": { enabled: true } } }));
   const found = violations.map(({ id, nodes }) => `${state}: ${id}: ${nodes.map((node) => node.html.slice(0, 120)).join(" | ")}`);
   assert.deepEqual(found, []);
   const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
@@ -39,6 +39,7 @@ for (const [colorScheme, name, viewport] of [["light", "desktop", { width: 1280,
     await question.fill("What is this?");
     await ask.click();
     await page.locator(".turn .error summary").click();
+    if (name === "phone") await page.locator("#enlarge").click();
     for (const id of ["#numbers", "#requests"]) await page.locator(`${id} > summary`).click();
     await check(page, "error, details open");
     await page.locator("#model > summary").click();
@@ -75,6 +76,68 @@ test("a whole conversation by keyboard", async (t) => {
   await page.keyboard.press("Enter");
   await on.answered();
   assert.match(await answer.textContent(), /heart shadow/);
+});
+
+test("a chip hands the focus on, and a question without a picture says what is missing", async (t) => {
+  const { page, question, ...on } = await newPage(browser, t);
+  await on.open(site, "fake=1");
+  await on.ready();
+  const focused = () => page.evaluate(() => document.activeElement.id);
+  await page.locator("#chips button").first().focus();
+  await page.keyboard.press("Enter");
+  assert.equal(await focused(), "choose");
+  assert.equal(await page.locator("#announce").textContent(), "Open an image first; your question is kept.");
+  assert.equal(await question.inputValue(), "Is the heart enlarged?");
+  await on.show();
+  await page.locator("#chips button").nth(1).focus();
+  await page.keyboard.press("Enter");
+  await on.answered();
+  assert.equal(await focused(), "scroll");
+});
+
+test("an answer is spoken by sentences, by a named speaker, without its numbers", async (t) => {
+  const { page, ...on } = await newPage(browser, t);
+  await on.open(site, "fake=1");
+  await on.ready();
+  await on.show();
+  await page.evaluate(() => {
+    window.said = [];
+    const regions = [...document.querySelectorAll("[aria-live=polite], [aria-live=assertive], [role=status], [role=alert], [role=log]:not([aria-live=off])")];
+    new MutationObserver((records) => records.forEach(({ target, addedNodes }) =>
+      regions.some((region) => region.contains(target)) && addedNodes.forEach((node) => window.said.push(node.textContent)))).observe(document.body, { childList: true, subtree: true });
+  });
+  const text = await on.answerTo("What is this?");
+  assert.deepEqual(await page.evaluate(() => window.said), text.split(/(?<=\.) /));
+  assert.deepEqual(await page.locator(".turn").evaluate((turn) => [...turn.children].map((child) => child.textContent).slice(0, 4)), ["You", "What is this?", "Model", text]);
+});
+
+test("Escape and a click elsewhere close the model's panel; Escape gives the focus back", async (t) => {
+  const { page, info, ...on } = await newPage(browser, t);
+  await on.open(site, "fake=1");
+  await on.ready();
+  const isOpen = () => info.evaluate((details) => details.open);
+  await info.locator("summary").focus();
+  await page.keyboard.press("Enter");
+  await page.keyboard.press("Tab");
+  assert.ok(await isOpen());
+  await page.keyboard.press("Escape");
+  assert.equal(await isOpen(), false);
+  assert.equal(await page.evaluate(() => document.activeElement.parentElement.id), "model");
+  await page.keyboard.press("Enter");
+  await page.locator("#model-facts").click();
+  assert.ok(await isOpen());
+  await page.mouse.click(300, 400);
+  assert.equal(await isOpen(), false);
+});
+
+test("where colours are forced the film stays on black", async (t) => {
+  const { page, ...on } = await newPage(browser, t, { forcedColors: "active" });
+  await on.open(site, "fake=1");
+  await on.ready();
+  await on.show();
+  for (const film of await page.locator("#film, #thumbs .square").all()) {
+    assert.equal(await film.evaluate((element) => getComputedStyle(element).backgroundColor), "rgb(0, 0, 0)");
+  }
 });
 
 test("answers are announced, controls have names, the document has its landmarks", async (t) => {

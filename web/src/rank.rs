@@ -193,6 +193,18 @@ impl Rank {
         frame.unwrap_or_else(|| object(&[]))
     }
 
+    /// Adds turns that a chat had in another session: [[question, answer], ...] (rank 0).
+    pub fn remember(&self, chat: u32, turns: JsValue) -> JsResult<()> {
+        let turns = serde_wasm_bindgen::from_value(turns)
+            .map_err(|error| js_error("invalid", &format!("history: {error}")))?;
+        let state = self.state.borrow();
+        let State::Leading(session) = &*state else { return Err(busy()) };
+        let mut remembered = self.chat(chat);
+        session.remember(&mut remembered, turns).map_err(to_js)?;
+        self.put_back(chat, remembered);
+        Ok(())
+    }
+
     /// Reads what of a chat's next prompt is known before its question (rank 0).
     pub async fn prepare(&self, chat: u32, on: Function) -> JsResult<()> {
         let mut session = self.lead()?;
