@@ -2,7 +2,7 @@
 // wasm, and says so when a file is what the browser has already.
 
 import { createReadStream } from "node:fs";
-import { readFile, stat } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -80,6 +80,11 @@ export async function serveFile(root, request, response) {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const root = process.argv[2] ?? "dist";
   const port = Number(process.argv[3] ?? 8080);
+  // The builds take a second to compress: nobody is to wait for that.
+  for (const name of await readdir(join(root, "pkg")).catch(() => [])) {
+    const file = join(root, "pkg", name);
+    if (COMPRESSED.has(extname(name))) gzipped(file, await stat(file)).catch(() => {});
+  }
   createServer((request, response) => serveFile(root, request, response)).listen(port, "localhost", () => {
     console.log(`${root} is served at http://localhost:${port}/ (Ctrl+C ends it)`);
   });

@@ -100,7 +100,7 @@ async function products({ build, workers = 1, ms = 500, shapes }) {
 }
 
 function askWorker(message) {
-  const worker = startWorker((Worker, name) => new Worker(new URL("./bench_worker.js", import.meta.url), { type: "module", name }), "limits");
+  const worker = startWorker((Worker) => new Worker(new URL("./bench_worker.js", import.meta.url), { type: "module" }), "limits");
   return new Promise((resolve, reject) => {
     worker.onmessage = ({ data }) => (data.type === "failed" ? reject(new Error(data.error.message)) : resolve(data));
     worker.onerror = (event) => reject(new Error(event.message || "bench_worker.js could not be started"));

@@ -87,7 +87,7 @@ export async function measure(counts, { build, module }) {
 
 /** A worker that measures: probe.js. One question at a time. */
 export class Probe {
-  #worker = startWorker((Worker, name) => new Worker(new URL("./probe.js", import.meta.url), { type: "module", name }), "probe");
+  #worker = startWorker((Worker) => new Worker(new URL("./probe.js", import.meta.url), { type: "module" }), "probe");
 
   /** Resolves with the answer to a message. */
   ask(message, transfer = []) {

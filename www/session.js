@@ -29,20 +29,19 @@ export function abortError(message) {
 }
 
 // Each names its file in the one way in which bundlers find a worker's; `Worker` is what `startWorker` gives them.
-const makeStore = (Worker, name) => new Worker(new URL("./store.js", import.meta.url), { type: "module", name });
-const makeRank = (Worker, name) => new Worker(new URL("./rank.js", import.meta.url), { type: "module", name });
+const makeStore = (Worker) => new Worker(new URL("./store.js", import.meta.url), { type: "module" });
+const makeRank = (Worker) => new Worker(new URL("./rank.js", import.meta.url), { type: "module" });
 
 /**
- * Starts a worker, once `workersChecked` has resolved: `make` is given a constructor and a name, as `makeStore` is. A worker takes on the policy of the page
- * only if it starts from a blob: from its own address it would have none but what its host sends. Where a host's own policy forbids blobs, the file itself
- * is started.
+ * Starts a worker, once `workersChecked` has resolved: `make` makes it with the constructor that it is given, as `makeStore` does. A worker
+ * takes on the policy of the page only if it starts from a blob: from its own address it would have none but what its host sends. Where a host's own policy
+ * forbids blobs, the file itself is started.
  */
 export function startWorker(make, name) {
-  return make(startsFromBlobs ? WorkerFromBlob : Worker, name);
-}
-
-function WorkerFromBlob(url, options) {
-  return new Worker(blobUrl(`import ${JSON.stringify(url.href)};`), options);
+  return make(function (url, options) {
+    const { href } = new URL(url, location.href);
+    return new Worker(startsFromBlobs ? blobUrl(`import ${JSON.stringify(href)};`) : href, { ...options, name });
+  });
 }
 
 /** Starts the store by itself. */

@@ -1,7 +1,7 @@
 // The client itself, without the page: what an application that uses llama3med.js relies on.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { DIST, IMAGE, OTHER_IMAGE, makeModel, newPage, startChromium, startSite, TARGET } from "./support.mjs";
@@ -26,6 +26,16 @@ async function clientPage(t, context) {
   }, `${site.url}llama3med.js`);
   return { page, use: (script, value) => page.evaluate(script, value), ...rest };
 }
+
+test("every file that the client loads has its address written out, as bundlers need it", () => {
+  const folder = new URL("../../www/", import.meta.url);
+  for (const name of readdirSync(folder).filter((name) => name.endsWith(".js"))) {
+    const text = readFileSync(new URL(name, folder), "utf8").replace(/^\s*(\/\/|\*|\/\*).*$/gm, "");
+    for (const [all, address] of text.matchAll(/(?:\bimport\(|new URL\((?=[^()]*import\.meta\.url))\s*([^,)]*)/g)) {
+      assert.match(address, /^"\.\/[\w./]+"$/, `${name}: ${all}`);
+    }
+  }
+});
 
 /** The module with its memory limited to `n_pages` of 64 KiB: as on a machine that has no more. */
 function limitMemory(wasm, n_pages) {

@@ -4,6 +4,7 @@
 import { execFileSync } from "node:child_process";
 import { createReadStream, existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
+import { connect, createServer as createTcpServer } from "node:net";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { crc32, deflateSync } from "node:zlib";
@@ -205,4 +206,41 @@ export function scratch() {
   const folder = join(TARGET, "test-files");
   mkdirSync(folder, { recursive: true });
   return folder;
+}
+
+/**
+ * The site at so many bytes a second, all connections together, as a slow line has it: its address. Each gets its share in turn.
+ */
+export async function startSlowLine(t, site, bytesPerSecond) {
+  const TICK_MS = 20;
+  const waiting = new Map(); // what each connection is still to get
+  const proxy = createTcpServer((client) => {
+    const upstream = connect(site.port, "127.0.0.1");
+    waiting.set(client, []);
+    client.pipe(upstream);
+    upstream.on("data", (bytes) => waiting.get(client)?.push(bytes));
+    upstream.on("end", () => waiting.get(client)?.push(null));
+    const end = () => (waiting.delete(client), client.destroy(), upstream.destroy());
+    for (const socket of [client, upstream]) socket.on("error", end);
+    client.on("close", end);
+  });
+  const give = (client, n_bytes) => {
+    const queue = waiting.get(client);
+    if (queue[0] === null) return client.end(), waiting.set(client, []), 0;
+    const part = queue[0].subarray(0, n_bytes);
+    client.write(part);
+    if (part.length === queue[0].length) queue.shift();
+    else queue[0] = queue[0].subarray(part.length);
+    return part.length;
+  };
+  const timer = setInterval(() => {
+    let left = (bytesPerSecond * TICK_MS) / 1000;
+    for (let ready; left > 0 && (ready = [...waiting.keys()].filter((client) => waiting.get(client).length > 0)).length > 0; ) {
+      const share = Math.ceil(left / ready.length);
+      for (const client of ready) left -= give(client, share);
+    }
+  }, TICK_MS);
+  t.after(() => (clearInterval(timer), waiting.forEach((_, client) => client.destroy()), proxy.close()));
+  await new Promise((listening) => proxy.listen(0, "127.0.0.1", listening));
+  return `http://127.0.0.1:${proxy.address().port}/`;
 }
