@@ -2,7 +2,7 @@
 
 import { reloadModel, showLost, withMoreRanks } from "./loading.js";
 import { showNumbers } from "./numbers.js";
-import { announce, asked, byId, conversation, guarded, imageRefused, on, picture, rest, sees, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
+import { announce, asked, byId, conversation, guarded, heard, imageRefused, on, picture, rest, sees, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
 import { explain, showError } from "./words.js";
 
 export function closeChat() {
@@ -18,23 +18,29 @@ export async function startChat(model) {
   showNumbers(byId("numbers"), model.info);
   const guess = file && picture.guess();
   if (guess) picture.frame(guess, scales, tileSize);
+  const isOther = state.modelName !== null && state.modelName !== model.info.name;
+  if (isOther && conversation.history().length > 0) conversation.divide("Another model was opened; it does not know what is above.");
+  state.modelName = model.info.name;
   let chat = null; // progress may be reported before `chat` is returned
-  chat = model.chat({ image: file ?? undefined, onProgress: (progress) => file === state.file && (chat ?? state.chat) === state.chat && chatProgress(progress) });
+  chat = model.chat({ image: file ?? undefined, history: conversation.history(), onProgress: (progress) => file === state.file && (chat ?? state.chat) === state.chat && chatProgress(progress) });
   state.chat = chat;
   try {
     const frame = await chat.ready;
     if (chat !== state.chat) return;
-    state.encoded = true;
-    if (file) {
-      picture.frame(frame, scales, tileSize);
-      announce("The image is encoded. You can ask.");
-    }
-    showNumbers(byId("numbers"), model.info, chat);
-    rest();
+    if (file) announce("The image is encoded. You can ask.");
+    showEncoded(model.info, frame);
   } catch (error) {
     if (chat !== state.chat || error.name === "AbortError") return;
     imageFailed(error);
   }
+}
+
+/** The picture is with the model, if there is one: `frame` is what the engine says of it. */
+export function showEncoded(info, frame) {
+  Object.assign(state, { encoded: true, frame });
+  if (state.file) picture.frame(frame, info.scales, info.tileSize);
+  showNumbers(byId("numbers"), info, state.chat);
+  rest();
 }
 
 function chatProgress(progress) {
@@ -49,12 +55,14 @@ function imageFailed(error) {
   picture.unframe();
   closeChat();
   if (state.lost) return state.asking ? undefined : showLost();
+  state.refused = true;
+  heard.refused();
   imageRefused(explainFailure(error), withMoreRanks(error));
   setModelLine("ready");
 }
 
 /** An error after which the model goes on. */
-function explainFailure(error) {
+export function explainFailure(error) {
   const explained = explain(error);
   if (error.kind !== "out-of-memory") return explained;
   const more = error.moreRanks ? `, or open it with ${error.moreRanks} ranks: each has memory of its own` : "";
@@ -124,6 +132,7 @@ export async function ask(question) {
     showAsking(Boolean(state.asking));
     byId("keep").hidden = !conversation.turns.some((each) => each.text);
     if (turn === conversation.turns.at(-1)) conversation.follow();
+    heard.answered();
     if (!turn.failed && file === state.file) rest();
   }
 }

@@ -50,6 +50,18 @@ export class Picture {
     await loaded;
   }
 
+  /** A small copy of what the film shows; null where it shows nothing. */
+  thumbnail() {
+    const shown = this.elements.film.querySelector("canvas:not([hidden]), img:not([hidden])");
+    const [width, height] = shown ? [shown.naturalWidth ?? shown.width, shown.naturalHeight ?? shown.height] : [0, 0];
+    if (!width || !height) return null;
+    const canvas = document.createElement("canvas");
+    const scale = 96 / Math.max(width, height);
+    Object.assign(canvas, { width: Math.max(1, width * scale), height: Math.max(1, height * scale) });
+    canvas.getContext("2d").drawImage(shown, 0, 0, canvas.width, canvas.height);
+    return canvas;
+  }
+
   /** Takes the picture itself away. */
   hide() {
     this.unframe();
