@@ -1,7 +1,6 @@
-// The turns on the page, and the conversation as text for copying and saving. Text is only ever set as text, never as markup.
+// The turns on the page, and how a text leaves it. Text is only ever set as text, never as markup.
 
-/** Shown beside answers and part of every text that leaves the page. */
-export const NOTICE = "Research software. Not a medical device. Not for diagnosis or treatment.";
+import { NOTICE } from "./record.js";
 
 function child(parent, name, className, text = "") {
   const element = document.createElement(name);
@@ -48,18 +47,18 @@ class Turn {
   end(reason = "", ...notes) {
     this.#say(this.text.slice(this.n_said));
     if (reason) this.speak(reason);
-    this.#close(reason, notes.filter(Boolean).join(" · "));
+    this.#close(reason, notes.filter(Boolean).join(" · "), Date.now());
   }
 
   /** An answer that was written before. */
-  fill(text, reason, print) {
+  fill({ text, reason, print, at }) {
     this.text = text;
     this.answer.textContent = text;
-    this.#close(reason, print);
+    this.#close(reason, print, at);
   }
 
-  #close(reason, print) {
-    Object.assign(this, { reason, print });
+  #close(reason, print, at) {
+    Object.assign(this, { reason, print, at });
     this.answer.setAttribute("aria-busy", "false");
     this.meta.textContent = [reason, print].filter(Boolean).join(" · ");
   }
@@ -143,20 +142,11 @@ export class Conversation {
   /** Shows what `take` gave, or the same as plain objects. */
   put(entries) {
     this.take();
-    for (const { divider, question, text, reason, print } of entries) {
-      if (divider) this.divide(divider);
-      else this.#append(question, () => {}).fill(text, reason, print);
+    for (const entry of entries) {
+      if (entry.divider) this.divide(entry.divider);
+      else this.#append(entry.question, () => {}).fill(entry);
     }
     if (this.turns.length > 0) this.follow(true);
-  }
-
-  /**
-   * The conversation as text, the notice first and last. File names are left out: they often carry a person's name. What was said stands in lines of its
-   * own, so that its first letter decides in which direction it is read.
-   */
-  text(modelName) {
-    const turns = this.turns.map(({ question, text, reason }) => `You:\n${question}\n\nModel:\n${text.trim()}${reason ? `\n[${reason}]` : ""}`);
-    return [NOTICE, `Model: ${modelName}`, ...turns, NOTICE].join("\n\n") + "\n";
   }
 }
 

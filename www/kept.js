@@ -57,9 +57,9 @@ export class Kept {
   }
 
   /** Keeps a conversation as it is now. */
-  async save({ id, at, modelName, sample, entries, file }) {
-    const words = entries.map(({ divider, question, text, reason, print }) => ({ divider, question, text, reason, print }));
-    await write(this.folder, `${id}.json`, JSON.stringify({ id, at, modelName, sample, hadPicture: Boolean(file), entries: words }));
+  async save({ id, at, modelName, sample, record, entries, file }) {
+    const words = entries.map(({ divider, question, text, reason, print, at }) => ({ divider, question, text, reason, print, at }));
+    await write(this.folder, `${id}.json`, JSON.stringify({ id, at, modelName, sample, record, hadPicture: Boolean(file), entries: words }));
     if (file && this.withPictures) await write(this.folder, `${id}.picture`, file);
   }
 

@@ -3,7 +3,8 @@
 import { closeChat, enlarge, explainFailure, showAsking, showChips, showEncoded, startChat } from "./asking.js";
 import { choosePictures, looksLikePicture, sortFiles, startOf } from "./files.js";
 import { openModel, showLost } from "./loading.js";
-import { byId, conversation, guarded, heard, imageRefused, manifestUrl, newIdentity, on, picture, requests, rest, sees, setStatus, state, unexpected } from "./state.js";
+import { asked, byId, conversation, guarded, heard, imageRefused, manifestUrl, newIdentity, noRecord, on, picture, requests, rest, sees, setStatus, state, unexpected } from "./state.js";
+import { headText, modelText, pictureText } from "./record.js";
 import { MAX_TALKS, Talks } from "./talks.js";
 import { bytesText, explain, showError, showNote } from "./words.js";
 
@@ -18,10 +19,28 @@ heard.ready = (model) => {
 export const talks = new Talks(byId("talk-list"), presentTalk, { open: guarded(returnTo), remove: removePresent });
 
 heard.answered = () => {
-  const talk = presentTalk();
-  if (talk) talks.save(talk).catch(unexpected);
+  state.recording = keepRecord().catch(unexpected);
   showTalks();
 };
+
+// What copies say of model and picture is that of the answer, whatever is open later.
+async function keepRecord() {
+  const { record, file, frame, info } = state;
+  const talk = presentTalk();
+  if (!talk || !info) return;
+  const model = await modelText(info, asked);
+  if (!record.models.includes(model)) record.models.push(model);
+  record.picture ||= await pictureText(file, frame);
+  if (record === state.record) showRecord();
+  await talks.save(talk);
+}
+
+/** Everything of a copy but the turns: what is printed above them. */
+export const head = () => headText(state.record, conversation.entries, document.querySelector("meta[name=version]").content);
+
+function showRecord() {
+  byId("record").textContent = head();
+}
 
 // The conversation before comes back if nothing was said about the picture that the model cannot read.
 heard.refused = () => {
@@ -150,9 +169,9 @@ async function refusal(file) {
 
 /** What is open, as talks.js has it; null before there is anything. */
 function presentTalk() {
-  const { file, sample, talk, modelName, model, chat, frame, refused } = state;
+  const { file, sample, talk, modelName, record, model, chat, frame, refused } = state;
   if (conversation.entries.length === 0 && (!file || refused)) return null;
-  return { ...talk, file, sample, modelName, model, chat, frame, entries: conversation.entries, thumbnail: file && picture.thumbnail() };
+  return { ...talk, file, sample, modelName, record, model, chat, frame, entries: conversation.entries, thumbnail: file && picture.thumbnail() };
 }
 
 // An answer under way ends where it is.
@@ -179,12 +198,13 @@ async function returnTo(talk) {
 // Shows a conversation, new or old. Its chat goes on if its model is still there; otherwise the model is given the picture and the turns again.
 async function show(talk, { remark = "", before = null } = {}) {
   const { opened } = state;
-  const { id, at, file, sample = null, entries, modelName = null } = talk;
+  const { id, at, file, sample = null, entries, modelName = null, record = noRecord() } = talk;
   const hadFocus = document.activeElement === document.body || byId("image").contains(document.activeElement);
   talks.take(talk);
   if (state.lost) showLost(); // it may have been said in the conversation alone
-  Object.assign(state, { file, sample, encoded: false, asking: null, talk: { id, at }, modelName, frame: null, before, refused: false });
+  Object.assign(state, { file, sample, encoded: false, asking: null, talk: { id, at }, modelName, record, frame: null, before, refused: false });
   conversation.put(entries);
+  showRecord();
   showAsking(false);
   enlarge(false);
   byId("image-error").replaceChildren();
@@ -218,7 +238,7 @@ function removePresent() {
   state.asking?.abort.abort();
   conversation.take();
   closeImage();
-  Object.assign(state, { asking: null, talk: newIdentity(), modelName: null, before: null });
+  Object.assign(state, { asking: null, talk: newIdentity(), modelName: null, record: noRecord(), before: null });
   showAsking(false);
   byId("keep").hidden = true;
   document.body.classList.remove("has-turns");

@@ -2,13 +2,14 @@
 // What its address asks for is read in query.js. The halves are loading.js (the model), opening.js (the picture) and asking.js (questions and answers); what they share is in state.js.
 
 import { ask, enlarge, stop } from "./asking.js";
-import { copyText, NOTICE, saveText } from "./conversation.js";
+import { copyText, saveText } from "./conversation.js";
 import { filesOf, sortFiles, textOf } from "./files.js";
 import { canKeep } from "./kept.js";
 import { deleteCached } from "./llama3med.js";
 import { addressFailed, begin, openModel, use } from "./loading.js";
-import { openFiles, openImage, showTalks, talks } from "./opening.js";
+import { head, openFiles, openImage, showTalks, talks } from "./opening.js";
 import { asked, byId, conversation, guarded, manifestUrl, on, service, state, unexpected } from "./state.js";
+import { NOTICE, recordText } from "./record.js";
 import { askTwice } from "./talks.js";
 import { showNote } from "./words.js";
 
@@ -96,12 +97,19 @@ function wirePanels() {
 }
 
 function wireKeeping() {
-  const text = () => conversation.text(state.info?.name ?? "unknown");
+  const text = async () => {
+    await state.recording;
+    return recordText(head(), conversation.entries);
+  };
   byId("notice").textContent = NOTICE;
   on(byId("copy"), "click", async () => {
-    byId("keep-result").textContent = (await copyText(text())) ? "Copied" : "The browser refused to copy";
+    byId("keep-result").textContent = (await copyText(await text())) ? "Copied" : "The browser refused to copy";
   });
-  on(byId("save"), "click", () => saveText(text(), "conversation.txt"));
+  on(byId("save"), "click", async () => saveText(await text(), "conversation.txt"));
+  on(byId("print"), "click", async () => {
+    await state.recording;
+    window.print();
+  });
 }
 
 function wireTalks() {
