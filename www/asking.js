@@ -2,7 +2,7 @@
 
 import { reloadModel, showLost, withMoreRanks } from "./loading.js";
 import { showNumbers } from "./numbers.js";
-import { announce, asked, byId, conversation, guarded, imageRefused, on, picture, rest, sees, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
+import { announce, asked, byId, conversation, guarded, heard, imageRefused, on, picture, rest, sees, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
 import { explain, showError } from "./words.js";
 
 export function closeChat() {
@@ -16,21 +16,30 @@ export async function startChat(model) {
   if (state.chat) return;
   const { scales, tileSize } = model.info;
   showNumbers(byId("numbers"), model.info);
+  const isOther = state.modelName !== null && state.modelName !== model.info.name;
+  if (isOther && conversation.history().length > 0) conversation.divide("Another model was opened; it does not know what is above.");
+  state.modelName = model.info.name;
   let chat = null; // progress may be reported before `chat` is returned
   const current = (act) => (value) => file === state.file && (chat ?? state.chat) === state.chat && act(value);
-  chat = model.chat({ image: file ?? undefined, onPicture: current((frame) => picture.frame(frame, scales, tileSize)), onProgress: current(chatProgress) });
+  const onPicture = current((frame) => picture.frame(frame, scales, tileSize));
+  chat = model.chat({ image: file ?? undefined, history: conversation.history(), onPicture, onProgress: current(chatProgress) });
   state.chat = chat;
   try {
-    await chat.ready;
+    const frame = await chat.ready;
     if (chat !== state.chat) return;
-    state.encoded = true;
     if (file) announce("The image is encoded. You can ask.");
-    showNumbers(byId("numbers"), model.info, chat);
-    rest();
+    showEncoded(model.info, frame);
   } catch (error) {
     if (chat !== state.chat || error.name === "AbortError") return;
     imageFailed(error);
   }
+}
+
+/** The picture is with the model, if there is one: `frame` is what the engine says of it. */
+export function showEncoded(info, frame) {
+  Object.assign(state, { encoded: true, frame });
+  showNumbers(byId("numbers"), info, state.chat);
+  rest();
 }
 
 function chatProgress(progress) {
@@ -47,12 +56,14 @@ function imageFailed(error) {
   else picture.hide();
   closeChat();
   if (state.lost) return state.asking ? undefined : showLost();
+  state.refused = true;
+  heard.refused();
   imageRefused(explainFailure(error), withMoreRanks(error));
   setModelLine("ready");
 }
 
 /** An error after which the model goes on. */
-function explainFailure(error) {
+export function explainFailure(error) {
   const explained = explain(error);
   if (error.kind !== "out-of-memory") return explained;
   const more = error.moreRanks ? `, or open it with ${error.moreRanks} ranks: each has memory of its own` : "";
@@ -122,6 +133,7 @@ export async function ask(question) {
     showAsking(Boolean(state.asking));
     byId("keep").hidden = !conversation.turns.some((each) => each.text);
     if (turn === conversation.turns.at(-1)) conversation.follow();
+    heard.answered();
     if (!turn.failed && file === state.file) rest();
   }
 }

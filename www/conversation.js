@@ -1,7 +1,6 @@
-// The turns on the page, and the conversation as text for copying and saving. Text is only ever set as text, never as markup.
+// The turns on the page, and how a text leaves it. Text is only ever set as text, never as markup.
 
-/** Shown beside answers and part of every text that leaves the page. */
-export const NOTICE = "Research software. Not a medical device. Not for diagnosis or treatment.";
+import { NOTICE } from "./record.js";
 
 function child(parent, name, className, text = "") {
   const element = document.createElement(name);
@@ -46,11 +45,22 @@ class Turn {
 
   /** Ends the answer: `reason` if it did not end by itself, such as "stopped", and other small print. */
   end(reason = "", ...notes) {
-    this.answer.setAttribute("aria-busy", "false");
-    this.reason = reason;
     this.#say(this.text.slice(this.n_said));
     if (reason) this.speak(reason);
-    this.meta.textContent = [reason, ...notes].filter(Boolean).join(" · ");
+    this.#close(reason, notes.filter(Boolean).join(" · "), Date.now());
+  }
+
+  /** An answer that was written before. */
+  fill({ text, reason, print, at }) {
+    this.text = text;
+    this.answer.textContent = text;
+    this.#close(reason, print, at);
+  }
+
+  #close(reason, print, at) {
+    Object.assign(this, { reason, print, at });
+    this.answer.setAttribute("aria-busy", "false");
+    this.meta.textContent = [reason, print].filter(Boolean).join(" · ");
   }
 }
 
@@ -61,14 +71,18 @@ function scrollerOf(element) {
   return document.scrollingElement;
 }
 
-/** All turns since the image was opened. */
+/** The turns of the present conversation. */
 export class Conversation {
   /** `spoken` is a live region. */
   constructor(root, spoken) {
     this.root = root;
     this.spoken = spoken;
-    this.turns = [];
+    this.entries = []; // turns, and the lines between them: { divider }
     root.ownerDocument.addEventListener("copy", (event) => this.#copied(event));
+  }
+
+  get turns() {
+    return this.entries.filter((entry) => entry instanceof Turn);
   }
 
   // Whoever copies a part of an answer by hand takes the notice along.
@@ -82,11 +96,16 @@ export class Conversation {
 
   /** Adds a question; its answer becomes the newest. */
   add(question) {
-    delete this.turns.at(-1)?.answer.dataset.testid;
     this.spoken.replaceChildren();
-    const turn = new Turn(this.root, question, (text) => text && child(this.spoken, "p", "", text));
-    this.turns.push(turn);
+    const turn = this.#append(question, (text) => text && child(this.spoken, "p", "", text));
     this.follow(true);
+    return turn;
+  }
+
+  #append(question, speak) {
+    delete this.turns.at(-1)?.answer.dataset.testid;
+    const turn = new Turn(this.root, question, speak);
+    this.entries.push(turn);
     return turn;
   }
 
@@ -99,23 +118,35 @@ export class Conversation {
     if (behind > 0 && (always || behind < 120)) scroller.scrollTop += behind;
   }
 
-  /** A line between turns. */
-  divide(text) {
-    child(this.root, "p", "divider", text);
+  /** A line between turns: the model knows nothing of what is above it. */
+  divide(divider) {
+    this.entries.push({ divider });
+    child(this.root, "p", "divider", divider);
   }
 
-  clear() {
-    this.turns = [];
+  /** What the model may be given to go on from: the turns below the last line. */
+  history() {
+    const start = this.entries.findLastIndex(({ divider }) => divider) + 1;
+    return this.entries.slice(start).filter(({ text }) => text).map(({ question, text }) => ({ question, answer: text.trim() }));
+  }
+
+  /** Takes everything away, and gives it for `put`. */
+  take() {
+    const { entries } = this;
+    this.entries = [];
     this.root.replaceChildren();
+    this.spoken.replaceChildren();
+    return entries;
   }
 
-  /**
-   * The conversation as text, the notice first and last. File names are left out: they often carry a person's name. What was said stands in lines of its
-   * own, so that its first letter decides in which direction it is read.
-   */
-  text(modelName) {
-    const turns = this.turns.map(({ question, text, reason }) => `You:\n${question}\n\nModel:\n${text.trim()}${reason ? `\n[${reason}]` : ""}`);
-    return [NOTICE, `Model: ${modelName}`, ...turns, NOTICE].join("\n\n") + "\n";
+  /** Shows what `take` gave, or the same as plain objects. */
+  put(entries) {
+    this.take();
+    for (const entry of entries) {
+      if (entry.divider) this.divide(entry.divider);
+      else this.#append(entry.question, () => {}).fill(entry);
+    }
+    if (this.turns.length > 0) this.follow(true);
   }
 }
 

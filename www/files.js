@@ -2,6 +2,7 @@
 // have names without an ending, downloads are renamed ("… (1).gguf"), and some programs name what they keep by its hash.
 
 const MAX_FILES = 2000; // that are looked at
+const MAX_PICTURES = 20; // that are taken at once
 const MAX_DEPTH = 16; // of folders within folders
 
 // PNG, JPEG, GIF, BMP, TIFF and BigTIFF, WebP, HEIC and AVIF, DICOM.
@@ -91,13 +92,13 @@ export function choiceText({ models, others }) {
 }
 
 /**
- * Which of the files to open: a single one whatever it is, otherwise the first picture.
+ * Which of the files to open: a single one whatever it is, otherwise the pictures.
  * @param {{ files: File[], n_folders: number, unreadable: { name: string, error: unknown }[] }} found  of `filesOf`
- * @returns {Promise<{ file?: File, remark?: string, problem?: { title: string, next: string, details: string } }>} `remark` says what became of the rest;
+ * @returns {Promise<{ pictures?: File[], remark?: string, problem?: { title: string, next: string, details: string } }>} `remark` says what became of the rest;
  *   `problem` is why none can be opened
  */
-export async function choosePicture({ files, n_folders, unreadable }) {
-  if (files.length === 1 && n_folders === 0) return { file: files[0] };
+export async function choosePictures({ files, n_folders, unreadable }) {
+  if (files.length === 1 && n_folders === 0) return { pictures: files };
   const pictures = [];
   const lost = [...unreadable];
   for (const file of files) {
@@ -108,10 +109,10 @@ export async function choosePicture({ files, n_folders, unreadable }) {
     }
   }
   const lostText = lost.length === 0 ? "" : lost.length === 1 ? `${lost[0].name} could not be read.` : `${lost[0].name} and ${lost.length - 1} more could not be read.`;
-  const [file] = pictures;
-  if (file) {
-    const countText = pictures.length > 1 ? `Opened ${file.name}, the first of ${pictures.length} pictures: one at a time.` : "";
-    return { file, remark: [countText, lostText].filter(Boolean).join(" ") };
+  if (pictures.length > 0) {
+    const rest = pictures.length > MAX_PICTURES ? `; the first ${MAX_PICTURES} are under Conversations, the others were not taken.` : "; the others wait under Conversations.";
+    const countText = pictures.length > 1 ? `Opened ${pictures[0].name}, the first of ${pictures.length} pictures${rest}` : "";
+    return { pictures: pictures.slice(0, MAX_PICTURES), remark: [countText, lostText].filter(Boolean).join(" ") };
   }
   const title = `There is no picture ${n_folders > 0 ? "in this folder" : "among these files"}.`;
   const details = [`${files.length} files were looked at`, ...lost.map(({ name, error }) => `${name}: ${error?.message ?? error}`)].join("\n");
@@ -121,6 +122,12 @@ export async function choosePicture({ files, n_folders, unreadable }) {
 async function isPicture(file) {
   const start = await startOf(file);
   return file.type.startsWith("image/") || /\.(dcm|dicom)$/i.test(file.name) || PICTURE.test(String.fromCharCode(...start));
+}
+
+/** Whether a file begins as a picture that the engine or this browser may read. */
+export async function looksLikePicture(file) {
+  const start = String.fromCharCode(...(await startOf(file)));
+  return PICTURE.test(start) ? start.slice(128) !== "DICM" : file.type.startsWith("image/") && file.size > 0;
 }
 
 /** The first bytes of a file; an error if it cannot be read. */

@@ -142,7 +142,8 @@ async function loadInto(session, { url, pair, start }, { ranks, build, context, 
 
 /** What the page shows of a manifest, in JavaScript's way of naming. */
 function shown({ name, description, license, notices, suggested_questions, samples, fidelity, files }) {
-  const filesShown = files.map(({ name, size, chunks }) => ({ name, size, nChunks: chunks.length }));
+  const hashes = (chunks) => chunks.map((chunk) => chunk.sha256).filter(Boolean);
+  const filesShown = files.map(({ name, size, chunks, header_sha256 }) => ({ name, size, nChunks: chunks.length, sha256: hashes(chunks), headerSha256: header_sha256 }));
   return { name, description, license, notices, suggestedQuestions: suggested_questions, samples, fidelity, files: filesShown };
 }
 

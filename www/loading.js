@@ -3,11 +3,8 @@
 import { load } from "./llama3med.js";
 import { choiceText } from "./files.js";
 import { showModel } from "./numbers.js";
-import { announce, asked, byId, conversation, guarded, ownModel, requests, rest, samples, service, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
+import { announce, asked, byId, conversation, guarded, heard, ownModel, requests, rest, samples, service, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
 import { explain, showError, showNote, WAITS } from "./words.js";
-
-/** What the picture's half does when a manifest has come, when a model is ready, and before one begins anew: opening.js sets them. */
-export const heard = { manifest: () => {}, ready: () => {}, afresh: () => {} };
 
 /** Begins to load a model: `model` is a promise of it; `giveUp` ends it, loaded or not. */
 export function begin(source, onOpened) {

@@ -1,10 +1,12 @@
-// The picture: opens a file, a sample or what was dropped, and closes it.
+// The picture and its conversation: opens a file, a sample, what was dropped or an earlier conversation, and puts away what was open.
 
-import { closeChat, enlarge, showAsking, showChips, startChat } from "./asking.js";
-import { choosePicture, sortFiles, startOf } from "./files.js";
-import { heard, openModel, showLost } from "./loading.js";
-import { byId, conversation, guarded, imageRefused, manifestUrl, on, picture, requests, rest, samples, sees, setStatus, state, unexpected } from "./state.js";
-import { bytesText, explain, showError } from "./words.js";
+import { closeChat, enlarge, explainFailure, showAsking, showChips, showEncoded, startChat } from "./asking.js";
+import { choosePictures, looksLikePicture, sortFiles, startOf } from "./files.js";
+import { openModel, showLost } from "./loading.js";
+import { asked, byId, conversation, guarded, heard, imageRefused, manifestUrl, newIdentity, noRecord, on, picture, requests, rest, samples, sees, setStatus, state, unexpected } from "./state.js";
+import { headText, modelText, pictureText } from "./record.js";
+import { MAX_TALKS, Talks } from "./talks.js";
+import { bytesText, explain, showError, showNote } from "./words.js";
 
 // What the manifest says is shown before the model is there; whether it is true the model will tell.
 heard.manifest = async (loading, manifest) => {
@@ -19,6 +21,38 @@ heard.ready = (model) => {
   showChips();
   rest();
   if (state.file || !sees()) startChat(model).catch(unexpected);
+};
+
+export const talks = new Talks(byId("talk-list"), presentTalk, { open: guarded(returnTo), remove: removePresent });
+
+heard.answered = () => {
+  state.recording = keepRecord().catch(unexpected);
+  showTalks();
+};
+
+// What copies say of model and picture is that of the answer, whatever is open later.
+async function keepRecord() {
+  const { record, file, frame, info } = state;
+  const talk = presentTalk();
+  if (!talk || !info) return;
+  const model = await modelText(info, asked);
+  if (!record.models.includes(model)) record.models.push(model);
+  record.picture ||= await pictureText(file, frame);
+  if (record === state.record) showRecord();
+  await talks.save(talk);
+}
+
+/** Everything of a copy but the turns: what is printed above them. */
+export const head = () => headText(state.record, conversation.entries, document.querySelector("meta[name=version]").content);
+
+function showRecord() {
+  byId("record").textContent = head();
+}
+
+// The conversation before comes back if nothing was said about the picture that the model cannot read.
+heard.refused = () => {
+  const { before } = state;
+  if (before && conversation.turns.length === 0) returnTo(before).catch(unexpected);
 };
 
 heard.afresh = () => state.file && state.suspect === state.file && leaveSuspect();
@@ -88,10 +122,11 @@ export async function openFiles(gathering) {
   const sorted = await sortFiles(found.files);
   if (opened !== state.opened) return;
   if (sorted.models.length > 0) return openModel(sorted);
-  const { file, remark, problem } = await choosePicture(found);
+  const { pictures, remark, problem } = await choosePictures(found);
   if (opened !== state.opened) return;
   if (problem) return imageRefused(problem);
-  await openImage(file, { remark });
+  const [file, ...others] = pictures;
+  await openImage(file, { remark, others });
 }
 
 /** Why a file cannot be opened, before the engine gets it: null where its first bytes can be read. */
@@ -104,40 +139,152 @@ async function unreadable(file) {
   }
 }
 
-/** Opens a picture; `sample` is what the manifest says of it, `remark` is said beside it. */
-export async function openImage(file, { sample = null, remark = "" } = {}) {
+/** Opens a picture: `sample` is what the manifest says of it, `remark` is said beside it, `others` came with it and wait in the list. */
+export async function openImage(file, { sample = null, remark = "", others = [] } = {}) {
   const opened = ++state.opened;
   if (state.info) setStatus("Opening the image", 0);
-  const problem = (await unreadable(file)) ?? (sees() ? null : noVision());
+  const problem = (await unreadable(file)) ?? (sees() ? null : noVision()) ?? tooMany(1 + others.length) ?? (await refusal(file));
   if (opened !== state.opened) return;
   if (problem) return imageRefused(problem);
+  const before = putAway();
+  others.toReversed().forEach((other) => talks.add({ ...newIdentity(), file: other, sample: null, entries: [], thumbnail: imageOf(other) }));
+  await show({ ...newIdentity(), file, sample, entries: [] }, { remark, before });
+}
+
+function tooMany(n_more) {
+  const n_talks = talks.all().length;
+  if (n_talks + n_more <= MAX_TALKS) return null;
+  return { title: `There are ${n_talks} conversations already, and ${MAX_TALKS} at most.`, next: "Delete some under Conversations: none goes without being asked for.", details: "" };
+}
+
+// What does not look like a picture is shown to the engine on the side, which knows what it is: what is open goes on meanwhile.
+async function refusal(file) {
+  if (!presentTalk() || !state.info || state.lost || (await looksLikePicture(file))) return null;
+  await state.chat?.ready.catch(() => {});
+  const chat = (await state.model).chat({ image: file });
+  try {
+    await chat.ready;
+    return null;
+  } catch (error) {
+    return error.name === "AbortError" ? null : explainFailure(error);
+  } finally {
+    chat.close();
+  }
+}
+
+// ---- conversations of this visit
+
+/** What is open, as talks.js has it; null before there is anything. */
+function presentTalk() {
+  const { file, sample, talk, modelName, record, model, chat, frame, refused } = state;
+  if (conversation.entries.length === 0 && (!file || refused)) return null;
+  return { ...talk, file, sample, modelName, record, model, chat, frame, entries: conversation.entries, thumbnail: file && picture.thumbnail() };
+}
+
+// An answer under way ends where it is.
+function putAway() {
   state.asking?.abort.abort();
-  closeChat();
-  conversation.clear();
-  document.body.classList.remove("has-turns");
-  enlarge(false);
+  const talk = presentTalk();
+  const shown = state.encoded && state.file ? picture.copy() : null;
+  if (!state.encoded || !talk) closeChat();
+  if (talk) talks.add({ ...talk, chat: state.chat, shown });
+  conversation.take();
+  state.chat = null;
+  return talk && talks.away[0];
+}
+
+/** Opens a conversation that was put away. */
+async function returnTo(talk) {
+  closePanelOfTalks();
+  if (talk.id === state.talk.id) return;
+  if (talk.file && !sees()) return imageRefused(noVision());
+  state.opened++;
+  putAway();
+  await show(talk);
+}
+
+// Shows a conversation, new or old. Its chat goes on if its model is still there; otherwise the model is given the picture and the turns again.
+async function show(talk, { remark = "", before = null } = {}) {
+  const { opened } = state;
+  const { id, at, file, sample = null, entries, modelName = null, record = noRecord() } = talk;
+  const hadFocus = document.activeElement === document.body || byId("image").contains(document.activeElement);
+  talks.take(talk);
   if (state.lost) showLost(); // it may have been said in the conversation alone
-  Object.assign(state, { file, sample, encoded: false, asking: null });
+  Object.assign(state, { file, sample, encoded: false, asking: null, talk: { id, at }, modelName, record, frame: null, before, refused: false });
+  conversation.put(entries);
+  showRecord();
   showAsking(false);
+  enlarge(false);
   byId("image-error").replaceChildren();
   byId("opened").textContent = remark;
-  for (const id of ["keep", "numbers", "drop"]) byId(id).hidden = true;
-  byId("strip").hidden = false;
-  document.body.classList.add("has-image");
-  const hadFocus = document.activeElement === document.body || byId("image").contains(document.activeElement);
-  await picture.show(file);
+  byId("numbers").hidden = true;
+  byId("keep").hidden = !entries.some(({ text }) => text);
+  for (const name of ["drop", "strip"]) byId(name).hidden = (name === "drop") === Boolean(file);
+  document.body.classList.toggle("has-image", Boolean(file));
+  document.body.classList.toggle("has-turns", entries.length > 0);
+  showNote(byId("notes"), "talk", file || entries.length === 0 || !sees() ? "" : "The picture of this conversation is not here: it can be read, but not gone on with.");
+  showTalks();
+  if (file) await picture.show(file, talk.shown);
+  else picture.hide();
   if (opened !== state.opened) return;
-  requests.restart();
+  if (file) requests.restart();
   if (hadFocus && matchMedia("(pointer: fine)").matches) byId("question").focus();
   showChips();
-  if (state.info && !state.lost) await startChat(await state.model);
+  await goOn(talk);
+}
+
+async function goOn({ chat, model, frame }) {
+  if (!state.info || state.lost) return;
+  if (chat && model === state.model) {
+    state.chat = chat;
+    if (state.file) picture.frame(frame, state.info.scales, state.info.tileSize);
+    showEncoded(state.info, frame);
+  } else if (state.file || !sees()) await startChat(await state.model);
+  else rest();
+}
+
+function removePresent() {
+  state.asking?.abort.abort();
+  conversation.take();
+  closeImage();
+  Object.assign(state, { asking: null, talk: newIdentity(), modelName: null, record: noRecord(), before: null });
+  showAsking(false);
+  byId("keep").hidden = true;
+  document.body.classList.remove("has-turns");
+  showNote(byId("notes"), "talk", "");
+  rest();
+  if (state.info && !state.lost && !sees()) state.model.then(startChat).catch(unexpected);
+}
+
+/** The list and its line, which is there as soon as there is anything to return to, or to keep. */
+export function showTalks() {
+  const all = talks.all();
+  byId("talks").hidden = all.length < 2 && !talks.kept && !all.some(({ entries }) => entries.length > 0);
+  byId("talk-count").textContent = all.length;
+  if (byId("talks").open) talks.show();
+}
+
+function closePanelOfTalks() {
+  const hadFocus = byId("talks").contains(document.activeElement);
+  byId("talks").open = false;
+  if (hadFocus) byId("scroll").focus();
+}
+
+// A picture that was not opened yet.
+function imageOf(file) {
+  const image = new Image();
+  image.alt = "";
+  image.src = URL.createObjectURL(file);
+  image.onload = () => URL.revokeObjectURL(image.src);
+  image.onerror = () => (URL.revokeObjectURL(image.src), image.replaceWith("picture"));
+  return image;
 }
 
 // Back to the beginning; the conversation stays to be read.
 function closeImage() {
   closeChat();
   picture.hide();
-  Object.assign(state, { file: null, sample: null, encoded: false, opened: state.opened + 1 });
+  Object.assign(state, { file: null, sample: null, encoded: false, frame: null, opened: state.opened + 1 });
   byId("opened").textContent = "";
   for (const id of ["numbers", "strip"]) byId(id).hidden = true;
   byId("drop").hidden = false;

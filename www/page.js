@@ -2,12 +2,15 @@
 // What its address asks for is read in query.js. The halves are loading.js (the model), opening.js (the picture) and asking.js (questions and answers); what they share is in state.js.
 
 import { ask, enlarge, stop } from "./asking.js";
-import { copyText, NOTICE, saveText } from "./conversation.js";
+import { copyText, saveText } from "./conversation.js";
 import { filesOf, sortFiles, textOf } from "./files.js";
+import { canKeep } from "./kept.js";
 import { deleteCached } from "./llama3med.js";
 import { addressFailed, begin, openModel, use } from "./loading.js";
-import { openFiles, openImage } from "./opening.js";
-import { asked, byId, conversation, manifestUrl, on, samples, service, state } from "./state.js";
+import { head, openFiles, openImage, showTalks, talks } from "./opening.js";
+import { asked, byId, conversation, guarded, manifestUrl, on, samples, service, state, unexpected } from "./state.js";
+import { NOTICE, recordText } from "./record.js";
+import { askTwice } from "./talks.js";
 import { showNote } from "./words.js";
 
 function wireImage() {
@@ -16,9 +19,9 @@ function wireImage() {
     const input = byId(id);
     for (const button of clicked) on(button, "click", () => input.click());
     on(input, "change", () => {
-      const [file] = input.files;
+      const files = [...input.files];
       input.value = "";
-      return file && openImage(file);
+      if (files.length > 0) return files.length === 1 ? openImage(files[0]) : openFiles({ files, n_folders: 0, unreadable: [] });
     });
   }
   const isSmall = () => !byId("image").classList.contains("open");
@@ -94,12 +97,41 @@ function wirePanels() {
 }
 
 function wireKeeping() {
-  const text = () => conversation.text(state.info?.name ?? "unknown");
+  const text = async () => {
+    await state.recording;
+    return recordText(head(), conversation.entries);
+  };
   byId("notice").textContent = NOTICE;
   on(byId("copy"), "click", async () => {
-    byId("keep-result").textContent = (await copyText(text())) ? "Copied" : "The browser refused to copy";
+    byId("keep-result").textContent = (await copyText(await text())) ? "Copied" : "The browser refused to copy";
   });
-  on(byId("save"), "click", () => saveText(text(), "conversation.txt"));
+  on(byId("save"), "click", async () => saveText(await text(), "conversation.txt"));
+  on(byId("print"), "click", async () => {
+    await state.recording;
+    window.print();
+  });
+}
+
+function wireTalks() {
+  const [kept, pictures] = [byId("keep-talks"), byId("keep-pictures")];
+  on(byId("talks"), "toggle", () => byId("talks").open && talks.show());
+  if (!canKeep()) kept.disabled = true;
+  byId("cannot-keep").hidden = canKeep();
+  const keep = async () => {
+    await talks.keep(kept.checked, pictures.checked);
+    pictures.disabled = !kept.checked;
+  };
+  for (const box of [kept, pictures]) on(box, "change", keep);
+  askTwice(byId("delete-talks"), guarded(async () => {
+    for (const talk of talks.all()) await talks.remove(talk);
+    showTalks();
+  }));
+  on(window, "beforeunload", (event) => talks.wouldLose() && event.preventDefault());
+  return talks.restore().then(() => {
+    Object.assign(kept, { checked: Boolean(talks.kept) });
+    Object.assign(pictures, { checked: Boolean(talks.kept?.withPictures), disabled: !talks.kept });
+    showTalks();
+  });
 }
 
 function wireModel() {
@@ -128,6 +160,7 @@ wireImage();
 wireQuestions();
 wirePanels();
 wireKeeping();
+wireTalks().catch(unexpected);
 wireModel();
 wireCache();
 asked.notes.forEach((note) => showNote(byId("notes"), note, note));

@@ -54,15 +54,33 @@ export class Picture {
     this.shownLevel = null;
   }
 
-  /** Shows `file` as far as that can be done without the engine; resolves when that is there. */
-  async show(file) {
+  /** Shows `file` as far as that can be done without the engine, or as it was shown before: `shown` is what `copy` gave. Resolves when that is there. */
+  async show(file, shown = null) {
     this.hide();
     this.#file = file;
     this.elements.film.hidden = false;
     this.#say(LATER);
-    const bitmap = await standIn(file);
+    const copy = await shown;
+    const bitmap = copy ? await createImageBitmap(copy) : await standIn(file);
     if (bitmap && file === this.#file) this.#draw(bitmap, Math.min(1, STAND_IN_EDGE / Math.max(bitmap.width, bitmap.height)));
     bitmap?.close();
+  }
+
+  /** A small copy of what the film shows; null where it shows nothing. */
+  thumbnail() {
+    const { image } = this.elements;
+    if (image.hidden || !image.width) return null;
+    const canvas = document.createElement("canvas");
+    const scale = 96 / Math.max(image.width, image.height);
+    Object.assign(canvas, { width: Math.max(1, image.width * scale), height: Math.max(1, image.height * scale) });
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    return canvas;
+  }
+
+  /** What is shown now, as a file in memory or on the disk, wherever the browser puts it; null if nothing is. */
+  copy() {
+    const { image } = this.elements;
+    return image.hidden ? Promise.resolve(null) : new Promise((resolve) => image.toBlob(resolve));
   }
 
   /** Takes the picture itself away. */
@@ -114,7 +132,7 @@ export class Picture {
     this.#note(notes);
     this.elements.film.hidden = false;
     if (view) this.#draw(view);
-    else this.#say(NO_ROOM);
+    else if (this.elements.image.hidden) this.#say(NO_ROOM);
     const { overlay, thumbs } = this.elements;
     overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
     overlay.replaceChildren();

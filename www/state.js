@@ -31,11 +31,26 @@ export const service = new Service({ onNewer: () => (byId("update").hidden = fal
 // What is going on. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` gave: of this model,
 // and of one that the person chose to take its place. `source` is where it comes from, `working` where the one came from that worked last; `lost` is why it
 // is over; `encoded` says whether the image is with it; `suspect` is the image that it was looking at when it stopped; `waits` whether a download waits for
-// the network.
+// the network. `talk` is the identity of the present conversation, `frame` what the engine has said of its picture, `modelName` whose answers it holds; `record` what of both its copies say, as soon as `recording` is over;
+// `before` is the one before it, which comes back if its picture is refused, as `refused` says.
 export const state = {
   source: asked.source, working: null, loading: null, next: null, waits: false, model: null, info: null, lost: null,
   file: null, sample: null, encoded: false, suspect: null, chat: null, asking: null, opened: 0,
+  talk: newIdentity(), frame: null, modelName: null, record: noRecord(), recording: null, before: null, refused: false,
 };
+
+/** Nothing to be said yet of models and picture: see record.js. */
+export function noRecord() {
+  return { models: [], picture: "" };
+}
+
+/** What a conversation is told from others by, and when it began. */
+export function newIdentity() {
+  return { id: `${Date.now()}-${Math.random().toString(36).slice(2)}`, at: Date.now() };
+}
+
+/** What the picture's half does when a manifest has come, when a model is ready, before one begins anew, when the model cannot read a picture, and after an answer: opening.js sets all. */
+export const heard = { manifest: () => {}, ready: () => {}, afresh: () => {}, refused: () => {}, answered: () => {} };
 
 // ---- status: one line, one bar, and announcements at the turns of events
 

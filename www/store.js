@@ -53,7 +53,9 @@ async function open({ manifestUrl, pair, build, module, cache, context, template
   if (pair) {
     const note = pair.every((source) => typeof source === "string") ? "" : "no: it is read from the files that you chose";
     model = { manifest: await describePair(pair, wasm), folder: null, note };
-    return postMessage({ type: "manifest", manifest: model.manifest, isCopy: false, memory: await memory(context) });
+    // What comes without hashes is at least known by its header.
+    const files = await Promise.all(model.manifest.files.map(async (file) => ({ ...file, header_sha256: await sha256(file.chunks[0].source.subarray(0, file.header_size)) })));
+    return postMessage({ type: "manifest", manifest: { ...model.manifest, files }, isCopy: false, memory: await memory(context) });
   }
   const folder = cache ? await Folder.open(manifestUrl) : null;
   const { bytes, isCopy } = early ? { bytes: early, isCopy: false } : await manifestBytes(manifestUrl, folder);

@@ -99,7 +99,7 @@ test("a file copied in a file manager comes with its name as text: it is a pictu
   }
 });
 
-test("a dropped folder gives its first picture, and says that there are others", async (t) => {
+test("a dropped folder gives its first picture, and says where the others are", async (t) => {
   const { page, seen, ...on } = await openPage(t);
   const folder = makeFolder("study", {
     ".hidden.png": IMAGE.buffer, "README.txt": "BMI and age", "b/film10.png": IMAGE.buffer, "b/film9": OTHER_IMAGE.buffer, "empty": null,
@@ -107,7 +107,7 @@ test("a dropped folder gives its first picture, and says that there are others",
   await drop(page, [folder]);
   await on.waitStatus(/^Ready: ask/);
   assert.equal(await page.locator("#overlay").getAttribute("viewBox"), "0 0 348 256");
-  assert.equal(await page.locator("#opened").textContent(), "Opened film9, the first of 2 pictures: one at a time.");
+  assert.equal(await page.locator("#opened").textContent(), "Opened film9, the first of 2 pictures; the others wait under Conversations.");
   assert.ok((await on.answerTo("What is this?")).length > 0);
   await on.show();
   assert.equal(await page.locator("#opened").textContent(), "");
