@@ -39,7 +39,7 @@ serve: site
 
 # ---- the site
 
-site: wasm $(if $(filter demo/model,$(DEMO)),,demo)
+site: wasm node_modules $(if $(filter demo/model,$(DEMO)),,demo)
 	MODEL_HOST='$(MODEL_HOST)' node scripts/site.mjs $(TARGET)/pkg $(DEMO) dist
 
 # The two builds differ by a feature of our own crates: the dependencies are compiled once.

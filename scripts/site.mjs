@@ -71,6 +71,8 @@ for (const name of await readdir(out).catch(() => [])) {
 }
 await cp("www", out, { recursive: true });
 await cp(pkg, join(out, "pkg"), { recursive: true });
+// The page's one dependency: it cuts Markdown into tokens (markdown.js).
+for (const file of ["lib/marked.esm.js", "LICENSE.md"]) await cp(join("node_modules/marked", file), join(out, "marked", file.split("/").at(-1)));
 await rm(join(out, "models/demo"), { recursive: true, force: true });
 await cp(demo, join(out, "models/demo"), { recursive: true });
 console.log(`${out}: ${await stamp()} files of the site and the demo model`);

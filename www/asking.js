@@ -146,7 +146,6 @@ async function answer(turn, asking) {
   const chat = await chatForQuestion(signal);
   for await (const piece of chat.ask(turn.question, { maxTokens: asked.tokens ?? 512, signal })) {
     turn.push(piece);
-    conversation.follow();
   }
   turn.end(...ending(chat, signal));
   if (chat === state.chat) showNumbers(byId("numbers"), state.info, chat);

@@ -1,5 +1,6 @@
 // The turns on the page, and how a text leaves it. Text is only ever set as text, never as markup.
 
+import { Markdown } from "./markdown.js";
 import { NOTICE } from "./record.js";
 
 function child(parent, name, className, text = "") {
@@ -12,17 +13,17 @@ function child(parent, name, className, text = "") {
 
 /** One question and its answer. */
 class Turn {
-  /** `speak` hears the answer a sentence at a time. */
-  constructor(root, question, speak) {
-    this.question = question;
-    this.speak = speak;
+  /** `speak` hears the answer a sentence at a time, `onDrawn` that more of it is on the page. */
+  constructor(root, question, { speak, onDrawn }) {
+    Object.assign(this, { question, speak, onDrawn });
     this.text = "";
     this.n_said = 0;
     this.root = child(root, "div", "turn");
     child(this.root, "p", "who", "You");
     child(this.root, "p", "asked", question).dir = "auto";
     child(this.root, "p", "visually-hidden", "Model");
-    this.answer = child(this.root, "p", "answered");
+    this.answer = child(this.root, "div", "answered");
+    this.markdown = new Markdown(this.answer);
     this.answer.dir = "auto"; // the script of the answer decides, not that of the page
     this.answer.dataset.testid = "answer";
     this.answer.setAttribute("aria-busy", "true");
@@ -32,15 +33,28 @@ class Turn {
 
   push(piece) {
     this.text += piece;
-    this.answer.append(piece);
+    this.#drawSoon();
     this.#say(/^[^]*(?:[.!?…](?=\s)|[。！？\n])/.exec(this.text.slice(this.n_said))?.[0]);
+  }
+
+  // However fast pieces come, the screen shows no more than its frames.
+  #drawSoon() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      if (this.at === undefined) this.#draw(false);
+    });
+  }
+
+  #draw(isOver) {
+    this.markdown.draw(this.text, isOver, Boolean(this.reason));
+    this.onDrawn();
   }
 
   // A screen reader hears whole sentences: it would begin anew with every piece.
   #say(text) {
     if (!text) return;
     this.n_said += text.length;
-    this.speak(text.trim());
+    this.speak(text.replace(/\*\*|__|[`|]|^\s*(#+|[-*+])\s/gm, " ").trim());
   }
 
   /** Ends the answer: `reason` if it did not end by itself, such as "stopped", and other small print. */
@@ -53,12 +67,12 @@ class Turn {
   /** An answer that was written before. */
   fill({ text, reason, print, at }) {
     this.text = text;
-    this.answer.textContent = text;
     this.#close(reason, print, at);
   }
 
   #close(reason, print, at) {
     Object.assign(this, { reason, print, at });
+    this.#draw(true);
     this.answer.setAttribute("aria-busy", "false");
     this.meta.textContent = [reason, print].filter(Boolean).join(" · ");
   }
@@ -104,7 +118,7 @@ export class Conversation {
 
   #append(question, speak) {
     delete this.turns.at(-1)?.answer.dataset.testid;
-    const turn = new Turn(this.root, question, speak);
+    const turn = new Turn(this.root, question, { speak, onDrawn: () => turn === this.turns.at(-1) && this.follow() });
     this.entries.push(turn);
     return turn;
   }

@@ -23,7 +23,7 @@ test("an image is dropped, a question is answered, and the page names its random
   const text = await on.answerTo("What does this picture show?");
   assert.ok(text.length > 0);
   assert.match(await page.locator(".meta").last().textContent(), /tokens/);
-  assert.ok(await page.locator("#notice").isVisible());
+  assert.ok(await page.locator("footer").getByText("Not a medical device").isVisible());
   assert.ok(await page.locator("#about", { hasText: "answers mean nothing" }).isVisible());
   assert.deepEqual(seen.errors, []);
 });

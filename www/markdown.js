@@ -1,0 +1,123 @@
+// A model's answer, which may hold Markdown, as elements of the page. `marked` only cuts it into tokens; elements are made of them here, and what is text
+// is set as text: HTML in an answer is shown as it was written, links and images by name and address. Nothing of an answer is ever parsed as HTML.
+
+import { lexer } from "./marked/marked.esm.js";
+
+function element(name, children, attributes = {}) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+const MARKS = { strong: "strong", em: "em", del: "del" };
+
+/** Sizes and estimates are no marks, whatever Markdown says: 12*15*9 mm, ~5-~7 mm. */
+const isMark = ({ type, raw }, before) => Boolean(MARKS[type]) && (type === "del" ? raw.startsWith("~~") : !/\w$/.test(before));
+
+/** Tokens within a line. */
+function inline(tokens) {
+  return tokens.flatMap((token, idx) => {
+    if (MARKS[token.type] && !isMark(token, tokens[idx - 1]?.raw ?? "")) return token.raw;
+    if (MARKS[token.type]) return element(MARKS[token.type], inline(token.tokens));
+    if (token.type === "codespan") return element("code", [token.text]);
+    if (token.type === "br") return "\n";
+    if (token.type === "link") return token.raw.startsWith("[") ? [...inline(token.tokens), ` (${token.href})`] : token.raw;
+    if (token.type === "image") return `${token.text} (${token.href})`;
+    if (token.type === "escape") return token.text;
+    return token.tokens ? inline(token.tokens) : token.raw;
+  });
+}
+
+const blocks = (tokens) => tokens.filter(({ type }) => type !== "space").map(block);
+
+/** A paragraph, a list, a table, …; whatever would show nothing is shown as it was written: the answer "2." is an empty list to Markdown. */
+function block(token) {
+  const made = blockOf(token);
+  return made.textContent.trim() || token.type === "hr" ? made : element("p", [token.raw.trim()]);
+}
+
+function blockOf(token) {
+  if (token.type === "heading") return element("p", [element("strong", inline(token.tokens))]);
+  if (token.type === "paragraph") return element("p", inline(token.tokens));
+  if (token.type === "list") return element(token.ordered ? "ol" : "ul", token.items.map(item), token.ordered ? { start: token.start } : {});
+  if (token.type === "blockquote") return quote(token);
+  if (token.type === "code") return element("pre", [element("code", [token.text])], { tabindex: "0" });
+  if (token.type === "hr") return element("hr", []);
+  if (token.type === "table") return table(token);
+  return element("p", [token.raw.trimEnd()]);
+}
+
+// Its mark stays: "> 5 mm" is no quotation.
+function quote({ tokens }) {
+  const made = element("blockquote", blocks(tokens));
+  made.firstElementChild?.prepend("> ");
+  return made;
+}
+
+function item({ task, checked, tokens }) {
+  const box = task ? [checked ? "☑ " : "☐ "] : [];
+  return element("li", [...box, ...tokens.flatMap((token) => (token.type === "text" ? inline(token.tokens ?? [token]) : blocks([token])))]);
+}
+
+function table({ header, rows }) {
+  const cells = (name, row) => element("tr", row.map(({ tokens, align }) => element(name, inline(tokens), align ? { class: align } : {})));
+  const body = element("tbody", rows.map((row) => cells("td", row)));
+  return element("div", [element("table", [element("thead", [cells("th", header)]), body])], { class: "table", tabindex: "0", role: "group", "aria-label": "Table" });
+}
+
+/** Makes `old` what `fresh` is, and changes only what differs: what was selected stays so, and nothing flickers. */
+function patch(old, fresh) {
+  if (old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (fresh.data.startsWith(old.data)) old.appendData(fresh.data.slice(old.data.length));
+    else old.data = fresh.data;
+    return;
+  }
+  const children = [...fresh.childNodes];
+  while (old.childNodes.length > children.length) old.lastChild.remove();
+  children.forEach((child, idx) => (idx < old.childNodes.length ? patch(old.childNodes[idx], child) : old.append(child)));
+}
+
+const isOdd = (matches) => matches !== null && matches.length % 2 === 1;
+
+/** Closes what an unfinished end has left open, outside of fenced code. */
+function closed(text) {
+  if (isOdd(text.match(/^ {0,3}(```|~~~)/gm))) return text;
+  if (isOdd(text.match(/`/g))) return `${text}\``;
+  if (isOdd(text.match(/\*\*/g))) return `${text.trimEnd()}**`;
+  return /(^|[\s(])\*(?=[^\s*])[^*\n]*$/.test(text) ? `${text.trimEnd()}*` : text;
+}
+
+/** The end of a growing text without marks of which it is not yet known what they will be. */
+function withoutPending(text) {
+  const start = text.lastIndexOf("\n\n") + 1;
+  const isTable = /^ {0,3}\|?[ :-]*-[-| :]*$/m.test(text.slice(start).split("\n").slice(1, -1).join("\n"));
+  const rows = isTable ? text : text.replace(/(^|\n)[ \t]*\|[^]*$/, "$1");
+  return rows.replace(/(^|\n)[ \t]*(#{1,6}|[-+*_]{1,3}|\d+[.)]?|>|\|[-| :]*)[ \t]*$/, "$1").replace(/[*_~`]{1,3}$/, "");
+}
+
+/** An answer that grows. Blocks that are over are left alone; only the last is made again. */
+export class Markdown {
+  #text = "";
+  #start = 0; // of the last block
+  #last = []; // its elements
+
+  constructor(root) {
+    this.root = root;
+  }
+
+  /** Draws all of `text`, which begins with what was drawn before; `isOver` when nothing more will come, `isCut` when it is not whole then. */
+  draw(text, isOver, isCut = false) {
+    this.#text = text.replace(/\r\n?/g, "\n");
+    const tail = this.#text.slice(this.#start);
+    const tokens = lexer(isOver && !isCut ? tail : closed(withoutPending(tail)));
+    const made = blocks(tokens);
+    this.#last.slice(made.length).forEach((old) => old.remove());
+    made.forEach((fresh, idx) => (idx < this.#last.length ? patch(this.#last[idx], fresh) : this.root.append(fresh)));
+    // From here on only what follows the last block but one.
+    const n_done = tokens.findLastIndex(({ type }) => type !== "space");
+    if (n_done > 0) this.#start += tokens.slice(0, n_done).reduce((sum, { raw }) => sum + raw.length, 0);
+    this.#last = made.length > 0 ? [this.root.lastElementChild] : [];
+  }
+}
