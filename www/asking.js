@@ -38,6 +38,7 @@ export async function startChat(model) {
 /** The picture is with the model, if there is one: `frame` is what the engine says of it. */
 export function showEncoded(info, frame) {
   Object.assign(state, { encoded: true, frame });
+  picture.light(0, 0);
   showNumbers(byId("numbers"), info, state.chat);
   rest();
 }
@@ -132,8 +133,8 @@ export async function ask(question) {
     if (state.asking === asking) state.asking = null;
     showAsking(Boolean(state.asking));
     byId("keep").hidden = !conversation.turns.some((each) => each.text);
-    if (turn === conversation.turns.at(-1)) conversation.follow();
     heard.answered();
+    if (turn === conversation.turns.at(-1)) conversation.follow(); // what has come around it takes room
     if (!turn.failed && file === state.file) rest();
   }
 }
