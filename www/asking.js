@@ -3,7 +3,7 @@
 import { reloadModel, showLost, withMoreRanks } from "./loading.js";
 import { showNumbers } from "./numbers.js";
 import { announce, asked, byId, conversation, guarded, heard, imageRefused, on, picture, rest, sees, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
-import { explain, showError } from "./words.js";
+import { explain, showError, speedText } from "./words.js";
 
 export function closeChat() {
   state.chat?.close?.();
@@ -131,8 +131,8 @@ export async function ask(question) {
     if (state.asking === asking) state.asking = null;
     showAsking(Boolean(state.asking));
     byId("keep").hidden = !conversation.turns.some((each) => each.text);
-    if (turn === conversation.turns.at(-1)) conversation.follow();
     heard.answered();
+    if (turn === conversation.turns.at(-1)) conversation.follow(); // what has appeared around it took room
     if (!turn.failed && file === state.file) rest();
   }
 }
@@ -159,16 +159,13 @@ const ENDS = {
   failed: "broken off by an error",
 };
 
-// Fewer tokens than these have no speed worth telling.
-const MEASURED_TOKENS = 8;
-
 // The small print of an answer, its reason to end first.
 function ending(chat, signal) {
   const { nTokens, tokensPerSecond, nDropped } = chat.timings;
   return [
     signal.aborted ? ENDS.cancelled : ENDS[chat.finish],
     nTokens ? `${nTokens} token${nTokens === 1 ? "" : "s"}` : "",
-    nTokens >= MEASURED_TOKENS ? `${tokensPerSecond.toFixed(1)} tokens/s` : "",
+    speedText(tokensPerSecond, nTokens),
     nDropped ? `the oldest ${nDropped} turns no longer fit and were left out` : "",
   ];
 }
