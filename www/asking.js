@@ -119,7 +119,7 @@ export async function ask(question) {
   document.body.classList.add("has-turns"); // on a phone the words now take the room
   const turn = conversation.add(question);
   const asking = { abort: new AbortController() };
-  const { file } = state;
+  const { file, record } = state;
   state.asking = asking;
   showAsking(true);
   showChips();
@@ -131,7 +131,7 @@ export async function ask(question) {
     if (state.asking === asking) state.asking = null;
     showAsking(Boolean(state.asking));
     byId("keep").hidden = !conversation.turns.some((each) => each.text);
-    heard.answered();
+    heard.answered(record, asking.info);
     if (turn === conversation.turns.at(-1)) conversation.follow(); // what has appeared around it took room
     if (!turn.failed && file === state.file) rest();
   }
@@ -143,6 +143,7 @@ const chooser = () => [...document.querySelectorAll(".choose")].find((button) =>
 async function answer(turn, asking) {
   const { signal } = asking.abort;
   const chat = await chatForQuestion(signal);
+  asking.info = state.info; // another model may have come when this one has answered
   for await (const piece of chat.ask(turn.question, { maxTokens: asked.tokens ?? 512, signal })) {
     turn.push(piece);
   }

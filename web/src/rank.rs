@@ -204,8 +204,8 @@ impl Rank {
 
     /// Adds turns that a chat had in another session: [[question, answer], ...] (rank 0).
     pub fn remember(&self, chat: u32, turns: JsValue) -> JsResult<()> {
-        let turns = serde_wasm_bindgen::from_value(turns)
-            .map_err(|error| js_error("invalid", &format!("history: {error}")))?;
+        let turns =
+            serde_wasm_bindgen::from_value(turns).map_err(|error| js_error("invalid", &format!("history: {error}")))?;
         let state = self.state.borrow();
         let State::Leading(session) = &*state else { return Err(busy()) };
         let mut remembered = self.chat(chat);
