@@ -3,7 +3,7 @@
 import { reloadModel, showLost, withMoreRanks } from "./loading.js";
 import { showNumbers } from "./numbers.js";
 import { announce, asked, byId, conversation, guarded, heard, imageRefused, on, picture, rest, sees, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
-import { explain, showError } from "./words.js";
+import { explain, showError, speedText } from "./words.js";
 
 export function closeChat() {
   state.chat?.close?.();
@@ -121,7 +121,7 @@ export async function ask(question) {
   document.body.classList.add("has-turns"); // on a phone the words now take the room
   const turn = conversation.add(question);
   const asking = { abort: new AbortController() };
-  const { file } = state;
+  const { file, record } = state;
   state.asking = asking;
   showAsking(true);
   showChips();
@@ -133,8 +133,8 @@ export async function ask(question) {
     if (state.asking === asking) state.asking = null;
     showAsking(Boolean(state.asking));
     byId("keep").hidden = !conversation.turns.some((each) => each.text);
-    heard.answered();
-    if (turn === conversation.turns.at(-1)) conversation.follow(); // what has come around it takes room
+    heard.answered(record, asking.info);
+    if (turn === conversation.turns.at(-1)) conversation.follow(); // what has appeared around it took room
     if (!turn.failed && file === state.file) rest();
   }
 }
@@ -145,6 +145,7 @@ const chooser = () => [...document.querySelectorAll(".choose")].find((button) =>
 async function answer(turn, asking) {
   const { signal } = asking.abort;
   const chat = await chatForQuestion(signal);
+  asking.info = state.info; // another model may have come when this one has answered
   for await (const piece of chat.ask(turn.question, { maxTokens: asked.tokens ?? 512, signal })) {
     turn.push(piece);
   }
@@ -161,16 +162,13 @@ const ENDS = {
   failed: "broken off by an error",
 };
 
-// Fewer tokens than these have no speed worth telling.
-const MEASURED_TOKENS = 8;
-
 // The small print of an answer, its reason to end first.
 function ending(chat, signal) {
   const { nTokens, tokensPerSecond, nDropped } = chat.timings;
   return [
     signal.aborted ? ENDS.cancelled : ENDS[chat.finish],
     nTokens ? `${nTokens} token${nTokens === 1 ? "" : "s"}` : "",
-    nTokens >= MEASURED_TOKENS ? `${tokensPerSecond.toFixed(1)} tokens/s` : "",
+    speedText(tokensPerSecond, nTokens),
     nDropped ? `the oldest ${nDropped} turns no longer fit and were left out` : "",
   ];
 }

@@ -1,6 +1,6 @@
 // The turns on the page, and how a text leaves it. Text is only ever set as text, never as markup.
 
-import { Markdown } from "./markdown.js";
+import { Markdown, spokenText } from "./markdown.js";
 import { NOTICE } from "./record.js";
 
 function child(parent, name, className, text = "") {
@@ -34,7 +34,7 @@ class Turn {
   push(piece) {
     this.text += piece;
     this.#drawSoon();
-    this.#say(/^[^]*(?:[.!?…](?=\s)|[。！？\n])/.exec(this.text.slice(this.n_said))?.[0]);
+    this.#say(/^[^]*(?:(?<!^\s*\d+)[.!?…](?=\s)|[。！？\n])/m.exec(this.text.slice(this.n_said))?.[0]);
   }
 
   // However fast pieces come, the screen shows no more than its frames.
@@ -54,7 +54,7 @@ class Turn {
   #say(text) {
     if (!text) return;
     this.n_said += text.length;
-    this.speak(text.replace(/\*\*|__|[`|]|^\s*(#+|[-*+])\s/gm, " ").trim());
+    this.speak(spokenText(text));
   }
 
   /** Ends the answer: `reason` if it did not end by itself, such as "stopped", and other small print. */

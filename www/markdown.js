@@ -97,6 +97,12 @@ function withoutPending(text) {
   return rows.replace(/(^|\n)[ \t]*(#{1,6}|[-+*_]{1,3}|\d+[.)]?|>|\|[-| :]*)[ \t]*$/, "$1").replace(/[*_~`]{1,3}$/, "");
 }
 
+/** A piece of an answer as it is read aloud. */
+export function spokenText(text) {
+  const words = text.replace(/^[ |:-]+$|^ *(#+|[-+*]) |[`|]/gm, " ").replace(/(?<!\w)[*_]+(?=\S)|(?<=\S)[*_]+(?!\w)/g, "");
+  return words.replace(/\s+/g, " ").trim();
+}
+
 /** An answer that grows. Blocks that are over are left alone; only the last is made again. */
 export class Markdown {
   #text = "";

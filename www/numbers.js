@@ -1,6 +1,6 @@
 // The numbers a teacher or an engineer wants: what the model is, and what each stage took. Closed by default.
 
-import { bytesText, timeText } from "./words.js";
+import { bytesText, speedText, timeText } from "./words.js";
 
 function facts(list, rows) {
   list.replaceChildren(...rows.filter(([, value]) => value !== undefined && value !== null && value !== "").flatMap(([name, value]) => {
@@ -90,6 +90,6 @@ function timeRows(timings, info) {
     ["Encoding", Number.isFinite(timings.encodeMs) ? `${timeText(timings.encodeMs)} (${timeText(timings.encodeMs / info.nTiles)} a tile)` : null],
     ["Reading", Number.isFinite(timings.prefillMs) ? timeText(timings.prefillMs) : null],
     ["Prompt", timings.nPrompt ? `${timings.nPrompt} tokens, ${timings.nReused ?? 0} of them kept from before` : null],
-    ["Answering", Number.isFinite(timings.tokensPerSecond) ? `${timings.tokensPerSecond.toFixed(1)} tokens/s` : null],
+    ["Answering", speedText(timings.tokensPerSecond, timings.nTokens)],
   ];
 }

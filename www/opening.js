@@ -25,19 +25,18 @@ heard.ready = (model) => {
 
 export const talks = new Talks(byId("talk-list"), presentTalk, { open: guarded(returnTo), remove: removePresent });
 
-heard.answered = () => {
-  state.recording = keepRecord().catch(unexpected);
+heard.answered = (record, info) => {
+  state.recording = keepRecord(record, info).catch(unexpected);
   showTalks();
 };
 
-// What copies say of model and picture is that of the answer, whatever is open later.
-async function keepRecord() {
-  const { record, file, frame, info } = state;
-  const talk = presentTalk();
-  if (!talk || !info) return;
-  const model = await modelText(info, asked);
-  if (!record.models.includes(model)) record.models.push(model);
-  record.picture ||= await pictureText(file, frame);
+// What copies say of model and picture is that of the answer, whatever is open by now.
+async function keepRecord(record, info) {
+  const talk = talks.all().find((each) => each.record === record);
+  if (!talk) return; // deleted meanwhile
+  const model = info && (await modelText(info, asked));
+  if (model && !record.models.includes(model)) record.models.push(model);
+  record.picture ||= await pictureText(talk.file, talk.frame);
   if (record === state.record) showRecord();
   await talks.save(talk);
 }

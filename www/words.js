@@ -21,6 +21,14 @@ export function timeText(ms) {
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;
 }
 
+// Fewer tokens have no speed worth telling.
+const MEASURED_TOKENS = 8;
+
+/** The speed of an answer of `n_tokens`, if it means something. */
+export function speedText(tokensPerSecond, n_tokens) {
+  return tokensPerSecond && n_tokens >= MEASURED_TOKENS ? `${tokensPerSecond.toFixed(1)} tokens/s` : "";
+}
+
 /** What a download says that has lost the network. */
 export const WAITS = "No network: loading waits for it and goes on by itself";
 
@@ -36,7 +44,7 @@ export function progressText(progress, hasImage = true) {
     ],
     encoding: () => [`Encoding the image: tile ${Math.min(progress.done + 1, progress.total)} of ${progress.total}`, left],
     reading: () => [hasImage ? "Reading the image and the question" : "Reading the question", left],
-    answering: () => ["Answering", progress.tokensPerSecond ? `${progress.tokensPerSecond.toFixed(1)} tokens/s` : ""],
+    answering: () => ["Answering", speedText(progress.tokensPerSecond, progress.done)],
   }[progress.stage];
   return parts ? parts().filter(Boolean).join(" · ") : "";
 }

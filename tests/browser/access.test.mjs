@@ -44,6 +44,10 @@ for (const [colorScheme, name, viewport] of [["light", "desktop", { width: 1280,
     await check(page, "error, details open");
     await page.locator("#model > summary").click();
     await check(page, "model panel");
+    await page.keyboard.press("Escape");
+    await page.locator("#talks > summary").click();
+    await page.locator("#talk-list li").first().waitFor();
+    await check(page, "conversations");
   });
 }
 

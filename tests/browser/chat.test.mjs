@@ -82,6 +82,18 @@ test("Stop stands where Ask was, ends the answer, and what came stays", async (t
   assert.equal(await page.locator(".answered").count(), 2);
 });
 
+test("an answer of a few tokens has no speed", async (t) => {
+  for (const [n_tokens, hasSpeed] of [[2, false], [16, true]]) {
+    const { page, ...on } = await newPage(browser, t);
+    await on.open(site, `model=models/test/manifest.json&tokens=${n_tokens}`);
+    await on.ready();
+    await on.show();
+    await on.answerTo("What is this?");
+    await page.locator("#numbers summary").click();
+    for (const place of [".meta", "#numbers"]) assert.equal(/tokens\/s/.test(await page.locator(place).textContent()), hasSpeed, `${n_tokens} tokens, ${place}`);
+  }
+});
+
 test("a second turn knows the first", async (t) => {
   const { page, ...on } = await newPage(browser, t);
   await on.open(site);

@@ -190,6 +190,28 @@ test("an earlier picture costs no new reading", async (t) => {
   assert.ok(results[2].n_read < 64);
 });
 
+test("a chat that begins with earlier turns goes on as the one that had them", async (t) => {
+  const { use } = await clientPage(t);
+  const results = await use(async (picture) => {
+    const model = await client.load("models/demo/manifest.json");
+    const [first, second] = ["On which side is the bleed?", "Give a full report."];
+    const run = async (history, questions) => {
+      const chat = model.chat({ image: new Uint8Array(picture), history });
+      const answers = [];
+      for (const question of questions) answers.push(await textOf(chat.ask(question)));
+      return { answers, nPrompt: chat.timings.nPrompt };
+    };
+    const whole = await run([], [first, second]);
+    const goneOn = await run([{ question: first, answer: whole.answers[0] }], [second]);
+    const alone = await run(undefined, [second]);
+    model.close();
+    return { whole, goneOn, alone };
+  }, [...IMAGE.buffer]);
+  assert.equal(results.goneOn.answers[0], results.whole.answers[1]);
+  assert.equal(results.goneOn.nPrompt, results.whole.nPrompt);
+  assert.ok(results.alone.nPrompt < results.whole.nPrompt);
+});
+
 /** Bytes of a BMP file of noise that no other `seed` gives. To be run in the page. */
 const makePicture = `(side, seed) => {
   const bytes = new Uint8Array(54 + 3 * side * side);

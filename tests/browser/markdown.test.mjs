@@ -118,3 +118,19 @@ test("a long answer costs in proportion to its length", async (t) => {
   }, n_blocks);
   assert.deepEqual([await nLetters(50), await nLetters(200)], [50, 200]);
 });
+
+test("on the page marks are shown as what they mean and are not spoken; what is copied is what the model wrote", async (t) => {
+  const standIn = await startSite({ fake: true });
+  t.after(() => standIn.stop());
+  const { page, context, answer, ...on } = await newPage(browser, t);
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await on.open(standIn, "fake=markdown");
+  await on.ready();
+  await on.show();
+  await on.answerTo("What is this?");
+  assert.deepEqual(await answer.locator("strong, em, code, li, th, td").allTextContents(), ["Findings", "not enlarged", "Opacity, left upper zone", "Opacity", "CTR 0.48", "CTR", "Side", "Size", "left", "9 mm"]);
+  assert.deepEqual(await page.locator("#spoken p").allTextContents(), ["Findings", "The heart is not enlarged.", "Two signs:", "1. Opacity, left upper zone", "2. CTR 0.48", "Side Size", "left 9 mm", "Nothing else."]);
+  await page.locator("#copy").click();
+  await page.getByText("Copied").waitFor();
+  assert.ok((await page.evaluate(() => navigator.clipboard.readText())).includes("\n\nModel:\n## Findings\n\nThe heart is **not enlarged**. Two signs:\n\n1. *Opacity*, left upper zone\n"));
+});

@@ -42,12 +42,13 @@ test("a pair at two addresses answers as it does natively, whole and split", asy
   const expected = nativeAnswer();
   assert.ok(expected.length > 0);
   for (const decoder of ["decoder.gguf", "split-00001-of-00003.gguf"]) {
-    const { seen, info, ...on } = await newPage(browser, t);
+    const { page, seen, info, ...on } = await newPage(browser, t);
     await on.open(site, query(decoder));
     await on.ready();
     assert.match(await info.textContent(), /small LLaVA/);
     await on.show(IMAGE);
     assert.equal((await on.answerTo(QUESTION)).trim(), expected, decoder);
+    await page.waitForFunction(() => document.querySelector("#record").textContent.match(/, sha256 of its header [0-9a-f]{64}\n/g)?.length === 2);
     assert.deepEqual(seen.errors, []);
   }
 });

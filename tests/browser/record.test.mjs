@@ -84,3 +84,20 @@ test("a conversation that was returned to says what answered it then", async (t)
   await page.evaluate(() => document.querySelector("#keep-result").replaceChildren());
   assert.equal(await copied(page), text);
 });
+
+test("an answer that another picture cut off is there, with what it came from", async (t) => {
+  const { page, context, question, ask, ...on } = await newPage(browser, t);
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await on.open(site, "model=models/test/manifest.json&tokens=2000");
+  await on.ready();
+  await on.show();
+  await question.fill("Cut off");
+  await ask.click();
+  await on.begun();
+  await on.show(OTHER_IMAGE);
+  await page.locator("#talks > summary").click();
+  await page.locator("#talk-list .talk", { hasText: "Cut off" }).click();
+  await on.waitStatus(/^Ready: ask/);
+  const text = await copied(page);
+  assert.match(text, /\nFile: decoder\.gguf, .*\n[^]*\nPicture: 256 x 300 pixels, [^]*\n\[stopped\]\n/);
+});

@@ -73,6 +73,14 @@ test("more pictures than can be taken are said", async (t) => {
   await page.getByText(/the first of 23 pictures; the first 20 are under Conversations, the others were not taken/).waitFor();
   await openTalks(page);
   assert.equal(await page.locator("#talk-list .talk").count(), 20);
+  // And there is an end to conversations: none goes for another.
+  for (let n_talks = 40; n_talks <= 100; n_talks += 20) {
+    await drop(page, Array.from({ length: 20 }, (_, idx) => ({ ...IMAGE, name: `${n_talks} ${idx}.png` })));
+    await page.waitForFunction((n_talks) => document.querySelector("#talk-count").textContent === String(n_talks), n_talks);
+  }
+  await drop(page, [IMAGE]);
+  await page.locator("#image-error").getByText("There are 100 conversations already, and 100 at most.").waitFor();
+  assert.equal(await page.locator("#talk-count").textContent(), "100");
 });
 
 test("what is no picture closes nothing: it is refused, also while an answer is written", async (t) => {

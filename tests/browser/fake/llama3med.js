@@ -1,5 +1,5 @@
 // A stand-in for www/llama3med.js with the same interface and no model: for states that are hard to reach with the real one.
-// `?fake=slow` loads and encodes slowly, `load-error`, `image-error`, `answer-error` fail there; `repetition` ends answers so.
+// `?fake=slow` loads and encodes slowly, `load-error`, `image-error`, `answer-error` fail there; `repetition` ends answers so, `markdown` has marks in them.
 
 const fake = new URLSearchParams(location.search).get("fake") ?? "";
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -30,13 +30,15 @@ const INFO = {
 
 const WORDS = "The heart shadow is within normal limits. The left upper zone shows a small round opacity of about nine millimetres; the rest of both lungs is clear.";
 
+const MARKED = "## Findings\n\nThe heart is **not enlarged**. Two signs:\n\n1. *Opacity*, left upper zone\n2. `CTR` 0.48\n\n| Side | Size |\n|---|--:|\n| left | 9 mm |\n\nNothing else.";
+
 async function* answer({ signal }, chat, onProgress) {
   chat.timings.prefillMs = 240;
   chat.finish = fake.includes("repetition") ? "repetition" : "stop";
   onProgress({ stage: "reading", done: 0, total: 24 });
   await pause(40 * speed);
   let n = 0;
-  for (const word of WORDS.split(/(?<= )/)) {
+  for (const word of (fake.includes("markdown") ? MARKED : WORDS).split(/(?<= )/)) {
     if (signal?.aborted) return;
     if (fake.includes("answer-error") && n === 5) throw Object.assign(new Error("A worker of the model stopped: memory access out of bounds (rank 1)"), { kind: "rank-lost" });
     onProgress({ stage: "answering", done: ++n, total: 512, tokensPerSecond: 14.2 });
