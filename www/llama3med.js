@@ -72,7 +72,7 @@ async function forbidden(sources) {
 }
 
 // What the model's workers load beside the builds; pages have the rest already.
-const WORKER_FILES = ["builds.js", "store.js", "fetching.js", "folder.js", "pair.js", "rank.js", "probe.js"];
+const WORKER_FILES = ["builds.js", "store.js", "fetching.js", "folder.js", "lock.js", "pair.js", "rank.js", "probe.js"];
 const here = import.meta.url; // by another name: these addresses are none that a bundler is to find
 
 /** A host, or a cache on the way, has given something else in the place of a part of the program: all of it is fetched past every cache. */
@@ -247,6 +247,11 @@ export class Model {
   /** Asks every rank how large its memory is now: bytes of each, also in `info.memoryBytes`. */
   memory() {
     return this.#session.memory();
+  }
+
+  /** Takes from the model's workers, which need no network, the means of using it; resolves when that is done. */
+  lock() {
+    return this.#session.lock();
   }
 
   /** Deletes what this browser keeps of the model; it goes on running. */

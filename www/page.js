@@ -6,9 +6,11 @@ import { copyText, saveText } from "./conversation.js";
 import { filesOf, sortFiles, textOf } from "./files.js";
 import { canKeep } from "./kept.js";
 import { deleteCached } from "./llama3med.js";
+import { lockPage } from "./lock.js";
 import { addressFailed, begin, openModel, use } from "./loading.js";
 import { head, openFiles, openImage, showTalks, talks } from "./opening.js";
-import { asked, byId, conversation, guarded, manifestUrl, on, samples, service, state, unexpected } from "./state.js";
+import { heldUrl } from "./service.js";
+import { announce, asked, byId, conversation, guarded, manifestUrl, on, samples, service, state, unexpected } from "./state.js";
 import { NOTICE, recordText } from "./record.js";
 import { askTwice } from "./talks.js";
 import { showNote } from "./words.js";
@@ -145,6 +147,31 @@ function wireModel() {
   on(byId("reload"), "click", () => service.renew());
 }
 
+const LOCKED = "The network is locked: the browser forbids this page every connection, and the model's workers have given up the means of making one";
+const WITH_SERVICE = ", and this site's service worker hands nothing on to the network, for other tabs of this site too";
+const WITHOUT_SERVICE = ". Without a service worker, which browsers have only over https, nothing keeps those workers from importing more scripts of this site; they have no reason to";
+const NOT_HELD = ". Nobody here can hold back the browser itself, its extensions, or you: going to another page or reloading this one unlocks it.";
+
+// On or off: only a reload unlocks.
+function wireLock() {
+  const lock = byId("lock");
+  on(lock, "click", async () => {
+    if (state.isLocked) return location.reload();
+    const model = await state.model;
+    lock.disabled = true;
+    await model.lock();
+    const withService = await service.lock();
+    lockPage(withService ? heldUrl() : undefined);
+    state.isLocked = true;
+    lock.disabled = false;
+    lock.textContent = "Network locked";
+    lock.title = "Reload the page to unlock it";
+    lock.setAttribute("aria-checked", "true");
+    byId("lock-how").textContent = LOCKED + (withService ? WITH_SERVICE : WITHOUT_SERVICE) + NOT_HELD;
+    announce("The network is locked.");
+  });
+}
+
 function wireCache() {
   on(byId("forget"), "click", async () => {
     try {
@@ -162,6 +189,7 @@ wirePanels();
 wireKeeping();
 wireTalks().catch(unexpected);
 wireModel();
+wireLock();
 wireCache();
 asked.notes.forEach((note) => showNote(byId("notes"), note, note));
 if (location.protocol === "file:") {

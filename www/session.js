@@ -125,6 +125,7 @@ export class Session {
         if (message.type === "loaded") resolve(message.info);
         if (message.memory) this.memoryBytes[rank] = message.memory;
         if (message.type === "pong") this.#ponged(rank);
+        if (message.type === "locked") worker.locked();
         if (message.id !== undefined) this.#heard(message);
       });
       const lock = globalThis.navigator?.locks ? `${this.locks} ${rank}` : null;
@@ -203,6 +204,15 @@ export class Session {
     if (!this.asked?.waiting.delete(rank) || this.asked.waiting.size > 0) return;
     this.asked.resolve();
     this.asked = null;
+  }
+
+  /** Has every rank give up the network; resolves when all have. */
+  async lock() {
+    const locked = this.ranks.map((worker) => new Promise((resolve) => {
+      worker.locked = resolve;
+      worker.postMessage({ type: "lock" });
+    }));
+    await Promise.race([Promise.all(locked), this.ended]);
   }
 
   /** The store has done its work. */
