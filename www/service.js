@@ -65,7 +65,10 @@ export class Service {
     if (registration.active) return registration;
     await activated(registration.installing ?? registration.waiting);
     const version = document.querySelector("meta[name=version]").content;
-    return (await ask(registration, { type: "claim", version })) ? registration : null;
+    const isClaimed = await ask(registration, { type: "claim", version });
+    // The page hears of its controller a little later than of its answer.
+    if (isClaimed && !container.controller) await new Promise((resolve) => container.addEventListener("controllerchange", resolve, { once: true }));
+    return isClaimed ? registration : null;
   }
 
   /** Has the wasm build in use kept, and waits for it where the service worker is in charge, so that no request is left for later. */
