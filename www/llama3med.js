@@ -11,10 +11,11 @@
 // both wasm builds.
 
 import { BUILD_BYTES, wasmUrl } from "./builds.js";
+import { Folder } from "./folder.js";
 import { Meter } from "./meter.js";
 import { chooseRanks, measure, Probe } from "./ranks.js";
 import { REDRAWN, redraw } from "./redraw.js";
-import { abortError, ModelError, Session, startStore, workersChecked } from "./session.js";
+import { abortError, ModelError, Session, workersChecked } from "./session.js";
 
 export { ModelError };
 
@@ -472,21 +473,6 @@ async function bytesOf(image) {
   }
 }
 
-/** Asks a store of its own a single question. */
-async function askStore(message) {
-  await workersChecked();
-  const worker = startStore();
-  try {
-    return await new Promise((resolve, reject) => {
-      worker.onmessage = ({ data }) => (data.type === "failed" ? reject(new ModelError(data.error)) : resolve(data));
-      worker.onerror = (event) => reject(new ModelError({ kind: "internal", message: event.message || "the store could not be started" }));
-      worker.postMessage(message);
-    });
-  } finally {
-    worker.terminate();
-  }
-}
-
 /**
  * Times the products alone, on several workers at once.
  * @param {{ build?: "relaxed"|"simd128", workers?: number, ms?: number, products: [string, number, number, number][] }} options  Each product is
@@ -513,11 +499,11 @@ function absolute(manifestUrl) {
 
 /** What this browser keeps of a model: `{ bytes, complete }`; when complete it opens with the network cut. */
 export async function cachedSize(manifestUrl) {
-  const { bytes, complete } = await askStore({ type: "cached", manifestUrl: absolute(manifestUrl) });
-  return { bytes, complete };
+  const folder = await Folder.peek(absolute(manifestUrl));
+  return { bytes: folder ? await folder.size() : 0, complete: Boolean(await folder?.manifest()) };
 }
 
 /** Deletes what this browser keeps of a model. */
 export async function deleteCached(manifestUrl) {
-  await askStore({ type: "forget", manifestUrl: absolute(manifestUrl) });
+  await Folder.forget(absolute(manifestUrl));
 }

@@ -83,6 +83,14 @@ export class Service {
     return Boolean(registration && (await ask(registration, { type: "lock" })));
   }
 
+  /** Ends the service worker, which keeps nothing from now on. This page stays in its charge as long as it is open. */
+  async forget() {
+    const registration = await container?.getRegistration();
+    if (!registration) return;
+    if (registration.active) await ask(registration, { type: "forget" });
+    await registration.unregister();
+  }
+
   /** Reloads the page as its newer version. */
   async renew() {
     this.#isAsked = true;

@@ -44,9 +44,6 @@ export function startWorker(make, name) {
   });
 }
 
-/** Starts the store by itself. */
-export const startStore = () => startWorker(makeStore, "store");
-
 const blobUrl = (script) => URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
 
 let startsFromBlobs = true;

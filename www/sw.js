@@ -6,6 +6,7 @@
 //   { type: "claim", version, port }                         whether the page is of this version: if so, it is in this worker's charge from now on
 //   { type: "keep", build, port }                            whether this wasm build is kept
 //   { type: "lock", port }                                   true: from now on nothing goes to the network as long as that page is there
+//   { type: "forget", port }                                 true: from now on nothing is kept
 //   { type: "release" }                                      nothing: requests that are held (see `hold`) are answered
 //   { type: "take over" }                                    nothing: the person asked for the new version
 // Every page of this site hears { type: "request", url, time } of each request that goes to the network, with a time at which it was under way.
@@ -51,7 +52,12 @@ self.addEventListener("message", (event) => {
   if (type === "claim") answer(version === VERSION ? self.clients.claim().then(() => true) : Promise.resolve(false));
   if (type === "keep") answer(keepBuild(`pkg/llama3med_${build}_bg.wasm`));
   if (type === "lock") answer(lock(event.source.id));
-  if (type === "release") held.splice(0).forEach((release) => release(new Response(null, { status: 204 })));
+  if (type === "forget") {
+    isForgotten = true;
+    release(); // a worker that is busy cannot be given up
+    answer(Promise.resolve(true));
+  }
+  if (type === "release") release();
 });
 
 // ---- the lock: pages that have locked the network, by their clients' ids; kept where they outlive this worker, which the browser may end at any time
@@ -85,7 +91,10 @@ async function fetchUnlocked(request) {
   return fetch(request);
 }
 
+let isForgotten = false; // the person wants nothing kept; whoever opens the page next gets another worker
+
 async function keepBuild(path) {
+  if (isForgotten) return false;
   const cache = await caches.open(CACHE);
   if (path in FILES && !(await cache.match(path))) await (await fetchAndKeep(path)).kept;
   return Boolean(await cache.match(path));
@@ -123,7 +132,7 @@ async function fetchAndKeep(path) {
   if (!coming.has(path)) coming.set(path, fetchOwn(path).finally(() => coming.delete(path)));
   const response = await coming.get(path);
   const copy = response.clone();
-  const kept = caches.open(CACHE).then((cache) => cache.put(path, copy)).catch(() => {});
+  const kept = isForgotten ? null : caches.open(CACHE).then((cache) => cache.put(path, copy)).catch(() => {});
   return { response: response.clone(), kept };
 }
 
@@ -137,7 +146,7 @@ async function ownFile(event, path) {
   // The browser has lost what was kept: the page comes from the host, whatever its version is by now; it is kept again if it is still this one.
   if (!(await cache?.match("index.html"))) {
     if (request.mode !== "navigate") return fetchUnlocked(request);
-    event.waitUntil(keepPage().catch(() => {}));
+    if (!isForgotten) event.waitUntil(keepPage().catch(() => {}));
     return fetch(request); // whoever goes to a page unlocks it
   }
   try {
@@ -166,6 +175,7 @@ async function extra(event) {
 
 /** Keeps what is a manifest or a picture: hosts answer with web pages in their place, too. */
 async function keepExtra(url, response) {
+  if (isForgotten) return;
   if (/\.json$/.test(new URL(url).pathname)) JSON.parse(await response.clone().text());
   else if (!/^image\//.test(response.headers.get("Content-Type") ?? "")) return;
   await (await caches.open(EXTRAS)).put(url, response);
@@ -189,6 +199,7 @@ new PerformanceObserver((list) => list.getEntries().filter(isFromNetwork).forEac
 
 const held = [];
 const hold = () => new Promise((resolve) => held.push(resolve));
+const release = () => held.splice(0).forEach((answer) => answer(new Response(null, { status: 204 })));
 
 self.addEventListener("fetch", (event) => {
   const { request } = event;
