@@ -9,17 +9,18 @@ const ASKED_MS = 2_000;
 // requests have been under way for a moment. That would be after a picture was opened. So the page asks at its beginning, and does not fall silent: these
 // requests go no farther than to the service worker, which holds them.
 const N_HELD = 3;
-const LEAST_HELD_MS = 1_000; // what is refused sooner is not asked for again
+const LEAST_HELD_MS = 1_000; // what is answered sooner is not asked for again
+const RELEASED = 204; // see sw.js
 const { fetch } = globalThis; // also when the page has given up the network
 
 /** The one address that is asked for again and again, where there is a service worker: it answers by itself. */
 export const heldUrl = () => new URL("icon.svg", document.baseURI).href;
 
 async function hold() {
-  for (let answer = null; !answer; ) {
+  for (let isOver = false; !isOver; ) {
     const start = performance.now();
-    answer = await fetch(heldUrl(), { headers: { "X-Hold": "1" } }).catch(() => null);
-    if (performance.now() - start < LEAST_HELD_MS) return;
+    const answer = await fetch(heldUrl(), { headers: { "X-Hold": "1" } }).catch(() => null);
+    isOver = answer?.status === RELEASED || performance.now() - start < LEAST_HELD_MS;
   }
 }
 

@@ -197,9 +197,18 @@ new PerformanceObserver((list) => list.getEntries().filter(isFromNetwork).forEac
 
 // ---- requests that are held: a page has some under way for as long as it lives (service.js says why)
 
+const HOLD_MS = 240_000; // Chromium ends a worker whose request takes five minutes
+const RELEASED = 204; // not to be asked for again; with any other answer it is
 const held = [];
-const hold = () => new Promise((resolve) => held.push(resolve));
-const release = () => held.splice(0).forEach((answer) => answer(new Response(null, { status: 204 })));
+
+function hold() {
+  return new Promise((resolve) => {
+    held.push(resolve);
+    setTimeout(resolve, HOLD_MS, new Response(null, { status: 205 }));
+  });
+}
+
+const release = () => held.splice(0).forEach((answer) => answer(new Response(null, { status: RELEASED })));
 
 self.addEventListener("fetch", (event) => {
   const { request } = event;
