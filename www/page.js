@@ -176,7 +176,7 @@ async function showKept() {
   const { models, page, conversations } = await whatIsKept();
   const text = (what, { n, bytes }) => (n > 0 ? `${what}, ${n} file${n === 1 ? "" : "s"} of ${bytesText(bytes)}` : "");
   const parts = [text("models", models), text("the page itself", page), text("conversations", conversations)].filter(Boolean);
-  byId("kept").textContent = `Kept on this device: ${parts.join("; ") || "nothing"}.`;
+  byId("kept-here").textContent = `Kept on this device: ${parts.join("; ") || "nothing"}.`;
 }
 
 // What a browser keeps of its own accord of what it has fetched no page can delete.

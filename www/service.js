@@ -35,7 +35,7 @@ export class Service {
 
   /**
    * @param {{ onNewer: () => void, after: Promise<unknown> }} options  `onNewer` hears that there is a newer version of the page; `after` is what a first
-   *   visit needs sooner than a service worker, which fetches the whole site; `onAsked` hears when the browser fetches sw.js
+   *   visit needs sooner than a service worker, which fetches the whole site; `onAsked` hears when the browser has fetched sw.js
    */
   constructor({ onNewer, after, onAsked }) {
     /** Whether a newer version took over in another tab: what this page would load from now on no longer fits it. */
@@ -45,8 +45,8 @@ export class Service {
     /** Resolves when the service worker is in charge, or when it is clear that none will be soon: it sees the requests of those workers alone that start later. */
     this.inCharge = first.then(() => atMost(IN_CHARGE_MS, this.#registration));
     /** Resolves when the browser has asked whether the site has changed, or may be doing so for long. */
-    this.asked = this.#wasInCharge ? atMost(ASKED_MS, this.#registration.then((registration) => (onAsked(), registration?.update()))).catch(() => {}) : Promise.resolve();
-    if (this.#wasInCharge) for (let idx = 0; idx < N_HELD; idx++) hold();
+    this.asked = this.#wasInCharge ? atMost(ASKED_MS, this.#registration.then((registration) => registration?.update().finally(onAsked))).catch(() => {}) : Promise.resolve();
+    if (this.#wasInCharge) this.asked.then(() => Array.from({ length: N_HELD }, hold)); // not sooner: the question would wait for them
     container?.addEventListener("controllerchange", () => {
       if (this.#isAsked) return location.reload();
       if (this.#wasInCharge) {
@@ -58,8 +58,8 @@ export class Service {
   }
 
   async #register(onNewer, onAsked) {
-    if (!this.#wasInCharge) onAsked();
     const registration = await container.register("sw.js", { updateViaCache: "none" });
+    if (!this.#wasInCharge) onAsked();
     const offer = () => registration.waiting && container.controller && onNewer();
     registration.addEventListener("updatefound", () => registration.installing?.addEventListener("statechange", offer));
     offer();

@@ -39,7 +39,7 @@ const makeRank = (Worker) => new Worker(new URL("./rank.js", import.meta.url), {
  */
 export function startWorker(make, name) {
   return make(function (url, options) {
-    const { href } = new URL(url, location.href);
+    const href = typeof url === "string" ? new URL(url, location.href).href : url.href; // as a bundler has written it
     return new Worker(startsFromBlobs ? blobUrl(`import ${JSON.stringify(href)};`) : href, { ...options, name });
   });
 }

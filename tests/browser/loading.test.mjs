@@ -288,17 +288,17 @@ test("the cached model is deleted on request", async (t) => {
   assert.equal(before.files.length, n_chunks + 1);
   assert.ok(before.cached.includes("/models/test/manifest.json") && before.cached.includes("/page.js") && before.registrations === 1);
   await info.locator("summary").click();
-  await page.locator("#kept", { hasText: `models, ${n_chunks + 1} files of` }).waitFor();
-  assert.match(await page.locator("#kept").textContent(), new RegExp(`the page itself, ${before.cached.length} files of [\\d.]+ MB`));
+  await page.locator("#kept-here", { hasText: `models, ${n_chunks + 1} files of` }).waitFor();
+  assert.match(await page.locator("#kept-here").textContent(), new RegExp(`the page itself, ${before.cached.length} files of [\\d.]+ MB`));
   await page.getByRole("button", { name: "Delete the cached model" }).click();
   await page.getByText("Deleted.").waitFor();
-  await page.locator("#kept", { hasText: /^Kept on this device: the page itself/ }).waitFor();
+  await page.locator("#kept-here", { hasText: /^Kept on this device: the page itself/ }).waitFor();
   const rest = await kept();
   assert.deepEqual([rest.files, rest.cached.filter((path) => path.startsWith("/models/test/"))], [[], []]);
   // The page goes on, and loads what it needs once more without keeping any of it.
   await page.getByRole("button", { name: "Delete the page's own files too" }).click();
   await page.getByText("Deleted, with all models.").waitFor();
-  await page.locator("#kept", { hasText: "Kept on this device: nothing." }).waitFor();
+  await page.locator("#kept-here", { hasText: "Kept on this device: nothing." }).waitFor();
   await on.show();
   assert.ok((await on.answerTo("What is this?")).length > 0);
   await page.evaluate(() => Promise.all(["models/test/manifest.json", "words.js"].map((path) => fetch(path).then((response) => response.text()))));
