@@ -148,9 +148,9 @@ function wireModel() {
 }
 
 const LOCKED = "The network is locked: the browser forbids this page every connection, and the model's workers have given up the means of making one";
-const WITH_SERVICE = ", and this site's service worker hands nothing on to the network, for other tabs of this site too";
-const WITHOUT_SERVICE = ". Without a service worker, which browsers have only over https, nothing keeps those workers from importing more scripts of this site; they have no reason to";
-const NOT_HELD = ". Nobody here can hold back the browser itself, its extensions, or you: going to another page or reloading this one unlocks it.";
+const WITH_SERVICE = "; the service worker passes nothing on, for other tabs of this site either";
+const WITHOUT_SERVICE = ". Without a service worker nothing keeps those workers from importing more scripts of this site, which they have no reason to do";
+const NOT_HELD = ". The browser itself, its extensions and you are not held back: leaving or reloading the page unlocks it.";
 
 // On or off: only a reload unlocks.
 function wireLock() {

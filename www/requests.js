@@ -56,10 +56,10 @@ export function requestsText({ n, n_model, withWorkers, counts }) {
     ? `Nothing is uploaded: ${some} since the image was opened${why}.`
     : `Nothing is uploaded: ${some} of this page since the image was opened${why}; its workers are not counted here.`;
   const workers = withWorkers
-    ? "Counted is what leaves this tab for the network: the requests of the page, of its workers and of its service worker (those of other tabs of this site, too), also those that were under way already."
-    : "Counted are the page's own requests, from the browser's log, also those that were under way already. Those of its workers can be seen only through a service worker, and none was in charge "
-      + "when they started: browsers have them only over https and on this machine.";
-  const how = `${workers} The page's policy lets it and its workers reach only its own host. Whether this site has changed is asked when the page opens; a browser `
-    + "not made from Chromium may ask once more a few seconds later (for sw.js), which no page can see.";
+    ? "Counted is what goes to the network from this page, its workers and its service worker, and from other tabs of this site; what was under way already counts, too."
+    : "Counted are the page's own requests, from the browser's log. Those of its workers are seen only through a service worker, and none was in charge when they "
+      + "started: browsers have them only over https and on the machine itself.";
+  const how = `${workers} The page's policy lets it and its workers reach only its own host. Whether this site has changed is asked when the page opens; browsers `
+    + "other than Chromium and its kin may ask again some seconds later (for sw.js), which no page can see.";
   return [line, how];
 }
