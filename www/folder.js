@@ -1,7 +1,7 @@
 // A model's folder in the browser's own file system (OPFS): the manifest, and each chunk under its sha256, so that a changed manifest keeps what
 // has not changed. A chunk comes here when its hash has been checked; it is written under another name and renamed when it is whole and on the disk. So
 // what has the name of a chunk is that chunk, and is not hashed again at every load.
-// Runs in the store worker and, to read, in the ranks. Without a secure context, in some private windows and in some engines there is no such file
+// Runs in the store worker; to read, in the ranks; to count and to delete, in the page. Without a secure context, in some private windows and in some engines there is no such file
 // system, or one that cannot rename: `open` gives null.
 
 const ROOT = "llama3med";
@@ -57,14 +57,13 @@ export class Folder {
   }
 
   /** Deletes the folder of the model at `manifestUrl`, if there is one. */
-  static async forget(manifestUrl) {
-    try {
-      const root = await navigator.storage.getDirectory();
-      const models = await root.getDirectoryHandle(ROOT);
-      await models.removeEntry(await nameOf(manifestUrl), { recursive: true });
-    } catch (error) {
-      if (navigator.storage?.getDirectory && error.name !== "NotFoundError") throw error;
-    }
+  static forget(manifestUrl) {
+    return remove(async (root) => (await root.getDirectoryHandle(ROOT)).removeEntry(await nameOf(manifestUrl), { recursive: true }));
+  }
+
+  /** Deletes the folders of all models. */
+  static forgetAll() {
+    return remove((root) => root.removeEntry(ROOT, { recursive: true }));
   }
 
   /** The bytes of the manifest that was kept last; null if there is none. */
@@ -159,6 +158,16 @@ export class Folder {
       await this.directory.removeEntry(part).catch(() => {});
       throw error;
     }
+  }
+}
+
+/** Has something removed that may not be there. */
+async function remove(act) {
+  if (!navigator.storage?.getDirectory) return;
+  try {
+    await act(await navigator.storage.getDirectory());
+  } catch (error) {
+    if (error.name !== "NotFoundError") throw error;
   }
 }
 

@@ -11,10 +11,11 @@
 // both wasm builds.
 
 import { BUILD_BYTES, wasmUrl } from "./builds.js";
+import { Folder } from "./folder.js";
 import { Meter } from "./meter.js";
 import { chooseRanks, measure, Probe } from "./ranks.js";
 import { REDRAWN, redraw } from "./redraw.js";
-import { abortError, ModelError, Session, startStore, workersChecked } from "./session.js";
+import { abortError, ModelError, Session, workersChecked } from "./session.js";
 
 export { ModelError };
 
@@ -72,7 +73,7 @@ async function forbidden(sources) {
 }
 
 // What the model's workers load beside the builds; pages have the rest already.
-const WORKER_FILES = ["builds.js", "store.js", "fetching.js", "folder.js", "pair.js", "rank.js", "probe.js"];
+const WORKER_FILES = ["builds.js", "store.js", "fetching.js", "folder.js", "lock.js", "pair.js", "rank.js", "probe.js"];
 const here = import.meta.url; // by another name: these addresses are none that a bundler is to find
 
 /** A host, or a cache on the way, has given something else in the place of a part of the program: all of it is fetched past every cache. */
@@ -247,6 +248,11 @@ export class Model {
   /** Asks every rank how large its memory is now: bytes of each, also in `info.memoryBytes`. */
   memory() {
     return this.#session.memory();
+  }
+
+  /** Takes from the model's workers, which need no network, the means of using it; resolves when that is done. */
+  lock() {
+    return this.#session.lock();
   }
 
   /** Deletes what this browser keeps of the model; it goes on running. */
@@ -467,21 +473,6 @@ async function bytesOf(image) {
   }
 }
 
-/** Asks a store of its own a single question. */
-async function askStore(message) {
-  await workersChecked();
-  const worker = startStore();
-  try {
-    return await new Promise((resolve, reject) => {
-      worker.onmessage = ({ data }) => (data.type === "failed" ? reject(new ModelError(data.error)) : resolve(data));
-      worker.onerror = (event) => reject(new ModelError({ kind: "internal", message: event.message || "the store could not be started" }));
-      worker.postMessage(message);
-    });
-  } finally {
-    worker.terminate();
-  }
-}
-
 /**
  * Times the products alone, on several workers at once.
  * @param {{ build?: "relaxed"|"simd128", workers?: number, ms?: number, products: [string, number, number, number][] }} options  Each product is
@@ -508,11 +499,11 @@ function absolute(manifestUrl) {
 
 /** What this browser keeps of a model: `{ bytes, complete }`; when complete it opens with the network cut. */
 export async function cachedSize(manifestUrl) {
-  const { bytes, complete } = await askStore({ type: "cached", manifestUrl: absolute(manifestUrl) });
-  return { bytes, complete };
+  const folder = await Folder.peek(absolute(manifestUrl));
+  return { bytes: folder ? await folder.size() : 0, complete: Boolean(await folder?.manifest()) };
 }
 
 /** Deletes what this browser keeps of a model. */
 export async function deleteCached(manifestUrl) {
-  await askStore({ type: "forget", manifestUrl: absolute(manifestUrl) });
+  await Folder.forget(absolute(manifestUrl));
 }

@@ -17,6 +17,7 @@ export function begin(source, onOpened) {
     requests.withWorkers = Boolean(navigator.serviceWorker?.controller);
   }
   async function start() {
+    if (state.isLocked) throw Object.assign(new Error("nothing can be fetched, not even from this site"), { kind: "locked" });
     if (typeof source !== "string") samples.arrived();
     if (service.isReplaced) await inCharge();
     options.workersAfter = inCharge();
@@ -88,6 +89,7 @@ function modelReady(model) {
   byId("about").hidden = !about;
   showModel(byId("model-panel"), model.info);
   byId("forget").hidden = Array.isArray(state.source);
+  byId("lock").disabled = false;
   announce("The model is ready.");
   heard.ready(model);
 }
@@ -101,7 +103,7 @@ function modelFailed(error) {
   const before = { label: "Load the model before it", run: guarded(() => reloadModel(state.working)) };
   const renew = { label: "Reload the page", run: () => location.reload() };
   const isOther = state.working && state.working !== state.source;
-  showError(byId("load-error"), explain(error), error.kind === "replaced" ? renew : isOther ? before : again, withMoreRanks(error));
+  showError(byId("load-error"), explain(error), ["replaced", "locked"].includes(error.kind) ? renew : isOther ? before : again, withMoreRanks(error));
 }
 
 // Where one rank's memory was not enough: the model again, on more of them.

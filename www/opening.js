@@ -3,7 +3,7 @@
 import { closeChat, enlarge, explainFailure, showAsking, showChips, showEncoded, startChat } from "./asking.js";
 import { choosePictures, looksLikePicture, sortFiles, startOf } from "./files.js";
 import { openModel, showLost } from "./loading.js";
-import { asked, byId, conversation, guarded, heard, imageRefused, manifestUrl, newIdentity, noRecord, on, picture, requests, rest, samples, sees, setStatus, state, unexpected } from "./state.js";
+import { asked, byId, conversation, guarded, heard, imageRefused, manifestUrl, newIdentity, noRecord, on, picture, requests, rest, samples, sees, service, setStatus, state, unexpected } from "./state.js";
 import { headText, modelText, pictureText } from "./record.js";
 import { MAX_TALKS, Talks } from "./talks.js";
 import { bytesText, explain, showError, showNote } from "./words.js";
@@ -223,7 +223,7 @@ async function show(talk, { remark = "", before = null } = {}) {
   document.body.classList.toggle("has-turns", entries.length > 0);
   showNote(byId("notes"), "talk", file || entries.length === 0 || !sees() ? "" : "The picture of this conversation is not here: it can be read, but not gone on with.");
   showTalks();
-  if (file) await picture.show(file, talk.shown);
+  if (file) await Promise.all([picture.show(file, talk.shown), service.asked]);
   else picture.hide();
   if (opened !== state.opened) return;
   if (file) requests.restart();

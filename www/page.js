@@ -5,13 +5,15 @@ import { ask, enlarge, stop } from "./asking.js";
 import { copyText, saveText } from "./conversation.js";
 import { filesOf, sortFiles, textOf } from "./files.js";
 import { canKeep } from "./kept.js";
-import { deleteCached } from "./llama3med.js";
+import { deleteModel, deletePage, whatIsKept } from "./keeping.js";
+import { lockPage } from "./lock.js";
 import { addressFailed, begin, openModel, use } from "./loading.js";
 import { head, openFiles, openImage, showTalks, talks } from "./opening.js";
-import { asked, byId, conversation, guarded, manifestUrl, on, samples, service, state, unexpected } from "./state.js";
+import { heldUrl } from "./service.js";
+import { announce, asked, byId, conversation, guarded, manifestUrl, on, samples, service, state, unexpected } from "./state.js";
 import { NOTICE, recordText } from "./record.js";
 import { askTwice } from "./talks.js";
-import { showNote } from "./words.js";
+import { bytesText, showNote } from "./words.js";
 
 function wireImage() {
   const buttons = { "image-input": [...document.querySelectorAll(".choose"), byId("another")], "photo-input": [byId("photo")] };
@@ -145,15 +147,50 @@ function wireModel() {
   on(byId("reload"), "click", () => service.renew());
 }
 
-function wireCache() {
-  on(byId("forget"), "click", async () => {
-    try {
-      await deleteCached(manifestUrl);
-      byId("forget-result").textContent = "Deleted. It will be fetched again when the page is opened next.";
-    } catch (error) {
-      byId("forget-result").textContent = `Not deleted: ${error?.message ?? error}`;
-    }
+const LOCKED = "The network is locked: the browser forbids this page every connection, and the model's workers have given up the means of making one";
+const WITH_SERVICE = "; the service worker passes nothing on, for other tabs of this site either";
+const WITHOUT_SERVICE = ". Without a service worker nothing keeps those workers from importing more scripts of this site, which they have no reason to do";
+const NOT_HELD = ". The browser itself, its extensions and you are not held back: leaving or reloading the page unlocks it.";
+
+// On or off: only a reload unlocks.
+function wireLock() {
+  const lock = byId("lock");
+  on(lock, "click", async () => {
+    if (state.isLocked) return location.reload();
+    const model = await state.model;
+    lock.disabled = true;
+    await model.lock();
+    const withService = await service.lock();
+    lockPage(withService ? heldUrl() : undefined);
+    state.isLocked = true;
+    lock.disabled = false;
+    lock.textContent = "Network locked";
+    lock.title = "Reload the page to unlock it";
+    lock.setAttribute("aria-checked", "true");
+    byId("lock-how").textContent = LOCKED + (withService ? WITH_SERVICE : WITHOUT_SERVICE) + NOT_HELD;
+    announce("The network is locked.");
   });
+}
+
+async function showKept() {
+  const { models, page, conversations } = await whatIsKept();
+  const text = (what, { n, bytes }) => (n > 0 ? `${what}, ${n} file${n === 1 ? "" : "s"} of ${bytesText(bytes)}` : "");
+  const parts = [text("models", models), text("the page itself", page), text("conversations", conversations)].filter(Boolean);
+  byId("kept-here").textContent = `Kept on this device: ${parts.join("; ") || "nothing"}.`;
+}
+
+// What a browser keeps of its own accord of what it has fetched no page can delete.
+const REST = "What the browser itself remembers of what it has fetched is cleared in its settings.";
+
+function wireCache() {
+  const wire = (id, act, done) => on(byId(id), "click", async () => {
+    const result = byId("forget-result");
+    await act().then(() => (result.textContent = done), (error) => (result.textContent = `Not deleted: ${error?.message ?? error}`));
+    await showKept();
+  });
+  wire("forget", () => deleteModel(manifestUrl), "Deleted. It will be fetched again when the page is opened next; the page itself stays, and other models.");
+  wire("forget-page", () => deletePage(service), `Deleted, with all models. Conversations that are kept are deleted under “Conversations”. ${REST} The page keeps itself again when it is opened next.`);
+  on(byId("model"), "toggle", () => byId("model").open && showKept());
 }
 
 wireImage();
@@ -162,6 +199,7 @@ wirePanels();
 wireKeeping();
 wireTalks().catch(unexpected);
 wireModel();
+wireLock();
 wireCache();
 asked.notes.forEach((note) => showNote(byId("notes"), note, note));
 if (location.protocol === "file:") {

@@ -12,6 +12,7 @@
 //   { type: "count", id, text }                              done with the number of tokens
 //   { type: "stop", id }                                     the operation `id` ends at its next tile, piece of the prompt or token
 //   { type: "forget", chat }                                 nothing
+//   { type: "lock" }                                         { type: "locked" }: from now on nothing can be fetched here
 //   { type: "ping" }                                         { type: "pong", memory }
 // where the answers are
 //   { type: "progress", id, stage: "encoding"|"reading", done, total, secondsLeft }
@@ -25,6 +26,7 @@
 
 import { importBuild } from "./builds.js";
 import { Folder } from "./folder.js";
+import { giveUpNetwork } from "./lock.js";
 
 // Bytes of a file that are read and repacked at once: they stay in the processor's cache in between.
 const PIECE_BYTES = 1 << 20;
@@ -35,7 +37,7 @@ let rank = null; // the instance's Rank
 let folder = null; // what this browser keeps of the model
 let current = null; // id of the operation that runs
 
-const handlers = { start, look, remember, prepare, ask, count, stop, forget, ping };
+const handlers = { start, look, remember, prepare, ask, count, stop, forget, lock, ping };
 
 self.addEventListener("message", async ({ data }) => {
   try {
@@ -190,6 +192,11 @@ function stop({ id }) {
 
 function forget({ chat }) {
   rank.forget(chat);
+}
+
+function lock() {
+  giveUpNetwork();
+  postMessage({ type: "locked" });
 }
 
 function ping() {

@@ -1,6 +1,9 @@
-// Counts network requests since the image was opened, and says what it can and cannot see.
-// The page's own requests come from the browser's resource log. Requests of the workers do not appear there: the service worker, which every
-// request of this site passes through once it is in charge, reports those.
+// Counts the network requests since the image was opened, and says what it can and cannot see.
+// What passes through the service worker is reported by it, with what it fetches itself: of the page, of the model's workers, and of other tabs of this site.
+// The rest comes from the browser's log of the page. What a cache has answered is no request.
+
+/** Whether an entry of the browser's log went to the network. Of other origins nothing is told: these count. */
+export const isFromNetwork = ({ name, transferSize, decodedBodySize }) => !/^(blob|data):/.test(name) && (transferSize > 0 || decodedBodySize === 0);
 
 /** Watches requests; `report({ n, n_model, withWorkers, counts })` is called on every change. `n_model` of them went to the
  * model's folder; `withWorkers`, set from outside, says whether the service worker was in charge when the model's workers started. */
@@ -12,20 +15,21 @@ export class Requests {
     this.urls = [];
     this.withWorkers = false;
     try {
-      new PerformanceObserver((list) => list.getEntries().forEach((entry) => this.#add(entry.name, entry.startTime)))
+      const ofPage = ({ workerStart }) => workerStart === 0;
+      new PerformanceObserver((list) => list.getEntries().filter(ofPage).filter(isFromNetwork).forEach((entry) => this.add(entry.name, performance.timeOrigin + entry.responseEnd)))
         .observe({ type: "resource", buffered: false });
       this.counts = true;
     } catch {
       this.counts = false;
     }
-    const serviceWorker = navigator.serviceWorker;
-    serviceWorker?.addEventListener("message", ({ data }) => {
-      if (data?.type === "request") this.#add(data.url, performance.now());
+    navigator.serviceWorker?.addEventListener("message", ({ data }) => {
+      if (data?.type === "request") this.add(data.url, data.time);
     });
   }
 
-  #add(url, startTime) {
-    if (this.since === null || startTime < this.since || /^(blob|data):/.test(url)) return;
+  /** Counts a request that was still under way at `time`, in milliseconds since 1970. */
+  add(url, time) {
+    if (this.since === null || time < this.since) return;
     this.urls.push(url);
     this.#tell();
   }
@@ -37,21 +41,25 @@ export class Requests {
 
   /** The image is open: count from here. */
   restart() {
-    this.since = performance.now();
+    this.since = performance.timeOrigin + performance.now();
     this.urls = [];
     this.#tell();
   }
 }
 
-/** The line under the page, and the sentence that says how it was counted. */
+/** The line under the page, and the sentences that say how it was counted. */
 export function requestsText({ n, n_model, withWorkers, counts }) {
-  if (!counts) return ["Nothing is uploaded.", "This browser does not let a page count its requests."];
+  if (!counts) return ["Nothing is uploaded. This browser does not let a page count its requests.", ""];
   const why = n > 0 && n === n_model ? ", all to fetch the model" : "";
-  const line = `Nothing is uploaded: ${n} request${n === 1 ? "" : "s"} since the image was opened${why}.`;
+  const some = `${n} request${n === 1 ? "" : "s"}`;
+  const line = withWorkers
+    ? `Nothing is uploaded: ${some} since the image was opened${why}.`
+    : `Nothing is uploaded: ${some} of this page since the image was opened${why}; its workers are not counted here.`;
   const workers = withWorkers
-    ? "and those of its workers, which pass through this site's service worker (workers in other tabs of this site count too)"
-    : "but not those of its workers: they are seen through a service worker, and none was in charge when they started";
-  const how = `Counted are the page's own requests, from the browser's log, ${workers}. `
-    + "The page's policy lets it and its workers reach only its own host; once the model is loaded you can cut the network and go on.";
+    ? "Counted is what goes to the network from this page, its workers and its service worker, and from other tabs of this site; what was under way already counts, too."
+    : "Counted are the page's own requests, from the browser's log. Those of its workers are seen only through a service worker, and none was in charge when they "
+      + "started: browsers have them only over https and on the machine itself.";
+  const how = `${workers} The page's policy lets it and its workers reach only its own host. Whether this site has changed is asked when the page opens; browsers `
+    + "other than Chromium and its kin may ask again some seconds later (for sw.js), which no page can see.";
   return [line, how];
 }

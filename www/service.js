@@ -3,6 +3,26 @@
 
 const IN_CHARGE_MS = 5_000;
 const KEEP_MS = 10_000;
+const ASKED_MS = 2_000;
+
+// Chromium asks for sw.js, to see whether it has changed, a second after a page that came from the service worker has fallen silent: when at most two
+// requests have been under way for a moment. That would be after a picture was opened. So the page asks at its beginning, and does not fall silent: these
+// requests go no farther than to the service worker, which holds them.
+const N_HELD = 3;
+const LEAST_HELD_MS = 1_000; // what is answered sooner is not asked for again
+const RELEASED = 204; // see sw.js
+const { fetch } = globalThis; // also when the page has given up the network
+
+/** The one address that is asked for again and again, where there is a service worker: it answers by itself. */
+export const heldUrl = () => new URL("icon.svg", document.baseURI).href;
+
+async function hold() {
+  for (let isOver = false; !isOver; ) {
+    const start = performance.now();
+    const answer = await fetch(heldUrl(), { headers: { "X-Hold": "1" } }).catch(() => null);
+    isOver = answer?.status === RELEASED || performance.now() - start < LEAST_HELD_MS;
+  }
+}
 
 const container = globalThis.navigator?.serviceWorker;
 const atMost = (ms, promise) => Promise.race([promise, new Promise((resolve) => setTimeout(resolve, ms))]);
@@ -15,15 +35,18 @@ export class Service {
 
   /**
    * @param {{ onNewer: () => void, after: Promise<unknown> }} options  `onNewer` hears that there is a newer version of the page; `after` is what a first
-   *   visit needs sooner than a service worker, which fetches the whole site
+   *   visit needs sooner than a service worker, which fetches the whole site; `onAsked` hears when the browser has fetched sw.js
    */
-  constructor({ onNewer, after }) {
+  constructor({ onNewer, after, onAsked }) {
     /** Whether a newer version took over in another tab: what this page would load from now on no longer fits it. */
     this.isReplaced = false;
     const first = this.#wasInCharge ? Promise.resolve() : after;
-    this.#registration = container ? first.then(() => this.#register(onNewer)).catch(() => null) : Promise.resolve(null);
+    this.#registration = container ? first.then(() => this.#register(onNewer, onAsked)).catch(() => null) : Promise.resolve(null);
     /** Resolves when the service worker is in charge, or when it is clear that none will be soon: it sees the requests of those workers alone that start later. */
     this.inCharge = first.then(() => atMost(IN_CHARGE_MS, this.#registration));
+    /** Resolves when the browser has asked whether the site has changed, or may be doing so for long. */
+    this.asked = this.#wasInCharge ? atMost(ASKED_MS, this.#registration.then((registration) => registration?.update().finally(onAsked))).catch(() => {}) : Promise.resolve();
+    if (this.#wasInCharge) this.asked.then(() => Array.from({ length: N_HELD }, hold)); // not sooner: the question would wait for them
     container?.addEventListener("controllerchange", () => {
       if (this.#isAsked) return location.reload();
       if (this.#wasInCharge) {
@@ -34,15 +57,19 @@ export class Service {
     });
   }
 
-  async #register(onNewer) {
+  async #register(onNewer, onAsked) {
     const registration = await container.register("sw.js", { updateViaCache: "none" });
+    if (!this.#wasInCharge) onAsked();
     const offer = () => registration.waiting && container.controller && onNewer();
     registration.addEventListener("updatefound", () => registration.installing?.addEventListener("statechange", offer));
     offer();
     if (registration.active) return registration;
     await activated(registration.installing ?? registration.waiting);
     const version = document.querySelector("meta[name=version]").content;
-    return (await ask(registration, { type: "claim", version })) ? registration : null;
+    const isClaimed = await ask(registration, { type: "claim", version });
+    // The page hears of its controller a little later than of its answer.
+    if (isClaimed && !container.controller) await new Promise((resolve) => container.addEventListener("controllerchange", resolve, { once: true }));
+    return isClaimed ? registration : null;
   }
 
   /** Has the wasm build in use kept, and waits for it where the service worker is in charge, so that no request is left for later. */
@@ -51,10 +78,25 @@ export class Service {
     if (container?.controller) await atMost(KEEP_MS, kept);
   }
 
+  /** Has nothing handed on to the network as long as this page is there; resolves with whether a service worker sees to that. */
+  async lock() {
+    const registration = container?.controller && (await this.#registration);
+    return Boolean(registration && (await ask(registration, { type: "lock" })));
+  }
+
+  /** Ends the service worker, which keeps nothing from now on. This page stays in its charge as long as it is open. */
+  async forget() {
+    const registration = await container?.getRegistration();
+    if (!registration) return;
+    if (registration.active) await ask(registration, { type: "forget" });
+    await registration.unregister();
+  }
+
   /** Reloads the page as its newer version. */
   async renew() {
     this.#isAsked = true;
-    const waiting = (await container.getRegistration())?.waiting;
+    const { waiting, active } = (await container.getRegistration()) ?? {};
+    active?.postMessage({ type: "release" }); // with requests under way it would not give way
     if (waiting) waiting.postMessage({ type: "take over" });
     else location.reload();
   }

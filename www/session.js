@@ -39,13 +39,10 @@ const makeRank = (Worker) => new Worker(new URL("./rank.js", import.meta.url), {
  */
 export function startWorker(make, name) {
   return make(function (url, options) {
-    const { href } = new URL(url, location.href);
+    const href = typeof url === "string" ? new URL(url, location.href).href : url.href; // as a bundler has written it
     return new Worker(startsFromBlobs ? blobUrl(`import ${JSON.stringify(href)};`) : href, { ...options, name });
   });
 }
-
-/** Starts the store by itself. */
-export const startStore = () => startWorker(makeStore, "store");
 
 const blobUrl = (script) => URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
 
@@ -125,6 +122,7 @@ export class Session {
         if (message.type === "loaded") resolve(message.info);
         if (message.memory) this.memoryBytes[rank] = message.memory;
         if (message.type === "pong") this.#ponged(rank);
+        if (message.type === "locked") worker.locked();
         if (message.id !== undefined) this.#heard(message);
       });
       const lock = globalThis.navigator?.locks ? `${this.locks} ${rank}` : null;
@@ -203,6 +201,15 @@ export class Session {
     if (!this.asked?.waiting.delete(rank) || this.asked.waiting.size > 0) return;
     this.asked.resolve();
     this.asked = null;
+  }
+
+  /** Has every rank give up the network; resolves when all have. */
+  async lock() {
+    const locked = this.ranks.map((worker) => new Promise((resolve) => {
+      worker.locked = resolve;
+      worker.postMessage({ type: "lock" });
+    }));
+    await Promise.race([Promise.all(locked), this.ended]);
   }
 
   /** The store has done its work. */

@@ -26,16 +26,16 @@ export const requests = new Requests(new URL("./", Array.isArray(asked.source) ?
 export const samples = {};
 samples.areIn = new Promise((resolve) => (samples.arrived = resolve));
 
-export const service = new Service({ onNewer: () => (byId("update").hidden = false), after: samples.areIn });
+export const service = new Service({ onNewer: () => (byId("update").hidden = false), after: samples.areIn, onAsked: () => requests.add(new URL("sw.js", document.baseURI).href, Date.now()) });
 
 // What is going on. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` gave: of this model,
 // and of one that the person chose to take its place. `source` is where it comes from, `working` where the one came from that worked last; `lost` is why it
 // is over; `encoded` says whether the image is with it; `suspect` is the image that it was looking at when it stopped; `waits` whether a download waits for
-// the network. `talk` is the identity of the present conversation, `frame` what the engine has said of its picture, `modelName` whose answers it holds; `record` what of both its copies say, as soon as `recording` is over;
+// the network, `isLocked` whether nothing may be fetched any more. `talk` is the identity of the present conversation, `frame` what the engine has said of its picture, `modelName` whose answers it holds; `record` what of both its copies say, as soon as `recording` is over;
 // `before` is the one before it, which comes back if its picture is refused, as `refused` says.
 export const state = {
   source: asked.source, working: null, loading: null, next: null, waits: false, model: null, info: null, lost: null,
-  file: null, sample: null, encoded: false, suspect: null, chat: null, asking: null, opened: 0,
+  isLocked: false, file: null, sample: null, encoded: false, suspect: null, chat: null, asking: null, opened: 0,
   talk: newIdentity(), frame: null, modelName: null, record: noRecord(), recording: null, before: null, refused: false,
 };
 

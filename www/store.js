@@ -7,8 +7,6 @@
 //     `early` is the manifest as it was fetched, if it was
 //   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, waits }, ...
 //     verify }                                               { type: "served", cached, note }
-//   { type: "cached", manifestUrl }                          { type: "cached", bytes, complete }
-//   { type: "forget", manifestUrl }                          { type: "forgotten" }
 //   { type: "ping" }                                         { type: "pong" }
 //   any of them                                              { type: "failed", error: { kind, message, detail, instead } }, where `instead` are
 //                                                              options of `load` that would do
@@ -39,7 +37,7 @@ let model = null; // { url, manifest, bytes, folder, note, chunks, progress }
 
 self.addEventListener("message", async ({ data }) => {
   try {
-    await { open, serve, cached, forget, ping: () => postMessage({ type: "pong" }) }[data.type](data);
+    await { open, serve, ping: () => postMessage({ type: "pong" }) }[data.type](data);
   } catch (error) {
     const { kind = "internal", message, detail = error.kind ? "" : String(error.stack ?? ""), instead } = error;
     postMessage({ type: "failed", error: { kind, message, detail, instead } });
@@ -341,15 +339,4 @@ class Progress {
     this.told = performance.now();
     postMessage({ type: "progress", done: this.done, total: this.total, waits: this.n_waiting > 0 });
   }
-}
-
-async function cached({ manifestUrl }) {
-  const folder = await Folder.peek(manifestUrl);
-  const bytes = folder ? await folder.size() : 0;
-  postMessage({ type: "cached", bytes, complete: Boolean(await folder?.manifest()) });
-}
-
-async function forget({ manifestUrl }) {
-  await Folder.forget(manifestUrl);
-  postMessage({ type: "forgotten" });
 }

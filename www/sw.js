@@ -5,13 +5,18 @@
 // Messages from a page (service.js)                          answered over its port by
 //   { type: "claim", version, port }                         whether the page is of this version: if so, it is in this worker's charge from now on
 //   { type: "keep", build, port }                            whether this wasm build is kept
+//   { type: "lock", port }                                   true: from now on nothing goes to the network as long as that page is there
+//   { type: "forget", port }                                 true: from now on nothing is kept
+//   { type: "release" }                                      nothing: requests that are held (see `hold`) are answered
 //   { type: "take over" }                                    nothing: the person asked for the new version
+// Every page of this site hears { type: "request", url, time } of each request that goes to the network, with a time at which it was under way.
 
 const VERSION = "development";
 const FILES = {}; // path: [bytes, sha256]
 
 const CACHE = `llama3med-${VERSION}`;
 const EXTRAS = "llama3med-checked-extras";
+const LOCKS = "llama3med-locks";
 
 // What a browser refuses to use under any other type.
 const TYPES = { html: /^text\/html/, js: /^(text|application)\/(x-)?javascript/, css: /^text\/css/ };
@@ -35,7 +40,7 @@ async function keepPage() {
 self.addEventListener("activate", (event) => {
   event.waitUntil((async () => {
     for (const name of await caches.keys()) {
-      if (name.startsWith("llama3med-") && name !== CACHE && name !== EXTRAS) await caches.delete(name);
+      if (name.startsWith("llama3med-") && ![CACHE, EXTRAS, LOCKS].includes(name)) await caches.delete(name);
     }
   })());
 });
@@ -46,9 +51,50 @@ self.addEventListener("message", (event) => {
   if (type === "take over") self.skipWaiting();
   if (type === "claim") answer(version === VERSION ? self.clients.claim().then(() => true) : Promise.resolve(false));
   if (type === "keep") answer(keepBuild(`pkg/llama3med_${build}_bg.wasm`));
+  if (type === "lock") answer(lock(event.source.id));
+  if (type === "forget") {
+    isForgotten = true;
+    release(); // a worker that is busy cannot be given up
+    answer(Promise.resolve(true));
+  }
+  if (type === "release") release();
 });
 
+// ---- the lock: pages that have locked the network, by their clients' ids; kept where they outlive this worker, which the browser may end at any time
+
+const idOf = (url) => new URL(url).searchParams.get("lock");
+let isAnyLocked = null; // null: not known yet
+const locksKnown = (async () => {
+  const ids = (await caches.has(LOCKS)) ? (await (await caches.open(LOCKS)).keys()).map(({ url }) => idOf(url)) : [];
+  isAnyLocked ??= ids.length > 0;
+})().catch(() => (isAnyLocked ??= false));
+
+async function lock(id) {
+  isAnyLocked = true;
+  await (await caches.open(LOCKS)).put(`?lock=${id}`, new Response());
+  return true;
+}
+
+/** Whether a page that has locked the network is still there. */
+async function isLocked() {
+  await locksKnown;
+  if (!isAnyLocked) return false;
+  const locks = await caches.open(LOCKS);
+  const pages = await Promise.all((await locks.keys()).map(async (request) => (await self.clients.get(idOf(request.url))) || (await locks.delete(request), null)));
+  isAnyLocked = pages.some(Boolean);
+  return isAnyLocked;
+}
+
+/** From the network, if that is not locked. */
+async function fetchUnlocked(request) {
+  if (await isLocked()) throw new TypeError("the network is locked");
+  return fetch(request);
+}
+
+let isForgotten = false; // the person wants nothing kept; whoever opens the page next gets another worker
+
 async function keepBuild(path) {
+  if (isForgotten) return false;
   const cache = await caches.open(CACHE);
   if (path in FILES && !(await cache.match(path))) await (await fetchAndKeep(path)).kept;
   return Boolean(await cache.match(path));
@@ -58,7 +104,7 @@ async function keepBuild(path) {
 async function fetchOwn(path) {
   let problem;
   for (const cache of ["no-cache", "reload"]) {
-    const response = await fetch(new Request(path, { cache }));
+    const response = await fetchUnlocked(new Request(path, { cache }));
     const bytes = await response.arrayBuffer();
     problem = await problemOf(path, response, bytes);
     // A copy: what was redirected on the way could not answer the request for a page.
@@ -86,7 +132,7 @@ async function fetchAndKeep(path) {
   if (!coming.has(path)) coming.set(path, fetchOwn(path).finally(() => coming.delete(path)));
   const response = await coming.get(path);
   const copy = response.clone();
-  const kept = caches.open(CACHE).then((cache) => cache.put(path, copy)).catch(() => {});
+  const kept = isForgotten ? null : caches.open(CACHE).then((cache) => cache.put(path, copy)).catch(() => {});
   return { response: response.clone(), kept };
 }
 
@@ -99,8 +145,9 @@ async function ownFile(event, path) {
   if (kept) await cache.delete(path);
   // The browser has lost what was kept: the page comes from the host, whatever its version is by now; it is kept again if it is still this one.
   if (!(await cache?.match("index.html"))) {
-    if (request.mode === "navigate") event.waitUntil(keepPage().catch(() => {}));
-    return fetch(request);
+    if (request.mode !== "navigate") return fetchUnlocked(request);
+    if (!isForgotten) event.waitUntil(keepPage().catch(() => {}));
+    return fetch(request); // whoever goes to a page unlocks it
   }
   try {
     const { response, kept } = await fetchAndKeep(path);
@@ -116,7 +163,7 @@ async function ownFile(event, path) {
 async function extra(event) {
   const { request } = event;
   try {
-    const response = await fetch(request);
+    const response = await fetchUnlocked(request);
     if (response.ok) event.waitUntil(keepExtra(request.url, response.clone()).catch(() => {}));
     return response;
   } catch (error) {
@@ -128,25 +175,49 @@ async function extra(event) {
 
 /** Keeps what is a manifest or a picture: hosts answer with web pages in their place, too. */
 async function keepExtra(url, response) {
+  if (isForgotten) return;
   if (/\.json$/.test(new URL(url).pathname)) JSON.parse(await response.clone().text());
   else if (!/^image\//.test(response.headers.get("Content-Type") ?? "")) return;
   await (await caches.open(EXTRAS)).put(url, response);
 }
 
-// Tells the pages of this site about a request that a worker made; pages see their own.
-async function reportWorkerRequest(event) {
-  const client = await self.clients.get(event.clientId);
-  if (!client || client.type === "window") return;
-  for (const page of await self.clients.matchAll({ type: "window" })) page.postMessage({ type: "request", url: event.request.url });
+// ---- what the pages are told
+
+async function tell(url, time) {
+  const { scope } = self.registration;
+  const pages = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
+  pages.filter((page) => page.url.startsWith(scope)).forEach((page) => page.postMessage({ type: "request", url, time }));
 }
+
+const isFromNetwork = ({ transferSize, decodedBodySize }) => transferSize > 0 || decodedBodySize === 0; // as in requests.js
+
+// What this worker fetches, for itself or for others.
+new PerformanceObserver((list) => list.getEntries().filter(isFromNetwork).forEach(({ name, responseEnd }) => tell(name, performance.timeOrigin + responseEnd)))
+  .observe({ type: "resource" });
+
+// ---- requests that are held: a page has some under way for as long as it lives (service.js says why)
+
+const HOLD_MS = 240_000; // Chromium ends a worker whose request takes five minutes
+const RELEASED = 204; // not to be asked for again; with any other answer it is
+const held = [];
+
+function hold() {
+  return new Promise((resolve) => {
+    held.push(resolve);
+    setTimeout(resolve, HOLD_MS, new Response(null, { status: 205 }));
+  });
+}
+
+const release = () => held.splice(0).forEach((answer) => answer(new Response(null, { status: RELEASED })));
 
 self.addEventListener("fetch", (event) => {
   const { request } = event;
-  event.waitUntil(reportWorkerRequest(event));
   const url = new URL(request.url);
   const scope = new URL(self.registration.scope);
-  if (request.method !== "GET" || url.origin !== scope.origin || !url.pathname.startsWith(scope.pathname)) return;
-  const path = url.pathname.slice(scope.pathname.length) || "index.html";
-  if (Object.hasOwn(FILES, path)) event.respondWith(ownFile(event, path));
-  else if (/\.(json|png|jpe?g)$/.test(path) && !request.headers.has("range")) event.respondWith(extra(event));
+  const path = request.method === "GET" && url.origin === scope.origin && url.pathname.startsWith(scope.pathname) ? url.pathname.slice(scope.pathname.length) || "index.html" : null;
+  if (request.headers.has("X-Hold")) event.respondWith(hold());
+  else if (path !== null && Object.hasOwn(FILES, path)) event.respondWith(ownFile(event, path));
+  else if (path !== null && /\.(json|png|jpe?g)$/.test(path) && !request.headers.has("range")) event.respondWith(extra(event));
+  else if (isAnyLocked !== false && request.mode !== "navigate") event.respondWith(fetchUnlocked(request));
+  else event.waitUntil(tell(request.url, Date.now())); // the browser's own affair
 });

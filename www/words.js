@@ -68,6 +68,7 @@ const KINDS = {
   cut: ["A file of the model is cut short.", "Load the model again; if that does not help, the file was not copied whole: copy it again or tell the owner of this page."],
   program: ["A part of this page's program arrived damaged.", "Load the model again; if that does not help, tell the owner of this page."],
   stopped: ["Loading was stopped.", AGAIN],
+  locked: ["The network is locked.", "Reload the page: that unlocks it."],
   replaced: ["A newer version of this page has taken over in another tab.", "Reload this one."],
   invalid: ["This setting cannot be used."],
   hash: ["A part of the model arrived damaged, twice.", "Load the model again; if that does not help, tell the owner of this page."],

@@ -271,14 +271,36 @@ test("the cached model is deleted on request", async (t) => {
   const { page, info, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
+  await page.reload(); // the service worker has seen the manifest, too
+  await on.ready();
+  // All that this browser keeps, wherever a page can keep something.
   const kept = () => page.evaluate(async () => {
-    let n = 0;
-    for await (const entry of (await navigator.storage.getDirectory()).values()) for await (const model of entry.values()) n += Boolean(model);
-    return n;
+    const found = { files: [], cached: [], registrations: (await navigator.serviceWorker.getRegistrations()).length, stored: localStorage.length + sessionStorage.length, databases: (await indexedDB.databases()).length };
+    const look = async (folder, path) => {
+      for await (const entry of folder.values()) entry.kind === "directory" ? await look(entry, `${path}${entry.name}/`) : found.files.push(path + entry.name);
+    };
+    await look(await navigator.storage.getDirectory(), "");
+    for (const name of await caches.keys()) for (const { url } of await (await caches.open(name)).keys()) found.cached.push(new URL(url).pathname);
+    return found;
   });
-  assert.equal(await kept(), 1);
+  const before = await kept();
+  const n_chunks = chunks().length;
+  assert.equal(before.files.length, n_chunks + 1);
+  assert.ok(before.cached.includes("/models/test/manifest.json") && before.cached.includes("/page.js") && before.registrations === 1);
   await info.locator("summary").click();
+  await page.locator("#kept-here", { hasText: `models, ${n_chunks + 1} files of` }).waitFor();
+  assert.match(await page.locator("#kept-here").textContent(), new RegExp(`the page itself, ${before.cached.length} files of [\\d.]+ MB`));
   await page.getByRole("button", { name: "Delete the cached model" }).click();
   await page.getByText("Deleted.").waitFor();
-  assert.equal(await kept(), 0);
+  await page.locator("#kept-here", { hasText: /^Kept on this device: the page itself/ }).waitFor();
+  const rest = await kept();
+  assert.deepEqual([rest.files, rest.cached.filter((path) => path.startsWith("/models/test/"))], [[], []]);
+  // The page goes on, and loads what it needs once more without keeping any of it.
+  await page.getByRole("button", { name: "Delete the page's own files too" }).click();
+  await page.getByText("Deleted, with all models.").waitFor();
+  await page.locator("#kept-here", { hasText: "Kept on this device: nothing." }).waitFor();
+  await on.show();
+  assert.ok((await on.answerTo("What is this?")).length > 0);
+  await page.evaluate(() => Promise.all(["models/test/manifest.json", "words.js"].map((path) => fetch(path).then((response) => response.text()))));
+  assert.deepEqual(await kept(), { files: [], cached: [], registrations: 0, stored: 0, databases: 0 });
 });
