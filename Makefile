@@ -22,7 +22,7 @@ TOOLS := $(TARGET)/tools/debug
 TOOLS_BUILD := cargo build --locked --manifest-path tools/Cargo.toml --target-dir $(TARGET)/tools
 WASM := $(TARGET)/wasm32-unknown-unknown/wasm/llama3med_module.wasm
 WASM_BUILD := cargo build --locked --profile wasm -p llama3med-module --target wasm32-unknown-unknown
-WASM_TEST := cargo test --locked --profile wasm -p llama3med --target wasm32-unknown-unknown --test kernels
+WASM_TEST := cargo test --locked --profile wasm -p llama3med-arithmetic --target wasm32-unknown-unknown --test kernels
 QUANTIZE := $(TARGET)/debug/quantize
 # The demo model lies in the repository; another checkpoint is converted.
 DEMO := $(if $(filter demo/checkpoint,$(CHECKPOINT)),demo/model,$(TARGET)/demo-model)

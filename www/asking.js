@@ -2,7 +2,7 @@
 
 import { reloadModel, showLost, withMoreRanks } from "./loading.js";
 import { showNumbers } from "./numbers.js";
-import { announce, asked, byId, conversation, guarded, heard, imageRefused, on, picture, rest, sees, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
+import { announce, asked, byId, conversation, guarded, hooks, imageRefused, on, picture, rest, sees, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
 import { explain, showError, speedText } from "./words.js";
 
 export function closeChat() {
@@ -38,7 +38,7 @@ export async function startChat(model) {
 /** The picture is with the model, if there is one: `frame` is what the engine says of it. */
 export function showEncoded(info, frame) {
   Object.assign(state, { encoded: true, frame });
-  picture.light(0, 0);
+  picture.light(0, 0); // no tile is under way any more
   showNumbers(byId("numbers"), info, state.chat);
   rest();
 }
@@ -58,7 +58,7 @@ function imageFailed(error) {
   closeChat();
   if (state.lost) return state.asking ? undefined : showLost();
   state.refused = true;
-  heard.refused();
+  hooks.refused();
   imageRefused(explainFailure(error), withMoreRanks(error));
   setModelLine("ready");
 }
@@ -133,7 +133,7 @@ export async function ask(question) {
     if (state.asking === asking) state.asking = null;
     showAsking(Boolean(state.asking));
     byId("keep").hidden = !conversation.turns.some((each) => each.text);
-    heard.answered(record, asking.info);
+    hooks.answered(record, asking.info);
     if (turn === conversation.turns.at(-1)) conversation.follow(); // what has appeared around it took room
     if (!turn.failed && file === state.file) rest();
   }

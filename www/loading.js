@@ -3,14 +3,14 @@
 import { load } from "./llama3med.js";
 import { choiceText } from "./files.js";
 import { showModel } from "./numbers.js";
-import { announce, asked, byId, conversation, guarded, heard, ownModel, requests, rest, samples, service, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
+import { announce, asked, byId, conversation, guarded, hooks, ownModel, requests, rest, samples, service, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
 import { explain, showError, showNote, WAITS } from "./words.js";
 
 /** Begins to load a model: `model` is a promise of it; `giveUp` ends it, loaded or not. */
 export function begin(source, onOpened) {
   const abort = new AbortController();
   const loading = { source, giveUp };
-  const options = { ranks: asked.ranks, build: asked.build, template: asked.template, signal: abort.signal, onOpened, onManifest: (manifest) => heard.manifest(loading, manifest), onProgress: (progress) => loadProgress(loading, progress) };
+  const options = { ranks: asked.ranks, build: asked.build, template: asked.template, signal: abort.signal, onOpened, onManifest: (manifest) => hooks.manifest(loading, manifest), onProgress: (progress) => loadProgress(loading, progress) };
   async function inCharge() {
     await service.inCharge;
     if (service.isReplaced) throw Object.assign(new Error("its files are no longer kept here"), { kind: "replaced" });
@@ -91,7 +91,7 @@ function modelReady(model) {
   byId("forget").hidden = Array.isArray(state.source);
   byId("lock").disabled = false;
   announce("The model is ready.");
-  heard.ready(model);
+  hooks.ready(model);
 }
 
 function modelFailed(error) {
@@ -191,6 +191,6 @@ function divide(word) {
   state.chat = null;
   byId("image-error").replaceChildren();
   if (conversation.turns.length > 0) conversation.divide(word);
-  heard.afresh();
+  hooks.afresh();
   state.suspect = null;
 }

@@ -1,7 +1,15 @@
 // A model's answer, which may hold Markdown, as elements of the page. `marked` only cuts it into tokens; elements are made of them here, and what is text
 // is set as text: HTML in an answer is shown as it was written, links and images by name and address. Nothing of an answer is ever parsed as HTML.
 
-import { lexer } from "./marked/marked.esm.js";
+let lexer = null;
+let loading = null;
+
+/** Fetches `marked`, which nothing on the page needs sooner than an answer; resolves when it is there. */
+export function loadMarkdown() {
+  loading ??= import("./marked/marked.esm.js").then((marked) => (lexer = marked.lexer));
+  loading.catch(() => (loading = null)); // the next answer tries again
+  return loading;
+}
 
 function element(name, children, attributes = {}) {
   const made = document.createElement(name);
@@ -108,13 +116,25 @@ export class Markdown {
   #text = "";
   #start = 0; // of the last block
   #last = []; // its elements
+  #waiting = null; // what is to be drawn when `marked` is there
 
   constructor(root) {
     this.root = root;
   }
 
-  /** Draws all of `text`, which begins with what was drawn before; `isOver` when nothing more will come, `isCut` when it is not whole then. */
+  /**
+   * Draws all of `text`, which begins with what was drawn before; `isOver` when nothing more will come, `isCut` when it is not whole then. As long as `marked`
+   * is not there, the text is shown as it was written.
+   */
   draw(text, isOver, isCut = false) {
+    if (lexer) return this.#draw(text, isOver, isCut);
+    this.root.textContent = text;
+    const isFirst = !this.#waiting;
+    this.#waiting = [text, isOver, isCut];
+    if (isFirst) loadMarkdown().then(() => (this.root.replaceChildren(), this.#draw(...this.#waiting)), () => (this.#waiting = null));
+  }
+
+  #draw(text, isOver, isCut) {
     this.#text = text.replace(/\r\n?/g, "\n");
     const tail = this.#text.slice(this.#start);
     const tokens = lexer(isOver && !isCut ? tail : closed(withoutPending(tail)));

@@ -3,19 +3,19 @@
 import { closeChat, enlarge, explainFailure, showAsking, showChips, showEncoded, startChat } from "./asking.js";
 import { choosePictures, looksLikePicture, sortFiles, startOf } from "./files.js";
 import { openModel, showLost } from "./loading.js";
-import { asked, byId, conversation, guarded, heard, imageRefused, manifestUrl, newIdentity, noRecord, on, picture, requests, rest, samples, sees, service, setStatus, state, unexpected } from "./state.js";
+import { asked, byId, conversation, guarded, hooks, imageRefused, manifestUrl, newIdentity, noRecord, on, picture, requests, rest, samples, sees, service, setStatus, state, unexpected } from "./state.js";
 import { headText, modelText, pictureText } from "./record.js";
 import { MAX_TALKS, Talks } from "./talks.js";
 import { bytesText, explain, showError, showNote } from "./words.js";
 
 // What the manifest says is shown before the model is there; whether it is true the model will tell.
-heard.manifest = async (loading, manifest) => {
+hooks.manifest = async (loading, manifest) => {
   if (manifest && loading === state.loading) showSamples(manifest.samples ?? []);
   await Promise.allSettled([...byId("samples").querySelectorAll("img")].map((image) => image.decode()));
   samples.arrived();
 };
 
-heard.ready = (model) => {
+hooks.ready = (model) => {
   showSight();
   if (byId("samples").hidden) showSamples(model.info.samples ?? []);
   showChips();
@@ -25,7 +25,7 @@ heard.ready = (model) => {
 
 export const talks = new Talks(byId("talk-list"), presentTalk, { open: guarded(returnTo), remove: removePresent });
 
-heard.answered = (record, info) => {
+hooks.answered = (record, info) => {
   state.recording = keepRecord(record, info).catch(unexpected);
   showTalks();
 };
@@ -49,12 +49,12 @@ function showRecord() {
 }
 
 // The conversation before comes back if nothing was said about the picture that the model cannot read.
-heard.refused = () => {
+hooks.refused = () => {
   const { before } = state;
   if (before && conversation.turns.length === 0) returnTo(before).catch(unexpected);
 };
 
-heard.afresh = () => state.file && state.suspect === state.file && leaveSuspect();
+hooks.afresh = () => state.file && state.suspect === state.file && leaveSuspect();
 
 const noVision = () => explain({ kind: "no-vision", message: `${state.info.name} has no image encoder` });
 

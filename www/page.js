@@ -1,12 +1,14 @@
 // The page: an image, questions, streamed answers. It wires the document to the client (llama3med.js) and computes nothing itself.
-// What its address asks for is read in query.js. The halves are loading.js (the model), opening.js (the picture) and asking.js (questions and answers); what they share is in state.js.
+// What its address asks for is read in query.js. The parts are loading.js (the model), opening.js (the picture) and asking.js (questions and answers); what
+// they share is in state.js.
 
 import { ask, enlarge, stop } from "./asking.js";
 import { copyText, saveText } from "./conversation.js";
 import { filesOf, sortFiles, textOf } from "./files.js";
-import { canKeep } from "./kept.js";
-import { deleteModel, deletePage, whatIsKept } from "./keeping.js";
+import { canKeep } from "./talk_store.js";
+import { deleteModel, deletePage, whatIsKept } from "./storage.js";
 import { lockPage } from "./lock.js";
+import { loadMarkdown } from "./markdown.js";
 import { addressFailed, begin, openModel, use } from "./loading.js";
 import { head, openFiles, openImage, showTalks, talks } from "./opening.js";
 import { heldUrl } from "./service.js";
@@ -159,6 +161,7 @@ function wireLock() {
     if (state.isLocked) return location.reload();
     const model = await state.model;
     lock.disabled = true;
+    await loadMarkdown().catch(() => {}); // later it could not be fetched
     await model.lock();
     const withService = await service.lock();
     lockPage(withService ? heldUrl() : undefined);
@@ -201,6 +204,7 @@ wireTalks().catch(unexpected);
 wireModel();
 wireLock();
 wireCache();
+samples.areIn.then(loadMarkdown).catch(() => {});
 asked.notes.forEach((note) => showNote(byId("notes"), note, note));
 if (location.protocol === "file:") {
   // start.js has said why nothing works here.

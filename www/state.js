@@ -1,4 +1,4 @@
-// What the halves of the page share: its elements, what is going on, the status line, and what is said when something unforeseen happens.
+// What the parts of the page share: its elements, what is going on, the status line, and what is said when something unforeseen happens.
 
 import { Conversation } from "./conversation.js";
 import { Picture } from "./picture.js";
@@ -31,8 +31,9 @@ export const service = new Service({ onNewer: () => (byId("update").hidden = fal
 // What is going on. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` gave: of this model,
 // and of one that the person chose to take its place. `source` is where it comes from, `working` where the one came from that worked last; `lost` is why it
 // is over; `encoded` says whether the image is with it; `suspect` is the image that it was looking at when it stopped; `waits` whether a download waits for
-// the network, `isLocked` whether nothing may be fetched any more. `talk` is the identity of the present conversation, `frame` what the engine has said of its picture, `modelName` whose answers it holds; `record` what of both its copies say, as soon as `recording` is over;
-// `before` is the one before it, which comes back if its picture is refused, as `refused` says.
+// the network, `isLocked` whether nothing may be fetched any more. `talk` is the identity of the present conversation, `frame` what the engine has said of
+// its picture, `modelName` whose answers it holds; `record` is what its copies say of both, as soon as `recording` is over; `before` is the conversation
+// before it, which comes back if its picture is `refused`.
 export const state = {
   source: asked.source, working: null, loading: null, next: null, waits: false, model: null, info: null, lost: null,
   isLocked: false, file: null, sample: null, encoded: false, suspect: null, chat: null, asking: null, opened: 0,
@@ -49,8 +50,11 @@ export function newIdentity() {
   return { id: `${Date.now()}-${Math.random().toString(36).slice(2)}`, at: Date.now() };
 }
 
-/** What the picture's half does when a manifest has come, when a model is ready, before one begins anew, when the model cannot read a picture, and after an answer: opening.js sets all. */
-export const heard = { manifest: () => {}, ready: () => {}, afresh: () => {}, refused: () => {}, answered: () => {} };
+/**
+ * What is done when a manifest has come, when a model is ready, before one begins anew, when the model cannot read a picture, and after an answer. opening.js
+ * sets all: imports go the other way.
+ */
+export const hooks = { manifest: () => {}, ready: () => {}, afresh: () => {}, refused: () => {}, answered: () => {} };
 
 // ---- status: one line, one bar, and announcements at the turns of events
 

@@ -1,7 +1,7 @@
 // The conversations of this visit, as a list that one can return to. What they hold and how one is opened is opening.js's affair; what is kept on this device,
-// kept.js's.
+// talk_store.js's.
 
-import { Kept } from "./kept.js";
+import { Kept } from "./talk_store.js";
 
 /** More are not begun before some are deleted. */
 export const MAX_TALKS = 100;

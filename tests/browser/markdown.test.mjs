@@ -14,7 +14,8 @@ async function openPage(t) {
   const { page, seen } = await newPage(browser, t);
   await page.goto(`${site.url}icon.svg`);
   await page.evaluate(async (url) => {
-    const { Markdown } = await import(url);
+    const { loadMarkdown, Markdown } = await import(url);
+    await loadMarkdown();
     const body = document.implementation.createHTMLDocument("").body;
     window.make = () => {
       const root = body.ownerDocument.createElement("div");
@@ -133,4 +134,19 @@ test("on the page marks are shown as what they mean and are not spoken; what is 
   await page.locator("#copy").click();
   await page.getByText("Copied").waitFor();
   assert.ok((await page.evaluate(() => navigator.clipboard.readText())).includes("\n\nModel:\n## Findings\n\nThe heart is **not enlarged**. Two signs:\n\n1. *Opacity*, left upper zone\n"));
+});
+
+test("an answer that is there before the means to read Markdown is shown as it was written, then as what it means", async (t) => {
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  const standIn = await startSite({ fake: true, fault: (path) => path === "marked/marked.esm.js" && held.then(() => false) });
+  t.after(() => standIn.stop());
+  const { page, answer, ...on } = await newPage(browser, t);
+  await on.open(standIn, "fake=markdown");
+  await on.ready();
+  await on.show();
+  assert.match(await on.answerTo("What is this?"), /^## Findings\n\nThe heart is \*\*not enlarged\*\*\./);
+  release();
+  await answer.locator("strong", { hasText: "not enlarged" }).waitFor();
+  assert.doesNotMatch(await answer.textContent(), /\*\*|## /);
 });

@@ -4,8 +4,8 @@
 //! (needs wasm-bindgen-test-runner of the version in Cargo.lock on the PATH, and chromedriver; `webdriver.json` lies in this folder):
 //!
 //! ```sh
-//! CHROMEDRIVER=/usr/bin/chromedriver cargo test -p llama3med --release --target wasm32-unknown-unknown --test kernels
-//! CHROMEDRIVER=/usr/bin/chromedriver cargo test -p llama3med --release --target wasm32-unknown-unknown --test kernels --features relaxed-simd
+//! CHROMEDRIVER=/usr/bin/chromedriver cargo test -p llama3med-arithmetic --profile wasm --target wasm32-unknown-unknown --test kernels
+//! CHROMEDRIVER=/usr/bin/chromedriver cargo test -p llama3med-arithmetic --profile wasm --target wasm32-unknown-unknown --test kernels --features relaxed-simd
 //! ```
 
 use half::{bf16, f16};
