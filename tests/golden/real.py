@@ -28,6 +28,12 @@ NAMES = {
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }
 QUESTIONS = ["What is the capital of France?", "Explain in two sentences what a stethoscope is.", "List three causes of a cough."]
+# For llama.cpp besides: two engines that round differently can only be compared over many answers.
+MORE_QUESTIONS = [
+    "What is the largest planet?", "Explain how vaccines work.", "Write a short poem about the sea.", "Who was Marie Curie?", "Name four bones of the arm.",
+    "How do I boil an egg?", "What does the heart do?", "Why is the sky blue?", "Write a Python function that reverses a string.", "What is pneumonia?",
+    "Describe a winter morning.", "What is the difference between a virus and a bacterium?", "Give me three tips for sleeping well.",
+]
 N_TOKENS = 40
 SIDE, PATCH = 56, 14
 IMAGE = "<filename>"  # a token of the vocabulary that stands for an image token: the converter needs none
@@ -179,7 +185,7 @@ def llama_cpp(path, tokenizer, reader):
     import llama_cpp as library
 
     llama = library.Llama(str(path), n_ctx=512, n_threads=2, logits_all=True, verbose=False, type_k=0, type_v=0)
-    for question in QUESTIONS:
+    for question in QUESTIONS + MORE_QUESTIONS:
         text = conversation(reader, question)
         prompt = llama.tokenize(text.encode(), add_bos=False, special=True)
         assert prompt == tokenizer.encode(text, add_special_tokens=False).ids, "llama.cpp and tokenizers read a prompt as other tokens"
