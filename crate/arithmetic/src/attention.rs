@@ -73,6 +73,7 @@ vectorized! {
     /// `out` (n_queries, n_heads * head_dim) = softmax(q k^T / sqrt(head_dim)) v.
     ///
     /// With `first_pos`, query i stands at position first_pos + i and sees the keys up to its own position; without, it sees all.
+    #[inline(never)]
     pub fn attend(q: &[f32], pages: &[Page], heads: &Heads, first_pos: Option<usize>, out: &mut [f32]) {
         attend_heads(q, pages, heads, first_pos, out)
     }

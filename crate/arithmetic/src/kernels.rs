@@ -99,6 +99,7 @@ impl Kernel {
     }
 
     /// `out` (n_tokens, n_rows) = activations times the transposed matrix whose groups lie in `bytes`.
+    #[inline(never)]
     pub fn matmul(self, layout: &Layout, bytes: &[u8], n_rows: usize, x: &Tiles, out: &mut [f32]) {
         assert_eq!((x.n_blocks, x.n_offsets, x.form), (layout.n_blocks, layout.n_offsets(), Some(layout.form)));
         assert_eq!(out.len(), x.n_tokens * n_rows);
@@ -145,6 +146,7 @@ pub struct Tiles {
 
 impl Tiles {
     /// Quantizes `x` (n_tokens, n_cols), which stands from column `first` on in rows of as many blocks as `layout` has, for such weights; zeros around it.
+    #[inline(never)]
     pub fn load(&mut self, x: &[f32], n_tokens: usize, first: usize, layout: &Layout) {
         let (form, n_blocks, n_offsets) = (layout.form, layout.n_blocks, layout.n_offsets());
         (self.form, self.n_tokens, self.n_blocks, self.n_offsets) = (Some(form), n_tokens, n_blocks, n_offsets);

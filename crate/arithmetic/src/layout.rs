@@ -216,6 +216,7 @@ impl Layout {
     }
 
     /// Whether all floating-point scales of one group are numbers: kernels may rely on it.
+    #[inline(never)]
     pub fn is_finite(&self, bytes: &[u8]) -> bool {
         self.runs(bytes).is_finite(self)
     }
@@ -233,6 +234,7 @@ impl Layout {
     }
 
     /// Writes row `row` (0..8) of a group: the stored `bytes` of the blocks that hold this layout's blocks. Rows that are never written must be zero bytes.
+    #[inline(never)]
     pub fn pack_row(&self, bytes: &[u8], row: usize, group: &mut [u8]) {
         let mut rest = group;
         let [heads, min_heads, scales, values, offsets] = self.run_bytes().map(|n| {
@@ -419,6 +421,7 @@ impl Group<'_> {
     }
 
     /// Decodes one row (n_blocks * 32), exactly as [`crate::quant::dequantize`] does.
+    #[inline(never)]
     pub fn row(&self, row: usize, out: &mut [f32]) {
         for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
             let quants = self.quants(block, row);

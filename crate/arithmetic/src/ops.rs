@@ -6,6 +6,7 @@ use crate::kernels::float::{erf, exp, sum, vectorized};
 
 vectorized! {
     /// `x` (n, dim) / rms(x) * weight, per row. `eps` is added to the mean square.
+    #[inline(never)]
     pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) { rms_norm_rows(x, weight, eps, out) }
 }
 
@@ -23,6 +24,7 @@ fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 
 vectorized! {
     /// (`x` - mean) / std * weight + bias, per row of `x` (n, dim). `eps` is added to the variance.
+    #[inline(never)]
     pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
         layer_norm_rows(x, weight, bias, eps, out)
     }
@@ -42,6 +44,7 @@ fn layer_norm_rows(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut 
 }
 
 /// Adds `bias` (dim) to every row of `x` (n, dim).
+#[inline(never)]
 pub fn add_bias(x: &mut [f32], bias: &[f32]) {
     for row in x.chunks_exact_mut(bias.len()) {
         for (x, bias) in row.iter_mut().zip(bias) {
@@ -51,6 +54,7 @@ pub fn add_bias(x: &mut [f32], bias: &[f32]) {
 }
 
 /// `x` += `y`.
+#[inline(never)]
 pub fn add(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
@@ -59,6 +63,7 @@ pub fn add(x: &mut [f32], y: &[f32]) {
 
 vectorized! {
     /// `gate` = silu(`gate`) * `up`: the gated MLP of Llama and of timm's `GluMlp`.
+    #[inline(never)]
     pub fn silu_mul(gate: &mut [f32], up: &[f32]) { silu_mul_values(gate, up) }
 }
 
@@ -84,6 +89,7 @@ pub enum Activation {
 
 impl Activation {
     /// Applies the function in place.
+    #[inline(never)]
     pub fn apply(self, x: &mut [f32]) {
         match self {
             Self::Gelu => gelu(x),

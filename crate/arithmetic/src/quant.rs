@@ -10,6 +10,7 @@ use half::{bf16, f16};
 pub const BLOCK: usize = 32;
 
 /// Decodes whole blocks of `bytes` into `out`.
+#[inline(never)]
 pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(bytes.len(), dtype.row_bytes(out.len()));
     let blocks = bytes.chunks_exact(dtype.block_bytes()).zip(out.chunks_exact_mut(dtype.block_len()));

@@ -23,6 +23,7 @@ impl Rope {
     }
 
     /// Prepares the positions `first..first + n`.
+    #[inline(never)]
     pub fn set_positions(&mut self, first: usize, n: usize) {
         self.table.clear();
         for pos in first..first + n {
@@ -34,6 +35,7 @@ impl Rope {
     }
 
     /// Rotates `x` (n_positions, n_heads, head_dim) in place.
+    #[inline(never)]
     pub fn rotate(&self, x: &mut [f32], n_heads: usize) {
         let half = self.freqs.len();
         if n_heads == 0 {

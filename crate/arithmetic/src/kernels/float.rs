@@ -49,6 +49,7 @@ vectorized! {
 vectorized! {
     /// Rounds `x` to integers of 16 bits and returns their scale: `scale * int` is off by at most 1/65534 of the largest magnitude of `x`, or by 4e-34. The scale is
     /// NaN where a value is not finite.
+    #[inline(never)]
     pub fn quantize_row(x: &[f32], ints: &mut [i16]) -> f32 { quantize_row_lanes(x, ints) }
 }
 
@@ -356,6 +357,7 @@ const COLUMNS: usize = 256;
 const TOKENS: usize = if cfg!(target_arch = "x86_64") { 8 } else { 4 };
 
 /// Puts `x` (n_tokens, n_cols) into the order of [`matmul`]: (n_cols / COLUMNS, n_tokens, COLUMNS), so that what is read together lies together.
+#[inline(never)]
 pub fn load(x: &[f32], n_tokens: usize, to: &mut Vec<f32>) {
     to.clear();
     let n_cols = x.len() / n_tokens.max(1);
@@ -367,6 +369,7 @@ pub fn load(x: &[f32], n_tokens: usize, to: &mut Vec<f32>) {
 
 vectorized! {
     /// `out` (n_tokens, n_rows) = activations times the transposed matrix in `bytes`: panels of 8 rows, column after column. `x` is from [`load`].
+    #[inline(never)]
     pub fn matmul(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: usize, out: &mut [f32]) {
         matmul_lanes(dtype, bytes, n_rows, x, n_cols, out)
     }
