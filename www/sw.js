@@ -100,13 +100,10 @@ async function keepBuild(path) {
   return Boolean(await cache.match(path));
 }
 
-/**
- * A file of this version, also out of the browser's cache, where the page's own request has just put it: its hash tells whether it is right. If it is not, it
- * is fetched once more, past every cache on the way.
- */
+/** A file of this version from the network: fetched once more, past every cache on the way, if it is not what it should be. */
 async function fetchOwn(path) {
   let problem;
-  for (const cache of ["force-cache", "reload"]) {
+  for (const cache of ["no-cache", "reload"]) {
     const response = await fetchUnlocked(new Request(path, { cache }));
     const bytes = await response.arrayBuffer();
     problem = await problemOf(path, response, bytes);

@@ -45,7 +45,7 @@ test("small things come first, and one bar shows all bytes from the program's fi
   const order = site.paths();
   const at = (name) => order.findIndex((path) => path.endsWith(name));
   assert.equal(order.filter((path) => path.endsWith("manifest.json")).length, 1, String(order));
-  for (const [early, late] of [["manifest.json", ".gguf.000"], ["chest.png", "sw.js"], ["fundus.png", "store.js"], ["_bg.wasm", "sw.js"]]) {
+  for (const [early, late] of [["manifest.json", ".gguf.000"], ["chest.png", "sw.js"], ["fundus.png", "rank.js"], ["_bg.wasm", "sw.js"]]) {
     assert.ok(at(early) >= 0 && at(early) < at(late), `${early} before ${late}: ${order}`);
   }
 });

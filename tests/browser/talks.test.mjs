@@ -14,6 +14,8 @@ const openTalks = async (page) => {
   await page.locator("#talks > summary").click();
   await page.locator("#talk-list li").first().waitFor();
 };
+/** Waits until the film shows the picture with this view box: the status line of the one before reads the same. */
+const framed = (page, box) => page.locator(`#overlay[viewBox="${box}"]`).waitFor({ state: "attached" });
 const talk = (page, name) => page.locator("#talk-list .talk", { hasText: name });
 
 /** Drops files anywhere on the page. */
@@ -46,7 +48,7 @@ test("another picture puts the conversation away; one returns to it and the mode
   await on.waitStatus(/^Ready: ask/);
   assert.deepEqual(await texts(page), ["First about the brain", "Second about the brain"]);
   assert.equal(await answer.textContent(), second);
-  assert.equal(await page.locator("#overlay").getAttribute("viewBox"), "0 0 256 300");
+  await framed(page, "0 0 256 300");
   await on.answerTo("Third about the brain");
   await page.locator("#numbers summary").click();
   const [, n_prompt, n_reused] = /(\d+) tokens, (\d+) of them/.exec(await page.locator("#numbers dd", { hasText: "kept from before" }).textContent()).map(Number);
@@ -64,7 +66,7 @@ test("of several pictures none vanishes, and what is open is put away", async (t
   assert.deepEqual(await page.locator("#talk-list .talk-name").allTextContents(), ["No question yet", "No question yet", "No question yet", "Before the drop"]);
   await page.locator("#talk-list .talk").nth(1).click();
   await on.waitStatus(/^Ready: ask/);
-  assert.equal(await page.locator("#overlay").getAttribute("viewBox"), "0 0 348 256");
+  await framed(page, "0 0 348 256");
 });
 
 test("more pictures than can be taken are said", async (t) => {
