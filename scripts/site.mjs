@@ -44,8 +44,8 @@ async function stamp() {
   for (const page of ["index.html", "bench.html"]) await replaceIn(join(out, page), rules);
 
   for (const build of ["relaxed", "simd128"]) {
-    const { size } = await stat(join(out, `pkg/llama3med_${build}_bg.wasm`));
-    await replaceIn(join(out, "builds.js"), [[`${build}: 0`, `${build}: ${size}`]]);
+    const { size } = await stat(join(out, `llama3med/pkg/llama3med_${build}_bg.wasm`));
+    await replaceIn(join(out, "llama3med/builds.js"), [[`${build}: 0`, `${build}: ${size}`]]);
   }
   const paths = (await filesUnder(out)).filter((path) => !path.startsWith("models/") && path !== "sw.js");
   const hash = createHash("sha256").update(await readFile(join(out, "sw.js")));
@@ -70,9 +70,9 @@ for (const name of await readdir(out).catch(() => [])) {
   if (name !== "models") await rm(join(out, name), { recursive: true });
 }
 await cp("www", out, { recursive: true });
-await cp(pkg, join(out, "pkg"), { recursive: true });
+await cp(pkg, join(out, "llama3med/pkg"), { recursive: true });
 // The page's one dependency: it cuts Markdown into tokens (markdown.js).
-for (const file of ["lib/marked.esm.js", "LICENSE.md"]) await cp(join("node_modules/marked", file), join(out, "marked", file.split("/").at(-1)));
+for (const file of ["lib/marked.esm.js", "LICENSE.md"]) await cp(join("node_modules/marked", file), join(out, "page/marked", file.split("/").at(-1)));
 await rm(join(out, "models/demo"), { recursive: true, force: true });
 await cp(demo, join(out, "models/demo"), { recursive: true });
 console.log(`${out}: ${await stamp()} files of the site and the demo model`);

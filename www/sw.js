@@ -1,4 +1,4 @@
-// Keeps the site's own files, so that the page opens with the network cut; model files are kept by the client (store.js), not here.
+// Keeps the site's own files, so that the page opens with the network cut; model files are kept by the client (llama3med/store.js), not here.
 // scripts/site.mjs fills in the two constants when it assembles the site: the files with their sizes and hashes, and a hash over all of them. A changed
 // site is a new worker with a new cache, an open page never mixes two versions, and what a host sends in a file's place is neither kept nor handed on.
 //
@@ -50,7 +50,7 @@ self.addEventListener("message", (event) => {
   const answer = (promise) => event.waitUntil(promise.then((value) => value, () => false).then((value) => port.postMessage(value)));
   if (type === "take over") self.skipWaiting();
   if (type === "claim") answer(version === VERSION ? self.clients.claim().then(() => true) : Promise.resolve(false));
-  if (type === "keep") answer(keepBuild(`pkg/llama3med_${build}_bg.wasm`));
+  if (type === "keep") answer(keepBuild(`llama3med/pkg/llama3med_${build}_bg.wasm`));
   if (type === "lock") answer(lock(event.source.id));
   if (type === "forget") {
     isForgotten = true;

@@ -1,4 +1,4 @@
-// The client itself, without the page: what an application that uses llama3med.js relies on.
+// The client itself, without the page: what an application that uses the client relies on.
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
@@ -23,18 +23,25 @@ async function clientPage(t, context) {
       for await (const piece of answer) text += piece;
       return text;
     };
-  }, `${site.url}llama3med.js`);
+  }, `${site.url}llama3med/index.js`);
   return { page, use: (script, value) => page.evaluate(script, value), ...rest };
 }
 
-test("every file that the client loads has its address written out, as bundlers need it", () => {
-  const folder = new URL("../../www/", import.meta.url);
-  for (const name of readdirSync(folder).filter((name) => name.endsWith(".js"))) {
-    const text = readFileSync(new URL(name, folder), "utf8").replace(/^\s*(\/\/|\*|\/\*).*$/gm, "");
-    for (const [all, address] of text.matchAll(/(?:\bimport\(|new URL\((?=[^()]*import\.meta\.url))\s*([^,)]*)/g)) {
+const scriptsIn = (folder) => readdirSync(folder).filter((name) => name.endsWith(".js")).map((name) => [name, readFileSync(new URL(name, folder), "utf8").replace(/^\s*(\/\/|\*|\/\*).*$/gm, "")]);
+
+test("every file that the client loads has its address written out, as bundlers need it, and lies in its folder", () => {
+  for (const [name, text] of scriptsIn(new URL("../../www/llama3med/", import.meta.url))) {
+    for (const [all, address] of text.matchAll(/(?:\bimport\(|\bfrom |new URL\((?=[^()]*import\.meta\.url))\s*([^,);]*)/g)) {
       assert.match(address, /^"\.\/[\w./]+"$/, `${name}: ${all}`);
+      assert.doesNotMatch(address, /\.\.\//, `${name}: ${all}`);
     }
   }
+});
+
+test("the page uses the client by its one door", () => {
+  const imports = scriptsIn(new URL("../../www/page/", import.meta.url)).flatMap(([, text]) => [...text.matchAll(/(?:\bimport\(|\bfrom )"(\.\.[^"]*)"/g)]);
+  assert.ok(imports.length > 3);
+  for (const [all, address] of imports) assert.equal(address, "../llama3med/index.js", all);
 });
 
 /** The module with its memory limited to `n_pages` of 64 KiB: as on a machine that has no more. */
@@ -84,7 +91,7 @@ for (const n_pages of [30, 45, 55, 65, 80, 100]) {
       }
     }, [...IMAGE.buffer]);
     // A picture that finds none is an affair of the picture alone.
-    const expected = error.kind === "image" ? /no memory is left/ : /The memory of this browser is not enough for the model/;
+    const expected = error.kind === "image" ? /no memory is left/ : /^The memory of this browser is not enough: /;
     assert.ok(["out-of-memory", "image"].includes(error.kind), JSON.stringify(error));
     assert.match(error.message, expected);
     site.fault = null;
@@ -347,7 +354,7 @@ test("ranks are chosen by what this device reaches; the demo model takes one", a
   const { use } = await clientPage(t);
   const { gmacsPerSecond, exchangeMs, ranks } = await use(async (url) => {
     const { measure } = await import(`${url}ranks.js`);
-    const module = await WebAssembly.compileStreaming(fetch(`${url}pkg/llama3med_simd128_bg.wasm`));
+    const module = await WebAssembly.compileStreaming(fetch(`${url}llama3med/pkg/llama3med_simd128_bg.wasm`));
     const measured = await measure([1, 2], { build: "simd128", module });
     const model = await client.load("models/demo/manifest.json");
     model.close();

@@ -85,7 +85,7 @@ test("asking for the memory again and again, while an answer streams, harms noth
   const { page } = await newPage(browser, t);
   await page.goto(`${site.url}icon.svg`);
   const { n_tokens, all } = await page.evaluate(async (url) => {
-    const { load } = await import(`${url}llama3med.js`);
+    const { load } = await import(`${url}llama3med/index.js`);
     const model = await load("models/test/manifest.json", { ranks: 2 });
     const asked = [];
     let n_tokens = 0;
@@ -137,7 +137,7 @@ async function failNext(page, operation, failure) {
   const workers = page.workers();
   const names = await Promise.all(workers.map((worker) => worker.evaluate(() => self.name).catch(() => "ended")));
   const rank = workers[names.indexOf("rank 0")];
-  const pkg = await page.evaluate(() => new URL("pkg/", document.baseURI).href);
+  const pkg = await page.evaluate(() => new URL("llama3med/pkg/", document.baseURI).href);
   await rank.evaluate(async ({ pkg, operation, failure }) => {
     for (const build of ["relaxed", "simd128"]) {
       const { Rank } = await import(`${pkg}llama3med_${build}.js`);

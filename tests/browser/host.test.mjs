@@ -64,7 +64,7 @@ test("where a host's own policy forbids workers from blobs, they start from thei
   await on.ready();
   await on.show();
   assert.ok((await on.answerTo("What is this?")).length > 0);
-  assert.ok(page.workers().length === 2 && page.workers().every((worker) => worker.url() === `${site.url}rank.js`));
+  assert.ok(page.workers().length === 2 && page.workers().every((worker) => worker.url() === `${site.url}llama3med/rank.js`));
 });
 
 test("a site that was assembled with MODEL_HOST loads from it", async (t) => {

@@ -90,7 +90,7 @@ const kept = (page) => page.evaluate(async () => {
   return all;
 });
 
-for (const [path, type] of [["numbers.js", "text/javascript"], ["style.css", "text/css"], ["index.html", "text/html"], ["pkg/llama3med_relaxed.js", "text/javascript"]]) {
+for (const [path, type] of [["page/numbers.js", "text/javascript"], ["style.css", "text/css"], ["index.html", "text/html"], ["llama3med/pkg/llama3med_relaxed.js", "text/javascript"]]) {
   test(`a wrong ${path} is not installed; later the right one is`, async (t) => {
     const site = await withSite(t);
     const { page, ...on } = await newPage(browser, t);

@@ -82,7 +82,7 @@ test("what is kept was checked before: it is not read by the store again unless 
   await page.goto(site.url);
   // Loads on two ranks and gives the answer's first words, or the kind of the error.
   const loaded = (options) => page.evaluate(async (options) => {
-    const { load } = await import("./llama3med.js");
+    const { load } = await import("./llama3med/index.js");
     try {
       const model = await load("models/test/manifest.json", { ranks: 2, ...options });
       let text = "";
@@ -286,7 +286,7 @@ test("the cached model is deleted on request", async (t) => {
   const before = await kept();
   const n_chunks = chunks().length;
   assert.equal(before.files.length, n_chunks + 1);
-  assert.ok(before.cached.includes("/models/test/manifest.json") && before.cached.includes("/page.js") && before.registrations === 1);
+  assert.ok(before.cached.includes("/models/test/manifest.json") && before.cached.includes("/page/page.js") && before.registrations === 1);
   await info.locator("summary").click();
   await page.locator("#kept-here", { hasText: `models, ${n_chunks + 1} files of` }).waitFor();
   assert.match(await page.locator("#kept-here").textContent(), new RegExp(`the page itself, ${before.cached.length} files of [\\d.]+ MB`));
@@ -301,6 +301,6 @@ test("the cached model is deleted on request", async (t) => {
   await page.locator("#kept-here", { hasText: "Kept on this device: nothing." }).waitFor();
   await on.show();
   assert.ok((await on.answerTo("What is this?")).length > 0);
-  await page.evaluate(() => Promise.all(["models/test/manifest.json", "words.js"].map((path) => fetch(path).then((response) => response.text()))));
+  await page.evaluate(() => Promise.all(["models/test/manifest.json", "page/words.js"].map((path) => fetch(path).then((response) => response.text()))));
   assert.deepEqual(await kept(), { files: [], cached: [], registrations: 0, stored: 0, databases: 0 });
 });

@@ -30,7 +30,7 @@ async function openPage(t) {
       markdown.draw(text, true);
       return { shown, last: window.root.innerHTML };
     };
-  }, `${site.url}markdown.js`);
+  }, `${site.url}page/markdown.js`);
   return { page, seen, draw: (text) => page.evaluate((text) => window.draw(text), text), grow: (text) => page.evaluate((text) => window.grow(text), text) };
 }
 
@@ -139,7 +139,7 @@ test("on the page marks are shown as what they mean and are not spoken; what is 
 test("an answer that is there before the means to read Markdown is shown as it was written, then as what it means", async (t) => {
   let release;
   const held = new Promise((resolve) => (release = resolve));
-  const standIn = await startSite({ fake: true, fault: (path) => path === "marked/marked.esm.js" && held.then(() => false) });
+  const standIn = await startSite({ fake: true, fault: (path) => path === "page/marked/marked.esm.js" && held.then(() => false) });
   t.after(() => standIn.stop());
   const { page, answer, ...on } = await newPage(browser, t);
   await on.open(standIn, "fake=markdown");

@@ -168,7 +168,7 @@ test("through the client: no picture for a decoder alone, no need of one for a p
   const { page } = await newPage(browser, t);
   await page.goto(site.url);
   const found = await page.evaluate(async ([question, maxTokens, picture]) => {
-    const { load } = await import("./llama3med.js");
+    const { load } = await import("./llama3med/index.js");
     const results = {};
     for (const [name, files] of Object.entries({ alone: ["decoder.gguf"], pair: ["decoder.gguf", "mmproj.gguf"] })) {
       const model = await load(files.map((file) => `models/pair/${file}`), { ranks: 2 });

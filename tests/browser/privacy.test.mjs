@@ -102,7 +102,7 @@ for (const [what, address] of [["with a service worker", null], ["without one", 
           request.open("GET", url);
           request.send();
         }),
-        () => import(`${url.replace("?", "words.js?")}`),
+        () => import(`${url.replace("?", "page/words.js?")}`),
         () => navigator.sendBeacon(url, "x") || Promise.reject(),
         () => new Promise((resolve, reject) => Object.assign(new Image(), { onload: resolve, onerror: reject, src: url.replace("?", "models/demo/chest.png?") })),
         () => new Promise((resolve, reject) => {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { join } from "node:path";
-import { readQuery } from "../../www/query.js";
+import { readQuery } from "../../www/page/query.js";
 import { DIST, newPage, startChromium, startSite } from "./support.mjs";
 
 let browser;
@@ -86,7 +86,7 @@ test("a script that did not arrive is said, and a reload after the host is mende
   t.after(() => (site.fault = null));
   for (const broken of ["<!doctype html><p>Sign in</p>", "import { nothing"]) {
     const { page, ...on } = await newPage(browser, t); // a fresh profile: nothing is kept of the site before
-    site.fault = (path, request, response) => path === "words.js" &&
+    site.fault = (path, request, response) => path === "page/words.js" &&
       (response.writeHead(200, { "Content-Type": broken.startsWith("<") ? "text/html" : "text/javascript", "Cache-Control": "max-age=3600" }).end(broken), true);
     await on.open(site);
     await page.locator("#load-error").getByText("A part of this page's program did not arrive").waitFor();

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { chooseRanks } from "../../www/ranks.js";
+import { chooseRanks } from "../../www/llama3med/ranks.js";
 
 const TINY = 2.6e6;
 const ONE_B = 0.7e9;

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
-import { Session } from "../../www/session.js";
+import { Session } from "../../www/llama3med/workers.js";
 
 const MINUTE = 60_000;
 let workers;

@@ -14,7 +14,7 @@ after(() => Promise.all([browser.close(), site.stop()]));
 
 for (const build of ["relaxed", "simd128"]) {
   test(`the ${build} build takes at most 3 MB, and 1.0 MB compressed`, (t) => {
-    const bytes = readFileSync(join(DIST, `pkg/llama3med_${build}_bg.wasm`));
+    const bytes = readFileSync(join(DIST, `llama3med/pkg/llama3med_${build}_bg.wasm`));
     const compressed = gzipSync(bytes, { level: 9 });
     t.diagnostic(`${bytes.length} bytes, ${compressed.length} after gzip -9`);
     assert.ok(bytes.length <= 3_000_000, `${bytes.length} bytes`);

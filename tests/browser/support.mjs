@@ -97,7 +97,7 @@ export async function startSite({ folder = "", fault = null, fake = false, dist 
     site.log.push({ path, method: request.method, range: request.headers.range, time: performance.now() });
     if (await site.fault?.(path, request, response)) return;
     if (path.startsWith("outside ")) return response.writeHead(404).end();
-    if (fake && path === "llama3med.js") return createReadStream(join(here, "fake/llama3med.js")).pipe(response.setHeader("Content-Type", "text/javascript"));
+    if (fake && path === "llama3med/index.js") return createReadStream(join(here, "fake/llama3med.js")).pipe(response.setHeader("Content-Type", "text/javascript"));
     if (fake && path === "sw.js") return response.writeHead(404).end();
     const [, name, file] = /^models\/(test|exact)\/(.*)$/.exec(path) ?? [];
     request.url = `/${file ?? path}`;

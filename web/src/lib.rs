@@ -1,6 +1,6 @@
 //! wasm-bindgen bindings of `llama3med`: one [`Rank`] per worker, and what the store needs. No mathematics here.
 //!
-//! `www/rank.js` makes one [`Rank`], gives it the bytes of its tensors and calls its operations; `www/store.js` parses manifests and hashes chunks. The
+//! `www/llama3med/rank.js` makes one [`Rank`], gives it the bytes of its tensors and calls its operations; `www/llama3med/store.js` parses manifests and hashes chunks. The
 //! ranks talk to each other over message ports without any JavaScript in between (`ports.rs`). On native targets this crate is empty.
 #![cfg(target_arch = "wasm32")]
 

@@ -1,7 +1,7 @@
 //! Message ports between the ranks: each message is one `ArrayBuffer`, transferred, so that only the two copies out of and into wasm memory remain.
 //!
 //! `onmessage` puts a buffer into the link's inbox and wakes whoever waits in `recv`; ports keep the order. A rank that is gone is not noticed here:
-//! the page watches the workers and ends all of them (`llama3med.js`).
+//! the page watches the workers and ends all of them (`www/llama3med`).
 
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use llama3med::ranks::Peers;

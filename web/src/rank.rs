@@ -1,6 +1,6 @@
 //! One rank of a model in its worker: takes its tensors, then leads (rank 0) or follows (the others).
 //!
-//! Every method takes `&self`, so that `stop` may come while an operation runs. Operations come one at a time: `llama3med.js` sees to it.
+//! Every method takes `&self`, so that `stop` may come while an operation runs. Operations come one at a time: `www/llama3med` sees to it.
 
 use crate::ports::{Ports, Turn};
 use crate::{js_error, object, to_js};

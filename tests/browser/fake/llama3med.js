@@ -1,5 +1,10 @@
-// A stand-in for www/llama3med.js with the same interface and no model: for states that are hard to reach with the real one.
+// A stand-in for www/llama3med/index.js with the same interface and no model: for states that are hard to reach with the real one.
 // `?fake=slow` loads and encodes slowly, `load-error`, `image-error`, `answer-error` fail there; `repetition` ends answers so, `markdown` has marks in them.
+
+export { Folder } from "./folder.js";
+export { giveUpNetwork } from "./lock.js";
+export { KINDS } from "./errors.js";
+export { MAX_RANKS } from "./workers.js";
 
 const fake = new URLSearchParams(location.search).get("fake") ?? "";
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

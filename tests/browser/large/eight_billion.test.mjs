@@ -23,7 +23,7 @@ for (const [shape, n_tiles] of [["8b-clip-s2", 14], ["8b-optimus-s2", 46]]) {
     const { page, seen } = await newPage(browser, t);
     await page.goto(`${server.origin}/bench.html?wait=1`); // a page of this site that does nothing
     const script = async ({ url, picture, ranks, maxTokens }) => {
-      const { load } = await import("/llama3med.js");
+      const { load } = await import("/llama3med/index.js");
       const model = await load(url, { ranks, cache: false });
       const chat = model.chat({ image: new Uint8Array(picture) });
       const frame = await chat.ready;

@@ -62,7 +62,7 @@ test("the same weights in f16 answer as PyTorch's do, in the tool and in the pag
   const answers = await (async () => {
     await page.goto(site.url);
     return page.evaluate(async ([cases, picture, maxTokens]) => {
-      const { load } = await import("./llama3med.js");
+      const { load } = await import("./llama3med/index.js");
       const model = await load("models/real/f16/manifest.json", { ranks: 2, cache: false });
       const texts = [];
       for (const { question, image } of cases) {

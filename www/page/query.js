@@ -1,7 +1,7 @@
 // What the page's address asks for: ?model=URL or ?decoder=URL&encoder=URL, &template=, &ranks=, &build=, &tokens=. Whatever cannot be is replaced by the
 // nearest that can, and a note says so.
 
-import { MAX_RANKS } from "./session.js";
+import { MAX_RANKS } from "../llama3med/index.js";
 
 const NAMES = ["model", "decoder", "encoder", "template", "ranks", "build", "tokens"];
 const BUILDS = ["relaxed", "simd128"];

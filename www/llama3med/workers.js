@@ -1,32 +1,7 @@
 // The workers of one loaded model: starts them, connects them, watches them, and ends all of them when one is lost. Runs on the page's main thread.
-// llama3med.js is the interface; the messages are listed in store.js and rank.js.
+// index.js is the interface; the messages are listed in store.js and rank.js.
 
-/** What a kind of error means to the person; the engine's own sentence follows. */
-const SENTENCES = {
-  corrupt: "The model's files are damaged or do not fit together",
-  unsupported: "This model needs something that this version cannot do",
-  image: "This picture cannot be read",
-  tokenizer: "The model's tokenizer cannot be used",
-  invalid: "This cannot be done",
-  "context-full": "The question does not fit into the model's context",
-  "out-of-memory": "The memory of this browser is not enough for the model",
-  "rank-lost": "A worker of the model stopped",
-  internal: "Something went wrong inside the model's workers",
-};
-
-/** An error with a `kind` for programs, a `message` for people and a `detail` for engineers; `instead` are options of `load` that would do, if any would. */
-export class ModelError extends Error {
-  constructor({ kind, message, detail = "", instead }, where = "") {
-    const sentence = instead ? undefined : SENTENCES[kind];
-    super(`${sentence ? `${sentence}: ${message}` : message}${where.startsWith("rank") ? ` (${where})` : ""}`);
-    Object.assign(this, { name: "ModelError", kind, detail, instead });
-  }
-}
-
-/** @param {string} message */
-export function abortError(message) {
-  return new DOMException(message, "AbortError");
-}
+import { abortError, ModelError } from "./errors.js";
 
 // Each names its file in the one way in which bundlers find a worker's; `Worker` is what `startWorker` gives them.
 const makeStore = (Worker) => new Worker(new URL("./store.js", import.meta.url), { type: "module" });

@@ -1,6 +1,6 @@
 // The model: begins to load it, uses it, puts another in its place, and says when it has failed.
 
-import { load } from "./llama3med.js";
+import { load } from "../llama3med/index.js";
 import { choiceText } from "./files.js";
 import { showModel } from "./numbers.js";
 import { announce, asked, byId, conversation, guarded, hooks, ownModel, requests, rest, samples, service, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";

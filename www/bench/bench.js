@@ -2,8 +2,8 @@
 // as `window.result`; a failure is `{ error }`. `image=0` leaves the encoder out, `cache=0` keeps nothing in the browser, `kernels=1` times the products
 // alone. With `wait=1` nothing is measured: whoever drives the page (bench/contestants.mjs) calls `window.bench`, whose functions are all below.
 
-import { load, timeKernels } from "./llama3med.js";
-import { startWorker } from "./session.js";
+import { load, timeKernels } from "../llama3med/index.js";
+import { startWorker } from "../llama3med/workers.js";
 
 const query = new URLSearchParams(location.search);
 const number = (name, otherwise) => (query.has(name) ? Number(query.get(name)) : otherwise);
@@ -100,10 +100,10 @@ async function products({ build, workers = 1, ms = 500, shapes }) {
 }
 
 function askWorker(message) {
-  const worker = startWorker((Worker) => new Worker(new URL("./bench_worker.js", import.meta.url), { type: "module" }), "limits");
+  const worker = startWorker((Worker) => new Worker(new URL("./worker.js", import.meta.url), { type: "module" }), "limits");
   return new Promise((resolve, reject) => {
     worker.onmessage = ({ data }) => (data.type === "failed" ? reject(new Error(data.error.message)) : resolve(data));
-    worker.onerror = (event) => reject(new Error(event.message || "bench_worker.js could not be started"));
+    worker.onerror = (event) => reject(new Error(event.message || "bench/worker.js could not be started"));
     worker.postMessage(message);
   }).finally(() => worker.terminate());
 }

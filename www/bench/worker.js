@@ -6,8 +6,8 @@
 //   { type: "kept", manifestUrl }                            { bytes, seconds }     what this browser keeps of a model, read and dropped
 //   any of them                                              { type: "failed", error: { kind, message, detail } }
 
-import { importBuild, wasmUrl } from "./builds.js";
-import { Folder } from "./folder.js";
+import { importBuild, wasmUrl } from "../llama3med/builds.js";
+import { Folder } from "../llama3med/folder.js";
 
 const PIECE_BYTES = 4 << 20;
 

@@ -4,7 +4,8 @@
 // wait for more messages; and what the browser calls cores may be two threads of one core, or slow ones beside fast ones, where every rank waits for the
 // slowest. So a few workers multiply at once for some milliseconds, and what they reach together decides.
 
-import { MAX_RANKS, ModelError, startWorker } from "./session.js";
+import { ModelError } from "./errors.js";
+import { MAX_RANKS, startWorker } from "./workers.js";
 
 const MAX_DEFAULT_RANKS = 16;
 const UNMEASURED_RANKS = 4; // at most, where nothing could be measured

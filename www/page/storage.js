@@ -1,7 +1,7 @@
 // What this browser keeps of this site, and how it goes. The model and the conversations lie in the browser's own file system (OPFS), the page in caches that
 // belong to its service worker.
 
-import { Folder } from "./folder.js";
+import { Folder } from "../llama3med/index.js";
 
 const CACHES = "llama3med-"; // what their names begin with: sw.js
 

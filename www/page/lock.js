@@ -4,20 +4,7 @@
 // - the service worker hands on nothing to the network while a locked page is there (sw.js). Without it a worker could still import scripts of this site.
 // Only a reload unlocks.
 
-const refuse = () => Promise.reject(new TypeError("The network is locked."));
-
-function Refused() {
-  throw new TypeError("The network is locked.");
-}
-
-/** Takes everything from this global scope that makes requests. */
-export function giveUpNetwork() {
-  const means = { fetch: refuse, ...Object.fromEntries(["XMLHttpRequest", "WebSocket", "EventSource", "WebTransport", "RTCPeerConnection", "Worker", "SharedWorker", "importScripts"].map((name) => [name, Refused])) };
-  for (const [name, value] of Object.entries(means)) {
-    if (name in globalThis) Object.defineProperty(globalThis, name, { value, writable: false, configurable: false });
-  }
-  if (globalThis.navigator?.sendBeacon) Object.defineProperty(navigator, "sendBeacon", { value: () => false });
-}
+import { giveUpNetwork } from "../llama3med/index.js";
 
 /** Locks the page itself. Pictures that are made here (blob:) can still be shown; `held` is what the service worker answers by itself (service.js). */
 export function lockPage(held = "'none'") {

@@ -1,23 +1,24 @@
 // The client: loads a model into workers of this tab and talks with it. No dependency, no request but for the model's own files.
 //
-//   import { load } from "./llama3med.js";
+//   import { load } from "./llama3med/index.js";
 //   const model = await load("models/demo/manifest.json", { onProgress, signal });
 //   const chat = model.chat({ image: file });                    // encoding begins now
 //   for await (const piece of chat.ask("Is the heart enlarged?", { signal })) …
 //   const talk = model.chat();                                   // without a picture, with any model
 //   model.close();
 //
-// Beside this file lie builds.js, meter.js, ranks.js, probe.js, redraw.js, session.js, store.js, fetching.js, folder.js, pair.js, rank.js and pkg/ with
-// both wasm builds.
+// This folder is all that it needs; both wasm builds are in pkg/.
 
 import { BUILD_BYTES, wasmUrl } from "./builds.js";
+import { abortError, KINDS, ModelError } from "./errors.js";
 import { Folder } from "./folder.js";
+import { giveUpNetwork } from "./lock.js";
 import { Meter } from "./meter.js";
 import { chooseRanks, measure, Probe } from "./ranks.js";
 import { REDRAWN, redraw } from "./redraw.js";
-import { abortError, ModelError, Session, workersChecked } from "./session.js";
+import { MAX_RANKS, Session, workersChecked } from "./workers.js";
 
-export { ModelError };
+export { Folder, giveUpNetwork, KINDS, MAX_RANKS, ModelError };
 
 /**
  * @typedef {{ stage: "loading"|"encoding"|"reading"|"answering", done: number, total: number, bytesPerSecond?: number, secondsLeft?: number,
