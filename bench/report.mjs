@@ -1,16 +1,16 @@
-// BENCHMARKS.md from what has been measured: a short text around tables. Every number is the median of the rounds; a ratio is the median of the ratios
-// within the rounds, whose two sides saw the same machine.
+// BENCHMARKS.md from the measurements: a short text around tables. Every number is the median of the rounds; a ratio is the median of the ratios within the
+// rounds, so that both sides ran under the same conditions.
 
-// llama.cpp built by emscripten with its SIMD kernels, 1B shape, tokens/s, as others measured it on two cores of this kind.
+// llama.cpp built with Emscripten and its SIMD kernels, 1B shape, tokens/s, as measured by others on two cores of this kind.
 const CITED = { prefill: 11, decode: 7.5 };
 
 const INTRODUCTION = `# Benchmarks
 
 Written by \`make bench\` from what it measured (\`bench/results\`); \`make bench PARTS="decode encoder"\` measures some parts again, \`PARTS=report\` only
-writes this page. Random weights of full shape, 4 bits; speed does not depend on what the weights are. Every number is a median over interleaved rounds;
-"x" is the median of the ratios within the rounds. All of it runs on one machine without a GPU: two ranks here, two threads there.`;
+writes this page. Models have full shape and random 4-bit weights; speed does not depend on their values. Every number is a median over interleaved rounds;
+"x" is the median of the ratios within the rounds. All of it runs on one machine without a GPU: our engine on two ranks, the others on two threads.`;
 
-/** `measured` has the parts' results by name, or null; `notes` is what people wrote about them. */
+/** `measured` has the parts' results by name, or null; `notes` is the hand-written text about them. */
 export function report(measured, notes) {
   const found = Object.fromEntries(Object.entries(measured).map(([name, part]) => [name, part?.found]));
   const sections = [
@@ -48,7 +48,7 @@ function table(head, rows) {
   return [line(head), line(head.map((_, idx) => (idx === 0 ? "---" : "---:"))), ...rows.map(line)].join("\n");
 }
 
-/** Reasons why somebody is not in a table. */
+/** Why a contestant is missing from a table. */
 function missing(contestants) {
   const absent = Object.entries(contestants).filter(([, contestant]) => contestant?.missing);
   return absent.map(([name, contestant]) => `\n\n${name} was not measured: ${contestant.missing}.`).join("");
@@ -69,10 +69,10 @@ function machines(measured) {
 
 ${table(["part", "date (UTC)", "commit", "load before", "seconds"], rows)}
 
-A load before well above 0 says that the machine was busy with something else, too.`;
+A load before well above 0 means that the machine was also busy with something else.`;
 }
 
-// ---- the numbers to reach
+// ---- the targets
 
 function targets(found) {
   const rows = [];
@@ -96,24 +96,24 @@ function targets(found) {
   }
   for (const what of ["decode", "prefill"]) {
     const value = speed(found.decode?.q4_0.relaxed, what, what) / CITED[what];
-    least(`${what}, 1B Q4_0, against llama.cpp by emscripten with SIMD kernels (${CITED[what]} tokens/s: cited, not measured here)`, value, 3);
+    least(`${what}, 1B Q4_0, against llama.cpp built with Emscripten and its SIMD kernels (${CITED[what]} tokens/s: cited, not measured here)`, value, 3);
   }
   const eight = speed(found.large?.ours, "both", "decode");
   const native = ratio(found.large?.ours, found.large?.["llama.cpp"], "both", "decode");
   row("decode, 8B Q4_0", "4 tokens/s, or 1.0x llama.cpp natively", eight, eight >= 4 || native >= 1, `${number(eight, 2)} tokens/s, ${times(native)}`);
   least("encoder, CLIP-L/14-336, a tile, against PyTorch f32", tileRatio(found.encoder, "relaxed"), 1);
   const builds = types.flatMap(([, type]) => ["decode", "prefill"].map((what) => ratio(found.decode?.[type].simd128, found.decode?.[type].relaxed, what, what)));
-  least("simd128 build against relaxed build, the least of decode and prefill, Q4_0 and Q4_K", Math.min(...builds), 0.5);
+  least("simd128 build against relaxed build, the lowest of decode and prefill, Q4_0 and Q4_K", Math.min(...builds), 0.5);
   for (const [what, bound] of [["decode", 1.85], ["prefill", 1.9]]) {
     least(`second rank's gain, ${what}, 3B (the largest shape that fits into one rank)`, ratio(found.scaling?.[2], found.scaling?.[1], "both", what), bound);
   }
   for (const [cache, title] of [["cold", "from the disk"], ["warm", "from the system's cache"]]) {
     const value = loadRatio(found.large, cache);
-    row(`load of the 8B from OPFS, ${title}, against reading the same bytes plainly`, "1.5x the time at most", value, value <= 1.5, times(value));
+    row(`load of the 8B from OPFS, ${title}, against just reading the same bytes`, "1.5x the time at most", value, value <= 1.5, times(value));
   }
   const excess = beyond(found.large);
   row("peak memory, 8B, all ranks, beyond weights, keys and values", "10 %", excess, excess <= 0.1, `${(100 * excess).toFixed(1)} %`);
-  return `## Numbers to reach\n\n${table(["", "at least", "found", ""], rows)}`;
+  return `## Targets\n\n${table(["", "target", "measured", ""], rows)}`;
 }
 
 /** How many times faster than PyTorch a build encodes a tile. */
@@ -143,9 +143,9 @@ function small({ decode }) {
     const cells = ["prefill", "decode"].flatMap((what) => [number(speed(contestant, what, what)), times(ratio(contestant, decode[type]["llama.cpp"], what, what))]);
     return [`${type.toUpperCase()}, ${title}`, ...cells];
   }));
-  return `## 1B shape, two ranks, beside llama.cpp on two threads
+  return `## 1B shape, two ranks, compared with llama.cpp on two threads
 
-Llama-3.2-1B. Tokens/s of reading a prompt of 512 tokens, and of writing 32 after a prompt of 256.
+Llama-3.2-1B. Tokens/s for prefill of a 512-token prompt, and for decoding 32 tokens after a prompt of 256.
 
 ${table(["", "prefill", "x native", "decode", "x native"], rows)}${missing(decode.q4_0)}`;
 }
@@ -156,10 +156,10 @@ function peers({ peers }) {
     const cells = ["prefill", "decode"].flatMap((what) => [number(speed(peers[type][name], "both", what)), times(ratio(peers[type][name], peers[type].wllama, "both", what))]);
     return [`${type.toUpperCase()}, ${title}`, ...cells];
   }));
-  return `## 1B shape beside wllama
+  return `## 1B shape, compared with wllama
 
-The same GGUF file, two threads (its pages are served with COOP and COEP), flash attention, batches of 512, no GPU: the fastest of the settings that were
-tried. A prompt of 256 tokens, then 16: its rate at 512 is no higher.
+The same GGUF file, two threads (its pages are served with COOP and COEP), flash attention, batches of 512, no GPU: the fastest of the settings we
+tried. A prompt of 256 tokens, then 16 decoded: wllama's prefill is no faster at 512.
 
 ${table(["", "prefill", "x wllama", "decode", "x wllama"], rows)}${missing(peers.q4_0)}`;
 }
@@ -174,17 +174,17 @@ function large({ large }) {
   const sum = memory.bytes.reduce((total, bytes) => total + bytes, 0);
   return `## 8B shape, two ranks
 
-Llama-3-8B with CLIP-L/14-336 in three scales (${large.nTiles} tiles), Q4_0. Tokens/s of reading a prompt of 256 tokens, and of writing 16 after it.
+Llama-3-8B with CLIP-L/14-336 in three scales (${large.nTiles} tiles), Q4_0. Tokens/s for prefill of a 256-token prompt, and for decoding 16 tokens after it.
 
 ${table(["", "prefill", "x native", "decode", "x native"], speeds)}${missing({ "llama.cpp": native })}
 
-Load, in seconds: the first time, from a server on the same machine, ${number(large.firstLoadS)} s with everything kept; then from the browser's own files, read and
-dropped against loaded into the ranks.
+Load, in seconds: the first time, from a server on the same machine, ${number(large.firstLoadS)} s with everything saved; later, from the browser's own files:
+reading and discarding them, compared with loading them into the ranks.
 
-${table(["", "read plainly", "loaded", "x"], load)}
+${table(["", "just read", "loaded", "x"], load)}
 
-Memory of the ranks: ${memory.bytes.map(gigabytes).join(" + ")} = ${gigabytes(sum)} GB after a picture and a question, where the files are ${gigabytes(needed.weights)} GB and the keys and values of
-the conversation's ${memory.tokens} tokens ${gigabytes(needed.kv)} GB: ${(100 * beyond(large)).toFixed(1)} % beyond them.
+Memory of the ranks after a picture and a question: ${memory.bytes.map(gigabytes).join(" + ")} = ${gigabytes(sum)} GB. The files are ${gigabytes(needed.weights)} GB, and the keys and values of
+the conversation's ${memory.tokens} tokens ${gigabytes(needed.kv)} GB: ${(100 * beyond(large)).toFixed(1)} % more than both together.
 
 First token, in seconds after the question:
 
@@ -202,7 +202,7 @@ function encoder({ encoder }) {
   const torch = median((encoder.pytorch?.rounds ?? []).map(({ tile }) => Math.min(tile.one, tile.batch)));
   return `## Encoder
 
-CLIP-L/14-336, 23 blocks, 577 tokens, seconds a tile; PyTorch in f32, one tile at a time or four in a batch, whichever is faster. ${encoder.pytorch?.ready?.mtmd ?? ""}
+CLIP-L/14-336, 23 blocks, 577 tokens, seconds per tile; PyTorch in f32, one tile at a time or four in a batch, whichever is faster. ${encoder.pytorch?.ready?.mtmd ?? ""}
 
 ${table(["", "seconds", "x PyTorch"], [...rows, row("PyTorch f32, native", torch, torch / torch)])}${missing(encoder)}`;
 }
@@ -212,7 +212,7 @@ function scaling({ scaling }) {
   const rows = [1, 2, 4].map((ranks) => [ranks, ...["prefill", "decode"].flatMap((what) => [number(speed(scaling[ranks], "both", what)), times(ratio(scaling[ranks], scaling[1], "both", what))])]);
   return `## Ranks
 
-Llama-3.2-3B shape, Q4_0, the largest that one rank holds (an 8B needs two): a prompt of 128 tokens, then 16. Four ranks share this machine's cores.
+Llama-3.2-3B shape, Q4_0, the largest that fits into one rank (an 8B needs two): a prompt of 128 tokens, then 16 decoded. Four ranks share this machine's cores.
 
 ${table(["ranks", "prefill", "x one", "decode", "x one"], rows)}${missing(scaling)}`;
 }
@@ -230,11 +230,11 @@ function roofline({ limits, decode, large }) {
   });
   return `## Roofline
 
-Two workers together read ${number(limit.bytesPerSecond / 1e9)} GB/s of wasm memory (1 GB each, nothing but reads) and multiply ${number(limit.gmacsPerSecond)} GMAC/s of 8-bit numbers in registers, with the fastest of the instructions
-that there are. Decode is held against the first, prefill against the second, and against the product whose matrix stays in the cache. Attention,
-norms, sums between ranks and all that is not a matrix product are in the speeds and not in the work.
+Two workers together read ${number(limit.bytesPerSecond / 1e9)} GB/s of wasm memory (1 GB each, reads only) and multiply ${number(limit.gmacsPerSecond)} GMAC/s of 8-bit numbers in registers, with the fastest available
+instruction. Decode is compared with the first; prefill with the second, and with the product whose matrix stays in the cache. The speeds include attention,
+norms, sums between ranks and everything else that is not a matrix product; the work counts matrix products only.
 
-${table(["", "decode, GB/s of weights", "of reading", "prefill, GMAC/s of weights", "of the product in cache", "of the instruction"], rows)}`;
+${table(["", "decode, GB/s of weights", "of the read limit", "prefill, GMAC/s of weights", "of the product in cache", "of the register limit"], rows)}`;
 }
 
 function products({ limits }) {
@@ -248,7 +248,7 @@ function products({ limits }) {
   const limit = (title, key, scale) => [title, ...columns.map((column) => number(limitsOf(column, key) / scale)), times(limitsOf("relaxed 2", key) / limitsOf("relaxed 1", key))];
   return `## Products
 
-GMAC/s of one product (rows x columns x tokens) in Chromium, on one worker and on two together; the last column is what a second worker adds.
+GMAC/s of one product (rows x columns x tokens) in Chromium, on one worker and on two together; the last column is the gain from a second worker.
 
 ${table(["", "relaxed, 1", "relaxed, 2", "simd128, 1", "simd128, 2", "second"], [...lines, limit("multiplying in registers", "gmacsPerSecond", 1), limit("reading memory, GB/s", "bytesPerSecond", 1e9)])}`;
 }
