@@ -1,7 +1,8 @@
-//! Products and attention at the model's shapes, timed by the clock of whoever calls: `cargo bench -p llama3med` natively, the bindings in a browser.
+//! Products and attention at the model's shapes, timed with the caller's clock: `cargo bench -p llama3med` natively,
+//! the bindings in a browser.
 //!
-//! Figures are the best of several interleaved runs, in units that a processor has limits for: multiplications per second for many tokens, bytes of
-//! weights per second for one.
+//! Figures are the best of several interleaved runs, in units for which a processor has a limit: multiplications per
+//! second for many tokens, bytes of weights per second for one.
 
 use crate::attention::{Heads, Page, attend};
 use crate::gguf::Dtype;
@@ -10,11 +11,11 @@ use crate::kv_cache::KvCache;
 use crate::matrix::{Activations, Matrix, MatrixBuilder};
 use std::fmt::Write;
 
-/// Rows and columns of the matrices: more bytes than a processor's cache holds.
+/// Rows and columns of the matrices, chosen so that they exceed a processor's cache.
 const SHAPE: (usize, usize) = (4096, 4096);
 
-/// Times products of every number format with one token and with 128, and attention of a decoder's and an encoder's shape, as a table in Markdown.
-/// `now` gives milliseconds.
+/// Times products of every number format with one token and with 128, and attention at a decoder's and an encoder's
+/// shape. Returns a Markdown table. `now` returns milliseconds.
 pub fn table(now: impl Fn() -> f64) -> String {
     let best = Kernel::best();
     let mut table =
@@ -57,7 +58,7 @@ pub fn table(now: impl Fn() -> f64) -> String {
     table
 }
 
-/// Milliseconds of the fastest of `n_runs` runs, each of which lasts at least 4 ms.
+/// Milliseconds of the fastest of `n_runs` runs, each at least 4 ms long.
 fn fastest(now: &impl Fn() -> f64, n_runs: usize, mut work: impl FnMut()) -> f64 {
     let mut n_times = 1;
     let mut fastest = f64::INFINITY;
@@ -76,7 +77,7 @@ fn fastest(now: &impl Fn() -> f64, n_runs: usize, mut work: impl FnMut()) -> f64
     fastest
 }
 
-/// A matrix of pseudo-random weights, activations of `n_tokens` for it, and room for the product.
+/// A matrix of pseudo-random weights, matching activations of `n_tokens`, and room for the product.
 pub fn prepare(dtype: Dtype, n_rows: usize, n_cols: usize, n_tokens: usize) -> (Matrix, Activations, Vec<f32>) {
     let mut state = 1u32;
     let mut next = || {
@@ -87,7 +88,7 @@ pub fn prepare(dtype: Dtype, n_rows: usize, n_cols: usize, n_tokens: usize) -> (
     let mut row = vec![0; dtype.row_bytes(n_cols)];
     for _ in 0..n_rows {
         for pair in row.chunks_exact_mut(2) {
-            // A fixed exponent, so that every 16 bits are a small f16 wherever a format keeps one.
+            // A fixed exponent, so that any 16 bits are a small f16 wherever a format stores one.
             pair.copy_from_slice(&((next() & 0x83ff) as u16 | 0x2400).to_le_bytes());
         }
         builder.push(&row);

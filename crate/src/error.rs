@@ -1,13 +1,14 @@
-//! The one error type of the crate: every message names the file, tensor or field, what was expected and what was found.
+//! The crate's only error type: every message names the file, tensor or field, what was expected and what was found.
 //!
-//! Numbers and shapes are checked when a weight or a file is read; after that the forward passes cannot fail, except when another rank is lost.
+//! Numbers and shapes are checked when a weight or a file is read; after that, the forward passes cannot fail unless
+//! another rank is lost.
 
 use std::fmt;
 
 /// What can go wrong between a file's bytes and an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
-    /// A file's bytes contradict its format: which file, which field, and how.
+    /// A file's bytes contradict its format: which file, which field, and why.
     Corrupt {
         /// File name as the user knows it.
         file: String,
@@ -23,11 +24,11 @@ pub enum Error {
         /// Name of the tensor.
         tensor: String,
     },
-    /// A tensor whose shape does not fit the configuration, or whose contents are none.
+    /// A tensor whose shape does not fit the configuration, or whose contents are not valid numbers.
     Shape {
         /// Name of the tensor.
         tensor: String,
-        /// Shape that follows from the configuration, say.
+        /// What was expected, for example a shape that follows from the configuration.
         expected: String,
         /// What is in the file.
         found: String,
@@ -38,7 +39,7 @@ pub enum Error {
     Image(String),
     /// A picture was shown to a model that has no image encoder.
     NoVision,
-    /// A file that is no image of a format that is read: what it is, with its article.
+    /// A file that is not an image in a supported format: what it is, with its article.
     Format(String),
     /// A tokenizer or chat template that cannot be used.
     Tokenizer(String),
@@ -51,21 +52,22 @@ pub enum Error {
         /// Tokens that the context holds.
         context: usize,
     },
-    /// Memory that could not be had.
+    /// Memory that could not be allocated.
     OutOfMemory {
-        /// What it was for.
+        /// What it was needed for.
         what: String,
-        /// Bytes asked for.
+        /// Bytes requested.
         bytes: usize,
     },
-    /// Another rank went away or answered out of turn.
+    /// Another rank went away or sent a message out of turn.
     RankLost(String),
     /// The caller asked to stop.
     Cancelled,
 }
 
 impl Error {
-    /// Want of memory for a picture is that picture's affair alone, and no reason to give up the model.
+    /// Turns lack of memory for a picture into an error about that picture, so that the caller does not give up the
+    /// model.
     pub fn of_picture(self) -> Self {
         match self {
             Self::OutOfMemory { what, bytes } => Self::Image(format!("no memory is left: {bytes} bytes for {what}")),
@@ -78,7 +80,7 @@ impl Error {
         Self::Corrupt { file: file.into(), field: field.into(), problem: problem.into() }
     }
 
-    /// The same error; one about a tokenizer says where that is.
+    /// The same error; if it is about a tokenizer, it also says where that is.
     pub fn of_tokenizer_in(self, place: &str) -> Self {
         match self {
             Self::Tokenizer(what) => Self::Tokenizer(format!("{place}: {what}")),
@@ -87,17 +89,16 @@ impl Error {
     }
 }
 
-/// What stands in the place of a file, if its first bytes tell: a repository copied without its large files, or a server's answer that was saved.
+/// What was saved instead of a file, if the first bytes tell: a repository's placeholder for a large file, or a
+/// server's web page.
 pub fn stand_in(first: &[u8]) -> Option<&'static str> {
     let text = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(first).trim_ascii_start();
     let begins = |mark: &str| text.get(..mark.len()).is_some_and(|start| start.eq_ignore_ascii_case(mark.as_bytes()));
     if begins("version https://git-lfs") {
-        return Some(
-            "this is a Git LFS pointer, a note in the place of the file: `git lfs pull` fetches the file itself",
-        );
+        return Some("this is a Git LFS pointer, a placeholder for the file: `git lfs pull` fetches the file itself");
     }
     let is_page = ["<!doctype html", "<html", "<head", "<body"].into_iter().any(begins);
-    is_page.then_some("this is a web page, a server's answer in the place of the file: fetch the file again")
+    is_page.then_some("this is a web page, a server's answer instead of the file: fetch the file again")
 }
 
 impl fmt::Display for Error {
@@ -126,5 +127,5 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Result of everything in this crate.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,21 +1,22 @@
-//! GGUF seen through its header: what a model file holds and where, without holding the file.
+//! The header of a GGUF file: what the file holds and where, without reading all of it.
 //!
-//! Reads versions 2 and 3 from the first bytes of a file (the rest is fetched by byte range), writes version 3. Follows ggml's `docs/gguf.md`. Nothing
-//! is allocated on the word of a length field: metadata arrays stay as byte ranges of the header until somebody iterates over them.
+//! Reads versions 2 and 3 from the first bytes of a file (the rest is fetched by byte range) and writes version 3.
+//! Follows ggml's `docs/gguf.md`. Nothing is allocated from an unchecked length field: metadata arrays stay byte ranges
+//! of the header until somebody iterates over them.
 
 use crate::error::{Error, Result, stand_in};
 pub use llama3med_arithmetic::dtype::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Where one tensor lies and what it is.
+/// What one tensor is, and where its data is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Number format.
     pub dtype: Dtype,
     /// Rows: the product of all dimensions but the innermost. A vector is one row.
     pub n_rows: usize,
-    /// Weights in a row: the innermost dimension.
+    /// Weights per row: the innermost dimension.
     pub n_cols: usize,
     /// Dimensions as PyTorch writes them, outermost first.
     pub shape: Vec<usize>,
@@ -29,25 +30,25 @@ impl TensorInfo {
         self.n_rows as u64 * self.dtype.row_bytes(self.n_cols) as u64
     }
 
-    /// Bytes of some rows, as a range of the file.
+    /// The byte range of some rows within the file.
     pub fn rows(&self, rows: Range<usize>) -> Range<u64> {
         let row_bytes = self.dtype.row_bytes(self.n_cols) as u64;
         self.offset + rows.start as u64 * row_bytes..self.offset + rows.end as u64 * row_bytes
     }
 }
 
-/// A metadata value. Strings and arrays borrow nothing: they are ranges of the header that was parsed.
+/// A metadata value. Strings and arrays borrow nothing: they are ranges of the parsed header.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// Any integer.
     Int(i128),
     /// Any floating-point number.
     Float(f64),
-    /// A truth value.
+    /// A boolean.
     Bool(bool),
     /// A string.
     String(String),
-    /// An array of one element type: ggml's type number, the count, and the elements' bytes in the header.
+    /// An array of one element type: ggml's type id, the count, and the range of the elements' bytes in the header.
     Array(u32, usize, Range<usize>),
 }
 
@@ -62,14 +63,15 @@ pub struct Gguf {
     pub tensors: BTreeMap<String, TensorInfo>,
     /// First byte of tensor data: the length of the header.
     pub data_offset: u64,
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub file_size: u64,
     header: Vec<u8>,
-    /// Where each key stands in the header, with its value.
+    /// The position of each key in the header, with its value.
     spans: BTreeMap<String, Range<usize>>,
 }
 
-/// Names of all parts of a file that llama.cpp split, from the name of one: `x-00001-of-00003.gguf` and so on; `None` if the name is not of that form.
+/// The names of all parts of a file split by llama.cpp, from the name of one part: `x-00001-of-00003.gguf` and so on;
+/// `None` if the name does not have that form.
 pub fn part_names(name: &str) -> Option<Vec<String>> {
     let stem = name.strip_suffix(".gguf")?;
     let (rest, count) = stem.rsplit_once("-of-")?;
@@ -80,7 +82,7 @@ pub fn part_names(name: &str) -> Option<Vec<String>> {
     (1..=n_parts).contains(&part).then(|| names.collect())
 }
 
-// Far above what any model has; keeps a lying count from costing time.
+// Far above any real model; keeps a forged count from costing time.
 const MAX_TENSORS: u64 = 1 << 16;
 const MAX_KEYS: u64 = 1 << 16;
 const MAX_DIMS: u32 = 4;
@@ -89,7 +91,7 @@ const MAX_ELEMENTS: u64 = 1 << 40;
 impl Gguf {
     /// Parses the header at the start of a file of `file_size` bytes.
     ///
-    /// `Ok(None)` means that the header goes on beyond `prefix`: call again with more of the file.
+    /// `Ok(None)` means that the header continues beyond `prefix`: call again with more of the file.
     pub fn parse(file: &str, prefix: &[u8], file_size: u64) -> Result<Option<Self>> {
         let mut reader = Reader { file, bytes: prefix, pos: 0, file_size };
         match reader.header() {
@@ -104,7 +106,7 @@ impl Gguf {
         }
     }
 
-    /// The number of this part, from 0 on, and how many there are, if this is a part of a file that llama.cpp split.
+    /// The index of this part, counted from 0, and the number of parts, if this is part of a file split by llama.cpp.
     pub fn split(&self) -> Result<Option<(usize, usize)>> {
         let Some(n_parts) = self.get_usize("split.count")?.filter(|&n_parts| n_parts > 1) else { return Ok(None) };
         let part = self.get_usize("split.no")?.ok_or_else(|| self.missing_key("split.no"))?;
@@ -114,9 +116,10 @@ impl Gguf {
         Ok(Some((part, n_parts)))
     }
 
-    /// Header of the whole file that the parts of a split one make up when their tensor data follow it in order, each from its part's `data_offset` on.
+    /// The header of the whole file that a split file's parts form when their tensor data are joined in order, each
+    /// starting at its part's `data_offset`.
     pub fn join(parts: &[Self]) -> Result<Vec<u8>> {
-        let Some(first) = parts.first() else { return Err(Error::Invalid("a file of no parts".into())) };
+        let Some(first) = parts.first() else { return Err(Error::Invalid("a split file without parts".into())) };
         let mut header = Header::default();
         for span in first.spans.iter().filter(|(key, _)| !key.starts_with("split.")).map(|(_, span)| span) {
             header.keys.extend(&first.header[span.clone()]);
@@ -156,12 +159,12 @@ impl Gguf {
         Ok(header.to_bytes())
     }
 
-    /// Gives the memory of all keys back, a large vocabulary's above all; tensors are still known.
+    /// Frees the memory of all keys, which is large for a large vocabulary; tensors are still known.
     pub fn forget_keys(&mut self) {
         (self.metadata, self.spans, self.header) = Default::default();
     }
 
-    /// A tensor that must be there.
+    /// A tensor that must be present.
     pub fn tensor(&self, name: &str) -> Result<&TensorInfo> {
         self.tensors.get(name).ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.into() })
     }
@@ -183,9 +186,9 @@ impl Gguf {
         })
     }
 
-    /// A truth value; `None` if the key is absent.
+    /// A boolean; `None` if the key is absent.
     pub fn get_bool(&self, key: &str) -> Result<Option<bool>> {
-        self.get(key, "a truth value", |value| match value {
+        self.get(key, "true or false", |value| match value {
             Value::Bool(b) => Some(*b),
             _ => None,
         })
@@ -228,7 +231,7 @@ impl Gguf {
     fn get_array<T>(&self, key: &str, expected: &str, read: impl Fn(Value) -> Option<T>) -> Result<Option<Vec<T>>> {
         let Some((element, count, bytes)) = self.array(key)? else { return Ok(None) };
         let mut reader = Reader { file: &self.file, bytes: &self.header[bytes], pos: 0, file_size: u64::MAX };
-        // The header holds them all: parsing went over each.
+        // All are in the header: parsing visited each of them.
         let mut values = Vec::with_capacity(count);
         for _ in 0..count {
             let value = reader.value(element, key).ok().and_then(&read);
@@ -238,7 +241,7 @@ impl Gguf {
         Ok(Some(values))
     }
 
-    /// Fails with the key's name: for keys that must be there.
+    /// Fails with the key's name: for keys that must be present.
     pub fn missing_key(&self, key: &str) -> Error {
         Error::corrupt(&self.file, key, "the key is missing")
     }
@@ -431,13 +434,13 @@ impl<'a> Reader<'a> {
         self.take(n_bytes as usize).map(|_| ())
     }
 
-    /// Refuses lengths that the rest of the file cannot hold, before anything waits for or allocates them.
+    /// Refuses lengths that the rest of the file cannot hold, before anything is allocated or fetched for them.
     fn bounded(&self, n_bytes: u64, field: &str) -> std::result::Result<(), Stop> {
         let left = self.file_size.saturating_sub(self.pos as u64);
         if n_bytes > left {
             return Err(self.corrupt(
                 field,
-                format!("{n_bytes} bytes announced, the file has {left} left: it is cut short or damaged"),
+                format!("{n_bytes} bytes declared, but the file has only {left} left: it is cut short or damaged"),
             ));
         }
         Ok(())
@@ -488,7 +491,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Builds the header of a GGUF file whose tensors follow in the order in which they were added.
+/// Builds the header of a GGUF file. The tensors' data follows in the order in which the tensors were added.
 #[derive(Default)]
 pub struct Header {
     keys: Vec<u8>,
@@ -510,7 +513,7 @@ impl Header {
     pub fn f32(&mut self, key: &str, value: f32) -> &mut Self {
         self.key(key, 6, &value.to_le_bytes())
     }
-    /// Adds a truth value.
+    /// Adds a boolean.
     pub fn bool(&mut self, key: &str, value: bool) -> &mut Self {
         self.key(key, 7, &[value as u8])
     }
@@ -535,7 +538,8 @@ impl Header {
         self.array(key, 8, values.len(), values.iter().flat_map(|value| string_bytes(value.as_ref())).collect())
     }
 
-    /// Announces the next tensor; `shape` as PyTorch writes it. Returns the bytes that its data takes, before padding to [`ALIGNMENT`].
+    /// Adds the next tensor; `shape` as PyTorch writes it. Returns the size of its data in bytes, before padding to
+    /// [`ALIGNMENT`].
     pub fn tensor(&mut self, name: &str, dtype: Dtype, shape: &[usize]) -> u64 {
         let n_cols = shape[shape.len() - 1];
         let n_rows: usize = shape[..shape.len() - 1].iter().product();
@@ -552,7 +556,7 @@ impl Header {
         n_bytes
     }
 
-    /// The header, padded so that the tensors' data can follow at once.
+    /// The header, padded so that the tensors' data can follow directly.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = b"GGUF".to_vec();
         bytes.extend(3u32.to_le_bytes());
@@ -564,7 +568,7 @@ impl Header {
         bytes
     }
 
-    /// Bytes of all announced tensors with their padding.
+    /// Bytes of all added tensors, with their padding.
     pub fn data_bytes(&self) -> u64 {
         self.data_bytes
     }

@@ -1,8 +1,9 @@
-//! A picture's bytes in, the square of normalised numbers that the encoder's tiles are cut from out.
+//! From a picture's bytes to the square of normalised numbers that the encoder's tiles are cut from.
 //!
-//! `sniff` tells what a file is; `decode` reads it, with `png`, `jpeg`, `tiff` and `chunks` for what the general decoders leave out, and `levels` for numbers of more than
-//! 8 bits. `resample` is Pillow's bicubic filter, and `preprocess` follows CLIPImageProcessor of transformers on its Pillow path (the torchvision path
-//! gives slightly different pixels). The result goes to `tiles`. `view` is what a person is shown of the picture.
+//! `sniff` recognises a file's format; `decode` reads it, using `png`, `jpeg`, `tiff` and `chunks` for what the general
+//! decoders lack, and `levels` for samples of more than 8 bits. `resample` is Pillow's bicubic filter; `preprocess`
+//! follows the Pillow path of transformers' CLIPImageProcessor (the torchvision path gives slightly different pixels).
+//! The result goes to `tiles`. `view` is the picture that the user is shown.
 
 mod chunks;
 mod decode;
@@ -20,10 +21,11 @@ use resample::Source;
 
 pub use view::View;
 
-/// What is behind transparent parts, and in the place of missing ones: black, as the page's film is, and as most programs store pixels that nobody is to see.
+/// The colour behind transparent areas and in place of missing ones: black, like the background of a film, and what
+/// most programs store in hidden pixels.
 pub const BACKGROUND: u8 = 0;
 
-/// A decoded picture, upright, 8 bits a channel.
+/// A decoded picture, upright, 8 bits per channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
     /// Columns.
@@ -32,29 +34,29 @@ pub struct Picture {
     pub height: usize,
     /// Red, green, blue of each pixel: (height, width, 3).
     pub rgb: Vec<u8>,
-    /// What a person should know of how the file was read: short sentences.
+    /// What the user should know about how the file was read, in short sentences.
     pub notes: Vec<String>,
 }
 
 impl Picture {
-    /// A picture of pixels, (height, width, 3), without notes.
+    /// A picture from pixels (height, width, 3), without notes.
     pub fn new(width: usize, height: usize, rgb: Vec<u8>) -> Self {
         Self { width, height, rgb, notes: Vec::new() }
     }
 }
 
-/// How a picture that is not square becomes square.
+/// How a non-square picture becomes square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
-    /// The shorter edge is resized to the size and the middle of the longer edge is kept.
+    /// The shorter edge is resized to the size, and the middle of the longer edge is kept.
     Crop,
-    /// The picture is set in the middle of a square of the mean colour, and nothing is lost.
+    /// The picture is centred on a square of the mean colour, so nothing is lost.
     Pad,
     /// Both edges are resized to the size, whatever the picture's proportions.
     Stretch,
 }
 
-/// What is done to a picture before it is cut into tiles.
+/// How a picture is prepared before it is cut into tiles.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocess {
     /// Edge of the square: the largest scale.
@@ -67,26 +69,28 @@ pub struct Preprocess {
     pub std: [f32; 3],
 }
 
-/// What the model's square shows, in the picture's own pixels: a part of the picture, or more than it where the picture is padded.
+/// The area that the model's square shows, in the picture's own pixels: part of the picture, or more than the picture
+/// if it is padded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Crop {
     /// Left edge.
     pub x: f32,
     /// Upper edge.
     pub y: f32,
-    /// Columns seen.
+    /// Visible columns.
     pub width: f32,
-    /// Rows seen.
+    /// Visible rows.
     pub height: f32,
 }
 
 impl Preprocess {
-    /// The colour around a padded picture, `tuple(int(x * 255) for x in image_mean)` in Python's f64; none where nothing is padded.
+    /// The colour around a padded picture, `tuple(int(x * 255) for x in image_mean)` in Python's f64; `None` if nothing
+    /// is padded.
     pub fn padding(&self) -> Option<[u8; 3]> {
         (self.fit == Fit::Pad).then(|| self.mean.map(|mean| (f64::from(mean) * 255.0) as u8))
     }
 
-    /// What the square shows of a picture of this size.
+    /// What the square shows of a picture of the given size.
     pub fn crop(&self, width: usize, height: usize) -> Crop {
         let [width_f, height_f] = [width as f32, height as f32];
         match self.fit {
@@ -109,7 +113,7 @@ impl Preprocess {
         }
     }
 
-    /// The size to which a picture is resized before its middle is kept, and where that begins.
+    /// The size to which a picture is resized before its middle is kept, and where the middle begins.
     fn cropped(&self, width: usize, height: usize) -> ([usize; 2], [usize; 2]) {
         // `int(size * long / short)`: the quotient is never close enough to the next whole number to round up to it.
         let resized = [width, height].map(|edge| self.size * edge / width.min(height));
@@ -124,17 +128,18 @@ pub struct Pixels {
     pub size: usize,
     /// Normalised values: (3, size, size).
     pub values: Vec<f32>,
-    /// What of the picture is in the square.
+    /// The area of the picture that is in the square.
     pub crop: Crop,
 }
 
-/// Makes a picture square as `options` say, resizes it and normalises it.
+/// Makes a picture square as `options` specify, resizes it and normalises it.
 ///
 /// # Errors
 /// [`crate::Error::OutOfMemory`].
 ///
 /// # Panics
-/// When the picture has no pixels or the size is zero; neither comes out of [`Picture::decode`] or a checked configuration.
+/// If the picture has no pixels or the size is zero; [`Picture::decode`] and a checked configuration never produce
+/// either.
 pub fn preprocess(picture: &Picture, options: &Preprocess) -> Result<Pixels> {
     assert!(picture.width > 0 && picture.height > 0 && options.size > 0, "an empty picture has no pixels to prepare");
     let rgb = square(picture, options)?;
@@ -145,7 +150,7 @@ pub fn preprocess(picture: &Picture, options: &Preprocess) -> Result<Pixels> {
     })
 }
 
-/// The picture as a square of 8-bit pixels, (size, size, 3), before it is normalised.
+/// The picture as a square of 8-bit pixels, (size, size, 3), before normalisation.
 ///
 /// # Errors
 /// [`crate::Error::OutOfMemory`].
@@ -161,7 +166,7 @@ pub fn square(picture: &Picture, options: &Preprocess) -> Result<Vec<u8>> {
     }
 }
 
-/// `(x / 255 - mean) / std`, and from (size, size, 3) to (3, size, size).
+/// `(x / 255 - mean) / std`, reordered from (size, size, 3) to (3, size, size).
 fn normalize(rgb: &[u8], options: &Preprocess) -> Result<Vec<f32>> {
     let n_pixels = options.size * options.size;
     let mut values: Vec<f32> = zeros(3 * n_pixels as u64)?;

@@ -1,10 +1,12 @@
-//! Keys and values of the positions seen so far, in pages that are allocated when they are first needed.
+//! Keys and values of past positions, in pages that are allocated when they are first needed.
 //!
-//! Pages do not move when the conversation grows: nothing is copied, and memory follows the conversation, not the largest context. Conversations that
-//! begin alike share their first pages until one of them writes there.
+//! Pages do not move when the conversation grows: nothing is copied, and memory follows the length of the conversation,
+//! not the size of the context. Conversations with a common prefix share their first pages until one of them writes to
+//! such a page.
 //!
-//! Each key and each value of a head is kept as integers of 16 bits with one scale: half the bytes of f32, off by at most 1/65534 of its largest number.
-//! (Half-precision floats would be off by 1/4096 of each number, and wasm has no instruction that reads them.) A cache may also be exact, in f32.
+//! Each key and each value of a head is stored as 16-bit integers with one scale: half the bytes of f32, off by at most
+//! 1/65534 of its largest number. (Half-precision floats would be off by 1/4096 of each number, and wasm has no
+//! instruction that reads them.) A cache may also be exact, in f32.
 
 use crate::attention::{Page, Rows};
 use crate::error::{Error, Result};
@@ -27,7 +29,7 @@ struct Buffers {
     v: Kept,
 }
 
-/// Keys or values of a page. What attention reads for a head lies together.
+/// Keys or values of a page. What attention reads for a head is contiguous.
 enum Kept {
     Ints {
         ints: Vec<i16>,   // (n_kv_heads, PAGE_LEN, head_dim)
@@ -36,7 +38,8 @@ enum Kept {
     Floats(Vec<f32>), // (n_kv_heads, PAGE_LEN, head_dim)
 }
 
-/// Pages that have been allocated and are no part of a cache yet: for each layer, the place of the first page and the pages from there on that are new.
+/// Allocated pages that are not part of a cache yet: for each layer, the index of the first page and the new pages from
+/// there on.
 pub struct NewPages(Vec<Vec<(usize, Arc<Buffers>)>>);
 
 impl KvCache {
@@ -45,19 +48,20 @@ impl KvCache {
         Self { n_kv_heads, head_dim, is_exact, layers: (0..n_layers).map(|_| Vec::new()).collect() }
     }
 
-    /// Bytes that one position of `n_kv_heads` heads takes in each layer.
+    /// Bytes that one position of `n_kv_heads` heads takes per layer.
     pub const fn bytes_per_position(n_kv_heads: usize, head_dim: usize, is_exact: bool) -> usize {
         let row = if is_exact { head_dim * size_of::<f32>() } else { head_dim * size_of::<i16>() + size_of::<f32>() };
         2 * n_kv_heads * row
     }
 
-    /// Another conversation that begins with the first `n_positions` of this one: it shares their pages.
+    /// Another conversation that begins with the first `n_positions` of this one and shares their pages.
     pub fn fork(&self, n_positions: usize) -> Self {
         let first_pages = |pages: &Vec<Arc<Buffers>>| pages.iter().take(n_pages(n_positions)).cloned().collect();
         Self { layers: self.layers.iter().map(first_pages).collect(), ..*self }
     }
 
-    /// Whether the positions `first..end` can be written without new memory. The same on every rank that has seen the same positions.
+    /// Whether the positions `first..end` can be written without new memory. The answer is the same on every rank that
+    /// has seen the same positions.
     pub fn has_room(&self, first: usize, end: usize) -> bool {
         self.layers.iter().all(|pages| {
             let mut written = pages.iter().take(n_pages(end)).skip(first / PAGE_LEN);
@@ -65,7 +69,8 @@ impl KvCache {
         })
     }
 
-    /// Allocates what the positions `first..end` lack: pages after the last one, and copies of pages that another conversation reads too. Changes nothing.
+    /// Allocates what the positions `first..end` lack: pages after the last one, and copies of shared pages. Changes
+    /// nothing.
     pub fn new_pages(&self, first: usize, end: usize) -> Result<NewPages> {
         let of_layer = |pages: &Vec<Arc<Buffers>>| {
             let missing = (first / PAGE_LEN..n_pages(end)).filter_map(|place| match pages.get(place) {
@@ -86,7 +91,7 @@ impl KvCache {
         Ok(NewPages(self.layers.iter().map(of_layer).collect::<Result<_>>()?))
     }
 
-    /// Puts [`KvCache::new_pages`] in their places and gives back the pages after the position `end`.
+    /// Installs [`KvCache::new_pages`] and frees the pages after position `end`.
     pub fn take(&mut self, new: NewPages, end: usize) {
         for (pages, new) in self.layers.iter_mut().zip(new.0) {
             pages.truncate(n_pages(end));
@@ -99,17 +104,18 @@ impl KvCache {
         }
     }
 
-    /// Makes the positions `first..end` writable in every layer and gives back the pages after them. On an error nothing has changed.
+    /// Makes the positions `first..end` writable in every layer and frees the pages after them. After an error nothing
+    /// has changed.
     pub fn reserve(&mut self, first: usize, end: usize) -> Result<()> {
         let new = self.new_pages(first, end)?;
         self.take(new, end);
         Ok(())
     }
 
-    /// Stores the rows `k` and `v` (n, kv_dim) from position `first` on, over what stood there.
+    /// Stores the rows `k` and `v` (n, kv_dim) starting at position `first`, overwriting what was there.
     ///
     /// # Panics
-    /// When [`KvCache::reserve`] has not made room for them.
+    /// If [`KvCache::reserve`] has not made room for them.
     pub fn write(&mut self, layer: usize, first: usize, k: &[f32], v: &[f32]) {
         let (kv_dim, head_dim) = (self.n_kv_heads * self.head_dim, self.head_dim);
         if kv_dim == 0 {
@@ -135,7 +141,7 @@ impl KvCache {
             .collect()
     }
 
-    /// Bytes of its pages, also of those that it shares.
+    /// Bytes of its pages, including shared ones.
     pub fn n_bytes(&self) -> usize {
         let n_pages: usize = self.layers.iter().map(Vec::len).sum();
         n_pages * PAGE_LEN * Self::bytes_per_position(self.n_kv_heads, self.head_dim, self.is_exact)
@@ -159,7 +165,7 @@ impl Kept {
         })
     }
 
-    /// Takes the row (n_kv_heads * head_dim) of one position.
+    /// Stores the row (n_kv_heads * head_dim) of one position.
     fn write(&mut self, position: usize, row: &[f32], head_dim: usize) {
         for (head, row) in row.chunks_exact(head_dim).enumerate() {
             let place = head * PAGE_LEN + position;
@@ -206,7 +212,7 @@ fn copied<T: Copy>(values: &[T]) -> Result<Vec<T>> {
 mod tests {
     use super::*;
 
-    /// What is kept for a head: keys and values of its positions, one after the other.
+    /// What is kept for a head: keys and values of its positions, in order.
     fn of_head(cache: &KvCache, layer: usize, head: usize, n: usize) -> [Vec<f32>; 2] {
         let pages = cache.pages(layer, n);
         let head_dim = cache.head_dim;
@@ -226,7 +232,7 @@ mod tests {
         })
     }
 
-    /// Whether all are within the stated error, their rows having the width `head_dim`.
+    /// Whether all are within the stated error, for rows of width `head_dim`.
     fn is_close(kept: &[f32], given: &[f32], head_dim: usize) -> bool {
         let rows = kept.chunks(head_dim).zip(given.chunks(head_dim));
         let mut close = rows.map(|(kept, given)| {
@@ -297,11 +303,11 @@ mod tests {
         other.reserve(first, n).unwrap();
         assert!(other.has_room(first, n) && !other.has_room(first, n + PAGE_LEN));
         other.write(0, first, &vec![-1.0; n - first], &vec![-1.0; n - first]);
-        // A row of one number is its own largest.
+        // A row of one number is its own maximum.
         let is = |kept: &[f32], given: &[f32]| is_close(kept, given, 1);
         assert!(is(&rows(&cache, n), &k));
         assert!(is(&rows(&other, n), &[&k[..first], &vec![-1.0; n - first]].concat()));
-        // The first page is still shared, the second no longer: the older conversation writes into its own.
+        // The first page is still shared, the second is not: the older conversation writes to its own copy.
         assert!(!cache.has_room(0, n) && cache.has_room(PAGE_LEN, n));
         cache.reserve(0, first).unwrap();
         let page = PAGE_LEN * KvCache::bytes_per_position(1, 1, false);

@@ -1,19 +1,20 @@
-//! Llama3-Med (arXiv 2406.09454) in plain Rust, on 4-bit weights: a picture and a question in, an answer out.
+//! Llama3-Med (arXiv 2406.09454) in plain Rust, on 4-bit weights: takes a picture and a question, returns an answer.
 //!
-//! The stages, in the order of the data:
+//! The stages, in the order of the data flow:
 //!
-//! 1. [`image`]: a file's bytes become an upright picture, a square, normalised numbers;
-//! 2. [`tiles`]: the square at several scales, each cut into tiles of the encoder's size;
-//! 3. [`encoder`]: a vision transformer turns each tile into features; [`tiles::Merge`] joins them, scale beside scale;
-//! 4. [`connector`]: features become image tokens of the decoder's width;
-//! 5. [`tokenizer`] and [`prompt`]: the conversation becomes tokens, with the image in its place;
-//! 6. [`decoder`]: Llama reads them and gives logits; [`sampler`] chooses the next token;
-//! 7. [`session`]: the conversation around all that.
+//! 1. 1. [`image`]: turns a file's bytes into an upright picture, a square, and normalised numbers;
+//! 2. 2. [`tiles`]: resizes the square to several scales, each cut into tiles of the encoder's size;
+//! 3. 3. [`encoder`]: a vision transformer turns each tile into features; [`tiles::Merge`] concatenates the scales;
+//! 4. 4. [`connector`]: turns features into image tokens of the decoder's width;
+//! 5. 5. [`tokenizer`] and [`prompt`]: turn the conversation into tokens, with the image in its place;
+//! 6. 6. [`decoder`]: Llama, from tokens to logits; [`sampler`] chooses the next token;
+//! 7. 7. [`session`]: runs conversations on top of all this.
 //!
-//! One [`model::Model`] is one rank of several that each hold a part of every large matrix and meet in sums ([`ranks`], [`shard`]). Weights come as
-//! byte ranges of two GGUF files ([`gguf`], [`manifest`]) and stay quantized ([`matrix`], [`quant`]).
+//! One [`model::Model`] is one of several ranks, each of which holds a part of every large matrix; the ranks exchange
+//! sums ([`ranks`], [`shard`]). Weights come as byte ranges of two GGUF files ([`gguf`], [`manifest`]) and stay
+//! quantized ([`matrix`], [`quant`]).
 //!
-//! This crate does no I/O, starts no thread of its own accord, reads no clock and knows no JavaScript.
+//! This crate does no I/O, starts no thread, reads no clock and knows no JavaScript.
 //!
 //! ```no_run
 //! use llama3med::image::Picture;

@@ -1,7 +1,7 @@
-//! Matrix products over several ranks, with or without a bias: what encoder, connector and decoder are made of.
+//! Matrix products over several ranks, with or without a bias: the building blocks of encoder, connector and decoder.
 //!
-//! Split by rows, a rank computes some of the outputs ([`Linear`]); split by columns, it computes a part of every output's sum ([`LinearSum`]), and the
-//! sums meet over the ranks before the bias is added.
+//! Split by rows, a rank computes some of the outputs ([`Linear`]). Split by columns, it computes part of every
+//! output's sum ([`LinearSum`]), and the parts are summed over the ranks before the bias is added.
 
 use crate::error::Result;
 use crate::matrix::{Activations, Matrix};
@@ -17,18 +17,18 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// What a rank needs that computes the outputs `rows`.
+    /// The tensors needed by a rank that computes the outputs `rows`.
     pub fn wants(name: &str, n_outputs: usize, n_inputs: usize, rows: Range<usize>) -> [Want; 2] {
         let weight = Want::rows(format!("{name}.weight"), n_outputs, n_inputs, rows.clone());
         [weight, Want::cols(format!("{name}.bias"), 1, n_outputs, rows)]
     }
 
-    /// Takes what [`Linear::wants`] asked for.
+    /// Takes the tensors that [`Linear::wants`] listed.
     pub fn new(name: &str, tensors: &mut Tensors) -> Result<Self> {
         Ok(Self { weight: tensors.matrix(&format!("{name}.weight"))?, bias: tensors.vector(&format!("{name}.bias"))? })
     }
 
-    /// A matrix that was put together from other tensors, with its bias.
+    /// From a matrix that was assembled from other tensors, and its bias.
     pub fn from_parts(weight: Matrix, bias: Vec<f32>) -> Self {
         Self { weight, bias }
     }
@@ -44,12 +44,12 @@ impl Linear {
 
 /// y = x W^T + b, split by columns.
 pub struct LinearSum {
-    /// This rank's columns, in the parts of [`crate::shard::Shard::parts`].
+    /// This rank's columns, in the parts given by [`crate::shard::Shard::parts`].
     parts: Vec<Matrix>,
     bias: Vec<f32>, // whole; empty if there is none
 }
 
-/// Buffers of a [`LinearSum`], which may be shared by all.
+/// Buffers of a [`LinearSum`], which several may share.
 #[derive(Default)]
 pub struct SumState {
     x: Vec<f32>,         // (n_tokens, a part's columns)
@@ -57,7 +57,8 @@ pub struct SumState {
 }
 
 impl LinearSum {
-    /// What a rank needs that takes the inputs `parts`: ranges that follow each other. The bias is whole: it is added after the sum.
+    /// The tensors needed by a rank that takes the inputs `parts`, which are consecutive ranges. The bias is whole: it
+    /// is added after the sum.
     pub fn wants(name: &str, n_outputs: usize, n_inputs: usize, parts: &[Range<usize>], has_bias: bool) -> Vec<Want> {
         let mut wants: Vec<Want> = Want::col_parts(&format!("{name}.weight"), n_outputs, n_inputs, parts).collect();
         if has_bias {
@@ -66,7 +67,7 @@ impl LinearSum {
         wants
     }
 
-    /// Takes what [`LinearSum::wants`] asked for.
+    /// Takes the tensors that [`LinearSum::wants`] listed.
     pub fn new(name: &str, tensors: &mut Tensors, has_bias: bool) -> Result<Self> {
         let bias = if has_bias { tensors.vector(&format!("{name}.bias"))? } else { Vec::new() };
         Ok(Self { parts: tensors.parts(&format!("{name}.weight"))?, bias })
@@ -104,7 +105,7 @@ impl LinearSum {
     }
 }
 
-/// Adds `rest` to `first` in pairs of neighbours, then pairs of pairs: the order in which [`ranks::sum`] goes on between ranks.
+/// Adds `rest` to `first` pairwise, then pairs of pairs: the order that [`ranks::sum`] continues between ranks.
 fn add_neighbours(first: &mut [f32], rest: &mut [Vec<f32>]) {
     let mut distance = 1;
     while distance <= rest.len() {
@@ -119,7 +120,8 @@ fn add_neighbours(first: &mut [f32], rest: &mut [Vec<f32>]) {
 
 /// `out` (n_tokens, matrix.n_rows()) = `x` (n_tokens, matrix.n_cols()) times the transposed matrix.
 ///
-/// With more ranks than heads or blocks a rank may own nothing of a matrix: then its outputs are none, or its part of the sum is zero.
+/// With more ranks than heads or blocks, a rank may own no part of a matrix: then it has no outputs, or its part of the
+/// sum is zero.
 pub fn product(matrix: &Matrix, x: &[f32], n_tokens: usize, input: &mut Activations, out: &mut Vec<f32>) {
     out.resize(n_tokens * matrix.n_rows(), 0.0);
     if matrix.n_rows() == 0 || matrix.n_cols() == 0 {

@@ -1,6 +1,7 @@
 //! `manifest.json`: what a model folder holds, chunk by chunk, and how to present it.
 //!
-//! Read from outside bytes by the page and by the tool, written by the tool. `cat` of a file's chunks gives a standard GGUF file.
+//! Parsed from untrusted bytes by the page and the tool, written by the tool. `cat` of a file's chunks gives a standard
+//! GGUF file.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -11,9 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct Manifest {
     /// Always "llama3med".
     pub format: String,
-    /// Version of this layout: 1.
+    /// Version of this format: 1.
     pub version: u32,
-    /// Name shown to people.
+    /// Name shown to the user.
     pub name: String,
     /// One sentence on what the model is, shown under the name ("Random weights: its answers mean nothing").
     #[serde(default)]
@@ -21,7 +22,7 @@ pub struct Manifest {
     /// Licence of the weights (an SPDX expression where there is one).
     #[serde(default)]
     pub license: String,
-    /// Notices that must be shown with the model, one a line.
+    /// Notices that must be shown with the model, one per line.
     #[serde(default)]
     pub notices: Vec<String>,
     /// Questions offered to the user.
@@ -30,7 +31,7 @@ pub struct Manifest {
     /// Pictures offered to the user.
     #[serde(default)]
     pub samples: Vec<Sample>,
-    /// How much of the unquantized model is left, as `quantize compare` measured it.
+    /// How close the model is to the unquantized one, as measured by `quantize compare`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
     /// `decoder.gguf` and, if the model sees pictures, `encoder.gguf`.
@@ -50,21 +51,22 @@ pub struct Sample {
     pub questions: Vec<String>,
 }
 
-/// A model beside the one that it was made from, both given the same prompts and the answers of the latter.
+/// A model compared with the one that it was made from; both get the same prompts and the latter's answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fidelity {
     /// What it was compared with ("checkpoint, f16").
     pub reference: String,
-    /// Prompts, each asked once.
+    /// Number of prompts, each asked once.
     pub n_prompts: u64,
-    /// Different pictures among them.
+    /// Number of different pictures among them.
     pub n_images: u64,
-    /// Tokens that were predicted: those of the reference's answers, and their ends.
+    /// Number of predicted tokens: those of the reference's answers, and their ends.
     pub n_tokens: u64,
-    /// Kullback-Leibler divergence of the model's next-token distributions from the reference's, in nats, mean of all tokens.
+    /// Kullback-Leibler divergence of the model's next-token distributions from the reference's, in nats, as the mean
+    /// over all tokens.
     pub kl_divergence: f64,
-    /// Part of the tokens for which both have the same likeliest one.
+    /// Fraction of the tokens for which both have the same most likely token.
     pub top1_agreement: f64,
     /// Relative error (root mean square) of the residual stream after each layer of the decoder.
     pub layer_errors: Vec<f64>,
@@ -87,16 +89,16 @@ pub struct File {
     pub chunks: Vec<Chunk>,
 }
 
-/// A byte range of a file: a file of its own, or a range of a larger one.
+/// A byte range of a file: a separate file, or a range of a larger one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Chunk {
     /// Path relative to the manifest.
     pub path: String,
-    /// First byte within the file at `path`; 0 where the chunk is a file of its own.
+    /// First byte within the file at `path`; 0 if the chunk is a separate file.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub offset: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// SHA-256 of the bytes, 64 lower-case hexadecimal digits.
     pub sha256: String,
@@ -111,13 +113,13 @@ pub const DECODER: &str = "decoder.gguf";
 /// Name of the file with the image encoder and the connector.
 pub const ENCODER: &str = "encoder.gguf";
 
-/// Default bytes of a chunk: the smallest limit of the common static hosts is 25 MiB a file.
+/// Default chunk size in bytes: among the common static hosts, the smallest limit is 25 MiB per file.
 pub const CHUNK_SIZE: u64 = 24 << 20;
 
-/// A manifest larger than this is refused: chunks of a 100 GB model still fit.
+/// Larger manifests are refused; chunks of a 100 GB model still fit.
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
 
-/// Bounds of a fidelity card, far beyond any real one.
+/// Bounds on a fidelity card, far beyond any real one.
 const MAX_REFERENCE_BYTES: usize = 300;
 const MAX_LAYERS: usize = 1 << 10;
 
@@ -149,7 +151,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The file of this name; [`Manifest::parse`] has made sure of [`DECODER`].
+    /// The file of this name; [`Manifest::parse`] has checked that [`DECODER`] exists.
     pub fn file(&self, name: &str) -> Option<&File> {
         self.files.iter().find(|file| file.name == name)
     }
@@ -207,7 +209,7 @@ impl File {
     }
 }
 
-/// A manifest may come from another host: it names files beside itself and nothing else.
+/// A manifest may come from another host: it may only name files beside itself.
 pub fn check_path(path: &str) -> Result<()> {
     let inside = path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b));

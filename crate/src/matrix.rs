@@ -1,7 +1,8 @@
-//! A weight matrix as one rank holds it: some rows and columns of a stored tensor, in the form that its kernel reads.
+//! A weight matrix as one rank holds it: some rows and columns of a stored tensor, in the layout that its kernel reads.
 //!
-//! Built from byte ranges of whole stored rows as they arrive ([`MatrixBuilder`]); multiplied with [`Activations`]. Quantized columns are kept in whole
-//! blocks of 32; those that a rank does not own are met by zeros in the activations, so that any split of columns works.
+//! Built from byte ranges of whole stored rows as they arrive ([`MatrixBuilder`]); multiplied with [`Activations`].
+//! Quantized columns are kept in whole blocks of 32; columns in these blocks that a rank does not own are multiplied
+//! with zero activations, so that any split of columns works.
 
 use crate::error::{Error, Result};
 use crate::gguf::Dtype;
@@ -21,22 +22,22 @@ pub struct Matrix {
     n_bytes: usize,
 }
 
-/// How the weights lie in memory.
+/// How the weights are laid out in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Stored {
     /// Groups of 8 rows in kernel form; the owned columns start at column `first` of the first block.
     Groups { layout: Layout, first: usize },
-    /// F32, F16 or BF16 in panels of 8 rows, column after column; the last panel is as narrow as the rows that are left.
+    /// F32, F16 or BF16 in panels of 8 rows, column by column; the last panel has only the remaining rows.
     Panels { dtype: Dtype },
 }
 
 impl Matrix {
-    /// Rows, the length of a product.
+    /// Number of rows, the length of a product.
     pub fn n_rows(&self) -> usize {
         self.n_rows
     }
 
-    /// Columns that this rank owns, the length of an activation.
+    /// Number of columns that this rank owns, the length of an activation.
     pub fn n_cols(&self) -> usize {
         self.n_cols
     }
@@ -46,7 +47,7 @@ impl Matrix {
         size_of_val(&self.data[..])
     }
 
-    /// Bytes that `n_rows` rows of `dtype` take of which the columns `cols` are held.
+    /// Bytes taken by `n_rows` rows of `dtype` of which the columns `cols` are held.
     pub fn held_bytes(dtype: Dtype, n_rows: usize, cols: &Range<usize>) -> u64 {
         match Layout::new(dtype, blocks(cols)) {
             Some(layout) => n_rows.div_ceil(GROUP) as u64 * layout.group_bytes() as u64,
@@ -54,7 +55,7 @@ impl Matrix {
         }
     }
 
-    /// Whether [`Activations`] loaded for one of the two serve the other too.
+    /// Whether [`Activations`] loaded for one of the two also work for the other.
     pub fn same_input(&self, other: &Self) -> bool {
         self.n_cols == other.n_cols && self.form.input() == other.form.input()
     }
@@ -85,7 +86,7 @@ impl Matrix {
         self.matmul_by(Kernel::best(), x, out);
     }
 
-    /// [`Matrix::matmul`] by a chosen kernel, for tests and benchmarks.
+    /// [`Matrix::matmul`] with a given kernel, for tests and benchmarks.
     pub fn matmul_by(&self, kernel: Kernel, x: &Activations, out: &mut [f32]) {
         assert_eq!(out.len(), x.n_tokens * self.n_rows);
         assert_eq!(x.n_cols, self.n_cols);
@@ -103,7 +104,7 @@ impl Matrix {
     }
 }
 
-/// What activations in 8 bits are loaded for: form, blocks, offsets of a block, first column.
+/// What 8-bit activations are loaded for: form, blocks, offsets per block, first column.
 type Input = (Form, usize, usize, usize);
 
 impl Stored {
@@ -116,20 +117,21 @@ impl Stored {
     }
 }
 
-/// The right-hand side of products: activations in the number format that the kernel of a matrix wants. Reused from product to product; loading is cheap
-/// beside a product, so it may be done for every matrix.
+/// The right-hand side of products: activations in the number format that a matrix's kernel needs. Reused from product
+/// to product; loading is cheap compared with a product, so it may be done for every matrix.
 #[derive(Default)]
 pub struct Activations {
     n_tokens: usize,
     n_cols: usize,
     input: Option<Input>,
-    /// What is multiplied in f32.
+    /// The values that are multiplied in f32.
     values: Vec<f32>,
     tiles: Tiles,
 }
 
 impl Activations {
-    /// Takes `x` (n_tokens, matrix.n_cols()) for products with `matrix` and every other matrix that has the [`Matrix::same_input`].
+    /// Takes `x` (n_tokens, matrix.n_cols()) for products with `matrix` and every other matrix that has
+    /// [`Matrix::same_input`].
     pub fn load(&mut self, x: &[f32], n_tokens: usize, matrix: &Matrix) {
         assert_eq!(x.len(), n_tokens * matrix.n_cols());
         (self.n_tokens, self.n_cols, self.input) = (n_tokens, matrix.n_cols, matrix.form.input());
@@ -139,30 +141,30 @@ impl Activations {
         }
     }
 
-    /// How many tokens are loaded.
+    /// Number of loaded tokens.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
     }
 }
 
-/// Takes the bytes of whole stored rows in order, in pieces of any size, and keeps the owned columns in kernel form: at most a group of rows waits in
-/// stored form.
+/// Takes the bytes of whole stored rows in order, in pieces of any size, and keeps the owned columns in kernel form. At
+/// most one group of rows is buffered in stored form.
 pub struct MatrixBuilder {
     dtype: Dtype,
     n_cols: usize,
     row_bytes: usize,
-    /// The blocks kept of each row, as bytes.
+    /// The byte range of the blocks kept of each row.
     kept: Range<usize>,
     n_groups_done: usize,
     n_pushed: u64,
     partial: Vec<u8>,
-    /// The first group whose scales are not all numbers.
+    /// The first group with a scale that is not finite.
     bad_group: Option<usize>,
     matrix: Matrix,
 }
 
 impl MatrixBuilder {
-    /// For `n_rows` rows of `n_cols` stored weights each, of which the columns `cols` are this rank's.
+    /// For `n_rows` rows of `n_cols` stored weights each; the columns `cols` are this rank's.
     pub fn new(dtype: Dtype, n_rows: usize, n_cols: usize, cols: Range<usize>) -> Result<Self> {
         let blocks = blocks(&cols);
         let (form, n_bytes, kept) = match Layout::new(dtype, blocks.clone()) {
@@ -195,14 +197,15 @@ impl MatrixBuilder {
         })
     }
 
-    /// Takes the next bytes. Reserved memory is touched first when a group is written: the system's work for it falls between the reads.
+    /// Takes the next bytes. Reserved memory is first touched when a group is written, so the system provides its pages
+    /// between the reads.
     pub fn push(&mut self, mut bytes: &[u8]) {
         self.n_pushed += bytes.len() as u64;
         while !bytes.is_empty() {
             let n_rows = GROUP.min(self.matrix.n_rows - (self.n_groups_done * GROUP).min(self.matrix.n_rows));
             let wanted = n_rows * self.row_bytes;
             if wanted == 0 {
-                // More than the tensor has: `finish` tells.
+                // More than the tensor has: `finish` reports it.
                 return;
             }
             if self.partial.is_empty() && bytes.len() >= wanted {
@@ -230,7 +233,7 @@ impl MatrixBuilder {
         self.n_pushed
     }
 
-    /// The matrix; `name` is for the message when bytes are missing.
+    /// The matrix; `name` is for the error if bytes are missing.
     pub fn finish(self, name: &str) -> Result<Matrix> {
         let expected = self.matrix.n_rows as u64 * self.row_bytes as u64;
         if self.n_pushed != expected {
@@ -289,7 +292,7 @@ impl MatrixBuilder {
     }
 }
 
-/// The blocks that hold some columns; none for none.
+/// The blocks that contain some columns; none for none.
 fn blocks(cols: &Range<usize>) -> Range<usize> {
     cols.start / BLOCK..cols.end.div_ceil(BLOCK).max(cols.start / BLOCK)
 }

@@ -1,4 +1,5 @@
-//! What a rank holds of a model, from the headers of its files alone: how many ranks a model needs is known before a byte of weights is read.
+//! How much memory a rank needs for a model, from the file headers alone: the number of ranks is known before any
+//! weights are read.
 
 use crate::config::Config;
 use crate::connector::Connector;
@@ -11,13 +12,13 @@ use crate::model::{MAX_IMAGES, scales};
 use crate::session::DEFAULT_CONTEXT;
 use crate::shard::{HeadShare, Shard, held_bytes};
 
-/// Bytes of one rank. Its wasm memory may have 4 GiB; the rest is for what is allocated and given back, and for gaps.
+/// Memory limit of one rank. A wasm memory may have 4 GiB; the rest is for temporary allocations and fragmentation.
 pub const MAX_RANK_BYTES: u64 = 3_300_000_000;
 
-/// More ranks are never asked for.
+/// Upper limit for the number of ranks.
 pub const MAX_RANKS: usize = 64;
 
-/// Bytes of the parsed header and of the tokenizer made from it, for each byte of the decoder file's header; on the first rank.
+/// Bytes of the parsed header and the tokenizer made from it, per byte of the decoder file's header; on the first rank.
 const BYTES_PER_HEADER_BYTE: u64 = 4;
 
 /// Bytes that one rank holds.
@@ -25,14 +26,14 @@ const BYTES_PER_HEADER_BYTE: u64 = 4;
 pub struct Held {
     /// Weights, in the forms that the kernels read.
     pub weights: u64,
-    /// Keys and values of one position.
+    /// Keys and values, per position.
     pub kv_per_position: u64,
-    /// Buffers of the forward passes, encoded pictures, the tokenizer: roughly.
+    /// An estimate for the buffers of the forward passes, encoded pictures and the tokenizer.
     pub work: u64,
 }
 
 impl Held {
-    /// Of one rank of the model in these files, either of which may be missing.
+    /// For one rank of the model in these files, either of which may be missing.
     pub fn of(decoder: Option<&Gguf>, encoder: Option<&Gguf>, shard: Shard) -> Result<Self> {
         let mut held = Self::default();
         let mut dim = 0;
@@ -55,7 +56,7 @@ impl Held {
             let mut wants = Encoder::wants(&config, shard);
             wants.extend(Connector::wants(gguf, shard)?);
             held.weights += held_bytes(gguf, &wants)?;
-            // Pixels on their way and in place; features of all scales, before and after the merge; image tokens.
+            // Pixels in transit and in place; features of all scales, before and after merging; image tokens.
             let n_pixels = 3 * scales.size() * scales.size();
             let n_features = config.n_tokens() * config.dim * scales.scales.len();
             let n_values = 2 * n_pixels + 3 * n_features + MAX_IMAGES * config.n_tokens() * dim;
@@ -64,7 +65,7 @@ impl Held {
         Ok(held)
     }
 
-    /// The most that any of `n_ranks` ranks holds, each number by itself.
+    /// The maximum over `n_ranks` ranks, for each number separately.
     pub fn most(decoder: Option<&Gguf>, encoder: Option<&Gguf>, n_ranks: usize) -> Result<Self> {
         let mut most = Self::default();
         for rank in 0..n_ranks {
@@ -76,13 +77,14 @@ impl Held {
         Ok(most)
     }
 
-    /// All of it, with conversations of `context` tokens together.
+    /// The total, if all conversations together have `context` tokens.
     pub fn total(&self, context: usize) -> u64 {
         self.weights + self.kv_per_position * context as u64 + self.work
     }
 }
 
-/// The least number of ranks none of which holds more than [`MAX_RANK_BYTES`]; `context` as for [`crate::session::Session::new`].
+/// The smallest number of ranks for which none exceeds [`MAX_RANK_BYTES`]; `context` as for
+/// [`crate::session::Session::new`].
 pub fn least_ranks(decoder: Option<&Gguf>, encoder: Option<&Gguf>, context: Option<usize>) -> Result<usize> {
     let mut context = context.unwrap_or(DEFAULT_CONTEXT);
     if let Some(gguf) = decoder {
@@ -157,14 +159,15 @@ mod tests {
         let least = |n_layers, n_kv_heads, dtype, context| {
             least_ranks(Some(&llama(n_layers, n_kv_heads, dtype).0), None, context).unwrap()
         };
-        // 2.2 GB of Q2_K, 3.3 GB of F16 in 6 layers, 3.8 GB and 2 GB of keys and values of a 7B.
+        // A 7B: 2.2 GB of Q2_K; 3.3 GB of F16 in 6 layers; 3.8 GB of Q4_0 plus 2 GB of keys and values.
         assert_eq!(least(32, 8, Dtype::Q2K, None), 1);
         assert_eq!(least(7, 32, Dtype::F16, None), 2);
         assert_eq!(least(32, 32, Dtype::Q4_0, None), 2);
         assert_eq!(least(32, 32, Dtype::Q8_0, None), 4);
-        // Q3_K: 2.9 GB of weights alone have room; 512 KiB a token of keys and values for a long conversation have not.
+        // Q3_K: 2.9 GB of weights alone fit; together with the keys and values of a long conversation, at 512 KiB per
+        // token, they do not.
         assert_eq!([256, 4096].map(|context| least(32, 32, Dtype::Q3K, Some(context))), [1, 2]);
-        // What the file does not allow needs no room.
+        // A context beyond the file's limit needs no room.
         assert_eq!(least(2, 32, Dtype::Q4_0, Some(1 << 40)), 1);
     }
 

@@ -1,18 +1,19 @@
-//! Ranks: N copies of one program, each holding 1/N of every large matrix, that meet in sums.
+//! Ranks: N copies of one program, each holding 1/N of every large matrix, that exchange sums.
 //!
-//! Tensor parallelism as in Megatron-LM (arXiv 1909.08053): the partial results of column-split matrices are summed over the ranks, everything else
-//! is computed where its weights are. The collectives are written once, on the small [`Peers`] trait; who carries the bytes (threads here, message
-//! ports in the browser) does not matter to them. Every rank must call the same collectives in the same order.
+//! Tensor parallelism as in Megatron-LM (arXiv 1909.08053): the partial results of column-split matrices are summed
+//! over the ranks; everything else is computed where its weights are. The collectives are written once, on the small
+//! [`Peers`] trait, and do not depend on what carries the bytes (threads here, message ports in the browser). Every
+//! rank must call the same collectives in the same order.
 
 use crate::error::{Error, Result};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// A way to exchange bytes with the other ranks, in order and without loss.
-#[allow(async_fn_in_trait)] // single-threaded wasm and one thread per rank: nobody needs Send futures
+#[allow(async_fn_in_trait)] // single-threaded wasm and one thread per rank: no Send futures needed
 pub trait Peers {
     /// This rank, `0..n_ranks`. Rank 0 leads: it owns the tokenizer, the history and the sampler.
     fn rank(&self) -> usize;
-    /// How many ranks there are.
+    /// Number of ranks.
     fn n_ranks(&self) -> usize;
     /// Sends one message to rank `to`.
     fn send(&self, to: usize, bytes: &[u8]) -> Result<()>;
@@ -20,11 +21,12 @@ pub trait Peers {
     async fn recv(&self, from: usize) -> Result<Vec<u8>>;
 }
 
-/// Replaces `x` on every rank by the sum of all ranks' `x`, bit-identical on all of them.
+/// Replaces `x` on every rank by the sum of all ranks' `x`, with the same bits on all of them.
 ///
-/// Ranks beyond the largest power of two fold into a partner first. The others add in pairs of neighbours, then pairs of pairs, in one of two ways that
-/// give the same bits: recursive doubling exchanges the whole of `x` log2(N) times, halving exchanges less than two of it in twice as many messages. In
-/// Chromium, a message costs as much as 30 to 60 KB of its content; so one token's sums are doubled and a prompt's are halved.
+/// Ranks beyond the largest power of two first send their values to a partner. The others add pairwise, then pairs of
+/// pairs, in one of two ways that give the same bits: recursive doubling exchanges the whole of `x` log2(N) times;
+/// halving exchanges less than two times `x`, in twice as many messages. In Chromium a message costs as much as 30 to
+/// 60 KB of its content, so sums for one token use doubling and sums for a prompt use halving.
 pub async fn sum<P: Peers>(peers: &P, x: &mut [f32]) -> Result<()> {
     let (rank, n_ranks) = (peers.rank(), peers.n_ranks());
     let n_paired = prev_power_of_two(n_ranks);
@@ -46,10 +48,11 @@ pub async fn sum<P: Peers>(peers: &P, x: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// Values from which on a sum goes by halving.
+/// Number of values from which a sum uses halving.
 const LONG: usize = 1 << 16;
 
-/// Each exchange doubles the number of ranks whose sum everybody has. Addition of two numbers commutes, so both partners get the same bits.
+/// Each exchange doubles the number of ranks included in everybody's sum. Addition of two numbers is commutative, so
+/// both partners get the same bits.
 async fn sum_by_doubling<P: Peers>(peers: &P, n_paired: usize, x: &mut [f32]) -> Result<()> {
     let mut distance = 1;
     while distance < n_paired {
@@ -61,7 +64,8 @@ async fn sum_by_doubling<P: Peers>(peers: &P, n_paired: usize, x: &mut [f32]) ->
     Ok(())
 }
 
-/// Each exchange halves what a rank goes on adding up, the partner taking the other half; then the sums are gathered on the same way back.
+/// Each exchange halves what a rank continues to sum, the partner taking the other half; then the sums are gathered
+/// along the same path in reverse.
 async fn sum_by_halving<P: Peers>(peers: &P, n_paired: usize, x: &mut [f32]) -> Result<()> {
     let mut own = 0..x.len();
     let mut halves = Vec::new();
@@ -84,7 +88,7 @@ async fn sum_by_halving<P: Peers>(peers: &P, n_paired: usize, x: &mut [f32]) -> 
     Ok(())
 }
 
-/// Appends every rank's `x` to `all` on rank 0, in rank order; the other ranks' `all` is left alone.
+/// Appends every rank's `x` to `all` on rank 0, in rank order; the other ranks' `all` is unchanged.
 pub async fn gather<P: Peers>(peers: &P, x: &[f32], all: &mut Vec<f32>) -> Result<()> {
     if peers.rank() > 0 {
         return peers.send(0, bytemuck::cast_slice(x));
@@ -100,7 +104,7 @@ pub async fn gather<P: Peers>(peers: &P, x: &[f32], all: &mut Vec<f32>) -> Resul
     Ok(())
 }
 
-/// Gives every rank rank 0's `message`, along a binary tree.
+/// Sends rank 0's `message` to every rank, along a binary tree.
 pub async fn broadcast<P: Peers>(peers: &P, message: &mut Vec<u8>) -> Result<()> {
     let (rank, n_ranks) = (peers.rank(), peers.n_ranks());
     let mut distance = n_ranks.next_power_of_two() / 2;
@@ -118,7 +122,7 @@ pub async fn broadcast<P: Peers>(peers: &P, message: &mut Vec<u8>) -> Result<()>
     Ok(())
 }
 
-/// The only rank there is.
+/// The only rank.
 pub struct Alone;
 
 impl Peers for Alone {
@@ -144,7 +148,7 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// The connected ends of `n_ranks` ranks, to be moved into their threads.
+    /// The connected endpoints of `n_ranks` ranks, to be moved into their threads.
     pub fn connect(n_ranks: usize) -> Vec<Self> {
         let mut ranks: Vec<Self> = (0..n_ranks)
             .map(|rank| Self {
@@ -183,7 +187,7 @@ impl Peers for Threads {
     }
 }
 
-/// Runs a future that never waits for anything but [`Threads`] or [`Alone`], whose `recv` blocks the thread instead of yielding.
+/// Runs a future that only waits for [`Threads`] or [`Alone`], whose `recv` blocks the thread instead of yielding.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());

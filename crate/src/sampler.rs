@@ -1,31 +1,31 @@
-//! The next token: greedy, or drawn from what temperature, top-k, top-p and min-p leave over.
+//! The next token: greedy, or drawn from the tokens that temperature, top-k, top-p and min-p keep.
 //!
-//! From the decoder's logits to one id. The order is that of Hugging Face's warpers: repetition penalty, temperature, top-k, top-p, min-p. The draws are
-//! ChaCha8's, which gives the same stream on every machine.
+//! From the decoder's logits to one id. The order is that of Hugging Face's warpers: repetition penalty, temperature,
+//! top-k, top-p, min-p. Random numbers come from ChaCha8, which gives the same stream on every machine.
 
 use crate::error::{Error, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::cmp::Ordering;
 
-/// Ids at the end of `recent` that the repetition penalty looks at.
+/// How many ids at the end of `recent` the repetition penalty considers.
 pub const REPETITION_WINDOW: usize = 256;
 
-// A token that is e^30 times less likely than the best one adds nothing to a sum of f32 probabilities.
+// A token e^30 times less likely than the best one adds nothing to a sum of f32 probabilities.
 const NEGLIGIBLE: f64 = -30.0;
 
 /// How tokens are chosen. The default is greedy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplerOptions {
-    /// Divides the logits; 0 takes the best token always.
+    /// Divides the logits; 0 always takes the best token.
     pub temperature: f32,
     /// Keeps the `top_k` best tokens; 0 keeps all.
     pub top_k: usize,
     /// Keeps the fewest best tokens that together have this probability; 1 keeps all.
     pub top_p: f32,
-    /// Then drops tokens with less than this part of the best one's probability; 0 drops none.
+    /// Then drops tokens with less than this fraction of the best one's probability; 0 drops none.
     pub min_p: f32,
-    /// Makes tokens of the answer so far less likely; 1 does nothing.
+    /// Makes tokens that already occur in the answer less likely; 1 does nothing.
     pub repetition_penalty: f32,
     /// Same seed, same answer.
     pub seed: u64,
@@ -62,13 +62,14 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler at the beginning of its seed's sequence.
+    /// A sampler at the start of its seed's sequence.
     pub fn new(options: &SamplerOptions) -> Result<Self> {
         options.check()?;
         Ok(Self { options: options.clone(), rng: ChaCha8Rng::seed_from_u64(options.seed) })
     }
 
-    /// The next id: never one that `allowed` refuses. `recent` are the ids that the repetition penalty looks at. Changes the logits.
+    /// The next id, never one that `allowed` refuses. `recent` has the ids for the repetition penalty. Changes the
+    /// logits.
     pub fn sample(&mut self, logits: &mut [f32], recent: &[u32], allowed: impl Fn(u32) -> bool) -> Result<u32> {
         let shares = self.shares(logits, recent, allowed)?;
         let [.., (last, _)] = shares[..] else { unreachable!("the best token is always kept") };
@@ -80,11 +81,12 @@ impl Sampler {
                 return Ok(id);
             }
         }
-        // The shares add up to a little less than 1 by rounding.
+        // By rounding, the shares may add up to slightly less than 1.
         Ok(last)
     }
 
-    /// The tokens that the next one is drawn from, each with its probability: at least one, and together 1. The arguments are those of [`Self::sample`].
+    /// The tokens that the next one is drawn from, with their probabilities: at least one token, and a total of 1. The
+    /// arguments are those of [`Self::sample`].
     pub fn shares(&self, logits: &mut [f32], recent: &[u32], allowed: impl Fn(u32) -> bool) -> Result<Vec<(u32, f64)>> {
         if let Some(id) = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY) {
             let problem = format!("expected finite numbers, found {} for id {id}", logits[id]);
@@ -107,7 +109,7 @@ impl Sampler {
         keep_best(&mut weights, top_k);
         weights.iter_mut().for_each(|(_, logit)| *logit = logit.exp());
         keep_probable(&mut weights, top_p.into());
-        // The best token weighs 1.
+        // The best token has weight 1.
         weights.retain(|&(_, weight)| weight >= min_p.into());
         let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
         weights.iter_mut().for_each(|(_, weight)| *weight /= sum);
@@ -115,7 +117,8 @@ impl Sampler {
     }
 }
 
-/// Divides positive and multiplies negative logits of the tokens that occurred, once however often they did (CTRL, arXiv 1909.05858).
+/// Divides positive logits and multiplies negative logits of tokens that occurred, once per token, however often it
+/// occurred (CTRL, arXiv 1909.05858).
 fn penalize(logits: &mut [f32], recent: &[u32], penalty: f32) {
     if penalty == 1.0 {
         return;
@@ -125,14 +128,14 @@ fn penalize(logits: &mut [f32], recent: &[u32], penalty: f32) {
     ids.dedup();
     for id in ids {
         if let Some(logit) = logits.get_mut(id as usize) {
-            // Finite also where the product is too large, so that a candidate stays one.
+            // Stays finite even if the product overflows, so that the token remains a candidate.
             let penalized = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
             *logit = if *logit > f32::NEG_INFINITY { penalized.clamp(f32::MIN, f32::MAX) } else { *logit };
         }
     }
 }
 
-/// By value; among equals the lowest id counts as the best.
+/// By value; among equals the lowest id ranks first.
 fn best_first(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
     b.1.total_cmp(&a.1).then(lowest_id_first(a, b))
 }
@@ -141,7 +144,7 @@ fn lowest_id_first(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
     a.0.cmp(&b.0)
 }
 
-/// Keeps the `k` best in order of their ids; among equals the lowest ids. 0 keeps all.
+/// Keeps the `k` best, ordered by id; among equals the lowest ids. 0 keeps all.
 fn keep_best(candidates: &mut Vec<(u32, f64)>, k: usize) {
     if k == 0 || k >= candidates.len() {
         return;
@@ -151,13 +154,14 @@ fn keep_best(candidates: &mut Vec<(u32, f64)>, k: usize) {
     candidates.sort_unstable_by(lowest_id_first);
 }
 
-/// Keeps the fewest best tokens that have at least the part `p` of all weight, in order of their ids; among equals the lowest ids. 1 keeps all.
+/// Keeps the fewest best tokens that have at least the fraction `p` of the total weight, ordered by id; among equals
+/// the lowest ids. 1 keeps all.
 fn keep_probable(weights: &mut Vec<(u32, f64)>, p: f64) {
     if p >= 1.0 {
         return;
     }
     let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
-    // Tokens so light that all of them together lie in the part that goes: a vocabulary need not be sorted for its tail.
+    // Tokens so light that all of them together are in the dropped part: the tail of the vocabulary need not be sorted.
     let n = weights.len() as f64;
     weights.retain(|&(_, weight)| weight * n >= (1.0 - p) * sum);
     weights.sort_unstable_by(best_first);
@@ -170,7 +174,7 @@ fn keep_probable(weights: &mut Vec<(u32, f64)>, p: f64) {
     weights.sort_unstable_by(lowest_id_first);
 }
 
-/// The `k` likeliest tokens with their probabilities (softmax of the logits as they are), the likeliest first.
+/// The `k` most likely tokens with their probabilities (softmax of the logits as given), most likely first.
 pub fn top_probabilities(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| ((logit - best) as f64).exp()).sum();
@@ -193,7 +197,7 @@ mod tests {
         SamplerOptions { temperature, seed: 7, ..SamplerOptions::default() }
     }
 
-    /// Shares of the tokens in many draws.
+    /// Frequencies of the tokens over many draws.
     fn shares(options: &SamplerOptions, allowed: impl Fn(u32) -> bool) -> Vec<f64> {
         const N_DRAWS: usize = 40_000;
         let mut sampler = Sampler::new(options).unwrap();
@@ -205,7 +209,7 @@ mod tests {
         shares
     }
 
-    /// Softmax of the logits over the tokens in `ids`, none of the others.
+    /// Softmax of the logits over the tokens in `ids` only.
     fn expected(ids: &[usize], temperature: f64) -> Vec<f64> {
         let mut weights = vec![0.0; LOGITS.len()];
         ids.iter().for_each(|&id| weights[id] = ((LOGITS[id] as f64 - 2.0) / temperature).exp());
@@ -216,7 +220,8 @@ mod tests {
     fn check(options: &SamplerOptions, ids: &[usize]) {
         let (found, expected) = (shares(options, |_| true), expected(ids, options.temperature as f64));
         for id in 0..LOGITS.len() {
-            // Four standard deviations of a share of 40000 draws are 0.01 at most; a token that was cut off is never drawn.
+            // Four standard deviations of a frequency over 40000 draws are at most 0.01; a token that was cut off is
+            // never drawn.
             assert!((found[id] - expected[id]).abs() < 0.01, "{options:?}: {found:?}, expected {expected:?}");
             assert!(expected[id] > 0.0 || found[id] == 0.0, "{options:?}: {found:?}");
         }
@@ -244,7 +249,8 @@ mod tests {
         check(&SamplerOptions { top_p: 0.01, ..options(1.0) }, &[1]);
         check(&SamplerOptions { min_p: 0.3, ..options(1.0) }, &[1, 3, 4]);
         check(&SamplerOptions { min_p: 1.0, ..options(1.0) }, &[1, 3]);
-        // After top-k the probabilities are 0.422 0.422 0.155, so that 0.84 is reached by two tokens, not by three.
+        // After top-k the probabilities are 0.422 0.422 0.155, so two tokens reach 0.84; without it, three would be
+        // needed.
         check(&SamplerOptions { top_k: 3, top_p: 0.84, ..options(1.0) }, &[1, 3]);
     }
 
@@ -275,7 +281,7 @@ mod tests {
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
-        // On every machine and with every version.
+        // The same on every machine and with every version.
         assert_eq!(draw(1)[..16], [1, 1, 3, 1, 1, 3, 2, 1, 4, 3, 3, 3, 1, 1, 2, 1]);
     }
 

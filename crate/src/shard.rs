@@ -1,7 +1,7 @@
-//! Which part of which tensor a rank holds, and how a file's bytes find their way there.
+//! Which part of which tensor a rank holds, and how a file's bytes get there.
 //!
-//! Each stage lists its tensors as [`Want`]s; a [`Loader`] checks them against a file's header, says which byte ranges it needs, takes those bytes in
-//! the order of the file, and hands out the finished [`Tensors`].
+//! Each stage lists its tensors as [`Want`]s; a [`Loader`] checks them against a file's header, lists the byte ranges
+//! it needs, takes those bytes in file order, and hands out the finished [`Tensors`].
 
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
@@ -10,27 +10,30 @@ use crate::quant::BLOCK;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// One rank among several.
+/// One of several ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     /// This rank.
     pub rank: usize,
-    /// How many ranks there are.
+    /// Number of ranks.
     pub n_ranks: usize,
 }
 
 impl Shard {
-    /// This rank's part of `n` rows or columns, cut only at multiples of `unit`. Parts differ by one unit at most and may be empty.
+    /// This rank's part of `n` rows or columns, cut only at multiples of `unit`. Part sizes differ by at most one unit,
+    /// and parts may be empty.
     pub fn share(self, n: usize, unit: usize) -> Range<usize> {
         let n_units = n.div_ceil(unit);
         let cut = |rank: usize| (n_units * rank / self.n_ranks * unit).min(n);
         cut(self.rank)..cut(self.rank + 1)
     }
 
-    /// This rank's part of `n` columns, in the pieces that its sums are made of: over all ranks the same on 1, 2 or [`N_PARTS`] ranks.
+    /// This rank's part of `n` columns, in the pieces from which its sums are computed: over all ranks, the same pieces
+    /// on 1, 2 or [`N_PARTS`] ranks.
     ///
-    /// Added up in pairs of neighbours, first within a rank and then between ranks, they give the same bits on any of these numbers of ranks. That
-    /// matters beyond the last bit: activations are rounded to 8 bits, where a last bit now and then becomes a whole step.
+    /// Added pairwise, first within a rank and then between ranks, they give the same bits on any of these numbers of
+    /// ranks. This matters beyond the last bit: activations are rounded to 8 bits, where a difference in the last bit
+    /// sometimes becomes a whole step.
     pub fn parts(self, n: usize, unit: usize) -> Vec<Range<usize>> {
         let n_parts = if N_PARTS.is_multiple_of(self.n_ranks) { N_PARTS / self.n_ranks } else { 1 };
         let part = |part| Shard { rank: self.rank * n_parts + part, n_ranks: self.n_ranks * n_parts };
@@ -41,12 +44,12 @@ impl Shard {
 /// Parts of a sum over ranks.
 pub const N_PARTS: usize = 4;
 
-/// Heads of an attention as one rank holds them: whole query heads, and the key/value heads that those read.
+/// Attention heads as one rank holds them: whole query heads, and the key/value heads that they read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadShare {
     /// This rank's query heads.
     pub heads: Range<usize>,
-    /// The key/value heads that they read. Neighbouring ranks may hold the same one.
+    /// The key/value heads that they read. Neighbouring ranks may hold the same key/value head.
     pub kv_heads: Range<usize>,
 }
 
@@ -59,20 +62,21 @@ impl HeadShare {
         Self { heads, kv_heads }
     }
 
-    /// How many heads must stay together so that their columns in the output matrix are whole blocks of activations. Then every number of ranks
-    /// rounds the same blocks, and answers differ by the order of sums alone. One, where `output` is stored without blocks.
+    /// How many heads must stay together so that their columns in the output matrix are whole blocks of activations.
+    /// Then every number of ranks rounds the same blocks, and answers differ only by the order of sums. 1 if `output`
+    /// is stored without blocks.
     pub fn unit(output: &TensorInfo, head_dim: usize) -> usize {
         if output.dtype.block_len() == 1 { 1 } else { BLOCK >> head_dim.trailing_zeros().min(BLOCK.ilog2()) }
     }
 
-    /// For each of this rank's query heads the key/value head that it reads, counted from this rank's first.
+    /// For each of this rank's query heads, the key/value head that it reads, counted from this rank's first.
     pub fn kv_head_of_each(&self, n_heads: usize, n_kv_heads: usize) -> Vec<usize> {
         let group = n_heads / n_kv_heads;
         self.heads.clone().map(|head| head / group - self.kv_heads.start).collect()
     }
 }
 
-/// A tensor, the shape that it must have, and the part that this rank holds. A vector is a matrix of one row.
+/// A tensor, its required shape, and the part that this rank holds. A vector is a matrix of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Want {
     /// Name in the file.
@@ -83,7 +87,7 @@ pub struct Want {
     pub rows: Range<usize>,
     /// Columns held.
     pub cols: Range<usize>,
-    /// Which of several parts of the tensor on this rank this is.
+    /// The index of this part among several parts of the tensor on this rank.
     pub part: usize,
 }
 
@@ -103,7 +107,7 @@ impl Want {
         Self { cols, ..Self::whole(name, n_rows, n_cols) }
     }
 
-    /// Columns in several parts, each to be a matrix of its own: see [`Shard::parts`].
+    /// Columns in several parts, each of which becomes a separate matrix: see [`Shard::parts`].
     pub fn col_parts(name: &str, n_rows: usize, n_cols: usize, parts: &[Range<usize>]) -> impl Iterator<Item = Self> {
         let want =
             move |(part, cols): (usize, &Range<usize>)| Self { part, ..Self::cols(name, n_rows, n_cols, cols.clone()) };
@@ -111,7 +115,7 @@ impl Want {
     }
 }
 
-/// Bytes that `wants` take in memory, in the kernels' forms, from the header alone.
+/// Bytes that `wants` take in memory, in the kernels' layouts, from the header alone.
 pub fn held_bytes(gguf: &Gguf, wants: &[Want]) -> Result<u64> {
     let bytes_of = |want: &Want| Ok(Matrix::held_bytes(gguf.tensor(&want.name)?.dtype, want.rows.len(), &want.cols));
     wants.iter().map(bytes_of).sum()
@@ -133,7 +137,8 @@ struct Entry {
 }
 
 impl Loader {
-    /// Checks `wants` against the header and reserves the memory for them. A tensor that nobody wants is an error: it would change the answer.
+    /// Checks `wants` against the header and reserves the memory for them. A tensor that nothing wants is an error: it
+    /// would change the answer.
     pub fn new(gguf: &Gguf, wants: &[Want]) -> Result<Self> {
         let surplus = gguf.tensors.keys().find(|name| !wants.iter().any(|want| &want.name == *name));
         if let Some(name) = surplus {
@@ -176,7 +181,8 @@ impl Loader {
         ranges
     }
 
-    /// Takes the bytes of the file that start at `offset`. Bytes that nobody needs may be left out; those of one tensor must come in order.
+    /// Takes the bytes of the file that start at `offset`. Unneeded bytes may be left out; the bytes of one tensor must
+    /// come in order.
     pub fn feed(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let end = offset + bytes.len() as u64;
         let first = self.entries.partition_point(|entry| entry.range.end <= offset);
@@ -199,12 +205,12 @@ impl Loader {
         Ok(())
     }
 
-    /// Bytes taken, and bytes needed in all.
+    /// Bytes taken, and total bytes needed.
     pub fn progress(&self) -> (u64, u64) {
         (self.n_fed, self.n_total)
     }
 
-    /// The tensors; fails with the name of the first that is not complete.
+    /// The tensors; fails with the name of the first incomplete one.
     pub fn finish(self) -> Result<Tensors> {
         let finish = |entry: Entry| {
             let matrix = entry.builder.finish(&entry.name)?;
@@ -227,7 +233,7 @@ impl Tensors {
         self.tensors.remove(&(name.into(), 0)).ok_or_else(missing)
     }
 
-    /// Takes all parts of a tensor that was wanted in parts.
+    /// Takes all parts of a tensor that was requested in parts.
     pub fn parts(&mut self, name: &str) -> Result<Vec<Matrix>> {
         let mut parts = vec![self.matrix(name)?];
         while let Some(part) = self.tensors.remove(&(name.into(), parts.len())) {
@@ -236,7 +242,7 @@ impl Tensors {
         Ok(parts)
     }
 
-    /// Takes a tensor as f32 values, row after row.
+    /// Takes a tensor as f32 values, row by row.
     pub fn vector(&mut self, name: &str) -> Result<Vec<f32>> {
         let matrix = self.matrix(name)?;
         let mut values = vec![0.0; matrix.n_rows() * matrix.n_cols()];

@@ -8,12 +8,12 @@
 use crate::image::Pixels;
 use crate::{Error, Result};
 
-/// Largest edge of a scale: its square takes 192 MiB.
+/// Largest edge of a scale: a square of this size takes 192 MiB.
 const MAX_SCALE: usize = 4096;
-/// Most scales.
+/// Largest number of scales.
 const MAX_SCALES: usize = 16;
 
-/// The scales at which a picture is looked at: each is an edge in pixels, cut into tiles of the encoder's size.
+/// The scales at which the model sees a picture: each is an edge in pixels, cut into tiles of the encoder's size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scales {
     /// Edge of a tile, the encoder's input and the smallest scale.
@@ -57,20 +57,20 @@ impl Scales {
         Ok(Self { tile, scales: scales.to_vec() })
     }
 
-    /// Edge of the largest scale, which the picture is prepared at.
+    /// Edge of the largest scale, at which the picture is prepared.
     pub fn size(&self) -> usize {
         self.scales.last().copied().unwrap_or(self.tile)
     }
 
-    /// Tiles of all scales together.
+    /// Number of tiles over all scales.
     pub fn n_tiles(&self) -> usize {
         self.scales.iter().map(|scale| (scale / self.tile).pow(2)).sum()
     }
 
-    /// Scale, row and column of a tile: scale by scale from the smallest, each row by row.
+    /// Scale, row and column of a tile: by scale from the smallest, row by row.
     ///
     /// # Panics
-    /// When there is no such tile.
+    /// If there is no such tile.
     pub fn place(&self, tile_idx: usize) -> Place {
         let mut idx = tile_idx;
         for (scale_idx, scale) in self.scales.iter().enumerate() {
@@ -83,10 +83,10 @@ impl Scales {
         panic!("tile {tile_idx} of {}", self.n_tiles());
     }
 
-    /// One tile's pixels: (3, tile, tile). Any tile can be made at any time, so ranks can share them out.
+    /// One tile's pixels: (3, tile, tile). Any tile can be computed at any time, so ranks can share them out.
     ///
     /// # Panics
-    /// When there is no such tile, or the pixels were not prepared at the largest scale.
+    /// If there is no such tile, or the pixels were not prepared at the largest scale.
     pub fn tile(&self, pixels: &Pixels, tile_idx: usize) -> Vec<f32> {
         assert_eq!(pixels.size, self.size(), "pixels prepared at another size than the largest scale");
         let place = self.place(tile_idx);
@@ -111,25 +111,25 @@ impl Scales {
     }
 }
 
-/// Where a tile lies.
+/// The position of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Which scale.
+    /// Index of the scale.
     pub scale_idx: usize,
     /// Row among the scale's tiles.
     pub row: usize,
     /// Column among the scale's tiles.
     pub column: usize,
-    /// Tiles a side at this scale.
+    /// Tiles per side at this scale.
     pub n_splits: usize,
 }
 
-/// The tiles of a prepared picture, scale by scale from the smallest, row by row: each (3, tile, tile).
+/// The tiles of a prepared picture, by scale from the smallest, row by row: each (3, tile, tile).
 pub fn split<'a>(pixels: &'a Pixels, scales: &'a Scales) -> impl Iterator<Item = Vec<f32>> + 'a {
     (0..scales.n_tiles()).map(|tile_idx| scales.tile(pixels, tile_idx))
 }
 
-/// The four source places of one output place along one axis, and their weights.
+/// The four source positions of one output position along one axis, and their weights.
 struct Taps {
     idx: [usize; 4],
     weights: [f32; 4],
@@ -141,14 +141,14 @@ impl Taps {
         (0..4).map(|tap| values[tap] * self.weights[tap]).sum()
     }
 
-    /// For each tap of `column`, the value there of four lines under this row's weights.
+    /// For each tap of `column`, that column's value over four lines, weighted for this row.
     fn weigh(&self, lines: &[&[f32]; 4], column: &Taps) -> [f32; 4] {
         column.idx.map(|x| self.sum(&[lines[0][x], lines[1][x], lines[2][x], lines[3][x]]))
     }
 }
 
-/// Taps of the output places `first..first + n` when `n_in` places become `n_out`: align_corners=False,
-/// antialias=False, Keys' cubic with a = -0.75, places outside moved to the border.
+/// Taps of the output positions `first..first + n` when `n_in` positions are resized to `n_out`: align_corners=False,
+/// antialias=False, Keys' cubic with a = -0.75, positions outside clamped to the border.
 fn taps(n_in: usize, n_out: usize, first: usize, n: usize) -> Vec<Taps> {
     const A: f32 = -0.75;
     let near = |x: f32| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
@@ -164,11 +164,11 @@ fn taps(n_in: usize, n_out: usize, first: usize, n: usize) -> Vec<Taps> {
     (first..first + n).map(tap).collect()
 }
 
-/// Joins the tiles' features, taken one tile at a time, into one grid of tokens.
+/// Merges the tiles' features, taken one tile at a time, into one grid of tokens.
 ///
-/// A scale's tiles lie side by side as one large grid, which is averaged down to the grid of a single tile
-/// (`interpolate(mode="area")`); the scales' channels follow each other. Every tile has the same grid, so each token
-/// is the mean over a block of `n_splits` x `n_splits` features, and a tile can be added in as it comes.
+/// A scale's tiles form one large grid, which is averaged down to the grid of a single tile
+/// (`interpolate(mode="area")`); the scales' channels are concatenated. Every tile has the same grid, so each token is
+/// the mean over a block of `n_splits` x `n_splits` features, and a tile can be added as soon as it is encoded.
 #[derive(Debug, Clone)]
 pub struct Merge {
     scales: Scales,
@@ -185,7 +185,7 @@ impl Merge {
         Self { scales: scales.clone(), grid, n_channels, n_pushed: 0, merged }
     }
 
-    /// Tiles taken so far.
+    /// Number of tiles taken so far.
     pub fn n_pushed(&self) -> usize {
         self.n_pushed
     }
@@ -193,7 +193,7 @@ impl Merge {
     /// Adds the next tile's features: (grid * grid, n_channels).
     ///
     /// # Errors
-    /// [`Error::Shape`] when the features are of another size, or there are more tiles than the scales have.
+    /// [`Error::Shape`] if the features have another size, or if there are more tiles than the scales have.
     pub fn push(&mut self, features: &[f32]) -> Result<()> {
         let shape = |expected: String, found: String| {
             Err(Error::Shape { tensor: format!("features of tile {}", self.n_pushed), expected, found })
@@ -221,10 +221,10 @@ impl Merge {
         Ok(())
     }
 
-    /// The merged features, (grid * grid, n_scales * n_channels), tokens row by row.
+    /// The merged features, (grid * grid, n_scales * n_channels), row by row.
     ///
     /// # Errors
-    /// [`Error::Shape`] when tiles are missing.
+    /// [`Error::Shape`] if tiles are missing.
     pub fn finish(self) -> Result<Vec<f32>> {
         let n_tiles = self.scales.n_tiles();
         if self.n_pushed != n_tiles {

@@ -1,8 +1,8 @@
 //! Text to token ids and back.
 //!
-//! The ids come from the `tokenizers` crate, built from the tokenizer.json text that the converter stores in the decoder file, or, in files of llama.cpp's
-//! converters, from their vocabulary (`ggml`); the way back is a table of bytes. Typed text never becomes a control token: those are not part of the
-//! vocabulary that text is encoded with.
+//! The `tokenizers` crate computes the ids. It is built from the tokenizer.json text that the converter stores in the
+//! decoder file, or, for files from llama.cpp's converters, from their vocabulary (`ggml`). Decoding uses a table of
+//! bytes. Typed text never becomes a control token: those are not part of the vocabulary used for encoding text.
 
 pub mod ggml;
 mod json;
@@ -25,20 +25,20 @@ use tokenizers::{TokenizerBuilder, TokenizerImpl};
 /// Key of the tokenizer.json text in the decoder file.
 pub const GGUF_KEY: &str = "tokenizer.huggingface.json";
 
-/// Bytes of one text at most: keeps a pasted book from taking the memory of the rank that tokenizes it.
+/// Largest text in bytes: keeps a pasted book from using up the memory of the rank that tokenizes it.
 pub const MAX_TEXT_BYTES: usize = 1 << 19;
 
-// Four times the largest vocabulary in use; keeps a lying id from costing memory.
+// Four times the largest vocabulary in use; keeps a forged id from costing memory.
 const MAX_IDS: usize = 1 << 20;
 
 // The last two are not used.
 type Encoder = TokenizerImpl<BPE, NFC, Steps, ByteLevel, ByteLevel>;
 
-/// A BPE tokenizer: byte-level as Llama-3 has it, or SentencePiece's with byte fallback as Llama-2 and Mistral have it.
+/// A BPE tokenizer: byte-level as in Llama-3, or SentencePiece with byte fallback as in Llama-2 and Mistral.
 pub struct Tokenizer {
     encoder: Encoder,
     style: Style,
-    // Text of the ids one after the other; id i has bytes[starts[i]..starts[i + 1]].
+    // The text of all ids, concatenated; id i has bytes[starts[i]..starts[i + 1]].
     bytes: Vec<u8>,
     starts: Vec<u32>,
     kinds: Vec<Kind>,
@@ -48,13 +48,13 @@ pub struct Tokenizer {
 /// How tokens spell text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
-    /// Each byte is a letter of GPT-2's alphabet.
+    /// Each byte is a letter of GPT-2's byte alphabet.
     ByteLevel,
-    /// Spaces are ▁, which may be put before a text; what has no token is spelled in bytes such as <0x0A>.
+    /// Spaces are ▁, which may be put before a text; text without a token is spelled in bytes such as <0x0A>.
     SentencePiece(Prefix),
 }
 
-/// Where ▁ is put before a text.
+/// When ▁ is put before a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Prefix {
     Never,
@@ -62,18 +62,18 @@ enum Prefix {
     Always,
 }
 
-/// What stands before a text that is encoded.
+/// What precedes a text that is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// Nothing.
     Start,
     /// A control token or an image.
     Apart,
-    /// Other text: it goes on.
+    /// Other text, which this one continues.
     Inside,
 }
 
-/// SentencePiece's mark of a space.
+/// SentencePiece's mark for a space.
 const SPACE: &str = "\u{2581}";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,14 +84,14 @@ enum Kind {
 }
 
 impl Tokenizer {
-    /// The tokenizer inside a decoder file: the tokenizer.json of this project's files, or the vocabulary of llama.cpp's.
+    /// The tokenizer in a decoder file: the tokenizer.json of this project's files, or the vocabulary of llama.cpp's.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
         let (place, tokenizer) = match gguf.get_str(GGUF_KEY)? {
             Some(json) => (format!("{}: {GGUF_KEY}", gguf.file), Self::from_json(json.as_bytes())),
             None => (gguf.file.clone(), ggml::file(gguf).and_then(Self::build)),
         };
         let tokenizer = tokenizer.map_err(|error| error.of_tokenizer_in(&place))?;
-        // An id without a row would be silence: a vector of zeros.
+        // An id without a row would be read as a vector of zeros.
         let n_rows = gguf.tensors.get("token_embd.weight").map_or(usize::MAX, |embedding| embedding.n_rows);
         if let Some(id) = (n_rows..tokenizer.kinds.len()).rfind(|&id| tokenizer.is_known(id as u32)) {
             let problem = format!("the vocabulary has ids up to {id}, but token_embd.weight has {n_rows} rows");
@@ -100,7 +100,7 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// The tokenizer of a tokenizer.json file.
+    /// The tokenizer from a tokenizer.json file.
     pub fn from_json(json: &[u8]) -> Result<Self> {
         Self::build(serde_json::from_slice(json).map_err(|error| Error::Tokenizer(error.to_string()))?)
     }
@@ -125,7 +125,7 @@ impl Tokenizer {
                 check_merges(&vocab, &merges)?;
             }
             Style::SentencePiece(_) => {
-                // Published files list merges that make control tokens, which text never contains.
+                // Published files include merges that produce control tokens, which text never contains.
                 let is_text = |token: &str| vocab.contains_key(token);
                 merges.retain(|(left, right)| is_text(left) && is_text(right) && is_text(&format!("{left}{right}")));
             }
@@ -139,7 +139,7 @@ impl Tokenizer {
             bpe = bpe.unk_token(unk_token);
         }
         if style != Style::ByteLevel {
-            // Without words there are only whole texts to remember.
+            // Without words, only whole texts could be cached.
             bpe = bpe.cache_capacity(0);
         }
         let bpe = bpe.build().map_err(|error| wrong("model", error))?;
@@ -155,12 +155,12 @@ impl Tokenizer {
         Ok(Self { encoder, style, bytes: table.bytes, starts: table.starts, kinds: table.kinds, added })
     }
 
-    /// Ids of a text in which nothing is a control token, without a token for the beginning.
+    /// The ids of a text in which nothing is a control token, without a beginning-of-text token.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
         self.encode_text_at(text, Place::Start)
     }
 
-    /// The same for a text in the middle of others: SentencePiece may put a space before it.
+    /// The same for a text at a given place among others: SentencePiece may put a space before it.
     pub fn encode_text_at(&self, text: &str, place: Place) -> Result<Vec<u32>> {
         if text.len() > MAX_TEXT_BYTES {
             let problem = format!("the text has {} bytes, at most {MAX_TEXT_BYTES} can be read", text.len());
@@ -197,19 +197,20 @@ impl Tokenizer {
         named.map(|(token, _)| token.as_str())
     }
 
-    /// Id of a control token if there is one of that name.
+    /// Id of a control token, if there is one of that name.
     pub fn find(&self, token: &str) -> Option<u32> {
         self.added.get(token).copied()
     }
 
-    /// The first control token that is named in a text: where, its name and its id. Of names that begin at one place the longest counts.
+    /// The first control token named in a text: position, name and id. If several start at the same position, the
+    /// longest wins.
     pub fn first_special(&self, text: &str) -> Option<(usize, &str, u32)> {
         let named = self.added.iter().filter(|&(_, &id)| self.is_special(id));
         let found = named.filter_map(|(token, &id)| Some((text.find(token.as_str())?, token.as_str(), id)));
         found.min_by_key(|&(at, token, _)| (at, std::cmp::Reverse(token.len())))
     }
 
-    /// How many ids have a token. Embedding tables may have more rows than that.
+    /// How many ids have a token. Embedding tables may have more rows.
     pub fn n_known(&self) -> usize {
         self.kinds.iter().filter(|&&kind| kind != Kind::Unknown).count()
     }
@@ -224,12 +225,12 @@ impl Tokenizer {
         self.kind(id) == Kind::Special
     }
 
-    /// A stream that turns ids into text as they come.
+    /// A stream that turns ids into text as they arrive.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { tokenizer: self, held: Vec::new(), is_first: true }
     }
 
-    /// Text of some ids without the control tokens.
+    /// The text of some ids, without control tokens.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut stream = self.stream();
         let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
@@ -249,12 +250,13 @@ impl Tokenizer {
     }
 }
 
-/// Turns ids into text as they come. The pieces together are the text of all ids; none ends inside a character.
+/// Turns ids into text as they arrive. The concatenated pieces are the text of all ids; no piece ends inside a
+/// character.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    // Beginning of a character that the next token may complete: three bytes at most between calls.
+    // The start of a character that the next token may complete: at most three bytes between calls.
     held: Vec<u8>,
-    // No text has come yet.
+    // No text has been returned yet.
     is_first: bool,
 }
 
@@ -265,7 +267,7 @@ impl TextStream<'_> {
         if self.is_first && !text.is_empty() {
             self.is_first = false;
             if self.tokenizer.style != Style::ByteLevel {
-                // The space that was put before a text when it was encoded.
+                // The space that was added when the text was encoded.
                 text = text.strip_prefix(b" ").unwrap_or(text);
             }
         }
@@ -292,7 +294,7 @@ impl TextStream<'_> {
         }
     }
 
-    /// What is left when no more ids come: a character that was never completed shows as U+FFFD.
+    /// What is left after the last id: a character that was never completed becomes U+FFFD.
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.held).into_owned()
     }
@@ -336,7 +338,7 @@ impl Table {
         for entry in by_id {
             match (entry, style) {
                 (Some((token, _)), Style::ByteLevel) => {
-                    // As the ByteLevel decoder does: a token that is not written in its alphabet stands for itself.
+                    // Like the ByteLevel decoder: a token that is not written in its alphabet stands for itself.
                     let bytes: Option<Vec<u8>> = token.chars().map(|c| byte_of.get(&c).copied()).collect();
                     table.bytes.extend(bytes.unwrap_or_else(|| token.as_bytes().to_vec()));
                 }
@@ -364,7 +366,7 @@ fn byte_token(token: &str) -> Option<u8> {
     is_plain.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// The characters that byte-level tokenizers write bytes with (GPT-2's `bytes_to_unicode`), by byte.
+/// The characters with which byte-level tokenizers write bytes (GPT-2's `bytes_to_unicode`), by byte.
 fn byte_chars() -> Vec<char> {
     let mut next = 256;
     let chars = (0..=255u8).map(|byte| match byte {
@@ -383,8 +385,9 @@ fn wrong(field: &str, problem: impl fmt::Display) -> Error {
 
 // Checks -----------------------------------------------------------------------------------------------------------------
 
-/// A vocabulary may lack tokens for some bytes, as SmolLM2's does: as in Hugging Face's library such bytes become the unknown token, or are left out where
-/// there is none. Without the space, it is not written in this alphabet at all.
+/// A vocabulary may lack tokens for some bytes, as SmolLM2's does: as in Hugging Face's library, such bytes become the
+/// unknown token, or are dropped if there is none. If the space is missing, the vocabulary is not written in this
+/// alphabet at all.
 fn check_bytes(vocab: &Vocab, unk_token: Option<&str>, style: Style) -> Result<()> {
     match unk_token {
         Some(token) if !vocab.contains_key(token) => {
@@ -397,7 +400,7 @@ fn check_bytes(vocab: &Vocab, unk_token: Option<&str>, style: Style) -> Result<(
     }
 }
 
-/// Where ▁ goes before a text, from the steps by which Hugging Face's files say it; any other step is refused.
+/// Where ▁ goes before a text, from the steps that Hugging Face's files use to express it; any other step is refused.
 fn prefix(normalizer: &Value, pre_tokenizer: &Value) -> Result<Prefix> {
     let kind = |json: &Value| json.get("type").and_then(Value::as_str).map(String::from);
     let is_replace = |json: &Value| {

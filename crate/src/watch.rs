@@ -1,4 +1,4 @@
-//! What passes through a model, for those who measure it: the inputs of its large matrices, and the residual stream after each layer.
+//! For measuring a model: the inputs of its large matrices, and the residual stream after each layer.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,51 +8,51 @@ use std::rc::Rc;
 pub enum Part {
     /// The image tower.
     Tower,
-    /// Between tower and decoder; every product is a layer, whose input is seen at [`Point::Mlp`].
+    /// Between tower and decoder; every product counts as a layer, whose input is seen at [`Point::Mlp`].
     Connector,
-    /// The language model. The input of its output matrix is seen at [`Point::Mlp`] of a layer after the last.
+    /// The language model. The input of its output matrix is seen at [`Point::Mlp`] of the layer after the last.
     Decoder,
 }
 
-/// A point in a layer.
+/// A point within a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Point {
-    /// Into the matrices q, k and v: (n_tokens, dim).
+    /// Input of the matrices q, k and v: (n_tokens, dim).
     Attention,
-    /// Into the attention's output matrix: (n_tokens, n_heads * head_dim), this rank's heads.
+    /// Input of the attention's output matrix: (n_tokens, n_heads * head_dim), this rank's heads.
     Heads,
-    /// Into the gate and up matrices: (n_tokens, dim).
+    /// Input of the gate and up matrices: (n_tokens, dim).
     Mlp,
-    /// Into the down matrix: (n_tokens, hidden_dim), this rank's columns.
+    /// Input of the down matrix: (n_tokens, hidden_dim), this rank's columns.
     Hidden,
     /// The residual stream after the layer: (n_tokens, dim).
     Residual,
 }
 
-/// Where a value was seen.
+/// Where a value was observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
-    /// In which part.
+    /// Which part.
     pub part: Part,
-    /// In which of its layers.
+    /// Which of its layers.
     pub layer: usize,
-    /// Where there.
+    /// Which point in it.
     pub point: Point,
 }
 
-/// Somebody who watches one rank's model; nobody by default.
+/// An observer of one rank's model; none by default.
 #[derive(Clone, Default)]
 pub struct Watch(Option<Watcher>);
 
 type Watcher = Rc<RefCell<dyn FnMut(Place, usize, &[f32])>>;
 
 impl Watch {
-    /// `see` hears of every value: where, how many tokens, and the value (n_tokens, width).
+    /// `see` is called for every value: where, how many tokens, and the value (n_tokens, width).
     pub fn new(see: impl FnMut(Place, usize, &[f32]) + 'static) -> Self {
         Self(Some(Rc::new(RefCell::new(see))))
     }
 
-    /// Tells whoever watches.
+    /// Notifies the observer.
     pub(crate) fn see(&self, part: Part, layer: usize, point: Point, n_tokens: usize, value: &[f32]) {
         if let Some(see) = &self.0 {
             see.borrow_mut()(Place { part, layer, point }, n_tokens, value);

@@ -1,8 +1,9 @@
 //! Scaled dot-product attention, one function for encoder (full) and decoder (causal, grouped heads).
 //!
-//! Streams over the keys block by block with a running softmax (as in FlashAttention, arXiv 2205.14135): no (queries x keys) matrix is kept. Many
-//! queries meet a block of keys as a small matrix product, for which it is decoded and its keys are transposed once; few take the integers of a cache as
-//! they lie and multiply the sums by the scales. Query heads that read the same key/value head are rows of the same product.
+//! Streams over the keys block by block with a running softmax (as in FlashAttention, arXiv 2205.14135): no (queries x
+//! keys) matrix is kept. For many queries, each block of keys is decoded and transposed once, and multiplied as a small
+//! matrix product. For few queries, a cache's integers are used as stored, and the sums are multiplied by the scales.
+//! Query heads that share a key/value head are rows of the same product.
 
 use crate::kernels::fetch;
 use crate::kernels::float::{dots, exp, panel_products, sum, vectorized};
@@ -10,11 +11,11 @@ use crate::kernels::float::{dots, exp, panel_products, sum, vectorized};
 /// Keys and values of consecutive positions.
 #[derive(Clone, Copy)]
 pub struct Page<'a> {
-    /// Keys, rotated already where rotation applies.
+    /// Keys, already rotated where rotation applies.
     pub k: Rows<'a>,
     /// Values.
     pub v: Rows<'a>,
-    /// How many positions.
+    /// Number of positions.
     pub n_positions: usize,
 }
 
@@ -25,12 +26,12 @@ pub enum Rows<'a> {
     Floats {
         /// Rows of head_dim values.
         values: &'a [f32],
-        /// From a position of a head to its next.
+        /// Distance from one position of a head to the next.
         row: usize,
-        /// From a head to the next of the same position.
+        /// Distance from one head to the next at the same position.
         head: usize,
     },
-    /// As a cache keeps them: what is read for a head lies together, and each position of a head has a scale.
+    /// As a cache keeps them: each head is contiguous, and each position of a head has a scale.
     Ints {
         /// (n_kv_heads, positions of a whole page, head_dim)
         ints: &'a [i16],
@@ -40,7 +41,7 @@ pub enum Rows<'a> {
 }
 
 impl<'a> Page<'a> {
-    /// Of `k` and `v` (n_positions, n_kv_heads * head_dim).
+    /// From `k` and `v` (n_positions, n_kv_heads * head_dim).
     pub fn of_rows(k: &'a [f32], v: &'a [f32], heads: &Heads) -> Self {
         let row = heads.n_kv_heads * heads.head_dim;
         let n_positions = k.len() / row.max(1);
@@ -54,25 +55,28 @@ impl<'a> Page<'a> {
 pub struct Heads {
     /// Width of a head.
     pub head_dim: usize,
-    /// For every query head of this rank, the key/value head that it reads, counted in this rank's rows of [`Page`].
+    /// For every query head of this rank, the key/value head that it reads, as an index into this rank's rows of
+    /// [`Page`].
     pub kv_head: Vec<usize>,
     /// Key/value heads of this rank: kv_dim / head_dim.
     pub n_kv_heads: usize,
 }
 
-/// Keys of a block.
+/// Keys per block.
 const KEYS: usize = 64;
 
-/// Rows that meet a block at a time.
+/// Rows multiplied with a block at a time.
 const ROWS: usize = 4;
 
-/// From so many queries on, decoding a block and transposing its keys pays. (Queries, not rows: how many heads a rank has must not change a bit.)
+/// From this many queries on, decoding a block and transposing its keys pays off. (Queries, not rows: the number of
+/// heads on a rank must not change a bit.)
 const MANY_QUERIES: usize = 4;
 
 vectorized! {
     /// `out` (n_queries, n_heads * head_dim) = softmax(q k^T / sqrt(head_dim)) v.
     ///
-    /// With `first_pos`, query i stands at position first_pos + i and sees the keys up to its own position; without, it sees all.
+    /// With `first_pos`, query i is at position first_pos + i and sees the keys up to its own position; without it,
+    /// every query sees all keys.
     #[inline(never)]
     pub fn attend(q: &[f32], pages: &[Page], heads: &Heads, first_pos: Option<usize>, out: &mut [f32]) {
         attend_heads(q, pages, heads, first_pos, out)
@@ -104,7 +108,7 @@ fn attend_heads(q: &[f32], pages: &[Page], heads: &Heads, first_pos: Option<usiz
     }
 }
 
-/// One query of one head: where it stands in `q` and `out`, and its running softmax.
+/// One query of one head: its index in `q` and `out`, and its running softmax.
 #[derive(Clone, Copy)]
 struct Row {
     query: usize,
@@ -128,7 +132,7 @@ impl Row {
         rows
     }
 
-    /// Turns scores into weights relative to the running maximum; gives the factor by which what was added up before shrinks.
+    /// Turns scores into weights relative to the running maximum; returns the factor by which the earlier sums shrink.
     #[inline(always)]
     fn soften(&mut self, scores: &mut [f32], scale: f32) -> f32 {
         let mut max = self.max;
@@ -155,14 +159,14 @@ struct Block<'a> {
 /// A head's part of [`Rows`].
 #[derive(Clone, Copy)]
 enum HeadRows<'a> {
-    /// Rows that begin `row` apart.
+    /// Rows at a distance of `row`.
     Floats { values: &'a [f32], row: usize },
-    /// Rows without anything between, and a scale for each.
+    /// Contiguous rows, with a scale for each.
     Ints { ints: &'a [i16], scales: &'a [f32] },
 }
 
 impl<'a> Block<'a> {
-    /// From position `first` of a page on.
+    /// Starting at position `first` of a page.
     fn new(page: &Page<'a>, heads: &Heads, kv_head: usize, first: usize) -> Self {
         let head_dim = heads.head_dim;
         let n_keys = KEYS.min(page.n_positions - first);
@@ -205,16 +209,16 @@ struct Scratch {
     values: Vec<f32>,
     padded: usize,
     row: Vec<f32>, // (head_dim)
-    /// Whether there are [`MANY_QUERIES`].
+    /// Whether there are at least [`MANY_QUERIES`] queries.
     has_many: bool,
     scores: [[f32; KEYS]; ROWS],
 }
 
-/// Keys and values that are used as they lie: rows without anything between.
+/// Keys and values that are used as stored: contiguous rows.
 #[derive(Clone, Copy)]
 enum Direct<'a> {
     Floats([&'a [f32]; 2]),
-    /// With their scales.
+    /// Their scales.
     Ints([(&'a [i16], &'a [f32]); 2]),
 }
 
@@ -232,7 +236,8 @@ impl Scratch {
         }
     }
 
-    /// All rows with a block, in fours, as products of small matrices. Many queries pay for decoding and transposing it first.
+    /// Multiplies all rows with a block, four at a time, as small matrix products. With many queries, the block is
+    /// first decoded and transposed.
     #[inline(always)]
     fn meet(&mut self, q: &[f32], rows: &mut [Row], block: &Block, visible: impl Fn(&Row) -> usize, out: &mut [f32]) {
         let can_be_direct = !self.has_many && self.padded == block.head_dim;
@@ -240,7 +245,7 @@ impl Scratch {
             (HeadRows::Ints { ints: k, scales: k_scales }, HeadRows::Ints { ints: v, scales: v_scales })
                 if can_be_direct =>
             {
-                // Few rows do little with what they read: they would wait for it line by line.
+                // With few rows, little is computed per byte read: the loop would wait for each line.
                 [k, v].map(bytemuck::cast_slice).into_iter().for_each(fetch);
                 Some(Direct::Ints([(k, k_scales), (v, v_scales)]))
             }
@@ -274,7 +279,7 @@ impl Scratch {
         }
     }
 
-    /// Up to `R` rows; the block is in the buffers unless it is used as it lies.
+    /// Up to `R` rows; the block is in the buffers unless it is used as stored.
     #[inline(always)]
     fn meet_rows<const R: usize>(
         &mut self,
@@ -291,7 +296,7 @@ impl Scratch {
         if n == 0 {
             return;
         }
-        // Rows that are missing in the last four repeat the first.
+        // If the last four are not all present, the first row fills the gaps.
         let at: [usize; R] = std::array::from_fn(|i| rows.get(i).unwrap_or(&rows[0]).at);
         let queries = at.map(|at| &q[at..at + head_dim]);
         match direct {

@@ -41,7 +41,7 @@ impl Dtype {
         Self::IQ4_XS,
     ];
 
-    /// ggml's number and name, the weights of a block and its bytes.
+    /// ggml's id and name, weights per block, bytes per block.
     const fn traits(self) -> (u32, &'static str, usize, usize) {
         match self {
             Self::F32 => (0, "f32", 1, 4),
@@ -62,7 +62,7 @@ impl Dtype {
         }
     }
 
-    /// ggml's number of the format, as in tensor infos.
+    /// ggml's id of the format, as in tensor infos.
     pub const fn id(self) -> u32 {
         self.traits().0
     }
@@ -87,7 +87,7 @@ impl Dtype {
         n_cols / self.block_len() * self.block_bytes()
     }
 
-    /// The format of ggml's number `id`, if it is one of these.
+    /// The format with ggml's id `id`, if it is one of these.
     pub fn from_id(id: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|dtype| dtype.id() == id)
     }

@@ -1,8 +1,9 @@
-//! The only door to the kernels: products of weights in kernel form with 8-bit activations.
+//! The only interface to the kernels: products of weights in kernel form with 8-bit activations.
 //!
-//! Each [`Kernel`] does the same arithmetic. `reference` is the definition, in plain loops; `simd128`, `relaxed` and `avx2` equal it bit for bit: the
-//! sums over a block are integers, and what follows is the same sequence of f32 operations for every row, without fused multiply-add. On wasm the
-//! build decides which kernels exist (feature `relaxed-simd`), natively the processor does.
+//! Each [`Kernel`] does the same arithmetic. `reference` is the definition, in plain loops; `simd128`, `relaxed` and
+//! `avx2` match it bit for bit: the sums over a block are integers, and what follows is the same sequence of f32
+//! operations for every row, without fused multiply-add. On wasm the build decides which kernels exist (feature
+//! `relaxed-simd`); natively, the processor does.
 //!
 //! ```text
 //! out = sum over blocks of  a * (factor * I - offset * M)      a: scale of the token's block; factor, offset: f32 scales of the row
@@ -11,7 +12,7 @@
 //! M = sum over both halves of the block of  min * sum of activation                             all of these integers
 //! ```
 //!
-//! What a type adds to whole blocks beside its form comes to the finished sums, the same for every kernel.
+//! What a type adds to whole blocks, beyond its form, is added to the finished sums, in the same way for every kernel.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -30,23 +31,24 @@ use crate::quant::BLOCK;
 use std::hint::black_box;
 use unpack::Unpacked;
 
-/// Tokens of a full tile: so many share the unpacking of a block of weights, which is then little beside the products.
+/// Tokens of a full tile: they share the unpacking of each block of weights, which is then cheap compared with the
+/// products.
 pub const TILE: usize = 16;
 
-/// Activations of a chunk of tiles stay in the processor's cache while all groups of rows pass by.
+/// Size of a chunk of tiles: its activations stay in the processor's cache while all row groups are multiplied with it.
 const CHUNK_BYTES: usize = 512 << 10;
 
-/// 8-bit activations as the kernel of this build reads them: `i16` where bytes would have to be widened for every use.
+/// 8-bit activations as this build's kernel reads them: `i16` where bytes would have to be widened at every use.
 #[cfg(not(all(target_arch = "wasm32", not(feature = "relaxed-simd"))))]
 type Quant = i8;
 /// See above.
 #[cfg(all(target_arch = "wasm32", not(feature = "relaxed-simd")))]
 type Quant = i16;
 
-/// Columns of each four in the order that they are stored: the widened form pairs even columns and odd columns.
+/// The storage order of each four columns: the widened form pairs even columns and odd columns.
 const ORDER: [usize; 4] = if size_of::<Quant>() == 2 { [0, 2, 1, 3] } else { [0, 1, 2, 3] };
 
-/// Bytes of one token's quants of a block.
+/// Bytes of one token's quants in a block.
 const QUANT_BYTES: usize = BLOCK * size_of::<Quant>();
 
 /// Bytes of one token's block: quants, scale and two terms.
@@ -58,7 +60,7 @@ pub type Sums = [[f32; GROUP]; TILE];
 /// One implementation of the products.
 #[derive(Clone, Copy)]
 pub struct Kernel {
-    /// Name, for tests and benchmarks.
+    /// The name, for tests and benchmarks.
     pub name: &'static str,
     multiply: fn(&Group, &Tile, &mut Sums),
 }
@@ -98,7 +100,7 @@ impl Kernel {
         }
     }
 
-    /// `out` (n_tokens, n_rows) = activations times the transposed matrix whose groups lie in `bytes`.
+    /// `out` (n_tokens, n_rows) = activations times the transposed matrix whose groups are in `bytes`.
     #[inline(never)]
     pub fn matmul(self, layout: &Layout, bytes: &[u8], n_rows: usize, x: &Tiles, out: &mut [f32]) {
         assert_eq!((x.n_blocks, x.n_offsets, x.form), (layout.n_blocks, layout.n_offsets(), Some(layout.form)));
@@ -140,12 +142,13 @@ pub struct Tiles {
     n_blocks: usize,
     n_offsets: usize,
     bytes: Vec<u8>,
-    /// (n_tokens, n_blocks * n_offsets): the sums of the activations as they were rounded, for each block or half of one.
+    /// (n_tokens, n_blocks * n_offsets): the sums of the rounded activations, for each block or half block.
     sums: Vec<f32>,
 }
 
 impl Tiles {
-    /// Quantizes `x` (n_tokens, n_cols), which stands from column `first` on in rows of as many blocks as `layout` has, for such weights; zeros around it.
+    /// Quantizes `x` (n_tokens, n_cols) for such weights. `x` starts at column `first` of rows with as many blocks as
+    /// `layout`; the rest is zero.
     #[inline(never)]
     pub fn load(&mut self, x: &[f32], n_tokens: usize, first: usize, layout: &Layout) {
         let (form, n_blocks, n_offsets) = (layout.form, layout.n_blocks, layout.n_offsets());
@@ -179,13 +182,13 @@ impl Tiles {
         }
     }
 
-    /// Those of a tile's tokens.
+    /// The sums for a tile's tokens.
     fn sums(&self, tile_idx: usize) -> &[f32] {
         let in_tile = TILE * self.n_blocks * self.n_offsets;
         &self.sums[tile_idx * in_tile..][..in_tile.min(self.sums.len() - tile_idx * in_tile)]
     }
 
-    /// Tokens loaded.
+    /// Number of tokens loaded.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
     }
@@ -202,7 +205,7 @@ impl Tiles {
     }
 }
 
-/// Some tokens' activations over all blocks; made by [`Tiles`] alone, so that the kernels may rely on its lengths.
+/// Some tokens' activations over all blocks; only [`Tiles`] makes them, so the kernels may rely on the lengths.
 struct Tile<'a> {
     n_tokens: usize,
     n_blocks: usize,
@@ -228,16 +231,18 @@ impl Tile<'_> {
     }
 }
 
-/// Brings `bytes` into the cache by a load of each line. Such loads, one directly after another, go at the full speed of the memory; among products, where there
-/// is room for a few at a time, they are waited for again and again. (wasm has no instruction that only asks for a line.)
+/// Brings `bytes` into the cache with one load per cache line. Such loads, issued back to back, run at full memory
+/// speed; mixed with products, only a few are in flight at a time, and each is waited for. (wasm has no prefetch
+/// instruction.)
 #[inline]
 pub(crate) fn fetch(bytes: &[u8]) {
     let runs = bytes.as_chunks::<512>().0.iter();
     black_box(runs.fold(0, |lines, run| run.iter().step_by(64).fold(lines, |lines, byte| lines | byte)));
 }
 
-/// What a token's products with unsigned quants have to be put right by: -8 M' as i32 for Q4 and, in 16ths, for Q8; M' as f32 for Q4K, where M' is the
-/// sum of the activations; -32 times the sum of each half for Q6K, as i32. The definition does without.
+/// Corrections for a token's products with unsigned quants: -8 M' as i32 for Q4 and, in 16ths, for Q8; M' as f32 for
+/// Q4K, where M' is the sum of the activations; -32 times the sum of each half for Q6K, as i32. The definition does not
+/// need them.
 fn terms(form: Form, [first, second]: [i16; 2]) -> [i32; 2] {
     let (first, second) = (first as i32, second as i32);
     match form {

@@ -1,4 +1,4 @@
-//! Weights as the kernels read them: groups of 8 rows, and in a group blocks of 32 columns.
+//! Weights as the kernels read them: groups of 8 rows, divided into blocks of 32 columns.
 //!
 //! All quants are unsigned; a weight is `scale * quant - min`. A group is several runs of bytes, one after the other:
 //!
@@ -12,28 +12,32 @@
 //! bytes, step j of 8: c = 4 j
 //! ```
 //!
-//! So a vector register of 16 (32) bytes meets 4 consecutive activations repeated 4 (8) times, and the sums of 4 (8) rows come out side by side.
-//! Rows that are missing in the last group have scale 0. All numbers of the stored form are kept exactly.
+//! So a vector register of 16 (32) bytes is multiplied with 4 consecutive activations, repeated 4 (8) times, and the
+//! sums of 4 (8) rows are adjacent lanes. Rows missing from the last group have scale 0. All numbers of the stored form
+//! are kept exactly.
 //!
-//! Four forms serve all types. Each is made for the type of its name; the other types are integers with scales too ([`Sub`]) and go where those fit:
+//! Four forms serve all types. Each is made for the type it is named after; the other types are also integers with
+//! scales ([`Sub`]), and use the form that fits:
 //!
 //! ```text
 //! Q4   Q4_0, Q4_1*             Q8   Q8_0, Q5_0, Q5_1*, IQ4_NL, IQ4_XS (values of the codebook)
 //! Q4K  Q4_K                    Q6K  Q6_K, Q5_K*, Q3_K, Q2_K*
 //! ```
 //!
-//! Values of fewer bits than their form has lie in planes, and become bytes of the form when a group's turn comes (`kernels::unpack`):
+//! Values with fewer bits than their form has are stored in planes, and are expanded to the form's bytes just before a
+//! group is used (`kernels::unpack`):
 //!
 //! ```text
-//! a plane of b bits is b x 32 bytes: step j of the form is in bytes 32 (j mod b) on, b bits from bit b (j / b) on
-//! Q2_K 2 bits   Q3_K 2 + 1   IQ4_NL, IQ4_XS 4 (places in the codebook)   Q5_0, Q5_1, Q5_K 4 + 1
+//! a plane of b bits is b x 32 bytes: step j of the form is at byte 32 (j mod b), b bits starting at bit b (j / b)
+//! Q2_K 2 bits   Q3_K 2 + 1   IQ4_NL, IQ4_XS 4 (codebook indices)   Q5_0, Q5_1, Q5_K 4 + 1
 //! ```
 //!
-//! Types with a star add something to all weights of a block or of half a block. It stands behind the values, and is multiplied with the sums of the
-//! activations:
+//! Types with a star add a number to all weights of a block or of half a block. It is stored after the values, and is
+//! multiplied with the sums of the activations:
 //!
 //! ```text
-//! Q4_1, Q5_1  8 x f32 an addend      Q5_K  8 x u8 a min      Q2_K  8 x (4 bits, 4 bits), a min of each half; min times dmin is taken away
+//! Q4_1, Q5_1  8 x f32 an addend      Q5_K  8 x u8 a min      Q2_K  8 x (4 bits, 4 bits), a min per half;
+//!                                                                  min times dmin is subtracted
 //! ```
 
 use crate::dtype::Dtype;
@@ -41,10 +45,10 @@ use crate::quant::{BLOCK, Sub, f16_at, has_codebook, q4_k_scale_min};
 use half::f16;
 use std::ops::Range;
 
-/// Rows of a group.
+/// Rows per group.
 pub const GROUP: usize = 8;
 
-/// Blocks of a super-block of the K formats.
+/// Blocks per super-block of the K formats.
 pub(crate) const SUPER: usize = 8;
 
 /// The integer kernel forms.
@@ -56,12 +60,12 @@ pub enum Form {
     Q8,
     /// Nibbles, scale and min of 6 bits per block.
     Q4K,
-    /// 6-bit values in bytes, min = 32 scales, a signed scale per 16 columns.
+    /// 6-bit values in bytes, min = 32 scales, one signed scale per 16 columns.
     Q6K,
 }
 
 impl Form {
-    /// The form that `dtype` is multiplied in; none for the floating-point formats.
+    /// The form that `dtype` is multiplied in; `None` for floating-point formats.
     pub fn of(dtype: Dtype) -> Option<Self> {
         match dtype {
             Dtype::Q4_0 | Dtype::Q4_1 => Some(Self::Q4),
@@ -72,7 +76,7 @@ impl Form {
         }
     }
 
-    /// Bytes of the heads of a super-block.
+    /// Bytes of a super-block's heads.
     pub(crate) const fn head_bytes(self) -> usize {
         match self {
             Self::Q4 | Self::Q8 => 0,
@@ -88,7 +92,7 @@ impl Form {
         }
     }
 
-    /// Bytes of a block's values, out of their planes.
+    /// Bytes of a block's values, unpacked from their planes.
     pub(crate) const fn value_bytes(self) -> usize {
         match self {
             Self::Q4 | Self::Q4K => 128,
@@ -96,7 +100,7 @@ impl Form {
         }
     }
 
-    /// What the unsigned quant of a weight 0 is.
+    /// The unsigned quant of a weight of 0.
     const fn zero(self) -> u8 {
         match self {
             Self::Q4 | Self::Q4K => 0,
@@ -106,26 +110,26 @@ impl Form {
     }
 }
 
-/// What a type adds to the weights of a block beside its form.
+/// What a type adds to the weights of a block, beyond its form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Offsets {
     None,
     /// An f32.
     Addend,
-    /// An integer min, whose factor is a head; one, or one for each half.
+    /// An integer min, whose factor is a head; one per block, or one per half.
     Mins(usize),
 }
 
-/// Shape of a group: what is stored in it, and its columns.
+/// Shape of a group: what is stored in it, and which columns it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     /// The stored type.
     pub dtype: Dtype,
     /// Form of the values.
     pub form: Form,
-    /// Blocks in a row.
+    /// Blocks per row.
     pub n_blocks: usize,
-    /// Place of the first block in its stored block: 0..8 where those have 256 columns, else 0.
+    /// Index of the first block within its stored block: 0..8 if stored blocks have 256 columns, else 0.
     pub first_sub: usize,
 }
 
@@ -137,20 +141,20 @@ pub(crate) struct Runs<'a> {
     pub min_heads: &'a [u8],
     /// As in [`Group`].
     pub scales: &'a [u8],
-    /// Values, as [`Layout::planes`] says.
+    /// Values, as described by [`Layout::planes`].
     pub values: &'a [u8],
     /// Addends or mins.
     pub offsets: &'a [u8],
 }
 
 impl Layout {
-    /// For the blocks `blocks` of a stored row of `dtype`; none for the floating-point formats.
+    /// For the blocks `blocks` of a stored row of `dtype`; `None` for floating-point formats.
     pub fn new(dtype: Dtype, blocks: Range<usize>) -> Option<Self> {
         let first_sub = blocks.start % (dtype.block_len() / BLOCK).max(1);
         Form::of(dtype).map(|form| Self { dtype, form, n_blocks: blocks.len(), first_sub })
     }
 
-    /// Bits of the two planes that a value lies in, the low ones first; none where it lies as its form has it.
+    /// Bits of a value in each of its two planes, low bits first; `None` if values are stored as in the form.
     pub(crate) const fn planes(&self) -> Option<[usize; 2]> {
         match self.dtype {
             Dtype::Q2K => Some([2, 0]),
@@ -161,7 +165,7 @@ impl Layout {
         }
     }
 
-    /// The unsigned quant of what is 0 in the planes.
+    /// The unsigned quant of a value whose planes are 0.
     pub(crate) const fn bias(&self) -> u8 {
         let least = match self.dtype {
             Dtype::Q3K => 4,
@@ -180,7 +184,7 @@ impl Layout {
         }
     }
 
-    /// What is added to the weights of a block: so many numbers, 2 where each half has its own.
+    /// How many numbers are added to the weights of a block: 2 if each half has its own.
     pub const fn n_offsets(&self) -> usize {
         match self.offsets() {
             Offsets::None => 0,
@@ -210,12 +214,12 @@ impl Layout {
         ]
     }
 
-    /// Bytes of one group: whole units of 16.
+    /// Bytes of one group, a multiple of 16.
     pub fn group_bytes(&self) -> usize {
         self.run_bytes().iter().sum::<usize>().next_multiple_of(16)
     }
 
-    /// Whether all floating-point scales of one group are numbers: kernels may rely on it.
+    /// Whether no floating-point scale of a group is NaN or infinite: kernels may rely on this.
     #[inline(never)]
     pub fn is_finite(&self, bytes: &[u8]) -> bool {
         self.runs(bytes).is_finite(self)
@@ -233,7 +237,8 @@ impl Layout {
         Runs { heads, min_heads, scales, values, offsets }
     }
 
-    /// Writes row `row` (0..8) of a group: the stored `bytes` of the blocks that hold this layout's blocks. Rows that are never written must be zero bytes.
+    /// Writes row `row` (0..8) of a group, from the stored `bytes` of the blocks that contain this layout's blocks.
+    /// Rows that are never written must be zero.
     #[inline(never)]
     pub fn pack_row(&self, bytes: &[u8], row: usize, group: &mut [u8]) {
         let mut rest = group;
@@ -293,7 +298,7 @@ impl Layout {
         }
     }
 
-    /// The stored block that a block lies in, and its place there.
+    /// The stored block that contains a block, and the block's index in it.
     fn place(&self, block: usize) -> (usize, usize) {
         let per_stored = (self.dtype.block_len() / BLOCK).max(1);
         ((self.first_sub + block) / per_stored, (self.first_sub + block) % per_stored)
@@ -305,12 +310,12 @@ impl Layout {
             Form::Q4 => scales[2 * row..2 * row + 2].copy_from_slice(&f16::from_f32(sub.factor).to_le_bytes()),
             Form::Q8 => put_f32(scales, row, sub.factor * sub.scale[0] as f32),
             Form::Q6K => scales[2 * row..2 * row + 2].copy_from_slice(&sub.scale.map(|scale| scale as u8)),
-            Form::Q4K => unreachable!("Q4_K alone has this form"),
+            Form::Q4K => unreachable!("only Q4_K has this form"),
         }
     }
 
     fn pack_values(&self, sub: &Sub, row: usize, values: &mut [u8]) {
-        // Of a codebook the place is kept.
+        // For a codebook, its index is kept.
         let least = if has_codebook(self.dtype) { 0 } else { self.form.zero() - self.bias() };
         let word = |j: usize| {
             let codes = [0, 1, 2, 3].map(|i| (sub.codes[4 * j + i] as u8).wrapping_add(least));
@@ -329,8 +334,8 @@ impl Layout {
         }
     }
 
-    /// In form Q4 codes are from 0 on where the form's are from -8 on: the addend makes up for it, exactly as long as `offset + 8 * factor` fits into an f32, so
-    /// unless one is 8192 times the other.
+    /// In form Q4, codes start at 0 where the form's start at -8. The addend compensates for this, exactly as long as
+    /// `offset + 8 * factor` fits into an f32: always, unless one is 8192 times the other.
     fn addend(&self, sub: &Sub) -> f32 {
         sub.offset + if self.form == Form::Q4 { 8.0 * sub.factor } else { 0.0 }
     }
@@ -353,19 +358,20 @@ impl Runs<'_> {
 /// A group of 8 rows in kernel form.
 #[derive(Debug, Clone, Copy)]
 pub struct Group<'a> {
-    /// Form and number of blocks.
+    /// Form and number of blocks of the group.
     pub layout: Layout,
-    /// f32 factors of the super-blocks.
+    /// f32 factors of the super-blocks' scales and mins.
     pub heads: &'a [u8],
     /// Scales of the blocks.
     pub scales: &'a [u8],
     /// Quants of the blocks.
     pub values: &'a [u8],
-    /// What is added to all weights of a block, or of each half of one: (n_blocks * n_offsets) times 8 rows.
+    /// What is added to all weights of each block or half block: (n_blocks * n_offsets) times 8 rows.
     pub offsets: &'a [[f32; GROUP]],
 }
 
-/// How the 32 weights of one row and block follow from their quants: in each half (16 columns), `factor * (scale * quant) - offset * min`.
+/// How the 32 weights of one row and block are computed from their quants: in each half (16 columns), `factor * (scale
+/// * quant) - offset * min`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Factors {
     /// Factor of the scales.
@@ -443,8 +449,8 @@ impl Group<'_> {
     }
 }
 
-// Blocks of `N` bytes, a f16 scale and quants, to `S` bytes of scales (f16 or f32) and `V` of values for 8 rows; the bits `flip` of the quants are turned
-// over.
+// From blocks of `N` bytes, an f16 scale and quants, to `S` bytes of scales (f16 or f32) and `V` bytes of values for 8
+// rows; the bits in `flip` are inverted in the quants.
 fn pack_blocks<const N: usize, const S: usize, const V: usize>(
     bytes: &[u8],
     row: usize,
@@ -465,7 +471,7 @@ fn pack_blocks<const N: usize, const S: usize, const V: usize>(
     }
 }
 
-// A sub-block's nibbles are the low or the high halves of 32 bytes; here they become both halves of 16.
+// A sub-block's nibbles are the low or the high halves of 32 bytes; here they become both halves of 16 bytes.
 fn pack_q4_k(stored: &[u8], sub: usize, row: usize, scales: &mut [u8], values: &mut [u8]) {
     (scales[row], scales[GROUP + row]) = q4_k_scale_min(&stored[4..16], sub);
     let qs = &stored[16 + sub / 2 * 32..][..32];
@@ -480,7 +486,7 @@ fn pack_q4_k(stored: &[u8], sub: usize, row: usize, scales: &mut [u8], values: &
     }
 }
 
-// Four 6-bit quants from column 4 j of sub-block `sub` on.
+// Four 6-bit quants, starting at column 4 j of sub-block `sub`.
 fn q6_k_word(stored: &[u8], sub: usize, j: usize) -> u32 {
     let (half, quarter) = (sub / 4, sub % 4);
     let low = word(&stored[half * 64 + quarter % 2 * 32..], j) >> (quarter / 2 * 4) & 0x0f0f_0f0f;
@@ -501,7 +507,7 @@ pub(crate) fn f32_at(bytes: &[u8], at: usize) -> f32 {
     f32::from_bits(word(bytes, at))
 }
 
-/// Adds the low `bits` of four bytes to a plane, as step `step` of `row`.
+/// Adds the low `bits` of four bytes to a plane, as step `step` of row `row`.
 fn put_bits(plane: &mut [u8], bits: usize, step: usize, row: usize, codes: u32) {
     let codes = codes & (0x0101_0101 * ((1 << bits) - 1));
     let before = word(&plane[step % bits * 32..], row);

@@ -1,8 +1,10 @@
-//! The arithmetic of `llama3med`: number formats as they are stored and as the kernels read them, products of quantized weights with activations, attention
-//! and what comes between them. Everything here runs over every weight or every activation.
+//! The arithmetic of `llama3med`: number formats as stored and as the kernels read them, products of quantized weights
+//! with activations, attention, and the operations between them. Everything here runs over every weight or every
+//! activation.
 //!
-//! A crate of its own, so that it is compiled for speed where the rest of what a browser downloads is compiled to be small. What others call and what has
-//! loops is never inlined: in a caller that is to be small it would become small itself.
+//! A separate crate, so that it is compiled for speed while the rest of the browser's download is compiled for size.
+//! Functions that are called from outside and contain loops are never inlined: inlined into a caller compiled for size,
+//! they would be compiled for size too.
 
 pub mod attention;
 pub mod dtype;

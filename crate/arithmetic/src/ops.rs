@@ -1,6 +1,7 @@
 //! Norms, activations and softmax: the arithmetic between the matrix products.
 //!
-//! Plain loops over rows, which the compiler turns into vectors; formulas as in PyTorch's documentation of the operation of the same name.
+//! Plain loops over rows, which the compiler vectorises; formulas as in PyTorch's documentation of the operations of
+//! the same name.
 
 use crate::kernels::float::{erf, exp, sum, vectorized};
 
@@ -77,13 +78,13 @@ fn silu_mul_values(gate: &mut [f32], up: &[f32]) {
 /// Activation functions of encoders and connectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// x * Phi(x) with the exact error function: connectors, timm.
+    /// x * Phi(x) with the exact error function: connectors and timm.
     Gelu,
     /// The tanh approximation: SigLIP.
     GeluTanh,
     /// x * sigmoid(1.702 x): CLIP.
     QuickGelu,
-    /// x * sigmoid(x); in encoders always the gate of a gated MLP.
+    /// x * sigmoid(x); in encoders always as the gate of a gated MLP.
     Silu,
 }
 
@@ -119,7 +120,8 @@ vectorized! {
 mod tests {
     use super::*;
 
-    /// Every f32 of some ranges would be better; 200 001 evenly spaced ones are enough to see a wrong coefficient.
+    /// Testing every f32 of some ranges would be better; 200 001 evenly spaced ones are enough to reveal a wrong
+    /// coefficient.
     fn sweep(low: f64, high: f64) -> impl Iterator<Item = f32> {
         (0..=200_000).map(move |i| (low + (high - low) * i as f64 / 200_000.0) as f32)
     }
@@ -134,7 +136,7 @@ mod tests {
         assert_eq!(exp(0.0), 1.0);
     }
 
-    /// erf by its Taylor series, which is exact enough up to 3 in f64.
+    /// erf by its Taylor series, which in f64 is precise enough up to 3.
     fn erf_series(x: f64) -> f64 {
         let mut term = x;
         let mut total = x;

@@ -1,18 +1,18 @@
 //! The inner loops over a picture's 8-bit pixels: sums with weights of [`PRECISION_BITS`] fractional bits, and means of blocks.
 
-/// Fractional bits of a weight: 32 less 8 of the pixel and 2 for overshoot.
+/// Fractional bits of a weight: 32, less 8 for the pixel and 2 for overshoot.
 pub const PRECISION_BITS: u32 = 22;
 
-/// What a sum begins with, so that it is rounded to the nearest.
+/// Initial value of a sum, so that the result is rounded to nearest.
 pub const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
-/// Takes the fractional bits off and clamps to a byte.
+/// Removes the fractional bits and clamps to a byte.
 #[inline(always)]
 fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// Spreads pixels of three bytes over four, the last of which is 0: a pixel is then one vector of four sums.
+/// Expands pixels from three bytes to four, the last of which is 0, so that a pixel is one vector of four sums.
 #[inline(never)]
 pub fn spread(rgb: &[u8], pixels: &mut [[u8; 4]]) {
     for (to, &[red, green, blue]) in pixels.iter_mut().zip(rgb.as_chunks::<3>().0) {
@@ -20,7 +20,8 @@ pub fn spread(rgb: &[u8], pixels: &mut [[u8; 4]]) {
     }
 }
 
-/// Weighted sums along a row: pixel `i` of `out` is made of the pixels from `spans[i].0` on, `spans[i].1` of them, with the weights from `n_taps * i` on.
+/// Weighted sums along a row: pixel `i` of `out` is computed from `spans[i].1` pixels starting at `spans[i].0`, with
+/// the weights starting at `n_taps * i`.
 #[inline(never)]
 pub fn weigh_row(row: &[[u8; 4]], spans: &[(usize, usize)], weights: &[i32], n_taps: usize, out: &mut [[u8; 3]]) {
     for ((&(start, n), weights), out) in spans.iter().zip(weights.chunks_exact(n_taps)).zip(out) {
@@ -34,7 +35,7 @@ pub fn weigh_row(row: &[[u8; 4]], spans: &[(usize, usize)], weights: &[i32], n_t
     }
 }
 
-/// Adds a row with its weight to the sums of its bytes.
+/// Adds a row, times its weight, to the sums of its bytes.
 #[inline(never)]
 pub fn add_weighted(sums: &mut [i32], row: &[u8], weight: i32) {
     for (sum, &value) in sums.iter_mut().zip(row) {
@@ -42,7 +43,7 @@ pub fn add_weighted(sums: &mut [i32], row: &[u8], weight: i32) {
     }
 }
 
-/// The bytes of such sums.
+/// Converts such sums to bytes.
 #[inline(never)]
 pub fn round(sums: &[i32], out: &mut [u8]) {
     for (out, &sum) in out.iter_mut().zip(sums) {
@@ -50,8 +51,8 @@ pub fn round(sums: &[i32], out: &mut [u8]) {
     }
 }
 
-/// Means of blocks of `factor` columns over all of `rows`, each `width` pixels of three bytes: one opaque pixel of four bytes for each block. The last block may
-/// be narrower.
+/// Means of blocks of `factor` columns over all of `rows`, each `width` pixels of three bytes: one opaque pixel of four
+/// bytes per block. The last block may be narrower.
 #[inline(never)]
 pub fn mean_of_blocks(rows: &[u8], width: usize, factor: usize, sums: &mut [[u32; 3]], rgba: &mut [[u8; 4]]) {
     sums.fill([0; 3]);

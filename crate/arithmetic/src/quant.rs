@@ -1,12 +1,12 @@
-//! The stored number formats: what their blocks mean ([`dequantize`]).
+//! The stored number formats, and how to decode them ([`dequantize`]).
 //!
-//! Block layouts as in ggml's `ggml-common.h`; meaning as in its `dequantize_row_*`. Encoding is the converter's (candle's quantizers); decoding is here.
-//! How the blocks are laid out for the kernels is in `layout`.
+//! Block layouts are those of ggml's `ggml-common.h`, with the meaning of its `dequantize_row_*`. Decoding is here;
+//! encoding is in the converter (candle's quantizers). How the kernels lay out the blocks is in `layout`.
 
 use crate::dtype::Dtype;
 use half::{bf16, f16};
 
-/// Columns that have a scale of their own, or two.
+/// Columns that share one scale or two.
 pub const BLOCK: usize = 32;
 
 /// Decodes whole blocks of `bytes` into `out`.
@@ -95,8 +95,8 @@ fn dequantize_subs(dtype: Dtype, block: &[u8], out: &mut [f32]) {
     }
 }
 
-/// 32 weights of a stored block as integers, for the types without a form of their own: in each half a weight is
-/// `factor * scale * code + (offset - min_factor * min)`, where `code` is a place in the codebook if there is one.
+/// 32 weights of a stored block as integers, for types without their own form: in each half, a weight is `factor *
+/// scale * code + (offset - min_factor * min)`, where `code` is an index into the codebook if there is one.
 pub(crate) struct Sub {
     pub factor: f32,
     pub scale: [i8; 2],
@@ -106,16 +106,16 @@ pub(crate) struct Sub {
     pub codes: [i8; BLOCK],
 }
 
-/// Whether codes are places in [`IQ4_VALUES`].
+/// Whether codes are indices into [`IQ4_VALUES`].
 pub(crate) const fn has_codebook(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::IQ4_NL | Dtype::IQ4_XS)
 }
 
-/// What a nibble of the IQ4 types means (ggml's `kvalues_iq4nl`).
+/// The value of a nibble in the IQ4 types (ggml's `kvalues_iq4nl`).
 pub(crate) const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 impl Sub {
-    /// Sub-block `sub` of a block; 0 where a block has 32 weights.
+    /// Sub-block `sub` of a block; 0 if a block has 32 weights.
     pub fn read(dtype: Dtype, block: &[u8], sub: usize) -> Self {
         let plain = |factor, offset, codes| Self { factor, scale: [1; 2], offset, min_factor: 0.0, min: [0; 2], codes };
         // Low nibbles are the first half, high nibbles the second.
@@ -134,7 +134,7 @@ impl Sub {
                 let code = |col| nibble(&block[8..], col) | fifth(&block[4..8], col);
                 plain(d, f16_at(block, 2), std::array::from_fn(code))
             }
-            // 16 bytes of a 4-bit scale and a 4-bit min, 64 bytes of quants, d, dmin: f16.
+            // 16 bytes, each a 4-bit scale and a 4-bit min; 64 bytes of quants; d, dmin: f16.
             Dtype::Q2K => {
                 let scales = [block[2 * sub], block[2 * sub + 1]];
                 Self {
@@ -146,7 +146,8 @@ impl Sub {
                     codes: std::array::from_fn(|col| pair(&block[16..], col)),
                 }
             }
-            // 32 bytes of third bits, 64 bytes of quants, 12 bytes of 6-bit scales, d: f16; a third bit that is not set takes 4 away.
+            // 32 bytes of third bits, 64 bytes of quants, 12 bytes of 6-bit scales, d: f16; if the third bit is not
+            // set, 4 is subtracted.
             Dtype::Q3K => {
                 let code = |col| pair(&block[32..], col) + 4 * (block[col] >> sub & 1) as i8 - 4;
                 Self {
@@ -154,7 +155,7 @@ impl Sub {
                     ..plain(f16_at(block, 108), 0.0, std::array::from_fn(code))
                 }
             }
-            // As Q4_K, with 32 bytes of fifth bits between scales and nibbles.
+            // Like Q4_K, with 32 bytes of fifth bits between scales and nibbles.
             Dtype::Q5K => {
                 let (scale, min) = q4_k_scale_min(&block[4..16], sub);
                 let nibbles = &block[48 + sub / 2 * 32..][..32];

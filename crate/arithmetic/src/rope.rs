@@ -1,9 +1,10 @@
 //! Rotary position embedding (arXiv 2104.09864).
 //!
-//! The convention, stated once: pairs are neighbours, (x[2i], x[2i + 1]), as in llama.cpp's `llama` architecture. Hugging Face pairs x[i] with
-//! x[i + head_dim / 2]; the converter permutes the rows of wq and wk so that both give the same products.
+//! The convention, stated once: pairs are adjacent, (x[2i], x[2i + 1]), as in llama.cpp's `llama` architecture. Hugging
+//! Face pairs x[i] with x[i + head_dim / 2]; the converter permutes the rows of wq and wk so that both give the same
+//! products.
 
-/// Frequencies, and the sines and cosines of the positions at hand.
+/// Frequencies, and the sines and cosines of the current positions.
 pub struct Rope {
     /// (head_dim / 2): angle per position of each pair.
     freqs: Vec<f32>,
@@ -53,7 +54,8 @@ impl Rope {
     }
 }
 
-/// Llama-3.1's factors for `rope_freqs.weight`: long wavelengths are stretched by `factor`, short ones kept, those between blended.
+/// Llama-3.1's factors for `rope_freqs.weight`: long wavelengths are stretched by `factor`, short ones kept, and those
+/// in between blended.
 ///
 /// As `_compute_llama3_parameters` of transformers; `original` is the context length before scaling.
 pub fn llama3_factors(head_dim: usize, theta: f32, factor: f32, low: f32, high: f32, original: f32) -> Vec<f32> {

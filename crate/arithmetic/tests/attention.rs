@@ -1,4 +1,4 @@
-//! Attention beside its formula, over keys and values as they are and as the cache keeps them.
+//! Attention compared with its formula, over keys and values as they are and as the cache keeps them.
 
 use llama3med::attention::{Heads, Page, attend};
 use llama3med::kv_cache::KvCache;
@@ -48,7 +48,8 @@ fn equals_the_formula_for_all_shapes() {
             let whole = [Page::of_rows(&k, &v, &heads)];
             for first_pos in [None, n_keys.checked_sub(n_queries)] {
                 let expected = plain(&q, &k, &v, &heads, first_pos);
-                // Keys and values up to 2 in the cache's steps of 2 / 32767: scores are off by less than 2e-4, so are values.
+                // Keys and values up to 2, in the cache's steps of 2 / 32767: scores and values are each off by less
+                // than 2e-4.
                 for (pages, bound) in [
                     (&whole[..], 4e-6),
                     (&floats, 4e-6),
@@ -71,7 +72,7 @@ fn equals_the_formula_for_all_shapes() {
 fn a_cache_that_rounds_nothing_changes_nothing() {
     let heads = Heads { head_dim: 16, kv_head: vec![0, 0], n_kv_heads: 1 };
     let value = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 250.0 - 2.0;
-    // Multiples of a step of which the largest is 32767 steps: integers take them as they are.
+    // Multiples of a step, the largest of which is 32767 steps: integers represent them exactly.
     let whole = |i: usize| if i % 16 == 3 { 1.999_939 } else { (value(i) * 100.0).round() / 16384.0 };
     let (k, v): (Vec<f32>, Vec<f32>) = (0..90 * 16).map(|i| (whole(i), whole(3 * i + 16))).unzip();
     let mut cache = KvCache::new(1, 1, 16, false);

@@ -1,7 +1,9 @@
-//! Every kernel that runs here against the definition: bit for bit, at all edges of rows, columns, cuts and tokens.
+//! Every kernel that runs here is compared with the definition, bit for bit, at all edges of rows, columns, cuts and
+//! tokens.
 //!
-//! One source, three builds. Natively this is part of `cargo test`. In headless Chromium, from this crate's folder, for each of the two wasm builds
-//! (needs wasm-bindgen-test-runner of the version in Cargo.lock on the PATH, and chromedriver; `webdriver.json` lies in this folder):
+//! One source, three builds. Natively this is part of `cargo test`. In headless Chromium, run it from this crate's
+//! folder, for each of the two wasm builds (needs chromedriver and wasm-bindgen-test-runner, in the version of
+//! Cargo.lock, on the PATH; `webdriver.json` is in this folder):
 //!
 //! ```sh
 //! CHROMEDRIVER=/usr/bin/chromedriver cargo test -p llama3med-arithmetic --profile wasm --target wasm32-unknown-unknown --test kernels
@@ -40,7 +42,7 @@ const QUANTIZED: [Dtype; 12] = [
     Dtype::IQ4_XS,
 ];
 
-/// Where the f16 factors lie in a block.
+/// Offset of the f16 factors in a block.
 fn factors(dtype: Dtype) -> &'static [usize] {
     match dtype {
         Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => &[0, 2],
@@ -63,7 +65,7 @@ impl Random {
         z ^ z >> 31
     }
 
-    /// In -1..1.
+    /// In the range -1..1.
     fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
@@ -72,19 +74,19 @@ impl Random {
         (0..n).map(|_| 3.0 * self.unit()).collect()
     }
 
-    /// Stored bytes of `n` weights: any bytes are valid quants, only the f16 factors must be numbers.
+    /// Stored bytes of `n` weights: any bytes are valid quants; only the f16 factors must be finite.
     fn weights(&mut self, dtype: Dtype, n: usize) -> Vec<u8> {
         if dtype == Dtype::F32 {
             return (0..n).flat_map(|_| self.unit().to_le_bytes()).collect();
         }
         if dtype.block_len() == 1 {
-            // The exponents of BF16 and F16 differ; these bytes are small numbers in both.
+            // BF16 and F16 have different exponents; these bytes are small numbers in both.
             return (0..n).flat_map(|_| [self.next() as u8, 0x34 + (self.next() as u8 & 0x83)]).collect();
         }
         let mut bytes: Vec<u8> = (0..dtype.row_bytes(n)).map(|_| self.next() as u8).collect();
         for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
             for &at in factors(dtype) {
-                // A few of them below the normal numbers of f16.
+                // A few of them are subnormal f16 numbers.
                 let factor = 0.01 * self.unit() / (1 << (self.next() % 12)) as f32;
                 block[at..at + 2].copy_from_slice(&f16::from_f32(factor).to_le_bytes());
             }
@@ -109,7 +111,7 @@ fn decoded(dtype: Dtype, n_cols: usize, cols: Range<usize>, bytes: &[u8]) -> Vec
     bytes.chunks_exact(dtype.row_bytes(n_cols)).flat_map(decode).collect()
 }
 
-/// Whole, and cut as ranks and odd head widths may cut.
+/// Whole, and cut as ranks and odd head widths may cut them.
 fn cuts(n_cols: usize) -> Vec<Range<usize>> {
     let mut cuts = vec![0..n_cols, 0..n_cols / 2, n_cols / 2..n_cols, n_cols - 1..n_cols];
     if n_cols > 64 {
@@ -190,7 +192,7 @@ fn assert_all_equal(matrix: &Matrix, x: &[f32], n_tokens: usize, what: &str) {
     }
 }
 
-/// The largest quants that a form has, against the largest activations: no sum overflows.
+/// The largest quants of a form with the largest activations: no sum overflows.
 #[test]
 fn extreme_quants_do_not_overflow() {
     for dtype in QUANTIZED {
@@ -219,7 +221,8 @@ fn extreme_quants_do_not_overflow() {
     }
 }
 
-/// Against f64 products of the decoded weights: what is lost is the rounding of activations to 8 bits, none of it for the floating-point forms.
+/// Against f64 products of the decoded weights: the only loss is the rounding of activations to 8 bits, and
+/// floating-point forms lose nothing.
 #[test]
 fn products_are_those_of_the_decoded_weights() {
     let mut random = Random(3);
@@ -270,7 +273,7 @@ fn an_activation_that_is_not_a_number_spoils_its_token_alone() {
             assert!(out[n_rows..2 * n_rows].iter().all(|out| !out.is_finite()), "{} {out:?}", dtype.name());
             assert!(out[..n_rows].iter().chain(&out[2 * n_rows..]).all(|out| out.is_finite()));
         }
-        // Tiny and zero activations are not.
+        // Tiny and zero activations do not.
         let x: Vec<f32> = (0..n_cols).map(|i| if i < 64 { 1e-40 } else { 0.0 }).collect();
         let mut activations = Activations::default();
         activations.load(&x, 1, &matrix);

@@ -1,13 +1,15 @@
-//! Walks over the chunks of WebP and GIF files before their decoders do: these take memory for what a header claims.
+//! Checks the chunks of WebP and GIF files before they are decoded, because the decoders allocate whatever a header
+//! claims.
 
 use super::decode::{SizeLimit, make_room};
 use crate::{Error, Result};
 
-/// Bytes for each pixel of a GIF's frame and of its screen.
+/// Bytes per pixel of a GIF's frame and of its screen.
 const BYTES_PER_PIXEL: u64 = 4;
 
-/// Walks a WebP's chunks, and once into each frame of an animation; says whether there are several frames. The decoder takes memory for as many bytes of
-/// metadata as a chunk claims to have, and for as many pixels as the lossy frame claims whatever the file's header says.
+/// Walks a WebP's chunks, and once into each frame of an animation; returns whether there are several frames. The
+/// decoder allocates as many bytes of metadata as a chunk claims to have, and as many pixels as the lossy frame claims,
+/// whatever the file's header says.
 pub(super) fn check_webp(bytes: &[u8], limit: &SizeLimit) -> Result<bool> {
     let size = number(bytes, 4).unwrap_or(0) as usize;
     let mut n_frames = 0;
@@ -39,13 +41,13 @@ fn walk_webp(
         let data_end = number(bytes, at + 4).and_then(|n| data.checked_add(n as usize)).filter(|&it| it <= end);
         let data_end = data_end.ok_or_else(cut_short)?;
         visit(bytes[at..].first_chunk().expect("eight bytes are there"), data..data_end)?;
-        // Chunks start at even places.
+        // Chunks start at even offsets.
         at = data_end + data_end % 2;
     }
     Ok(())
 }
 
-/// The lossy frame's own header, behind its tag and start code.
+/// The lossy frame's own header, after its tag and start code.
 fn check_lossy(bytes: &[u8], name: &[u8; 4], data: std::ops::Range<usize>, limit: &SizeLimit) -> Result<()> {
     if name != b"VP8 " || data.len() < 10 {
         return Ok(());
@@ -54,7 +56,8 @@ fn check_lossy(bytes: &[u8], name: &[u8; 4], data: std::ops::Range<usize>, limit
     limit.check(size & 0x3fff, size >> 16 & 0x3fff)
 }
 
-/// Walks a GIF's blocks up to the second frame; says whether there is one. The decoder takes memory for as many pixels as the first frame claims.
+/// Walks a GIF's blocks up to the second frame; returns whether there is one. The decoder allocates as many pixels as
+/// the first frame claims.
 pub(super) fn check_gif(bytes: &[u8], limit: &SizeLimit) -> Result<bool> {
     let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
     let byte = |at: usize| bytes.get(at).copied();
@@ -81,7 +84,7 @@ pub(super) fn check_gif(bytes: &[u8], limit: &SizeLimit) -> Result<bool> {
             }
             _ => break,
         }
-        // Sub-blocks up to the empty one.
+        // Sub-blocks, up to the empty one.
         while let Some(n) = byte(at).filter(|&n| n > 0) {
             at += 1 + usize::from(n);
         }

@@ -1,9 +1,10 @@
 //! Reads PNG, JPEG, WebP, GIF, BMP and TIFF files into 8-bit RGB, upright, as a screen shows them.
 //!
-//! The bytes come from a person's disk and may be anything: the format is told from the bytes, sizes are checked before
-//! memory is taken, and every failure is an error that names the format. Colours follow Pillow's `convert("RGB")` but for
-//! three things: transparent parts are shown on [`BACKGROUND`] instead of losing their alpha, the orientation that the file
-//! asks for is applied, and samples of more than 8 bits are mapped instead of saturated (see [`Picture::decode`]).
+//! The bytes come from a user's disk and may be anything: the format is recognised from the bytes, sizes are checked
+//! before memory is allocated, and every failure is an error that names the format. Colours follow Pillow's
+//! `convert("RGB")` with three exceptions: transparent areas are shown on [`BACKGROUND`] instead of losing their alpha,
+//! the orientation stored in the file is applied, and samples of more than 8 bits are mapped instead of saturated (see
+//! [`Picture::decode`]).
 
 use std::io::Cursor;
 
@@ -16,30 +17,33 @@ use super::sniff::{Format, sniff};
 use super::{BACKGROUND, Picture, chunks, jpeg, png, tiff};
 use crate::{Error, Result};
 
-/// Longest edge that is read.
+/// Longest edge that is accepted.
 pub(super) const MAX_EDGE: u32 = 65535;
-/// Most pixels that are read: 402 MB as RGB.
+/// Most pixels that are accepted: 402 MB as RGB.
 const MAX_PIXELS: u64 = 1 << 27;
 /// Pixels that a file of any length may have.
 const FREE_PIXELS: u64 = 1 << 23;
-/// Further pixels for each byte of the file; beyond it the header lies or the picture is blank.
+/// Additional pixels per byte of the file; beyond that, the header is wrong or the picture is blank.
 const MAX_PIXELS_PER_BYTE: u64 = 4096;
-/// What decoders take inside, beside the samples that they fill, for each pixel: coefficients of a progressive JPEG, planes and canvas of a WebP.
+/// Bytes per pixel that decoders allocate internally, besides the samples: coefficients of a progressive JPEG, planes
+/// and canvas of a WebP.
 pub(super) const INNER_BYTES_PER_PIXEL: u64 = 12;
 
 impl Picture {
-    /// Decodes a picture from a file's bytes. Of several frames or pages the first is read; what a person should know of it stands in
-    /// [`Picture::notes`].
+    /// Decodes a picture from a file's bytes. If there are several frames or pages, the first is read;
+    /// [`Picture::notes`] has what the user should know.
     ///
-    /// Numbers of more than 8 bits: values that lie apart from the rest (at most one in eight of the distinct ones, at an end, behind a gap of at least half of
-    /// what the others span) are clipped and decide nothing. Of the others, 16-bit samples keep their high byte, as Pillow keeps it for colour, when
-    /// they span at least a quarter of the 16 bits; otherwise (12-bit data in a 16-bit file) the values from the 0.1st to the 99.9th percentile are
-    /// stretched to 0..255, all channels alike. Floats, and numbers of other types, are taken as 0..1 or as 0..255 when these percentiles are within and
-    /// span a quarter of it, and are stretched in the same way when they are not. Fully transparent pixels count for nothing.
+    /// Samples of more than 8 bits: outliers are clipped and do not affect the mapping. (Outliers are at most one in
+    /// eight of the distinct values, at one end, separated by a gap of at least half the span of the others.) For the
+    /// other values: 16-bit samples keep their high byte, as Pillow does for colour, if they span at least a quarter of
+    /// the 16 bits; otherwise (12-bit data in a 16-bit file) the values from the 0.1st to the 99.9th percentile are
+    /// stretched to 0..255, for all channels alike. Floats and other number types are read as 0..1 or as 0..255 if
+    /// these percentiles are within that range and span a quarter of it; otherwise they are stretched in the same way.
+    /// Fully transparent pixels are ignored.
     ///
     /// # Errors
-    /// [`Error::Format`] with what the file is, if it is of none of the formats; [`Error::Image`] with the format and what is wrong with it;
-    /// [`Error::OutOfMemory`].
+    /// [`Error::Format`] with what the file is, if it is in no supported format; [`Error::Image`] with the format and
+    /// what is wrong with it; [`Error::OutOfMemory`].
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let format = sniff(bytes)?;
         let limit = SizeLimit::new(format, bytes);
@@ -60,47 +64,47 @@ impl Picture {
     }
 }
 
-/// What is said of a file that moves.
+/// The note for an animated file.
 pub(super) fn animated(is_animated: bool) -> Vec<String> {
     if is_animated { vec!["The file is an animation; its first frame is read.".to_owned()] } else { Vec::new() }
 }
 
-/// Pixels as a decoder gives them.
+/// Pixels as a decoder returns them.
 pub(super) struct Stored {
     pub(super) width: usize,
     pub(super) height: usize,
     /// (height, width, n_channels)
     pub(super) samples: Samples,
-    /// Grey, grey and alpha, colours, or colours and alpha; what follows is not looked at.
+    /// Grey, grey and alpha, colours, or colours and alpha; further channels are ignored.
     pub(super) n_channels: usize,
     pub(super) alpha: Alpha,
-    /// The larger picture that these pixels are a part of.
+    /// The larger picture that contains these pixels.
     pub(super) canvas: Option<Canvas>,
     pub(super) orientation: Orientation,
     pub(super) notes: Vec<String>,
 }
 
-/// What the last of two or of four channels is.
+/// The meaning of the last of two or four channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Alpha {
     None,
     Straight,
-    /// The colours have been multiplied by it.
+    /// The colours are premultiplied with it.
     Premultiplied,
 }
 
-/// A picture of which only a part has pixels.
+/// A picture of which only part has pixels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Canvas {
     pub(super) width: usize,
     pub(super) height: usize,
-    /// Where the part begins.
+    /// Where that part begins.
     pub(super) x: usize,
     pub(super) y: usize,
 }
 
 impl Stored {
-    /// Pixels that cover their picture.
+    /// Pixels that cover the whole picture.
     pub(super) fn new(width: u32, height: u32, samples: Samples, n_channels: usize) -> Self {
         let (width, height) = (width as usize, height as usize);
         let alpha = if n_channels % 2 == 0 { Alpha::Straight } else { Alpha::None };
@@ -108,7 +112,7 @@ impl Stored {
         Self { width, height, samples, n_channels, alpha, canvas, orientation, notes }
     }
 
-    /// Leaves out all rows but the first `n`.
+    /// Drops all rows but the first `n`.
     pub(super) fn keep_rows(&mut self, n: usize) {
         self.canvas.get_or_insert(Canvas { width: self.width, height: self.height, x: 0, y: 0 });
         self.height = n;
@@ -116,7 +120,7 @@ impl Stored {
     }
 
     fn into_picture(mut self) -> Result<Picture> {
-        let lost = || Error::Image("the decoder gave fewer pixels than it announced".to_owned());
+        let lost = || Error::Image("the decoder gave fewer pixels than it declared".to_owned());
         if self.width == 0 || self.height == 0 || self.samples.len() != self.width * self.height * self.n_channels {
             return Err(lost());
         }
@@ -136,7 +140,7 @@ impl Stored {
         Ok(Picture { width, height, rgb: image.into_bytes(), notes: self.notes })
     }
 
-    /// The pixels as 8-bit RGB on the background; notes what has been done to them.
+    /// The pixels as 8-bit RGB on the background; adds notes about what was done.
     fn take_rgb(&mut self) -> Result<Vec<u8>> {
         let samples = std::mem::replace(&mut self.samples, Samples::U8(Vec::new()));
         let n = self.n_channels;
@@ -181,7 +185,8 @@ impl Stored {
         }
     }
 
-    /// Three levels a pixel; alpha is at a place among the samples and has a way to become opacity.
+    /// Three levels per pixel; alpha is at a given index among the samples and is converted to opacity by a given
+    /// function.
     fn flatten<T: Copy>(
         &mut self,
         samples: &[T],
@@ -209,7 +214,7 @@ impl Stored {
     }
 }
 
-/// Pixels of rows of `width`, put where they belong on an empty canvas.
+/// Copies rows of `width` pixels to their place on an empty canvas.
 fn on_canvas(rgb: &[u8], width: usize, canvas: Canvas) -> Result<Vec<u8>> {
     let mut whole: Vec<u8> = zeros((canvas.width * canvas.height) as u64 * 3)?;
     if BACKGROUND != 0 {
@@ -222,7 +227,7 @@ fn on_canvas(rgb: &[u8], width: usize, canvas: Canvas) -> Result<Vec<u8>> {
     Ok(whole)
 }
 
-/// How large a file's picture may be.
+/// The size limits for a file's picture.
 pub(super) struct SizeLimit {
     format: Format,
     n_pixels: u64,
@@ -234,12 +239,12 @@ impl SizeLimit {
         Self { format, n_pixels: n_pixels.min(MAX_PIXELS) }
     }
 
-    /// Bytes of the largest buffer: four 16-bit channels for each pixel.
+    /// Bytes of the largest buffer: four 16-bit channels per pixel.
     pub(super) fn n_bytes(&self) -> u64 {
         self.n_pixels * 8
     }
 
-    /// Refuses sizes that no memory is to be taken for.
+    /// Refuses sizes for which no memory should be allocated.
     pub(super) fn check(&self, width: u32, height: u32) -> Result<()> {
         let format = self.format.name();
         let n_pixels = u64::from(width) * u64::from(height);
@@ -258,7 +263,7 @@ impl SizeLimit {
     }
 }
 
-/// The innermost reason, behind the format's name.
+/// The innermost cause, after the format's name.
 fn problem(format: Format, error: &ImageError) -> Error {
     let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     Error::Image(format!("{}: {reason}", format.name()))
@@ -294,7 +299,7 @@ fn out_of_memory(bytes: u64) -> Error {
     Error::OutOfMemory { what: "the picture".to_owned(), bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
 }
 
-/// Zeroed numbers, or an error where the memory is not to be had.
+/// Zeroed numbers, or an error if there is not enough memory.
 pub(super) fn zeros<T: Pod>(n: u64) -> Result<Vec<T>> {
     let lost = || out_of_memory(n.saturating_mul(size_of::<T>() as u64));
     let n = usize::try_from(n).map_err(|_| lost())?;
@@ -304,21 +309,21 @@ pub(super) fn zeros<T: Pod>(n: u64) -> Result<Vec<T>> {
     Ok(numbers)
 }
 
-/// Sees to it that `bytes` more can be had where memory that cannot would be a trap: libraries ask for theirs without a word.
-///
-/// A wasm memory never shrinks, and it has one thread: what is given back here is there for whoever asks next.
+/// Checks that `bytes` more can be allocated, because libraries allocate without checking, and a failed allocation
+/// would be a trap. A wasm memory never shrinks and has one thread, so what is freed here is available to the next
+/// allocation.
 pub(super) fn make_room(bytes: u64) -> Result<()> {
     if cfg!(target_arch = "wasm32") {
         let n = usize::try_from(bytes).map_err(|_| out_of_memory(bytes))?;
         let mut room = Vec::<u8>::new();
         room.try_reserve_exact(n).map_err(|_| out_of_memory(bytes))?;
-        // A compiler may leave out memory that nobody looks at.
+        // A compiler may remove an allocation that nobody reads.
         std::hint::black_box(room.as_ptr());
     }
     Ok(())
 }
 
-/// A picture's numbers, channels interleaved.
+/// A picture's samples, channels interleaved.
 pub(super) enum Samples {
     U8(Vec<u8>),
     U16(Vec<u16>),
@@ -326,7 +331,7 @@ pub(super) enum Samples {
 }
 
 impl Samples {
-    /// Numbers of all pixels and channels.
+    /// Number of samples: all pixels times all channels.
     pub(super) fn len(&self) -> usize {
         match self {
             Self::U8(samples) => samples.len(),
@@ -335,7 +340,7 @@ impl Samples {
         }
     }
 
-    /// The numbers as they lie in memory.
+    /// The samples as they are in memory.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
             Self::U8(samples) => samples,

@@ -1,4 +1,4 @@
-//! JPEG files: their markers, and what is left of one that is cut short.
+//! JPEG files: their markers, and what can be read of a truncated one.
 
 use image::metadata::Orientation;
 use zune_jpeg::JpegDecoder;
@@ -12,18 +12,19 @@ use crate::{Error, Result};
 
 /// The end-of-image marker.
 const END: [u8; 2] = [0xff, 0xd9];
-/// Made-up compressed data in the place of what is missing, where the decoder itself takes zeros: bytes whose bits begin otherwise, in two ways.
+/// Made-up compressed data in place of what is missing, where the decoder would use zeros: two variants whose bits
+/// begin differently.
 const MADE_UP: [u8; 2] = [0x2a, 0xd5];
-/// As many of them as one row of blocks may take.
+/// At most this many of them are needed for one row of blocks.
 const N_MADE_UP: usize = 4096;
 
-/// What the markers of a JPEG tell without decoding it.
+/// What the markers of a JPEG say, without decoding it.
 pub(super) struct Markers {
     /// Whether the end of the image was found.
     is_complete: bool,
     /// Width and height of the frame.
     pub(super) size: Option<(u32, u32)>,
-    /// The last frame's marker and its bits a sample.
+    /// The last frame's marker and its bits per sample.
     frame: Option<(u8, u8)>,
     n_scans: usize,
 }
@@ -39,7 +40,7 @@ pub(super) fn markers(bytes: &[u8]) -> Markers {
                 markers.is_complete = true;
                 break;
             }
-            // Fill bytes, and markers without a length.
+            // Fill bytes, and markers without a length field.
             (0xff, 0xff) => at += 1,
             (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
             (0xff, _) => {
@@ -52,27 +53,27 @@ pub(super) fn markers(bytes: &[u8]) -> Markers {
                 let Some(length) = short(at + 2) else { break };
                 at += 2 + usize::from(length);
             }
-            // Compressed data up to the next 0xff.
+            // Compressed data, up to the next 0xff.
             _ => at += 1,
         }
     }
     markers
 }
 
-/// Refuses the kinds of JPEG that are not read, by their names.
+/// Refuses unsupported kinds of JPEG, by name.
 fn check_kind(frame: (u8, u8)) -> Result<()> {
     let kind = match frame {
         (0xf7, _) => "a JPEG-LS picture".to_owned(),
         (0xc3 | 0xc7 | 0xcb | 0xcf, _) => "a lossless JPEG".to_owned(),
         (0xc9 | 0xca | 0xcd | 0xce, _) => "a JPEG with arithmetic coding".to_owned(),
         (0xc5 | 0xc6, _) => "a hierarchical JPEG".to_owned(),
-        (_, bits) if bits != 8 => format!("a JPEG with {bits} bits a sample"),
+        (_, bits) if bits != 8 => format!("a JPEG with {bits} bits per sample"),
         _ => return Ok(()),
     };
     Err(Error::Format(kind))
 }
 
-/// Reads a JPEG; one without its end is read as far as it goes.
+/// Reads a JPEG; a truncated one is read as far as it goes.
 pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
     let markers = markers(bytes);
     markers.frame.map_or(Ok(()), check_kind)?;
@@ -84,7 +85,7 @@ pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
     let (width, height) = size.unwrap_or_default();
     limit.check(width, height)?;
     let mut stored = read(with_end(bytes, &[])?, limit).map_err(|_| cut_short())?;
-    // Rows that change with what stands in the place of the missing bytes depend on them.
+    // Rows that depend on the made-up bytes differ between the two variants.
     let row_bytes = stored.width * stored.n_channels;
     let mut known = stored.height;
     for byte in MADE_UP {
@@ -103,7 +104,7 @@ pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
             "The JPEG file is cut short: below row {known} of {height} the picture is coarser than it was."
         ));
     } else if known == 0 {
-        return Err(Error::Image("JPEG: the file is cut short: nothing of the picture is there".to_owned()));
+        return Err(Error::Image("JPEG: the file is cut short: it contains no picture data".to_owned()));
     } else {
         stored.notes.push(missing("JPEG", known, stored.height));
         stored.keep_rows(known);
@@ -116,8 +117,8 @@ fn read(bytes: Vec<u8>, limit: &SizeLimit) -> Result<Stored> {
     problem.map_or(Ok(stored), Err)
 }
 
-/// Reads a JPEG; what stopped it, if anything did, comes beside the pixels so far. It takes the bytes because the library that reads TIFF files hands
-/// them over so: for a slice the whole decoder would be compiled a second time.
+/// Reads a JPEG; returns the pixels so far and the error that stopped it, if any. It takes the bytes by value because
+/// the library that reads TIFF files passes them so: for a slice, the whole decoder would be compiled a second time.
 fn read_as_far(bytes: Vec<u8>, limit: &SizeLimit) -> Result<(Stored, Option<Error>)> {
     let failed = |error: DecodeErrors| Error::Image(format!("JPEG: {error}"));
     let max_edge = MAX_EDGE as usize;
@@ -141,13 +142,13 @@ fn read_as_far(bytes: Vec<u8>, limit: &SizeLimit) -> Result<(Stored, Option<Erro
     Ok((Stored { orientation: orientation.unwrap_or(Orientation::NoTransforms), ..stored }, stopped))
 }
 
-/// What is said of a picture of which only the first `known` rows are there.
+/// The note for a picture of which only the first `known` rows are present.
 pub(super) fn missing(format: &str, known: usize, height: usize) -> String {
     let percent = ((height - known) * 100).div_ceil(height);
     format!("The {format} file is cut short: the lower {percent} % of the picture is missing and shown black.")
 }
 
-/// A copy of the file with `more` and an end behind it.
+/// A copy of the file with `more` and an end marker appended.
 fn with_end(bytes: &[u8], more: &[u8]) -> Result<Vec<u8>> {
     let mut whole: Vec<u8> = zeros((bytes.len() + more.len() + END.len()) as u64)?;
     whole[..bytes.len()].copy_from_slice(bytes);

@@ -1,32 +1,33 @@
-//! From numbers of more than 8 bits to the 256 levels of a picture.
+//! Maps samples of more than 8 bits to the 256 levels of a picture.
 //!
-//! A few numbers far from all others (a marker of 65535 in a 12-bit film, the border of a CT slice, a "no data" value) say nothing about the picture and must not
-//! decide its contrast: what lies apart is left out first, then the range follows from what remains.
+//! A few numbers far from all others (a marker of 65535 in a 12-bit film, the border of a CT slice, a "no data" value)
+//! say nothing about the picture and must not decide its contrast: outliers are removed first, then the range follows
+//! from the remaining values.
 
-/// A 16-bit picture whose values span less than this is stretched to the whole range; so is a picture of floats whose values span less than
-/// this part of what they may.
+/// A 16-bit picture whose values span less than this is stretched to the whole range; a picture of floats is stretched
+/// if its values span less than the same fraction of the possible range.
 const NARROW_SPAN: f64 = 16384.0;
 const WHOLE_SPAN: f64 = 65536.0;
-/// Of the distinct values at most one in so many may lie apart.
+/// At most one in this many distinct values may be an outlier.
 const MIN_VALUES_EACH: usize = 8;
-/// Of the values inside, one in so many is left out at either end of a range that is stretched.
+/// When a range is stretched, one in this many of the remaining values is ignored at either end.
 const LEFT_OUT: u64 = 1000;
-/// Floats that are looked at.
+/// Number of floats that are sampled.
 const MAX_SAMPLED: usize = 1 << 18;
-/// Bytes that counting takes.
+/// Bytes that counting needs.
 pub(super) const ROOM: u64 = 24 << 20;
 
-/// How values become levels.
+/// How values are mapped to levels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Levels {
     /// The high byte of 16 bits.
     HighByte,
-    /// These become 0 and 255, and what is outside is clipped.
+    /// These two values become 0 and 255; values outside are clipped.
     Range(f64, f64),
 }
 
 impl Levels {
-    /// The level of a value; one that is not a number is black.
+    /// The level of a value; NaN is black.
     pub(super) fn level(self, value: f64) -> u8 {
         match self {
             Self::HighByte => (value as u16 >> 8) as u8,
@@ -38,7 +39,8 @@ impl Levels {
 /// A value and how often it occurs.
 type Count = (f64, u64);
 
-/// The levels of 16-bit values: their high byte where the values span a quarter of the 16 bits or more, otherwise the range of most of them.
+/// The levels of 16-bit values: their high byte if the values span at least a quarter of the 16 bits, otherwise the
+/// range of most of them.
 pub(super) fn of_16_bit(values: impl Iterator<Item = u16>) -> Levels {
     let mut counts = vec![0u64; 1 << 16];
     values.for_each(|value| counts[usize::from(value)] += 1);
@@ -49,9 +51,10 @@ pub(super) fn of_16_bit(values: impl Iterator<Item = u16>) -> Levels {
     if span(inside) >= NARROW_SPAN || low == high { Levels::HighByte } else { Levels::Range(low, high) }
 }
 
-/// The levels of `n` floats: 0..1 or 0..255 where nearly all of them are within and span a quarter of it, otherwise the range of most of them.
+/// The levels of `n` floats: 0..1 or 0..255 if nearly all of them are within that range and span a quarter of it,
+/// otherwise the range of most of them.
 pub(super) fn of_floats(n: usize, value: impl Fn(usize) -> Option<f32>) -> Levels {
-    // Places at distances of the golden ratio follow no row or column.
+    // Golden-ratio steps do not align with rows or columns.
     let place = |idx: usize| {
         let part = u128::from((idx as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         if n <= MAX_SAMPLED { idx } else { ((part * n as u128) >> 64) as usize }
@@ -69,12 +72,13 @@ pub(super) fn of_floats(n: usize, value: impl Fn(usize) -> Option<f32>) -> Level
     whole.map_or(Levels::Range(low, high), |white| Levels::Range(0.0, white))
 }
 
-/// Distance of the first and the last value.
+/// Distance from the first to the last value.
 fn span(counts: &[Count]) -> f64 {
     counts.last().map_or(0.0, |last| last.0 - counts[0].0)
 }
 
-/// The values without those that lie apart: few distinct ones at an end, behind a gap of at least half of what the others span.
+/// The values without outliers: a few distinct values at one end, separated by a gap of at least half the span of the
+/// others.
 fn bulk(counts: &[Count]) -> &[Count] {
     let mut inside = counts;
     loop {
@@ -92,7 +96,7 @@ fn bulk(counts: &[Count]) -> &[Count] {
     }
 }
 
-/// First and last value when a thousandth of them is left out at either end.
+/// First and last value after ignoring a thousandth of the values at either end.
 fn percentiles(counts: &[Count]) -> (f64, f64) {
     let left_out = counts.iter().map(|count| count.1).sum::<u64>() / LEFT_OUT;
     fn reached<'a>(mut counts: impl Iterator<Item = &'a Count>, left_out: u64) -> f64 {
@@ -135,7 +139,7 @@ mod tests {
         assert_eq!(of_16_bit((0..640u32).map(|i| (i % 16 * 4369) as u16)), Levels::HighByte, "4 bits");
         assert_eq!(of_16_bit([7; 9].into_iter()), Levels::HighByte, "one level");
         assert_eq!(of_16_bit(std::iter::empty()), Levels::HighByte);
-        // Spots in all strengths on a dark ground are the picture, not a marker.
+        // Spots of all intensities on a dark background are the picture, not a marker.
         let spots = (0..9000u32).map(|i| if i % 100 == 0 { (i * 7) as u16 } else { (i % 500) as u16 });
         assert_eq!(of_16_bit(spots), Levels::HighByte);
     }

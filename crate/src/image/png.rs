@@ -1,4 +1,4 @@
-//! PNG files, read row by row: what there is of one that is cut short, and the frame of an animation that a screen shows first.
+//! PNG files, read row by row: also truncated ones, and the frame of an animation that a screen shows first.
 
 use std::io::Cursor;
 
@@ -9,7 +9,7 @@ use super::decode::{Canvas, Samples, SizeLimit, Stored, animated, zeros};
 use super::jpeg::missing;
 use crate::{Error, Result};
 
-/// First row and distance of rows, first column and distance of columns of each pass of an interlaced picture.
+/// For each pass of an interlaced picture: first row and row stride, first column and column stride.
 const ADAM7: [((usize, usize), (usize, usize)); 7] = [
     ((0, 8), (0, 8)),
     ((0, 8), (4, 8)),
@@ -24,7 +24,7 @@ fn problem(error: DecodingError) -> Error {
     Error::Image(format!("PNG: {error}"))
 }
 
-/// Reads a PNG; one without its end is read as far as it goes.
+/// Reads a PNG; a truncated one is read as far as it goes.
 pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
     let max_bytes = usize::try_from(limit.n_bytes()).unwrap_or(usize::MAX);
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: max_bytes });
@@ -36,7 +36,7 @@ pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
     limit.check(width, height)?;
     let mut reader = decoder.read_info().map_err(problem)?;
     let orientation = reader.info().exif_metadata.as_ref().and_then(|exif| Orientation::from_exif_chunk(exif));
-    // The picture of an animation whose frames do not begin with it is for those who cannot show an animation.
+    // If an animation's default picture is not its first frame, it is meant for viewers that cannot show animations.
     let n_frames = reader.info().animation_control.map_or(0, |control| control.num_frames);
     if n_frames > 0 && reader.info().frame_control.is_none() {
         reader.next_frame_info().map_err(problem)?;
@@ -116,10 +116,10 @@ fn read_rows(reader: &mut Reader<Cursor<&[u8]>>, bytes: &mut [u8], height: usize
     Ok(rows)
 }
 
-/// Says what is missing, and leaves it out.
+/// Adds a note about what is missing, and drops it.
 fn cut_short(stored: &mut Stored, Rows { n_read, n_all, is_interlaced, error }: Rows) -> Result<()> {
     if n_read == 0 {
-        return Err(Error::Image("PNG: the file is cut short: nothing of the picture is there".to_owned()));
+        return Err(Error::Image("PNG: the file is cut short: it contains no picture data".to_owned()));
     }
     if error.is_none() {
         stored.notes.push("The PNG file lacks its end chunk; the picture is whole.".to_owned());
@@ -135,7 +135,7 @@ fn cut_short(stored: &mut Stored, Rows { n_read, n_all, is_interlaced, error }: 
     Ok(())
 }
 
-/// Whether the chunks go on to the one that ends the file.
+/// Whether the chunks continue up to the one that ends the file.
 fn has_end(bytes: &[u8]) -> bool {
     let mut at = 8;
     while let Some(&[a, b, c, d, kind @ ..]) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {

@@ -1,31 +1,31 @@
-//! Pillow's antialiased bicubic resize of 8-bit pixels, equal to it bit for bit (`src/libImaging/Resample.c`).
+//! Pillow's antialiased bicubic resize of 8-bit pixels, identical to it bit for bit (`src/libImaging/Resample.c`).
 //!
-//! Two passes, along the rows and along the columns, each in integers with weights of 22 fractional bits and rounded to
-//! 8 bits in between. Only the rows and columns of the wanted square are computed: Pillow resizes the whole
-//! picture and crops afterwards, which for a strip of 1 x 60000 pixels would be gigabytes.
+//! Two passes, along the rows and along the columns, each in integers with weights of 22 fractional bits, rounded to 8
+//! bits in between. Only the rows and columns of the wanted square are computed: Pillow resizes the whole picture and
+//! crops afterwards, which would take gigabytes for a strip of 1 x 60000 pixels.
 
 use super::Picture;
 use super::decode::zeros;
 use crate::Result;
 use llama3med_arithmetic::pixels::{self, PRECISION_BITS};
 
-/// What is resized: a picture, or a picture in the middle of a square of one colour.
+/// The source of a resize: a picture, or a picture centred on a square of one colour.
 pub(super) struct Source<'a> {
     picture: &'a Picture,
     background: [u8; 3],
-    /// Where the picture starts in the source.
+    /// Position of the picture in the source.
     offset: [usize; 2],
     /// Width and height of the source.
     size: [usize; 2],
 }
 
 impl<'a> Source<'a> {
-    /// The picture as it is.
+    /// The picture itself.
     pub(super) fn whole(picture: &'a Picture) -> Self {
         Self { picture, background: [0; 3], offset: [0, 0], size: [picture.width, picture.height] }
     }
 
-    /// The picture in the middle of a square, as `expand2square` of LLaVA puts it.
+    /// The picture centred on a square, as LLaVA's `expand2square` does it.
     pub(super) fn padded(picture: &'a Picture, background: [u8; 3]) -> Self {
         let side = picture.width.max(picture.height);
         let offset = [(side - picture.width) / 2, (side - picture.height) / 2];
@@ -36,17 +36,17 @@ impl<'a> Source<'a> {
         self.size != [self.picture.width, self.picture.height]
     }
 
-    /// The columns that the picture is in.
+    /// The columns that the picture covers.
     fn columns(&self) -> std::ops::Range<usize> {
         self.offset[0]..self.offset[0] + self.picture.width
     }
 
-    /// Whether the picture is in row `y`.
+    /// Whether the picture covers row `y`.
     fn has_row(&self, y: usize) -> bool {
         y.wrapping_sub(self.offset[1]) < self.picture.height
     }
 
-    /// The bytes of row `y`; a row with background in it is put together in `scratch`.
+    /// The bytes of row `y`; a row that includes background is assembled in `scratch`.
     fn row<'s>(&'s self, y: usize, scratch: &'s mut Vec<u8>) -> &'s [u8] {
         let Picture { width, height, rgb, .. } = self.picture;
         let inside = y.wrapping_sub(self.offset[1]);
@@ -61,17 +61,17 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Which source pixels each output pixel is made of, and with what weights.
+/// The source pixels that contribute to each output pixel, and their weights.
 struct Taps {
-    /// First source pixel and number of source pixels of each output pixel.
+    /// First source pixel and number of source pixels, for each output pixel.
     spans: Vec<(usize, usize)>,
-    /// Weights, `n_taps` places an output pixel.
+    /// Weights, `n_taps` slots per output pixel.
     weights: Vec<i32>,
     n_taps: usize,
 }
 
 impl Taps {
-    /// Taps of the output pixels `first..first + n` when `n_in` pixels become `n_out`.
+    /// Taps of the output pixels `first..first + n` when `n_in` pixels are resized to `n_out`.
     fn new(n_in: usize, n_out: usize, first: usize, n: usize) -> Result<Self> {
         let scale = n_in as f64 / n_out as f64;
         let filter_scale = scale.max(1.0);
@@ -81,7 +81,7 @@ impl Taps {
         let mut exact: Vec<f64> = zeros(n_taps as u64)?;
         for (x, weights) in (first..first + n).zip(taps.weights.chunks_exact_mut(n_taps)) {
             let center = (x as f64 + 0.5) * scale;
-            // Casts truncate and negative numbers become 0, as in the C code.
+            // Casts truncate, and negative numbers become 0, as in the C code.
             let start = (center - support + 0.5) as usize;
             let end = ((center + support + 0.5) as usize).min(n_in);
             let exact = &mut exact[..end - start];
@@ -98,13 +98,13 @@ impl Taps {
         Ok(taps)
     }
 
-    /// The output pixels that are made of any of the source pixels `range`; spans follow each other.
+    /// The output pixels that depend on any of the source pixels `range`; spans are in order.
     fn touching(&self, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
         let start = self.spans.partition_point(|&(first, n)| first + n <= range.start);
         start..self.spans.partition_point(|&(first, _)| first < range.end)
     }
 
-    /// The source pixels that any output pixel needs.
+    /// The source pixels that any output pixel depends on.
     fn range(&self) -> std::ops::Range<usize> {
         let start = self.spans.iter().map(|span| span.0).min().unwrap_or(0);
         let end = self.spans.iter().map(|span| span.0 + span.1).max().unwrap_or(0);
@@ -125,7 +125,8 @@ fn bicubic(x: f64) -> f64 {
     }
 }
 
-/// Resizes the source to `resized` (width, height) and gives the part of `size` (width, height) at `offset` of it: (height, width, 3).
+/// Resizes the source to `resized` (width, height) and returns the part of `size` (width, height) at `offset`: (height,
+/// width, 3).
 pub(super) fn resize(source: &Source, resized: [usize; 2], offset: [usize; 2], size: [usize; 2]) -> Result<Vec<u8>> {
     let columns = Taps::new(source.size[0], resized[0], offset[0], size[0])?;
     let rows = Taps::new(source.size[1], resized[1], offset[1], size[1])?;
@@ -139,21 +140,20 @@ pub(super) fn resize(source: &Source, resized: [usize; 2], offset: [usize; 2], s
     Ok(resize_columns(&Source::whole(&narrow), first, &rows)?.rgb)
 }
 
-/// Whether Pillow (13.0; its older versions never do) begins with the pass along the columns: where it takes away more than twice
-/// as many rows as columns.
+/// Whether Pillow starts with the pass along the columns: version 13.0 does if the pass removes more than twice as many
+/// rows as columns, older versions never do.
 fn is_vertical_first(from: [usize; 2], to: [usize; 2]) -> bool {
     let [width, height] = [0, 1].map(|axis| from[axis] as i64 - to[axis] as i64);
     height > 0 && height > 2 * width
 }
 
-/// The pass along the rows, over the source's rows `needed`.
-///
-/// What is made of background alone is computed once, so that padding a strip costs no more than the strip.
+/// The pass along the rows, over the source rows `needed`. Output of background alone is computed only once, so that
+/// padding a strip costs no more than the strip itself.
 fn resize_rows(source: &Source, needed: std::ops::Range<usize>, columns: &Taps) -> Result<Picture> {
     let (width, height) = (columns.spans.len(), needed.len());
     let mut rgb: Vec<u8> = zeros(height as u64 * width as u64 * 3)?; // (needed rows, output columns, 3)
     let mut scratch = zeros(source.size[0] as u64 * 3)?;
-    // Four bytes a pixel, the fourth unused, so that a pixel is one vector of four sums.
+    // Four bytes per pixel, the fourth unused, so that a pixel is one vector of four sums.
     let [r, g, b] = source.background;
     let mut row: Vec<[u8; 4]> = zeros(source.size[0] as u64)?;
     row.fill([r, g, b, 0]);
@@ -180,7 +180,7 @@ fn resize_row(row: &[[u8; 4]], columns: &Taps, wanted: std::ops::Range<usize>, o
     pixels::weigh_row(row, &spans[wanted.clone()], &weights[wanted.start * n_taps..], *n_taps, out);
 }
 
-/// The pass along the columns; the source begins at row `first` of those that the taps count.
+/// The pass along the columns; the taps count rows of the source, whose first row here is `first`.
 fn resize_columns(source: &Source, first: usize, rows: &Taps) -> Result<Picture> {
     let (width, height) = (source.size[0], rows.spans.len());
     let mut rgb: Vec<u8> = zeros(height as u64 * width as u64 * 3)?; // (output rows, source columns, 3)

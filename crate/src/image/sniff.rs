@@ -1,8 +1,8 @@
-//! What a file is, told from its first bytes: the one place that knows.
+//! Recognises a file's kind by its first bytes: the only place that does.
 
 use crate::{Error, Result};
 
-/// A format that is read.
+/// A supported format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Png,
@@ -14,7 +14,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// The format's name as people write it.
+    /// The format's name as users write it.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Png => "PNG",
@@ -27,10 +27,10 @@ impl Format {
     }
 }
 
-/// Bytes in which the marks of texts are looked for.
+/// How many bytes are searched for the marks of text formats.
 const TEXT_LENGTH: usize = 4096;
 
-/// First bytes of the formats that are read; WebP's lie apart.
+/// First bytes of the supported formats; those of WebP are in two places.
 const READ: [(&[u8], Format); 9] = [
     (b"\x89PNG\r\n\x1a\n", Format::Png),
     (b"\xff\xd8\xff", Format::Jpeg),
@@ -44,7 +44,7 @@ const READ: [(&[u8], Format); 9] = [
     (b"MM\0+", Format::Tiff),
 ];
 
-/// First bytes of what people open by mistake, or have and cannot open here.
+/// First bytes of files that people open by mistake, or that cannot be opened here.
 const NAMED: [(&[u8], &str); 29] = [
     (b"\xff\x0a", "a JPEG XL picture"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
@@ -77,12 +77,12 @@ const NAMED: [(&[u8], &str); 29] = [
     (b"version https://git-lfs", "a Git LFS pointer instead of the file itself"),
 ];
 
-/// The format of a file that is read.
+/// The format of a supported file.
 ///
 /// # Errors
 /// [`Error::Format`] with what the file is instead.
 pub(super) fn sniff(bytes: &[u8]) -> Result<Format> {
-    // Scanners write DICOM behind a preamble that may look like another format, TIFF above all.
+    // Scanners write DICOM after a preamble that may look like another format, usually TIFF.
     if bytes.get(128..132) == Some(b"DICM") || is_bare_dicom(bytes) {
         return Err(Error::Format("a DICOM file".to_owned()));
     }
@@ -105,21 +105,21 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<Format> {
     Err(Error::Format(name.to_owned()))
 }
 
-/// Whether the bytes begin with a data element of DICOM's first groups: files without a preamble do.
+/// Whether the bytes begin with a data element of DICOM's first groups, as files without a preamble do.
 fn is_bare_dicom(bytes: &[u8]) -> bool {
     let Some(&[group, 0, element, 0, a, b, c, d]) = bytes.get(..8) else { return false };
     let is_explicit = a.is_ascii_uppercase() && b.is_ascii_uppercase();
     let length = u32::from_le_bytes([a, b, c, d]);
     match group {
-        // File meta: the length of the group comes first.
+        // File meta: the group length comes first.
         2 => element <= 2 && (is_explicit || length == 4),
-        // Identifying: the group's length, the character set, the image's type, or the class of object.
+        // Identification: the group length, the character set, the image type, or the object class.
         8 => matches!(element, 0 | 1 | 5 | 8 | 0x16) && (is_explicit || (1..=128).contains(&length)),
         _ => false,
     }
 }
 
-/// Files of boxes (ISO base media): the brand says which.
+/// Box-based files (ISO base media): the brand says which.
 fn box_name(bytes: &[u8]) -> Option<&'static str> {
     if bytes.get(4..8)? != b"ftyp" {
         return None;
@@ -136,7 +136,7 @@ fn box_name(bytes: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// NIfTI and Analyze: the header's own length in either byte order.
+/// NIfTI and Analyze: the header's own length, in either byte order.
 fn nifti_name(bytes: &[u8]) -> Option<&'static str> {
     let length: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
     let length = u32::from_le_bytes(length).min(u32::from_be_bytes(length));
@@ -149,7 +149,7 @@ fn nifti_name(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Texts, by the marks near their start.
+/// Text formats, by the marks near their start.
 fn text_name(bytes: &[u8]) -> Option<&'static str> {
     let start = &bytes[..bytes.len().min(TEXT_LENGTH)];
     if start[..start.len().min(1024)].windows(5).any(|five| five == b"%PDF-") {

@@ -1,5 +1,5 @@
-//! TIFF and BigTIFF: grey and colours of any number type, with alpha and further samples, palettes, CMYK, and luma-chroma pixels as slide scanners store
-//! them in JPEG tiles; uncompressed or by any of the usual ways.
+//! TIFF and BigTIFF: grey and colours of any number type, with alpha and extra samples, palettes, CMYK, and luma-chroma
+//! pixels as slide scanners store them in JPEG tiles; uncompressed or with any of the usual compressions.
 
 mod unpacked;
 
@@ -17,20 +17,20 @@ use super::jpeg::markers;
 use crate::{Error, Result};
 use unpacked::{Packing, unpacked};
 
-/// Photometric interpretation of grey where 0 is black.
+/// Photometric interpretation: grey, where 0 is black.
 const BLACK_IS_ZERO: u16 = 1;
-/// Photometric interpretation of indexes into a colour map.
+/// Photometric interpretation: indices into a colour map.
 const PALETTE: u16 = 3;
-/// Photometric interpretation of luma and chroma.
+/// Photometric interpretation: luma and chroma.
 const LUMA_CHROMA: u16 = 6;
 
-/// Bytes of the largest tag; a number of it may take 32 bytes in memory.
+/// Largest tag in bytes; one of its numbers may take 32 bytes in memory.
 const MAX_VALUES: usize = 1 << 24;
-/// Directories that are counted.
+/// Most directories that are counted.
 const MAX_DIRECTORIES: usize = 1 << 16;
-/// Bytes of a JPEG tile in which its size is looked for.
+/// How many bytes of a JPEG tile are searched for its size.
 const MAX_JPEG_HEADER: usize = 1 << 16;
-/// Bytes for each pixel that the decoder of a JPEG tile takes.
+/// Bytes per pixel that the decoder of a JPEG tile allocates.
 const JPEG_BYTES_PER_PIXEL: u64 = 12;
 
 fn problem(error: TiffError) -> Error {
@@ -58,7 +58,7 @@ pub(super) fn decode(bytes: &[u8], limit: &SizeLimit) -> Result<Stored> {
     Ok(stored)
 }
 
-/// Reads the picture that a decoder is at.
+/// Reads the picture at the decoder's position.
 fn decode_first(bytes: &[u8], mut decoder: Decoder<Cursor<&[u8]>>, limit: &SizeLimit) -> Result<Stored> {
     check_jpeg_chunks(bytes, &mut decoder, limit)?;
     let orientation = decoder.find_tag_unsigned::<u16>(Tag::Orientation).map_err(problem)?;
@@ -72,7 +72,7 @@ fn decode_first(bytes: &[u8], mut decoder: Decoder<Cursor<&[u8]>>, limit: &SizeL
     Ok(stored)
 }
 
-/// Indexes into a colour map.
+/// Indices into a colour map.
 fn decode_palette(bytes: &[u8], decoder: &mut Decoder<Cursor<&[u8]>>, limit: &SizeLimit) -> Result<Stored> {
     let (width, height) = decoder.dimensions().map_err(problem)?;
     let colors = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(problem)?;
@@ -97,7 +97,7 @@ fn decode_pixels(decoder: &mut Decoder<Cursor<&[u8]>>, is_luma_chroma: bool) -> 
     let is_planar = layout.planes > 1;
     let (bits, n_channels) = match color {
         ColorType::Gray(bits) => (bits, 1),
-        // Only the first plane of several is read.
+        // If there are several planes, only the first is read.
         ColorType::Multiband { bit_depth, .. } if is_planar => (bit_depth, 1),
         ColorType::Multiband { bit_depth, num_samples } => (bit_depth, usize::from(num_samples)),
         ColorType::RGB(bits) => (bits, 3),
@@ -132,7 +132,7 @@ fn decode_pixels(decoder: &mut Decoder<Cursor<&[u8]>>, is_luma_chroma: bool) -> 
     let alpha = match (n_channels, extra.first()) {
         (2 | 4, Some(1)) => Alpha::Premultiplied,
         (2 | 4, Some(2)) => Alpha::Straight,
-        // What is not said to be alpha may be anything.
+        // A channel that is not declared as alpha may be anything.
         _ => Alpha::None,
     };
     Ok(Stored { alpha, ..Stored::new(width, height, samples, n_channels) })
@@ -149,9 +149,9 @@ fn open<'a>(bytes: &'a [u8], limit: &SizeLimit) -> Result<Decoder<Cursor<&'a [u8
     Ok(Decoder::new(Cursor::new(bytes)).map_err(problem)?.with_limits(limits))
 }
 
-/// The first `n_bytes` of the pixels: bytes and 16-bit numbers as they are, everything else as f32.
+/// The first `n_bytes` of the pixels: bytes and 16-bit numbers unchanged, everything else as f32.
 fn read(decoder: &mut Decoder<Cursor<&[u8]>>, layout: &BufferLayoutPreference, n_bytes: usize) -> Result<Samples> {
-    /// Numbers as they are stored.
+    /// Samples in their stored type.
     fn plain<T: Pod>(decoder: &mut Decoder<Cursor<&[u8]>>, n_bytes: usize) -> Result<Vec<T>> {
         let mut numbers = zeros(n_bytes.div_ceil(size_of::<T>()) as u64)?;
         decoder.read_image_bytes(bytemuck::cast_slice_mut(&mut numbers)).map_err(problem)?;
@@ -180,7 +180,7 @@ fn read(decoder: &mut Decoder<Cursor<&[u8]>>, layout: &BufferLayoutPreference, n
     }
 }
 
-/// Planes, one behind the other, as pixels.
+/// Planes, stored one after the other, as pixels.
 fn interleaved(samples: Samples, n_planes: usize) -> Result<Samples> {
     fn mixed<T: Pod>(planes: &[T], n_planes: usize) -> Result<Vec<T>> {
         let mut mixed = zeros(planes.len() as u64)?;
@@ -196,7 +196,7 @@ fn interleaved(samples: Samples, n_planes: usize) -> Result<Samples> {
     })
 }
 
-/// Cyan, magenta, yellow and black of 8 or 16 bits as red, green and blue.
+/// Cyan, magenta, yellow and black of 8 or 16 bits, as red, green and blue.
 fn from_inks(samples: Samples, n_channels: usize) -> Result<Samples> {
     fn colors<T: Pod + Into<f32>>(
         samples: &[T],
@@ -214,18 +214,18 @@ fn from_inks(samples: Samples, n_channels: usize) -> Result<Samples> {
     match samples {
         Samples::U8(inks) => Ok(Samples::U8(colors(&inks, n_channels, 255.0, |level| level as u8)?)),
         Samples::U16(inks) => Ok(Samples::U16(colors(&inks, n_channels, 65535.0, |level| level as u16)?)),
-        Samples::F32(_) => Err(Error::Image("TIFF: inks of more than 16 bits cannot be read".to_owned())),
+        Samples::F32(_) => Err(Error::Image("TIFF: CMYK of more than 16 bits cannot be read".to_owned())),
     }
 }
 
-/// One entry of the first directory, as it lies in the file.
+/// One entry of the first directory, as stored in the file.
 struct Entry {
     tag: u16,
     kind: u16,
     n_values: u64,
-    /// Place of the entry.
+    /// Offset of the entry.
     start: usize,
-    /// Place of the value, or of its offset.
+    /// Offset of the value field, which has the value or its offset.
     value: usize,
 }
 
@@ -234,7 +234,7 @@ fn is_big(bytes: &[u8]) -> bool {
     matches!(bytes.get(..4), Some(b"II+\0" | b"MM\0+"))
 }
 
-/// A number of `n` bytes in the file's byte order; none where the file has no such place.
+/// A number of `n` bytes in the file's byte order; `None` if it is outside the file.
 fn number(bytes: &[u8], at: usize, n: usize) -> Option<u64> {
     let field = bytes.get(at..at.checked_add(n)?)?;
     let join = |value, &byte: &u8| value << 8 | u64::from(byte);
@@ -246,18 +246,18 @@ fn wide(bytes: &[u8]) -> usize {
     if is_big(bytes) { 8 } else { 4 }
 }
 
-/// Place of the first directory.
+/// Offset of the first directory.
 fn first_directory(bytes: &[u8]) -> Option<usize> {
     number(bytes, wide(bytes), wide(bytes)).and_then(|at| usize::try_from(at).ok())
 }
 
-/// A directory: the place of its first entry, and how many it has.
+/// A directory: the offset of its first entry, and the number of entries.
 fn directory(bytes: &[u8], start: usize) -> Option<(usize, u64)> {
     let n_bytes = if is_big(bytes) { 8 } else { 2 };
     Some((start.checked_add(n_bytes)?, number(bytes, start, n_bytes)?))
 }
 
-/// The first directory's entries; as many as there are bytes for.
+/// The first directory's entries, as many as there are bytes for.
 fn entries(bytes: &[u8]) -> Vec<Entry> {
     let Some((first, n_entries)) = first_directory(bytes).and_then(|start| directory(bytes, start)) else {
         return Vec::new();
@@ -270,9 +270,9 @@ fn entries(bytes: &[u8]) -> Vec<Entry> {
     (0..n_entries).map_while(|idx| entry(first + idx as usize * (4 + 2 * wide))).collect()
 }
 
-/// Pages: directories in a chain, of which those of smaller versions and of masks do not count.
+/// Pages: the chain of directories, not counting thumbnails and masks.
 fn n_pages(bytes: &[u8]) -> usize {
-    /// Of a page for which a smaller version or a mask stands: bits of NewSubfileType.
+    /// Bits of NewSubfileType that mark a thumbnail or a mask of another page.
     const NO_PAGE: u64 = 1 | 4;
     let wide = wide(bytes);
     let (mut n, mut visited, mut next) = (0, BTreeSet::new(), first_directory(bytes));
@@ -291,7 +291,7 @@ fn n_pages(bytes: &[u8]) -> usize {
     n
 }
 
-/// Writes a number of `n` bytes in the file's byte order; where there is no such place, nothing.
+/// Writes a number of `n` bytes in the file's byte order; does nothing outside the file.
 fn put(bytes: &mut [u8], at: usize, n: usize, value: u64) {
     let is_little = bytes.starts_with(b"II");
     let Some(field) = at.checked_add(n).and_then(|end| bytes.get_mut(at..end)) else { return };
@@ -301,7 +301,8 @@ fn put(bytes: &mut [u8], at: usize, n: usize, value: u64) {
     }
 }
 
-/// Refuses tags that claim more values than the file has bytes: the decoder takes 32 bytes a value before it looks.
+/// Refuses tags that claim more values than the file has bytes: the decoder allocates 32 bytes per value before it
+/// checks.
 fn check_entries(bytes: &[u8]) -> Result<()> {
     for Entry { tag, kind, n_values, .. } in entries(bytes) {
         let n_bytes = match kind {
@@ -317,7 +318,7 @@ fn check_entries(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses JPEG tiles and strips that claim a size no memory is to be taken for.
+/// Refuses JPEG tiles and strips that claim a size for which no memory should be allocated.
 fn check_jpeg_chunks(bytes: &[u8], decoder: &mut Decoder<Cursor<&[u8]>>, limit: &SizeLimit) -> Result<()> {
     let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(problem)?;
     if compression != Some(CompressionMethod::ModernJPEG.to_u16()) {
@@ -338,19 +339,19 @@ fn check_jpeg_chunks(bytes: &[u8], decoder: &mut Decoder<Cursor<&[u8]>>, limit: 
     make_room(JPEG_BYTES_PER_PIXEL * n_pixels)
 }
 
-/// A copy of the file that calls its palette indexes grey, which is how the decoder reads them.
+/// A copy of the file in which palette indices are declared as grey, which is how the decoder reads them.
 fn as_grey(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut grey: Vec<u8> = zeros(bytes.len() as u64)?;
     grey.copy_from_slice(bytes);
     let tag = Tag::PhotometricInterpretation.to_u16();
-    // A number of two bytes stands at the start of the value field in either byte order.
+    // A two-byte number is at the start of the value field in either byte order.
     for entry in entries(bytes).iter().filter(|entry| entry.tag == tag) {
         put(&mut grey, entry.value, 2, BLACK_IS_ZERO.into());
     }
     Ok(grey)
 }
 
-/// One byte a sample from rows of packed bits, each of which starts at a byte.
+/// One byte per sample, from rows of packed bits, each of which starts at a byte boundary.
 fn unpack(packed: Vec<u8>, bits: u8, width: usize) -> Result<Vec<u8>> {
     if bits == 8 {
         return Ok(packed);
@@ -367,7 +368,7 @@ fn unpack(packed: Vec<u8>, bits: u8, width: usize) -> Result<Vec<u8>> {
     Ok(samples)
 }
 
-/// The colours of palette indexes; a colour map holds all reds, then all greens, then all blues, in 16 bits.
+/// The colours of palette indices; a colour map has all reds, then all greens, then all blues, in 16 bits.
 fn look_up(indexes: &[u8], colors: &[u16], n_colors: usize) -> Result<Vec<u8>> {
     if colors.len() != 3 * n_colors {
         let found = colors.len();
@@ -380,7 +381,7 @@ fn look_up(indexes: &[u8], colors: &[u16], n_colors: usize) -> Result<Vec<u8>> {
     Ok(rgb)
 }
 
-/// JFIF's luma and chroma to red, green and blue.
+/// From JFIF's luma and chroma to red, green and blue.
 fn to_rgb(pixel: &mut [u8; 3]) {
     let [luma, blue, red] = pixel.map(f32::from);
     let (blue, red) = (blue - 128.0, red - 128.0);

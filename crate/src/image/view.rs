@@ -1,23 +1,23 @@
-//! What a person is shown of a picture: the decoded pixels, from which the model's own steps begin.
+//! The picture that the user is shown: the decoded pixels that the model's own preprocessing starts from.
 
 use super::Picture;
 use super::decode::zeros;
 use crate::Result;
 use llama3med_arithmetic::pixels::mean_of_blocks;
 
-/// A picture for a screen.
+/// A picture for the screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// Columns.
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// Red, green, blue and full opacity of each pixel: (height, width, 4).
+    /// Red, green, blue and full opacity for each pixel: (height, width, 4).
     pub rgba: Vec<u8>,
 }
 
 impl Picture {
-    /// The picture for a screen. Where an edge is longer than `longest`, a pixel is the mean of a block of pixels.
+    /// The picture for the screen. If an edge is longer than `longest`, each pixel is the mean of a block of pixels.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].

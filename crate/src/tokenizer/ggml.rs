@@ -1,7 +1,8 @@
 //! The vocabulary that llama.cpp's converters write into a decoder file (`tokenizer.ggml.*`), in the form of a tokenizer.json.
 //!
-//! Two of its models are read: `gpt2`, byte-level BPE with merges, whose words `tokenizer.ggml.pre` names ([`Split`]); and `llama`, SentencePiece's BPE with
-//! scores and byte fallback. Whether a token is text, control or added follows from `tokenizer.ggml.token_type`.
+//! Two of its models are supported: `gpt2`, byte-level BPE with merges, whose pre-tokenizer `tokenizer.ggml.pre` names
+//! ([`Split`]); and `llama`, SentencePiece BPE with scores and byte fallback. `tokenizer.ggml.token_type` says whether
+//! a token is text, control or added.
 
 use super::json::{Added, File, MergeList, Model};
 use super::split::Split;
@@ -11,7 +12,7 @@ use crate::gguf::Gguf;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Longer pieces would make the search for their halves slow; Llama-2's longest has 16 characters.
+/// Longer tokens would make the search for their halves slow; Llama-2's longest has 16 characters.
 pub const MAX_PIECE_BYTES: usize = 512;
 
 /// ggml's token types, which are SentencePiece's.
@@ -57,7 +58,7 @@ pub(super) fn file(gguf: &Gguf) -> Result<File> {
     };
     let mut vocab = std::mem::take(&mut file.model.get_or_insert_default().vocab);
     for (id, (content, kind)) in tokens.into_iter().zip(types).enumerate() {
-        // llama.cpp fills embedding tables up with tokens of no meaning.
+        // llama.cpp pads embedding tables with unused tokens.
         if kind == UNUSED || content.is_empty() {
             continue;
         }
@@ -78,11 +79,11 @@ pub(super) fn file(gguf: &Gguf) -> Result<File> {
     Ok(file)
 }
 
-/// All but the tokens of a byte-level vocabulary.
+/// Everything but the tokens of a byte-level vocabulary.
 fn byte_level(gguf: &Gguf, tokens: &[String]) -> Result<File> {
     let pre = gguf.get_str(PRE)?;
     let split = match pre {
-        // Files of Llama-3 from before the key existed.
+        // Llama-3 files made before the key existed.
         None | Some("default") if tokens.iter().any(|token| token == "<|start_header_id|>") => {
             Split::named("llama-bpe")
         }
@@ -114,7 +115,7 @@ fn byte_level(gguf: &Gguf, tokens: &[String]) -> Result<File> {
     })
 }
 
-/// All but the tokens of a SentencePiece vocabulary.
+/// Everything but the tokens of a SentencePiece vocabulary.
 fn sentence_piece(gguf: &Gguf, tokens: &[String], types: &[i32]) -> Result<File> {
     let scores = gguf.get_floats(SCORES)?.ok_or_else(|| gguf.missing_key(SCORES))?;
     if scores.len() != tokens.len() || scores.iter().any(|score| score.is_nan()) {
@@ -139,8 +140,9 @@ fn sentence_piece(gguf: &Gguf, tokens: &[String], types: &[i32]) -> Result<File>
     Ok(File { normalizer, model: Some(model), ..File::default() })
 }
 
-/// Every way to make a piece of two others, given their scores, the highest first: SentencePiece merges whichever neighbours make the piece of the best
-/// score. Of equal ones those with the longer left half come first, as in Hugging Face's conversion.
+/// Every way to form a token from two others, given their scores, highest score first: SentencePiece merges the
+/// neighbours that form the token with the best score. Among equal scores, a longer left half comes first, as in
+/// Hugging Face's conversion.
 pub fn merges_by_score(scores: &BTreeMap<&str, f32>) -> Vec<(String, String)> {
     let mut merges = Vec::new();
     for (&text, &score) in scores {

@@ -1,7 +1,7 @@
 //! tokenizer.json as Hugging Face writes it.
 //!
-//! It is read field by field instead of by the library's own reader: that one holds the whole file as a tree of values first, several times the tokenizer
-//! itself, and a rank's memory never shrinks again.
+//! It is parsed field by field instead of with the library's own reader, which first builds the whole file as a tree of
+//! values, several times the size of the tokenizer itself; and a rank's memory never shrinks.
 
 use super::wrong;
 use crate::error::Result;
@@ -12,7 +12,7 @@ use std::fmt;
 use tokenizers::AddedToken;
 use tokenizers::models::bpe::{Merges, Vocab};
 
-/// What of a file matters here.
+/// The parts of a file that matter here.
 #[derive(Default)]
 pub(super) struct File {
     pub(super) added_tokens: Vec<Added>,
@@ -40,12 +40,12 @@ pub(super) struct Added {
 }
 
 impl Added {
-    /// The image's placeholder is a control token whatever the file says: typed, it is text.
+    /// The image placeholder is a control token whatever the file says; typed by a user, it is text.
     pub(super) fn is_special(&self) -> bool {
         self.special || self.content == "<image>"
     }
 
-    /// The token as the library wants it.
+    /// The token in the library's type.
     pub(super) fn token(&self) -> AddedToken {
         AddedToken::from(self.content.as_str(), false)
             .single_word(self.single_word)
@@ -64,12 +64,12 @@ pub(super) struct Model {
     pub(super) fuse_unk: bool,
     pub(super) ignore_merges: bool,
     pub(super) byte_fallback: bool,
-    // The fields that must be off, with what they hold.
+    // Fields that must be off, with their values.
     pub(super) options: Vec<(String, Value)>,
 }
 
 impl Model {
-    /// Refuses what this engine does not do.
+    /// Refuses what this engine does not support.
     pub(super) fn check(&self) -> Result<()> {
         for (field, value) in &self.options {
             let is_off = match value {
@@ -86,11 +86,11 @@ impl Model {
     }
 }
 
-/// Pairs in the order in which they are merged.
+/// Pairs, in merge order.
 #[derive(Default)]
 pub(super) struct MergeList(pub(super) Merges);
 
-/// Reads a value and puts the field's name into the message if it cannot be read.
+/// Reads a value; if that fails, the error names the field.
 fn value<'de, T: Deserialize<'de>, M: MapAccess<'de>>(map: &mut M, field: &str) -> std::result::Result<T, M::Error> {
     map.next_value().map_err(|error| M::Error::custom(format!("{field}: {error}")))
 }

@@ -1,9 +1,9 @@
-//! How byte-level vocabularies cut a text into words, within which pieces are merged: one table of the ways that Llama-shaped checkpoints have, by the names
-//! that llama.cpp gives them (`tokenizer.ggml.pre`).
+//! Pre-tokenizers: how byte-level vocabularies split a text into words, within which tokens are merged. One table has
+//! those of Llama-shaped checkpoints, by llama.cpp's names (`tokenizer.ggml.pre`).
 //!
-//! The expressions are those of the original tokenizers, so ids are what a model was trained on. llama.cpp gives the same, except that it composes no
-//! characters (NFC), knows capitals among the Latin letters only and no marks (`tekken`, `gpt-4o`), and leaves digits together (`deepseek-llm`, whose
-//! vocabulary has no tokens of several digits anyway).
+//! The regular expressions are those of the original tokenizers, so the ids are what a model was trained on. llama.cpp
+//! gives the same ids, except that it does not compose characters (NFC), recognises only Latin capitals and no marks
+//! (`tekken`, `gpt-4o`), and keeps digits together (`deepseek-llm`, whose vocabulary has no multi-digit tokens anyway).
 
 use serde_json::{Value, json};
 
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 pub struct Split {
     /// llama.cpp's names, the most common first.
     pub names: &'static [&'static str],
-    /// Regular expressions that cut one after the other: both a match and what lies between two matches become words.
+    /// Regular expressions, applied one after the other: both a match and the text between two matches become words.
     steps: &'static [&'static str],
-    /// Whether characters are composed first (Unicode's NFC).
+    /// Whether characters are composed first (Unicode NFC).
     nfc: bool,
-    /// Whether a word that is a token is taken whole, whatever the merges would make of it.
+    /// Whether a word that is a token is used as it is, regardless of the merges.
     pub ignore_merges: bool,
 }
 
@@ -31,7 +31,7 @@ const SEED_CODER: &str =
 const MINICPM5: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK_V3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
-/// Letters of the alphabets that have capitals.
+/// Letters of alphabets with capitals.
 const DEEPSEEK_LETTERS: &str = "\\s?[\
     A-Za-z\u{b5}\u{c0}-\u{d6}\u{d8}-\u{f6}\u{f8}-\u{1ba}\u{1bc}-\u{1bf}\u{1c4}-\u{293}\u{295}-\u{2af}\u{370}-\u{373}\u{376}\u{377}\
     \u{37b}-\u{37d}\u{37f}\u{386}\u{388}-\u{38a}\u{38c}\u{38e}-\u{3a1}\u{3a3}-\u{3f5}\u{3f7}-\u{481}\u{48a}-\u{52f}\u{531}-\u{556}\
@@ -103,7 +103,7 @@ static TABLE: [Split; 18] = [
     Split { names: &["minicpm5"], steps: &[THREE_DIGITS, MINICPM5], nfc: false, ignore_merges: true },
     Split { names: &["poro-chat", "bloom", "gpt3-finnish"], steps: &[BLOOM], nfc: false, ignore_merges: false },
     Split { names: &["viking"], steps: &[BLOOM, DIGIT], nfc: false, ignore_merges: false },
-    // llama.cpp's own, for files whose converter did not know the tokenizer.
+    // llama.cpp's default, for files whose converter did not know the tokenizer.
     Split {
         names: &["default"],
         steps: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, DIGITS, "[0-9][0-9][0-9]"],
@@ -113,7 +113,7 @@ static TABLE: [Split; 18] = [
 ];
 
 impl Split {
-    /// The way of this name.
+    /// The pre-tokenizer of this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         TABLE.iter().find(|split| split.names.contains(&name))
     }
@@ -129,7 +129,7 @@ impl Split {
         let mut steps = Vec::new();
         flatten(pre_tokenizer, &mut steps)?;
         let same = |split: &&Split| split.steps == steps && split.nfc == (normalizer["type"] == "NFC");
-        // Merges that are ignored are llama.cpp's to know by the name, but words count for more.
+        // llama.cpp's name also implies whether merges are ignored, but the steps matter more.
         let found = TABLE.iter().filter(same).min_by_key(|split| split.ignore_merges != ignore_merges);
         found.map(|split| split.names[0])
     }
@@ -139,7 +139,7 @@ impl Split {
         if self.nfc { json!({ "type": "NFC" }) } else { Value::Null }
     }
 
-    /// The pre-tokenizer of a tokenizer.json: the steps, then bytes as letters.
+    /// The pre-tokenizer of a tokenizer.json: the splitting steps, then bytes as letters.
     pub(super) fn pre_tokenizer(&self) -> Value {
         let step = |regex: &&str| json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false });
         let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
@@ -147,7 +147,8 @@ impl Split {
     }
 }
 
-/// The expressions of a tokenizer.json's pre-tokenizer, whichever way each is written; `None` if there is a step of another kind.
+/// The expressions of a tokenizer.json's pre-tokenizer, however they are written; `None` if there is another kind of
+/// step.
 fn flatten<'a>(json: &'a Value, steps: &mut Vec<&'a str>) -> Option<()> {
     match json["type"].as_str()? {
         "Sequence" => json["pretokenizers"].as_array()?.iter().try_for_each(|step| flatten(step, steps))?,

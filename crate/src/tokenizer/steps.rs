@@ -1,7 +1,8 @@
-//! What happens to a text before BPE: Unicode's normal form, then the steps that cut it into words and write its bytes as letters.
+//! What happens to a text before BPE: Unicode normalisation, then the steps that split it into words and write its
+//! bytes as letters.
 //!
-//! They are the library's own steps, but only those that byte-level tokenizers have: its enum of all of them would bring every one, and its tables, into
-//! the browser.
+//! These are the library's own steps, but only those used by byte-level tokenizers: its enum of all steps would bring
+//! every one of them, with its tables, into the browser.
 
 use super::wrong;
 use crate::error::Result;
@@ -22,7 +23,7 @@ pub(super) fn normalizer(json: &Value) -> Result<Option<NFC>> {
     }
 }
 
-/// Pre-tokenizers, one after the other.
+/// Pre-tokenizers, applied one after the other.
 pub(super) struct Steps(Vec<Step>);
 
 enum Step {

@@ -7,16 +7,17 @@
 //! madd(ones)  row 0: i32       row 1: i32       ...   row 7: i32          no horizontal step
 //! ```
 //!
-//! F16C turns the scales of Q4 into f32. No i16 overflows: see `relaxed`, which does the same in registers of half the width.
+//! F16C converts the scales of Q4 to f32. No i16 overflows: see `relaxed`, which does the same in registers of half the
+//! width.
 
-// One index runs through registers and memory alike.
+// One index is used for registers and memory alike.
 #![allow(clippy::needless_range_loop)]
 
 use super::{Sums, TOKEN_BYTES, Tile};
 use crate::layout::{Form, GROUP, Group, SUPER};
 use std::arch::x86_64::*;
 
-/// As [`super::reference::multiply`]; only where the processor has AVX2 and F16C.
+/// Like [`super::reference::multiply`], for processors with AVX2 and F16C only.
 pub(super) fn multiply(group: &Group, tile: &Tile, out: &mut Sums) {
     assert_eq!(group.layout.n_blocks, tile.n_blocks);
     // SAFETY: `Kernel::best` offers this function where both were detected; `Group` and `Tile` guarantee the lengths of their bytes.
@@ -34,7 +35,7 @@ pub(super) fn multiply(group: &Group, tile: &Tile, out: &mut Sums) {
 }
 
 /// # Safety
-/// `tile` has `T` tokens from `first` on, and as many blocks as `group`.
+/// `tile` has `T` tokens starting at `first`, and as many blocks as `group`.
 #[target_feature(enable = "avx2,f16c")]
 unsafe fn rows<const T: usize>(group: &Group, tile: &Tile, first: usize, out: &mut Sums) {
     unsafe {
@@ -115,7 +116,7 @@ unsafe fn q4_k<const T: usize>(group: &Group, tile: &Tile, first: usize, out: &m
             let scales = group.scales.as_ptr().add(16 * block);
             let (factor, offset) = (_mm256_loadu_ps(head.cast()), _mm256_loadu_ps(head.add(32).cast()));
             let mins = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(scales.add(8).cast())));
-            // Of 11 + 6 bits: exact, so that the product with the sum is rounded once, as in the definition.
+            // Of 11 + 6 bits, so exact: the product with the sum is rounded once, as in the definition.
             let (scales, min) = (twice(scales), _mm256_mul_ps(offset, mins));
             let chain = nibbles::<T>(group.values.as_ptr().add(128 * block), x);
             for t in 0..T {
@@ -139,7 +140,7 @@ unsafe fn q6_k<const T: usize>(group: &Group, tile: &Tile, first: usize, out: &m
             let x = Tokens::of(tile, block, first);
             let head = group.heads.as_ptr().add((group.layout.first_sub + block) / SUPER * 32);
             let factor = _mm256_loadu_ps(head.cast());
-            // Both scales of a row, i16, in one i32 lane; and each of them twice.
+            // Both scales of a row, as i16 in one i32 lane; and each of them twice.
             let both = _mm256_cvtepi8_epi16(_mm_loadu_si128(group.scales.as_ptr().add(16 * block).cast()));
             let first = _mm256_blend_epi16(both, _mm256_slli_epi32(both, 16), 0b1010_1010);
             let second = _mm256_blend_epi16(_mm256_srli_epi32(both, 16), both, 0b1010_1010);
@@ -203,14 +204,14 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// Those from `first` on.
+    /// Those starting at `first`.
     ///
     /// # Safety
     /// `tile` has the block and the token.
     #[inline]
     unsafe fn of(tile: &Tile, block: usize, first: usize) -> Self {
         let n = tile.n_tokens;
-        // SAFETY: the caller's; `Tile` guarantees the length of a block.
+        // SAFETY: guaranteed by the caller; `Tile` guarantees the length of a block.
         unsafe {
             let quants = tile.bytes.as_ptr().add(block * n * TOKEN_BYTES);
             let (scales, terms) = (quants.add(32 * n + 4 * first), quants.add(36 * n + 8 * first));
@@ -225,7 +226,7 @@ impl Tokens {
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn quants(self, at: usize) -> __m256i {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         _mm256_set1_epi32(unsafe { self.quants.add(at).cast::<i32>().read_unaligned() })
     }
 
@@ -236,7 +237,7 @@ impl Tokens {
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn term(self, t: usize, idx: usize) -> __m256i {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         _mm256_set1_epi32(unsafe { self.terms.add(8 * t + 4 * idx).cast::<i32>().read_unaligned() })
     }
 
@@ -247,7 +248,7 @@ impl Tokens {
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn scale(self, t: usize) -> __m256 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         _mm256_set1_ps(unsafe { self.scales.add(4 * t).cast::<f32>().read_unaligned() })
     }
 }
@@ -259,7 +260,7 @@ impl Tokens {
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn twice(bytes: *const u8) -> __m256i {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let wide = _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(bytes.cast()) });
     _mm256_or_si256(wide, _mm256_slli_epi32(wide, 16))
 }

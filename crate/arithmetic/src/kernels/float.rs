@@ -1,14 +1,16 @@
-//! f32 arithmetic in lanes of 8: written once as plain loops over arrays, which the compiler turns into wasm simd128 and AVX2.
+//! f32 arithmetic in lanes of 8, written once as plain loops over arrays, which the compiler turns into wasm simd128
+//! and AVX2.
 //!
 //! No fused multiply-add and no reordering, so that every build gives the same bits.
 
 use crate::dtype::Dtype;
 use crate::layout::GROUP;
 
-/// 1.5 * 2^23: adding it leaves a number rounded to nearest, ties to even, in the low bits.
+/// 1.5 * 2^23: adding it leaves the number, rounded to nearest with ties to even, in the low bits.
 const MAGIC: f32 = 12_582_912.0;
 
-/// Makes `$name`, which runs `$body` compiled for AVX2 where the processor has it. `$body` must be `#[inline(always)]`.
+/// Defines `$name`, which runs `$body` compiled for AVX2 where the processor has it. `$body` must be
+/// `#[inline(always)]`.
 macro_rules! vectorized {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? { $body:expr }) => {
         $(#[$doc])*
@@ -35,7 +37,7 @@ pub(crate) use vectorized;
 pub struct Quantized {
     /// -127 to 127.
     pub quants: [i8; 32],
-    /// NaN where an activation is not finite: so is then every product.
+    /// NaN if an activation is not finite; then every product is NaN too.
     pub scale: f32,
     /// Sums of the first and the last 16 quants.
     pub sums: [i16; 2],
@@ -47,8 +49,8 @@ vectorized! {
 }
 
 vectorized! {
-    /// Rounds `x` to integers of 16 bits and returns their scale: `scale * int` is off by at most 1/65534 of the largest magnitude of `x`, or by 4e-34. The scale is
-    /// NaN where a value is not finite.
+    /// Rounds `x` to 16-bit integers and returns their scale: `scale * int` is off by at most 1/65534 of the largest
+    /// magnitude in `x`, or by 4e-34. The scale is NaN if a value is not finite.
     #[inline(never)]
     pub fn quantize_row(x: &[f32], ints: &mut [i16]) -> f32 { quantize_row_lanes(x, ints) }
 }
@@ -63,10 +65,10 @@ fn quantize_row_lanes(x: &[f32], ints: &mut [i16]) -> f32 {
     max / 32767.0
 }
 
-/// The largest magnitude; NaN where a value is not finite.
+/// The largest magnitude; NaN if a value is not finite.
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
-    // Magnitudes are ordered as their bits are, with infinity and NaN above all numbers.
+    // Magnitudes have the same order as their bits, with infinity and NaN above all numbers.
     let mut max = [0; 8];
     let (lanes, rest) = x.as_chunks::<8>();
     for x in lanes {
@@ -79,7 +81,7 @@ fn largest(x: &[f32]) -> f32 {
     if max.is_finite() { max } else { f32::NAN }
 }
 
-/// How many steps a unit has when `max` has `n_steps`. Denormal values, whose inverse is infinite, are as good as zero.
+/// Steps per unit if `max` is `n_steps` steps. Denormal values, whose inverse is infinite, count as zero.
 #[inline(always)]
 fn inverse_step(max: f32, n_steps: f32) -> f32 {
     if max > n_steps * f32::MIN_POSITIVE { n_steps / max } else { 0.0 }
@@ -97,7 +99,7 @@ fn quantize_lanes(x: &[f32; 32]) -> Quantized {
     Quantized { quants, scale: max / 127.0, sums }
 }
 
-/// e^x within 2e-7 of its value; 0 to within 1.2e-38 below -87.3, not above 2.3e38; NaN stays NaN.
+/// e^x, within 2e-7 of its value; 0 to within 1.2e-38 below -87.3, capped at 2.3e38; NaN stays NaN.
 ///
 /// 2^n times a polynomial on the rest (Cephes' `expf`), so that a loop over it becomes vectors.
 #[inline(always)]
@@ -106,7 +108,7 @@ pub fn exp(x: f32) -> f32 {
     let clamped = if clamped < -87.3 { -87.3 } else { clamped };
     let shifted = clamped * std::f32::consts::LOG2_E + MAGIC;
     let n = shifted - MAGIC;
-    // ln 2 in two parts, the first with few bits: n times it is exact.
+    // ln 2 in two parts, the first with few bits, so that n times it is exact.
     let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let p = 1.987_569_1e-4;
     let p = p * r + 1.398_199_9e-3;
@@ -116,7 +118,7 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 0.5;
     let power = f32::from_bits(shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(127) << 23);
     let y = (p * r * r + r + 1.0) * power;
-    // The clamps may lose a NaN: relaxed SIMD has minima and maxima that do.
+    // The clamps may lose a NaN: relaxed SIMD has minima and maxima that do so.
     if x.is_nan() { x } else { y }
 }
 
@@ -163,7 +165,7 @@ pub fn dots<V: Value, const R: usize>(y: &[V], x: &[&[f32]; R]) -> [f32; R] {
     let mut sums = [Lanes::ZERO; R];
     let n_whole = y.len() / 8 * 8;
     for at in (0..n_whole).step_by(8) {
-        // SAFETY: all are as long as `y`, which has 8 values from `at` on.
+        // SAFETY: all are as long as `y`, which has 8 values starting at `at`.
         unsafe {
             let y = V::lanes(y.as_ptr().add(at));
             for r in 0..R {
@@ -193,7 +195,8 @@ pub fn panel_products<V: Value, const R: usize>(panel: &[V], stride: usize, x: &
     assert!(x.iter().all(|x| x.len() == n) && (n == 0 || (n - 1) * stride + 8 <= panel.len()));
     let mut sums = [Lanes::ZERO; R];
     for k in 0..n {
-        // SAFETY: `k` is below the length of every `x`, and `panel` reaches 8 beyond the start of the last row: both were asserted.
+        // SAFETY: `k` is below the length of every `x`, and `panel` reaches 8 beyond the start of the last row: both
+        // are asserted above.
         unsafe {
             let weights = V::lanes(panel.as_ptr().add(k * stride));
             for r in 0..R {
@@ -204,7 +207,7 @@ pub fn panel_products<V: Value, const R: usize>(panel: &[V], stride: usize, x: &
     sums.map(Lanes::to_array)
 }
 
-/// What is read as f32, eight at a time.
+/// A type that is read as f32, eight values at a time.
 pub trait Value: Copy + Into<f32> {
     /// # Safety
     /// Eight values can be read at `from`.
@@ -214,7 +217,7 @@ pub trait Value: Copy + Into<f32> {
 impl Value for f32 {
     #[inline(always)]
     unsafe fn lanes(from: *const Self) -> Lanes {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { Lanes::load(from) }
     }
 }
@@ -222,7 +225,7 @@ impl Value for f32 {
 impl Value for i16 {
     #[inline(always)]
     unsafe fn lanes(from: *const Self) -> Lanes {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { Lanes::load_ints(from) }
     }
 }
@@ -244,7 +247,7 @@ impl Lanes {
     /// Eight values can be read at `from`.
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             Self {
                 halves: [
@@ -260,7 +263,7 @@ impl Lanes {
     #[inline(always)]
     unsafe fn load_ints(from: *const i16) -> Self {
         use std::arch::wasm32::{f32x4_convert_i32x4, i32x4_load_extend_i16x4};
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let halves = unsafe { [i32x4_load_extend_i16x4(from), i32x4_load_extend_i16x4(from.add(4))] };
         Self { halves: halves.map(|half| f32x4_convert_i32x4(half)) }
     }
@@ -283,7 +286,7 @@ impl Lanes {
 
     #[inline(always)]
     fn to_array(self) -> [f32; 8] {
-        // SAFETY: both are 32 bytes in which every bit pattern is a value.
+        // SAFETY: both have 32 bytes, and every bit pattern is valid.
         unsafe { std::mem::transmute(self.halves) }
     }
 }
@@ -296,7 +299,7 @@ impl Lanes {
     /// Eight values can be read at `from`.
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         Self { values: unsafe { from.cast::<[f32; 8]>().read() } }
     }
 
@@ -304,7 +307,7 @@ impl Lanes {
     /// Eight values can be read at `from`.
     #[inline(always)]
     unsafe fn load_ints(from: *const i16) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         Self { values: unsafe { from.cast::<[i16; 8]>().read() }.map(f32::from) }
     }
 
@@ -342,7 +345,7 @@ pub fn decode(dtype: Dtype, bytes: &[u8]) -> f32 {
 fn decode_f16(bits: u16) -> f32 {
     let magnitude = (bits & 0x7fff) as u32;
     let rebased = (magnitude << 13) + (112 << 23);
-    // Subnormal: below the last bit of 0.5. (Arithmetic on subnormal f32 instead would be slow on some processors.)
+    // Subnormal: below the last bit of 0.5. (Arithmetic on subnormal f32 would be slow on some processors.)
     let subnormal = (f32::from_bits(magnitude | 0x3f00_0000) - 0.5).to_bits();
     let not_finite = rebased + (112 << 23);
     let value = if magnitude >= 0x7c00 { not_finite } else { rebased };
@@ -350,13 +353,15 @@ fn decode_f16(bits: u16) -> f32 {
     f32::from_bits(value | ((bits & 0x8000) as u32) << 16)
 }
 
-/// Columns whose products are added up before they join the result: shorter sums lose fewer digits, and the decoded panel stays in the cache.
+/// Columns whose products are summed before they are added to the result: shorter sums lose less precision, and the
+/// decoded panel stays in the cache.
 const COLUMNS: usize = 256;
 
-/// Tokens that a panel meets at a time: as many as have room in the registers.
+/// Tokens multiplied with a panel at a time: as many as fit into the registers.
 const TOKENS: usize = if cfg!(target_arch = "x86_64") { 8 } else { 4 };
 
-/// Puts `x` (n_tokens, n_cols) into the order of [`matmul`]: (n_cols / COLUMNS, n_tokens, COLUMNS), so that what is read together lies together.
+/// Reorders `x` (n_tokens, n_cols) for [`matmul`]: (n_cols / COLUMNS, n_tokens, COLUMNS), so that values read together
+/// are contiguous.
 #[inline(never)]
 pub fn load(x: &[f32], n_tokens: usize, to: &mut Vec<f32>) {
     to.clear();
@@ -368,7 +373,8 @@ pub fn load(x: &[f32], n_tokens: usize, to: &mut Vec<f32>) {
 }
 
 vectorized! {
-    /// `out` (n_tokens, n_rows) = activations times the transposed matrix in `bytes`: panels of 8 rows, column after column. `x` is from [`load`].
+    /// `out` (n_tokens, n_rows) = activations times the transposed matrix in `bytes`: panels of 8 rows, column by column.
+    /// `x` comes from [`load`].
     #[inline(never)]
     pub fn matmul(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: usize, out: &mut [f32]) {
         matmul_lanes(dtype, bytes, n_rows, x, n_cols, out)
@@ -417,7 +423,7 @@ fn matmul_lanes(dtype: Dtype, bytes: &[u8], n_rows: usize, x: &[f32], n_cols: us
 }
 
 vectorized! {
-    /// Adds to the sums of each token its products with a panel of 8 rows: `x` is (n_tokens, panel.len()).
+    /// Adds to each token's sums its products with a panel of 8 rows: `x` is (n_tokens, panel.len()).
     pub fn add_panel(panel: &[[f32; 8]], x: &[f32], sums: &mut [[f32; 8]]) { add_panel_lanes(panel, x, sums) }
 }
 
@@ -436,7 +442,7 @@ fn add_panel_lanes(panel: &[[f32; 8]], x: &[f32], sums: &mut [[f32; 8]]) {
     (in_fours..n_tokens).for_each(|token| add(token, &panel_products(weights, 8, &[row(token)])[0]));
 }
 
-/// Decodes columns of `width` rows into lanes; lanes without a row keep what they held.
+/// Decodes columns of `width` rows into lanes; lanes without a row keep their values.
 #[inline(always)]
 fn unpack(dtype: Dtype, columns: &[u8], width: usize, panel: &mut [[f32; 8]; COLUMNS]) {
     let size = dtype.block_bytes();

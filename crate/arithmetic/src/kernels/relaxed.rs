@@ -8,26 +8,29 @@
 //! madd(ones)  row 0: i32       row 1: i32       row 2: i32       row 3: i32         no horizontal step
 //! ```
 //!
-//! Bytes are two planes of nibbles, high and low. As the second operand of both instructions never has its highest bit set, and no pair of products
-//! leaves 16 bits (2 * 63 * 127 = 16002), they give the same result on every engine. Of i16: 8 dots of nibbles stay within 8 * 2 * 15 * 127 = 30480. Only
-//! 2 dots of 6-bit values would: they are added up at once, which then costs no more.
+//! Bytes are two planes of nibbles, high and low. The second operand of both instructions never has its highest bit
+//! set, and no pair of products exceeds 16 bits (2 * 63 * 127 = 16002), so every engine gives the same result. As i16,
+//! 8 dots of nibbles stay within 8 * 2 * 15 * 127 = 30480. Only 2 dots of 6-bit values would fit: they are added up at
+//! once, which then costs no more.
 
 use super::wasm::{self, Dots, Engine, Pair};
 use super::{Sums, Tile};
 use crate::layout::Group;
 use std::arch::wasm32::*;
 
-/// As [`super::reference::multiply`]. Both values of `WIDE` give the same bits; [`is_wide_faster`] says which is faster here.
+/// Like [`super::reference::multiply`]. Both values of `WIDE` give the same bits; [`is_wide_faster`] says which is
+/// faster here.
 pub(super) fn multiply<const WIDE: bool>(group: &Group, tile: &Tile, out: &mut Sums) {
     assert_eq!(group.layout.n_blocks, tile.n_blocks);
     // SAFETY: the module runs only where relaxed SIMD exists; `Group` and `Tile` guarantee the lengths of their bytes.
     unsafe { wasm::multiply::<Relaxed<WIDE>>(group, tile, out) }
 }
 
-/// Whether the processor adds four products to an i32 in one instruction, or needs as many for either way.
+/// Whether the processor adds four products to an i32 in one instruction, or needs equally many instructions either
+/// way.
 ///
-/// An x86 without that instruction makes it of three, the first of which saturates its sums at 16 bits: with a second operand beyond the agreed range
-/// it shows. (AVX-VNNI gives 4 * 127 * 255, ARM takes 255 as -1.)
+/// An x86 without that instruction emulates it with three, the first of which saturates at 16 bits: a second operand
+/// beyond the allowed range reveals it. (AVX-VNNI gives 4 * 127 * 255; ARM treats 255 as -1.)
 #[target_feature(enable = "relaxed-simd")]
 pub(super) fn is_wide_faster() -> bool {
     let dot = i32x4_relaxed_dot_i8x16_i7x16_add(i8x16_splat(127), i8x16_splat(-1), i32x4_splat(0));
@@ -69,11 +72,11 @@ impl<const WIDE: bool> Engine for Relaxed<WIDE> {
     #[target_feature(enable = "relaxed-simd")]
     unsafe fn dot_nibbles<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
         if WIDE {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             return unsafe { wasm::over_steps(steps, x, start, n_steps, |sum, a, weights| Self::dot(sum, a, weights)) };
         }
         let add = |sum, a, weights| i16x8_add(sum, i16x8_relaxed_dot_i8x16_i7x16(a, weights));
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let mut sums = unsafe { wasm::over_steps(steps, x, [[i16x8_splat(0); 2]; T], n_steps, add) };
         for t in 0..T {
             for half in 0..2 {

@@ -1,4 +1,4 @@
-//! wasm with plain simd128: 8 products of i16 per instruction; the activations are kept as i16 for it.
+//! wasm with plain simd128: 8 products of i16 per instruction; the activations are kept as i16 for this.
 //!
 //! ```text
 //! values         row 0: w0 w1 w2 w3   row 1: w0 w1 w2 w3   row 2 ...   row 3 ...      16 bytes, read as 8 x u16
@@ -7,14 +7,15 @@
 //! dot            row 0: i32           row 1: i32           row 2: i32  row 3: i32     no horizontal step
 //! ```
 //!
-//! Nibbles give two pairs more from the high halves of the bytes. Of a token's block, 8 bytes are columns 4 j, 4 j + 2 and 4 j + 1, 4 j + 3: two steps.
+//! Nibbles give two more pairs from the high halves of the bytes. 8 bytes of a token's block are columns 4 j, 4 j + 2
+//! and 4 j + 1, 4 j + 3: two steps.
 
 use super::wasm::{self, Dots, Engine, Pair};
 use super::{Sums, Tile};
 use crate::layout::Group;
 use std::arch::wasm32::*;
 
-/// As [`super::reference::multiply`].
+/// Like [`super::reference::multiply`].
 pub(super) fn multiply(group: &Group, tile: &Tile, out: &mut Sums) {
     assert_eq!(group.layout.n_blocks, tile.n_blocks);
     // SAFETY: `Group` and `Tile` guarantee the lengths of their bytes.
@@ -37,7 +38,7 @@ impl Engine for Simd128 {
 
     #[inline(always)]
     unsafe fn sixes(j: usize, packed: Pair, mut take: impl FnMut(usize, Pair)) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { Self::bytes(j, packed, |_, step, weights| take(step, weights)) }
     }
 
@@ -54,7 +55,7 @@ impl Engine for Simd128 {
 
     #[inline(always)]
     unsafe fn dot_nibbles<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { wasm::over_steps(steps, x, start, n_steps, |sum, a, weights| Self::dot(sum, a, weights)) }
     }
 }

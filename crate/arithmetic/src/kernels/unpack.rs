@@ -1,4 +1,5 @@
-//! Groups whose values lie in planes, made ready for the kernels: once for all tokens that they meet, into memory that stays in the processor's cache.
+//! Groups whose values are stored in planes, unpacked for the kernels: once for all tokens, into memory that stays in
+//! the processor's cache.
 
 use super::float::vectorized;
 use crate::layout::{GROUP, Group, Layout, Offsets};
@@ -50,7 +51,8 @@ vectorized! {
     }
 }
 
-/// `LOW` low bits, then `HIGH` high bits, of each value; eight values at a time. No byte overflows: a form's quants have 8 bits.
+/// `LOW` low bits, then `HIGH` high bits, of each value, eight values at a time. No byte overflows: a form's quants
+/// have 8 bits.
 #[inline(always)]
 fn unpack_planes<const LOW: usize, const HIGH: usize>(bias: u8, values: &[u8], out: &mut [u8]) {
     const STEP: usize = 4; // words of eight values
@@ -106,7 +108,7 @@ const CODEBOOK: [u8; 16] = {
     codebook
 };
 
-/// Nibbles that are places in the codebook.
+/// Nibbles that are indices into the codebook.
 fn look_up(values: &[u8], out: &mut [u8]) {
     let blocks = values.as_chunks::<128>().0.iter().zip(out.as_chunks_mut::<256>().0);
     #[cfg(target_arch = "x86_64")]

@@ -1,14 +1,17 @@
-//! What both wasm builds share: the way through a tile, and what becomes of the integer sums of each form.
+//! What both wasm builds share: the loop over a tile, and the conversion of each form's integer sums.
 //!
-//! Of many tokens, four meet a group at a time: its block is unpacked once into a short run of [`Steps`], and a step's weights are in two registers while
-//! each of the four tokens brings 4 bytes. So 8 sums of integers are in registers, and the f32 sums wait in memory. One token alone meets the weights as
-//! they are unpacked, without the run; as it waits for memory more than for products, a group's bytes are fetched into the cache first. How weights are
-//! unpacked and multiplied is the build's ([`Engine`]).
+//! With many tokens, four are multiplied with a group at a time: each block is unpacked once into a short run of
+//! [`Steps`]. A step's weights are in two registers while each of the four tokens supplies 4 bytes. So 8 integer sums
+//! are in registers, and the f32 sums stay in memory. With a single token, weights are multiplied as they are unpacked,
+//! without the run. Its time is mostly spent waiting for memory, so a group's bytes are fetched into the cache first.
+//! The build decides how weights are unpacked and multiplied ([`Engine`]).
 //!
-//! The loops over steps must stay loops. Unrolled, they become one nested expression for each sum, which takes its operands from a stack machine's stack:
-//! all activations are then read before the first product, and no engine has registers for them. That the number of rounds is not a constant prevents it.
+//! The loops over steps must stay loops. Unrolled, they would become one nested expression per sum, which takes its
+//! operands from a stack machine's stack: all activations would be read before the first product, and no engine has
+//! registers for them. A non-constant loop count prevents unrolling.
 //!
-//! Products of integers below 2^24 are exact in f32, so that scales may be multiplied in any order before the first rounding: see each form.
+//! Products of integers below 2^24 are exact in f32, so scales may be multiplied in any order before the first
+//! rounding: see each form.
 
 use super::{Sums, TOKEN_BYTES, Tile, fetch};
 use crate::layout::{Form, GROUP, Group, SUPER};
@@ -19,7 +22,7 @@ use std::marker::PhantomData;
 /// 32 bytes: rows 0 to 3 and rows 4 to 7 of a group.
 pub(super) type Pair = [v128; 2];
 
-/// A block of weights, unpacked. A step is the weights that 4 bytes of activations meet.
+/// A block of weights, unpacked. A step has the weights that are multiplied with 4 bytes of activations.
 pub(super) type Steps = [Pair; 16];
 
 /// Bytes of a step.
@@ -32,35 +35,37 @@ pub(super) type Dots<const T: usize> = [Pair; T];
 pub(super) trait Engine {
     /// Steps of 32 columns.
     const N_STEPS: usize;
-    /// Whether bytes are unpacked into two planes of nibbles: the high ones in steps 0 to 7, the low ones in steps 8 to 15.
+    /// Whether bytes are unpacked into two planes of nibbles: the high nibbles in steps 0 to 7, the low nibbles in
+    /// steps 8 to 15.
     const PLANES: bool;
 
-    /// Unpacks the 32 bytes `j` (0..4) of a block of nibbles; `take` is given each step's place and weights.
+    /// Unpacks the 32 bytes `j` (0..4) of a block of nibbles; `take` receives each step's index and weights.
     ///
     /// # Safety
-    /// Where the engine's instructions exist, as everything here.
+    /// The engine's instructions must exist, as for everything here.
     unsafe fn nibbles(j: usize, packed: Pair, take: impl FnMut(usize, Pair));
-    /// The same of the 32 bytes `j` (0..8) of values below 64.
+    /// The same for the 32 bytes `j` (0..8) of values below 64.
     ///
     /// # Safety
     /// As [`Engine::nibbles`].
     unsafe fn sixes(j: usize, packed: Pair, take: impl FnMut(usize, Pair));
-    /// The same of the 32 bytes `j` (0..8) of values below 256; before the place comes the plane.
+    /// The same for the 32 bytes `j` (0..8) of values below 256; `take` receives the plane before the index.
     ///
     /// # Safety
     /// As [`Engine::nibbles`].
     unsafe fn bytes(j: usize, packed: Pair, take: impl FnMut(usize, usize, Pair));
 
-    /// `sum` + the products of a step of values below 64, for each row of four.
+    /// `sum` + the products of a step of values below 64, for each of four rows.
     ///
     /// # Safety
     /// As [`Engine::nibbles`].
     unsafe fn dot(sum: v128, a: v128, weights: v128) -> v128;
 
-    /// `start` + the sums over [`Engine::N_STEPS`] steps of values below 16, which are also given as `n_steps`.
+    /// `start` + the sums over [`Engine::N_STEPS`] steps of values below 16; the number of steps is also passed as
+    /// `n_steps`.
     ///
     /// # Safety
-    /// There are so many steps, and `x` has the quants of `T` tokens of a block.
+    /// There are that many steps, and `x` has the quants of `T` tokens of a block.
     unsafe fn dot_nibbles<const T: usize>(steps: *const u8, x: *const u8, start: Dots<T>, n_steps: usize) -> Dots<T>;
 }
 
@@ -74,7 +79,7 @@ trait Products<const T: usize> {
     unsafe fn bytes(&self, start: Dots<T>) -> Dots<T>;
 }
 
-/// A form: how its blocks are unpacked, and what becomes of the sums of products.
+/// A form: how its blocks are unpacked, and how the sums of products are converted.
 trait Block<E: Engine> {
     const VALUE_BYTES: usize;
 
@@ -83,26 +88,26 @@ trait Block<E: Engine> {
     /// # Safety
     /// `group` is of this form and has the block.
     unsafe fn load(group: &Group, block: usize) -> Self;
-    /// The steps of a block: into `steps`, where they do not lie ready.
+    /// The steps of a block, in `steps` unless they are stored ready for use.
     ///
     /// # Safety
     /// `values` has the bytes of a block.
     unsafe fn unpack(values: *const u8, steps: &mut Steps) -> *const u8;
-    /// The products before the scales of the tokens are applied.
+    /// The products before the tokens' scales are applied.
     ///
     /// # Safety
     /// `products` are of this form, `terms` has two terms for each token.
     unsafe fn meet<const T: usize>(&self, products: &impl Products<T>, terms: *const u8) -> Dots<T>;
 }
 
-/// As [`super::reference::multiply`].
+/// Like [`super::reference::multiply`].
 ///
 /// # Safety
-/// Where the engine's instructions exist; `tile` has as many blocks as `group`.
+/// The engine's instructions exist; `tile` has as many blocks as `group`.
 #[inline]
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 pub(super) unsafe fn multiply<E: Engine>(group: &Group, tile: &Tile, out: &mut Sums) {
-    // SAFETY: the caller's; the form is the group's.
+    // SAFETY: guaranteed by the caller; the form is the group's.
     unsafe {
         match group.layout.form {
             Form::Q4 => rows::<E, Plain<false>>(group, tile, out),
@@ -120,7 +125,7 @@ pub(super) unsafe fn multiply<E: Engine>(group: &Group, tile: &Tile, out: &mut S
 unsafe fn rows<E: Engine, B: Block<E>>(group: &Group, tile: &Tile, out: &mut Sums) {
     let n = tile.n_tokens;
     out[..n].fill([0.0; GROUP]);
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match n {
             1 => one_token::<E, B>(group, tile, out),
@@ -137,7 +142,7 @@ unsafe fn one_token<E: Engine, B: Block<E>>(group: &Group, tile: &Tile, out: &mu
     let n_rounds = black_box(4);
     [group.heads, group.scales, group.values].into_iter().for_each(fetch);
     for block in 0..tile.n_blocks {
-        // SAFETY: the caller's; `Tile` guarantees the length of a block.
+        // SAFETY: guaranteed by the caller; `Tile` guarantees the length of a block.
         unsafe {
             let x = tile.bytes.as_ptr().add(block * TOKEN_BYTES);
             let values = group.values.as_ptr().add(block * B::VALUE_BYTES);
@@ -156,7 +161,7 @@ unsafe fn many_tokens<E: Engine, B: Block<E>>(group: &Group, tile: &Tile, out: &
     let n_steps = black_box(E::N_STEPS);
     let mut steps = [[u8x16_splat(0); 2]; 16];
     for block in 0..tile.n_blocks {
-        // SAFETY: the caller's; `Tile` guarantees the length of a block, and `out` has room for as many tokens.
+        // SAFETY: guaranteed by the caller; `Tile` guarantees the length of a block, and `out` has room for all tokens.
         unsafe {
             let x = tile.bytes.as_ptr().add(block * n * TOKEN_BYTES);
             let steps = B::unpack(group.values.as_ptr().add(block * B::VALUE_BYTES), &mut steps);
@@ -178,10 +183,10 @@ unsafe fn many_tokens<E: Engine, B: Block<E>>(group: &Group, tile: &Tile, out: &
     }
 }
 
-/// Adds the products with the tokens from `first` on to their sums.
+/// Adds the products with the tokens starting at `first` to their sums.
 ///
 /// # Safety
-/// `x` is a block of `n` tokens, of which there are `T` from `first` on; the rest as in [`Block::meet`].
+/// `x` is a block of `n` tokens, with `T` tokens starting at `first`; otherwise as in [`Block::meet`].
 #[inline]
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 unsafe fn finish<E: Engine, B: Block<E>, const T: usize>(
@@ -192,7 +197,7 @@ unsafe fn finish<E: Engine, B: Block<E>, const T: usize>(
     first: usize,
     out: &mut Sums,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let scales = x.add(n * (TOKEN_BYTES - 12) + 4 * first);
         let terms = x.add(n * (TOKEN_BYTES - 8) + 8 * first);
@@ -222,14 +227,14 @@ impl<E: Engine, const T: usize> Products<T> for Unpacked<E> {
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
     unsafe fn nibbles(&self, start: Dots<T>) -> Dots<T> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { E::dot_nibbles(self.steps, self.x, start, self.n_steps) }
     }
 
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
     unsafe fn sixes(&self, half: usize, start: Dots<T>) -> Dots<T> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let steps = self.steps.add(half * E::N_STEPS / 2 * STEP_BYTES);
             over_steps(steps, self.x.add(half * (TOKEN_BYTES - 12) / 2), start, self.n_steps / 2, |sum, a, weights| {
@@ -241,7 +246,7 @@ impl<E: Engine, const T: usize> Products<T> for Unpacked<E> {
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
     unsafe fn bytes(&self, start: Dots<T>) -> Dots<T> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let high = if E::PLANES { self.nibbles(start) } else { start };
             let start = high.map(|pair| pair.map(|sum| i32x4_shl(sum, 4)));
@@ -253,7 +258,7 @@ impl<E: Engine, const T: usize> Products<T> for Unpacked<E> {
     }
 }
 
-/// Products of a block with one token, unpacked on the way.
+/// Products of a block with one token, unpacked on the fly.
 struct Packed<E> {
     values: *const u8,
     x: *const u8,
@@ -266,7 +271,7 @@ impl<E: Engine> Packed<E> {
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
     unsafe fn add(&self, sums: &mut Pair, step: usize, weights: Pair) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let a = unsafe { splat(self.x.add(4 * step)) };
         *sums = each(|half| unsafe { E::dot(sums[half], a, weights[half]) });
     }
@@ -278,7 +283,7 @@ impl<E: Engine> Products<1> for Packed<E> {
     unsafe fn nibbles(&self, start: Dots<1>) -> Dots<1> {
         let [mut sums] = start;
         for j in 0..self.n_rounds {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { E::nibbles(j, pair(self.values.add(32 * j)), |step, weights| self.add(&mut sums, step, weights)) }
         }
         [sums]
@@ -289,7 +294,7 @@ impl<E: Engine> Products<1> for Packed<E> {
     unsafe fn sixes(&self, half: usize, start: Dots<1>) -> Dots<1> {
         let [mut sums] = start;
         for j in 4 * half..4 * half + self.n_rounds {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { E::sixes(j, pair(self.values.add(32 * j)), |step, weights| self.add(&mut sums, step, weights)) }
         }
         [sums]
@@ -301,7 +306,7 @@ impl<E: Engine> Products<1> for Packed<E> {
         let mut high = start[0];
         let mut low = [i32x4_splat(0); 2];
         for j in 0..2 * self.n_rounds {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 E::bytes(j, pair(self.values.add(32 * j)), |plane, step, weights| {
                     self.add(if E::PLANES && plane == 0 { &mut high } else { &mut low }, step, weights)
@@ -334,7 +339,7 @@ impl<E: Engine, const BYTES: bool> Block<E> for Plain<BYTES> {
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
     unsafe fn unpack(values: *const u8, steps: &mut Steps) -> *const u8 {
         for j in 0..if BYTES { 8 } else { 4 } {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let packed = pair(values.add(32 * j));
                 match BYTES {
@@ -349,7 +354,7 @@ impl<E: Engine, const BYTES: bool> Block<E> for Plain<BYTES> {
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
     unsafe fn meet<const T: usize>(&self, products: &impl Products<T>, terms: *const u8) -> Dots<T> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let dots = unsafe {
             match BYTES {
                 true => products.bytes(starts::<T>(terms)),
@@ -360,7 +365,8 @@ impl<E: Engine, const BYTES: bool> Block<E> for Plain<BYTES> {
     }
 }
 
-/// `scale` is factor * scale, which has 11 + 6 bits and is exact; `min` likewise. So each product is rounded once, as in the definition.
+/// `scale` is factor * scale, which has 11 + 6 bits and is exact; `min` likewise. So each product is rounded only once,
+/// as in the definition.
 struct Q4K {
     scale: Pair,
     min: Pair,
@@ -385,14 +391,14 @@ impl<E: Engine> Block<E> for Q4K {
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
     unsafe fn unpack(values: *const u8, steps: &mut Steps) -> *const u8 {
-        // SAFETY: the caller's; the values are as those of Q4.
+        // SAFETY: guaranteed by the caller; the values are stored like those of Q4.
         unsafe { <Plain<false> as Block<E>>::unpack(values, steps) }
     }
 
     #[inline]
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
     unsafe fn meet<const T: usize>(&self, products: &impl Products<T>, terms: *const u8) -> Dots<T> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let mut dots = products.nibbles([[i32x4_splat(0); 2]; T]);
             for (t, dots) in dots.iter_mut().enumerate() {
@@ -409,7 +415,7 @@ impl<E: Engine> Block<E> for Q4K {
 
 /// The weighted sum of both halves' dots stays below 2 * 128 * 16 * 127 * 32 < 2^24: exact.
 struct Q6K {
-    /// Of the first and of the last 16 columns.
+    /// For the first and for the last 16 columns.
     scales: [Pair; 2],
     factor: Pair,
 }
@@ -424,7 +430,7 @@ impl<E: Engine> Block<E> for Q6K {
         unsafe {
             let head = group.heads.as_ptr().add((group.layout.first_sub + block) / SUPER * 32);
             let scales = group.scales.as_ptr().add(16 * block);
-            // Both scales of a row side by side.
+            // Both scales of a row, side by side.
             let both: Pair = each(|half| i16x8_load_extend_i8x8(scales.add(8 * half).cast()));
             let first = each(|half| f32x4_convert_i32x4(i32x4_shr(i32x4_shl(both[half], 16), 16)));
             let second = each(|half| f32x4_convert_i32x4(i32x4_shr(both[half], 16)));
@@ -436,11 +442,11 @@ impl<E: Engine> Block<E> for Q6K {
     #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
     unsafe fn unpack(values: *const u8, steps: &mut Steps) -> *const u8 {
         if E::N_STEPS == 8 {
-            // The values are steps already.
+            // The values are already stored as steps.
             return values;
         }
         for j in 0..8 {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { E::sixes(j, pair(values.add(32 * j)), |step, weights| steps[step] = weights) }
         }
         steps.as_ptr().cast()
@@ -452,7 +458,7 @@ impl<E: Engine> Block<E> for Q6K {
         let weighted = |dots: Dots<T>, scales: &Pair| {
             dots.map(|dots| each(|half| f32x4_mul(scales[half], f32x4_convert_i32x4(dots[half]))))
         };
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let firsts = weighted(products.sixes(0, starts::<T>(terms)), &self.scales[0]);
             let mut sums = weighted(products.sixes(1, starts::<T>(terms.add(4))), &self.scales[1]);
@@ -464,10 +470,11 @@ impl<E: Engine> Block<E> for Q6K {
     }
 }
 
-/// `start` + what `add` makes of each of `n_steps` steps: a sum, 4 bytes of activations in all lanes, and the weights that they meet.
+/// `start` + the result of `add` for each of `n_steps` steps; `add` gets a sum, 4 bytes of activations in all lanes,
+/// and the weights to multiply.
 ///
 /// # Safety
-/// There are so many steps, and `x` has the quants of `T` tokens of a block.
+/// There are that many steps, and `x` has the quants of `T` tokens of a block.
 #[inline]
 #[cfg_attr(feature = "relaxed-simd", target_feature(enable = "relaxed-simd"))]
 pub(super) unsafe fn over_steps<const T: usize>(
@@ -479,7 +486,7 @@ pub(super) unsafe fn over_steps<const T: usize>(
 ) -> Dots<T> {
     let mut sums = start;
     for k in 0..n_steps {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let weights = pair(steps.add(STEP_BYTES * k));
             for t in 0..T {
@@ -501,7 +508,7 @@ fn each(of_half: impl Fn(usize) -> v128) -> Pair {
 /// There are 32 bytes at `at`.
 #[inline(always)]
 unsafe fn pair(at: *const u8) -> Pair {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { [v128_load(at.cast()), v128_load(at.add(16).cast())] }
 }
 
@@ -511,7 +518,7 @@ unsafe fn pair(at: *const u8) -> Pair {
 /// `terms` has 4 bytes for each token, 8 apart.
 #[inline(always)]
 unsafe fn starts<const T: usize>(terms: *const u8) -> Dots<T> {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     std::array::from_fn(|t| unsafe { [splat(terms.add(8 * t)); 2] })
 }
 
@@ -521,19 +528,19 @@ unsafe fn starts<const T: usize>(terms: *const u8) -> Dots<T> {
 /// There are 4 bytes at `at`.
 #[inline(always)]
 unsafe fn splat(at: *const u8) -> v128 {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { v128_load32_splat(at.cast()) }
 }
 
-/// 8 x f16 as f32: their bits moved to the places that they have in an f32, and the difference of the exponents' biases multiplied in. Exact for all finite
-/// numbers, also below the normal ones.
+/// 8 x f16 as f32: the bits are moved to their positions in an f32, and the difference of the exponent biases is
+/// multiplied in. Exact for all finite numbers, including subnormal ones.
 ///
 /// # Safety
 /// There are 16 bytes at `at`.
 #[inline(always)]
 unsafe fn f16_to_f32(at: *const u8) -> Pair {
     each(|half| {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let bits = i32x4_shl(unsafe { i32x4_load_extend_i16x4(at.add(8 * half).cast()) }, 13);
         f32x4_mul(v128_and(bits, u32x4_splat(0x8fff_e000)), f32x4_splat(f32::from_bits((127 + 112) << 23)))
     })
@@ -545,7 +552,7 @@ unsafe fn f16_to_f32(at: *const u8) -> Pair {
 /// There are 4 bytes at `at`.
 #[inline(always)]
 unsafe fn u8_to_f32(at: *const u8) -> v128 {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let bytes = unsafe { v128_load32_zero(at.cast()) };
     f32x4_convert_i32x4(u32x4_extend_low_u16x8(u16x8_extend_low_u8x16(bytes)))
 }

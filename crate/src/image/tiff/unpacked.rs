@@ -1,4 +1,5 @@
-//! TIFF compressed by zstd or LZMA: a copy of the file whose strips or tiles are not compressed, for a decoder that knows neither.
+//! TIFF compressed with zstd or LZMA: makes a copy of the file with uncompressed strips or tiles, for a decoder that
+//! supports neither.
 
 use std::io::{Cursor, Read};
 
@@ -12,7 +13,7 @@ use super::{Entry, entries, is_big, put};
 use crate::image::decode::{SizeLimit, make_room, zeros};
 use crate::{Error, Result};
 
-/// The compressions that are undone here.
+/// The compressions handled here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
     Zstd,
@@ -21,15 +22,15 @@ pub(super) enum Packing {
 
 /// Largest window of a zstd frame; only its "ultra" levels ask for more.
 const MAX_WINDOW: u64 = 64 << 20;
-/// The number of no compression.
+/// The id of no compression.
 const NONE: u64 = 1;
-/// Numbers of types: of two bytes, and of offsets in files with 4 and with 8 bytes an offset.
+/// Ids of types: two-byte numbers, and offsets in files with 4-byte and with 8-byte offsets.
 const SHORT: u64 = 3;
 const LONG: u64 = 4;
 const LONG8: u64 = 16;
 
 impl Packing {
-    /// The packing behind a number of the Compression tag.
+    /// The compression with this id in the Compression tag.
     pub(super) fn of(compression: u16) -> Option<Self> {
         match compression {
             50000 => Some(Self::Zstd),
@@ -43,12 +44,12 @@ impl Packing {
 struct Chunks {
     offsets: Vec<u64>,
     sizes: Vec<u64>,
-    /// Bytes of each when it is not compressed.
+    /// Uncompressed bytes of each.
     unpacked: Vec<usize>,
     tags: [Tag; 2],
 }
 
-/// A copy of the file with its first picture's strips or tiles unpacked behind it.
+/// A copy of the file with its first picture's strips or tiles appended in uncompressed form.
 pub(super) fn unpacked(
     bytes: &[u8],
     decoder: &mut Decoder<Cursor<&[u8]>>,
@@ -84,7 +85,7 @@ pub(super) fn unpacked(
     Ok(whole)
 }
 
-/// Where the strips or tiles are, and how large each is unpacked.
+/// Where the strips or tiles are, and the uncompressed size of each.
 fn describe(decoder: &mut Decoder<Cursor<&[u8]>>) -> Result<Chunks> {
     let problem = super::problem;
     let (_, height) = decoder.dimensions().map_err(problem)?;
@@ -101,7 +102,7 @@ fn describe(decoder: &mut Decoder<Cursor<&[u8]>>) -> Result<Chunks> {
     let row_bits = u64::from(width) * u64::from(bits) * if is_planar { 1 } else { u64::from(n_samples) };
     let row_bytes = row_bits.div_ceil(8) as usize;
     let n_down = u64::from(height).div_ceil(u64::from(rows).max(1)).max(1);
-    // The last strip of a plane holds only the rows that are left; tiles are whole.
+    // The last strip of a plane holds only the remaining rows; tiles are always whole.
     let n_rows = |idx: u64| match is_tiled {
         true => u64::from(rows),
         false => u64::from(rows).min(u64::from(height).saturating_sub(idx % n_down * u64::from(rows))),
@@ -116,7 +117,7 @@ fn describe(decoder: &mut Decoder<Cursor<&[u8]>>) -> Result<Chunks> {
     }
 }
 
-/// Points the first directory at the two tables, offsets and sizes, that begin at `tables`.
+/// Makes the first directory point to the two tables, offsets and sizes, that start at `tables`.
 fn describe_anew(whole: &mut [u8], tables: usize, chunks: &Chunks, width: usize) {
     let n = chunks.offsets.len();
     for Entry { tag, start, value, .. } in entries(whole) {
@@ -129,7 +130,7 @@ fn describe_anew(whole: &mut [u8], tables: usize, chunks: &Chunks, width: usize)
         let table = tables + table * width * n;
         put(whole, start + 2, 2, if width == 8 { LONG8 } else { LONG });
         if n == 1 {
-            // A single value stands in the place of its offset.
+            // A single value is stored in place of its offset.
             whole.copy_within(table..table + width, value);
         } else {
             put(whole, value, width, table as u64);
@@ -137,7 +138,7 @@ fn describe_anew(whole: &mut [u8], tables: usize, chunks: &Chunks, width: usize)
     }
 }
 
-/// What went wrong inside one strip or tile.
+/// What went wrong within one strip or tile.
 type Unpacked = std::result::Result<(), String>;
 
 fn fill(mut reader: impl Read, out: &mut [u8]) -> Unpacked {
@@ -145,7 +146,7 @@ fn fill(mut reader: impl Read, out: &mut [u8]) -> Unpacked {
 }
 
 fn unpack_zstd(packed: &[u8], out: &mut [u8], decoder: &mut FrameDecoder) -> Result<Unpacked> {
-    // The frame's header: magic number, descriptor, and the window unless the whole content is one.
+    // The frame's header: magic number, descriptor, and the window size unless the frame is a single segment.
     let window = match packed.get(4..6) {
         Some(&[descriptor, window]) if descriptor & 0x20 == 0 => (8 + u64::from(window & 7)) << (7 + (window >> 3)),
         _ => out.len() as u64,
@@ -160,10 +161,10 @@ fn unpack_zstd(packed: &[u8], out: &mut [u8], decoder: &mut FrameDecoder) -> Res
     Ok(reader.map_err(|error| error.to_string()).and_then(|reader| fill(reader, out)))
 }
 
-/// The container's headers, then LZMA2, behind which the differences of bytes may have been taken.
+/// The container's headers, then LZMA2, possibly after a delta filter.
 fn unpack_xz(packed: &[u8], out: &mut [u8]) -> Result<Unpacked> {
-    let Some((body, filters)) = xz_filters(packed) else { return Ok(Err("its header is none of xz".to_owned())) };
-    // A dictionary larger than what there is to be unpacked is never filled.
+    let Some((body, filters)) = xz_filters(packed) else { return Ok(Err("it has no valid xz header".to_owned())) };
+    // A dictionary larger than the unpacked data is never filled.
     let dictionary = (out.len() as u32).max(4096);
     make_room(2 * u64::from(dictionary) + (1 << 20))?;
     let reader = Lzma2Reader::new(body, dictionary, None);
@@ -174,11 +175,11 @@ fn unpack_xz(packed: &[u8], out: &mut [u8]) -> Result<Unpacked> {
     })
 }
 
-/// Numbers of xz's filters.
+/// Ids of xz's filters.
 const DELTA: u64 = 3;
 const LZMA2: u64 = 0x21;
 
-/// A filter's number and the first byte of its properties.
+/// A filter's id and the first byte of its properties.
 type Filter = (u64, u8);
 
 /// The first block's data and its filters.
@@ -200,7 +201,7 @@ fn xz_filters(packed: &[u8]) -> Option<(&[u8], Vec<Filter>)> {
         }
         None
     };
-    // Sizes of the block, where they are given.
+    // Sizes of the block, if they are given.
     for flag in [0x40, 0x80] {
         if flags & flag != 0 {
             number()?;
