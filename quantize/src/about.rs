@@ -1,4 +1,5 @@
-//! What people are told about a model, and the pictures that are offered with it: from arguments, or from a JSON file with the manifest's own keys.
+//! What users are told about a model, and the sample pictures offered with it: from arguments, or from a JSON file with
+//! the manifest's own keys.
 
 use crate::ask::decode;
 use crate::json;
@@ -9,11 +10,11 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// What the manifest tells people about a model.
+/// What the manifest tells users about a model.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct About {
-    /// Name shown to people.
+    /// Name shown to users.
     pub name: String,
     /// One sentence on what the model is.
     pub description: String,
@@ -23,15 +24,16 @@ pub struct About {
     pub notices: Vec<String>,
     /// Questions offered to the user.
     pub suggested_questions: Vec<String>,
-    /// Pictures offered to the user, by their names in the model folder.
+    /// Pictures offered to the user, by their file names in the model folder.
     pub samples: Vec<Sample>,
-    /// Where the pictures of the samples are now, in the same order.
+    /// Current paths of the samples' pictures, in the same order.
     #[serde(skip)]
     pub pictures: Vec<PathBuf>,
 }
 
 impl About {
-    /// Reads a JSON file; the samples' paths are relative to it. Every picture is decoded once: a broken one is found now, not on the page.
+    /// Reads a JSON file; the samples' paths are relative to it. Every picture is decoded once, so that a broken one is
+    /// found now and not on the page.
     pub fn read(file: &Path) -> Result<Self> {
         let corrupt = |field: &str, problem: String| Error::corrupt(file.display().to_string(), field, problem);
         let json = json::decoded(&file.display().to_string(), read_small(file, MAX_MANIFEST_BYTES)?)?;
@@ -45,7 +47,7 @@ impl About {
             if check_path(&name).is_err() {
                 return refuse("expected a file name of letters, digits, '-', '_' and '.'");
             }
-            // Some file systems do not tell A from a.
+            // Some file systems do not distinguish A from a.
             let folded = name.to_ascii_lowercase();
             if folded == "manifest.json" || [DECODER, ENCODER].iter().any(|own| folded.starts_with(own)) {
                 return refuse("the model itself has a file of this name");
@@ -59,7 +61,7 @@ impl About {
         Ok(about)
     }
 
-    /// A manifest that lacks its files.
+    /// A manifest without its files.
     pub fn manifest(&self) -> Manifest {
         Manifest {
             format: "llama3med".into(),

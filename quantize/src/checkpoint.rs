@@ -1,7 +1,8 @@
-//! A checkpoint folder: configuration, tokenizer and tensors, wherever training code has put them.
+//! A checkpoint folder: configuration, tokenizer and tensors, wherever the training code has put them.
 //!
-//! Tensors are in `model.safetensors` or `pytorch_model.bin`, in shards listed by an index, or in such files within the folders `language_model`,
-//! `vision_tower` and `connector`. A part may come from elsewhere, and an adapter may change what is there: see [`Parts`].
+//! Tensors are in `model.safetensors` or `pytorch_model.bin`, in shards listed by an index, or in such files in the
+//! folders `language_model`, `vision_tower` and `connector`. A part may be in another folder, and an adapter may modify
+//! tensors: see [`Parts`].
 
 pub mod adapter;
 pub mod chat;
@@ -26,14 +27,14 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// No model has a dimension above this; sums and products of a few such numbers cannot overflow.
+/// No model has a larger dimension; sums and products of a few such numbers cannot overflow.
 const MAX_DIM: usize = 1 << 24;
 
 const MAX_CONFIG_BYTES: usize = 4 << 20;
 const MAX_INDEX_BYTES: usize = 64 << 20;
 const MAX_TOKENIZER_BYTES: usize = 256 << 20;
 
-/// What a checkpoint's folder does not hold or tell: each `None` where it does.
+/// What a checkpoint's folder does not contain or specify; each is `None` if it does.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Parts {
     /// Take the language model from here: a folder, or one file of weights.
@@ -48,24 +49,24 @@ pub struct Parts {
     /// Merge a LoRA adapter: a folder with adapter_config.json. An adapter in the checkpoint's own folder is merged without this option.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// The form of conversations that it was trained with, where configuration and tokenizer do not tell it.
+    /// The chat template that it was trained with, if configuration and tokenizer do not specify it.
     #[arg(long, value_parser = TEMPLATES)]
     pub template: Option<String>,
 }
 
-/// What a folder holds.
+/// The contents of a folder.
 pub struct Checkpoint {
     /// The folder.
     pub folder: PathBuf,
-    /// What it was trained by.
+    /// Which project trained it.
     pub family: Family,
     /// `config.json`.
     pub config: Json,
-    /// `generation_config.json`, if it is there.
+    /// `generation_config.json`, if present.
     pub generation: Option<Json>,
-    /// `preprocessor_config.json`, if it is there.
+    /// `preprocessor_config.json`, if present.
     pub preprocessor: Option<Json>,
-    /// Where a tokenizer may be, the likeliest first.
+    /// Where a tokenizer may be, most likely place first.
     tokenizer_folders: Vec<PathBuf>,
     /// Tensors by part and name.
     pub tensors: BTreeMap<(Part, String), Tensor>,
@@ -126,13 +127,13 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The text of `tokenizer.json`, or what `tokenizer.model` means in its place, of the first folder that has one of them.
+    /// The text of `tokenizer.json`, or `tokenizer.model` converted to it, from the first folder that has one of them.
     pub fn tokenizer(&self) -> Result<String> {
         if let Some(text) = self.text("tokenizer.json", MAX_TOKENIZER_BYTES)? {
             return Ok(text);
         }
         let Some(path) = self.tokenizer_file("tokenizer.model") else {
-            // The error names the file that is expected.
+            // The error names the expected file.
             return read_small(&self.folder.join("tokenizer.json"), MAX_TOKENIZER_BYTES).map(|_| String::new());
         };
         let added = match self.json("added_tokens.json")? {
@@ -151,45 +152,45 @@ impl Checkpoint {
         sentencepiece::tokenizer_json(&read_small(&path, MAX_TOKENIZER_BYTES)?, &added, adds_bos)
     }
 
-    /// The tokenizer's file, for errors.
+    /// The tokenizer's file, for error messages.
     pub fn tokenizer_name(&self) -> String {
         let path = self.tokenizer_file("tokenizer.json").or_else(|| self.tokenizer_file("tokenizer.model"));
         path.map_or_else(|| "tokenizer.json".into(), |path| path.display().to_string())
     }
 
-    /// A file about tokens, of the first folder that has it.
+    /// A tokenizer-related file, from the first folder that has it.
     fn tokenizer_file(&self, name: &str) -> Option<PathBuf> {
         self.tokenizer_folders.iter().map(|folder| folder.join(name)).find(|path| path.exists())
     }
 
-    /// Such a file's text, if it is there.
+    /// Such a file's text, if present.
     fn text(&self, name: &str, max: usize) -> Result<Option<String>> {
         let Some(path) = self.tokenizer_file(name) else { return Ok(None) };
         let text = String::from_utf8(json::decoded(name, read_small(&path, max)?)?);
         text.map(Some).map_err(|error| Error::corrupt(name, "text", error.to_string()))
     }
 
-    /// Such a file as JSON, if it is there.
+    /// Such a file as JSON, if present.
     fn json(&self, name: &str) -> Result<Option<Json>> {
         self.tokenizer_file(name).map(|path| Json::read(&path, MAX_TOKENIZER_BYTES)).transpose()
     }
 
-    /// `tokenizer_config.json`, if it is there and can be read: nothing in it is needed.
+    /// `tokenizer_config.json`, if present and readable: nothing in it is required.
     fn tokenizer_config(&self) -> Option<Json> {
         self.json("tokenizer_config.json").ok().flatten()
     }
 
-    /// The shape of a tensor, if it is there.
+    /// The shape of a tensor, if present.
     pub fn shape(&self, part: Part, name: &str) -> Option<&[usize]> {
         self.tensors.get(&(part, name.into())).map(|tensor| tensor.shape.as_slice())
     }
 
-    /// The shape of a tensor that must be there.
+    /// The shape of a required tensor.
     pub fn required_shape(&self, part: Part, name: &str) -> Result<&[usize]> {
         self.shape(part, name).ok_or_else(|| self.missing(part, name))
     }
 
-    /// A tensor that must be there, in this shape, as weights.
+    /// A required tensor of this shape, as weights.
     pub fn tensor(&self, part: Part, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.tensors.get(&(part, name.into())).ok_or_else(|| self.missing(part, name))?;
         if tensor.shape != shape {
@@ -213,12 +214,12 @@ impl Checkpoint {
         Error::MissingTensor { file: self.folder.display().to_string(), tensor: name }
     }
 
-    /// Takes one part from another place, whatever the folder has of it. Names there may be those of the part alone.
+    /// Takes one part from another place, replacing what the folder has of it. Names there may lack the part's prefix.
     fn replace(&mut self, part: Part, place: &Path) -> Result<()> {
         self.tensors.retain(|&(other, _), _| other != part);
         let tensors = tensors_in(place)?;
         let of_part = |name: &str| names::split(name).is_some_and(|(found, _)| found == part);
-        // A tower's norm.weight looks like a decoder's: where one name tells its part, all do.
+        // A tower's norm.weight looks like a decoder's: if one name identifies its part, all names belong to that part.
         let is_whole = part == Part::Decoder || tensors.keys().any(|name| of_part(name));
         for (name, tensor) in tensors {
             let full = if is_whole { name } else { format!("{}.{name}", part.folder()) };
@@ -255,7 +256,7 @@ impl Checkpoint {
     }
 }
 
-/// Files that hold tensors, by falling preference; indices name several more.
+/// Files that hold tensors, in order of preference; an index lists several more.
 const FILES: [&str; 6] = [
     "model.safetensors.index.json",
     "model.safetensors",
@@ -265,7 +266,7 @@ const FILES: [&str; 6] = [
     "mm_projector.bin",
 ];
 
-/// All tensors of a file or a folder by the names that they have there; none if there is no such place.
+/// All tensors of a file or a folder, by their names there; `None` if it does not exist.
 fn tensors_in(place: &Path) -> Result<BTreeMap<String, Tensor>> {
     if place.is_file() {
         return open(place);
@@ -277,7 +278,7 @@ fn tensors_in(place: &Path) -> Result<BTreeMap<String, Tensor>> {
     }
 }
 
-/// A file's tensors: its name tells the format.
+/// A file's tensors; the file name tells the format.
 fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("bin" | "pth" | "pt") => pickle::open(path),
@@ -285,7 +286,7 @@ fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     }
 }
 
-/// The tensors of all files that an index names, which must be those that the index lists.
+/// The tensors of all files that an index names; they must match the index exactly.
 fn shards(folder: &Path, index: &Path) -> Result<BTreeMap<String, Tensor>> {
     let json = Json::read(index, MAX_INDEX_BYTES)?;
     let map = json.value["weight_map"].as_object();

@@ -1,8 +1,9 @@
-//! A model beside the unquantized one that it was made from: how much of it is left.
+//! Compares a model with the unquantized one that it was made from.
 //!
-//! Both get the same prompts and pictures. The reference answers greedily; then either reads those very answers (teacher forcing), and at every token of
-//! them the two next-token distributions and the residual streams are compared. First one model runs, then the other: memory holds one of them, and of
-//! the reference what it said, some megabytes a prompt for an 8B.
+//! Both get the same prompts and pictures. The reference answers greedily. Then each model reads exactly these answers
+//! (teacher forcing), and at every token of them the two next-token distributions and the residual streams are
+//! compared. The models run one after the other: memory holds one of them, and the reference's outputs, a few megabytes
+//! per prompt for an 8B.
 
 use crate::ask::{decode, default_ranks};
 use crate::checkpoint::Parts;
@@ -30,10 +31,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Measure what quantization costs a model.
 ///
-/// REFERENCE is the checkpoint that MODEL was made from (used as exactly as it is stored; nothing is written to it) or a model folder converted with
-/// --type f32 or f16. Both models read the answers that the reference gives to the same prompts without randomness. The report has the Kullback-Leibler
-/// divergence of their next-token distributions, how often both find the same token likeliest, and the relative error of the image features and of the
-/// residual stream after each layer.
+/// REFERENCE is the checkpoint that MODEL was made from (used at its stored precision; nothing is written to it) or a
+/// model folder converted with --type f32 or f16. Both models read the reference's greedy answers to the same prompts.
+/// The report has the Kullback-Leibler divergence of their next-token distributions, how often both have the same most
+/// likely token, and the relative error of the image features and of the residual stream after each layer.
 #[derive(Args, Debug, Clone)]
 #[command(after_help = "Examples:\n  quantize compare models/llama3-med checkpoints/llama3-med --write\n  \
     quantize compare models/llama3-med checkpoints/llama3-med --prompts prompts.txt --images films\n  \
@@ -43,11 +44,11 @@ pub struct Options {
     pub model: PathBuf,
     /// The checkpoint's folder, or a model folder of higher precision.
     pub reference: PathBuf,
-    /// A text file with one prompt a line, or a question set that eval reads. Default: the questions that the model folder suggests about its sample
-    /// pictures, or a dozen general ones.
+    /// A text file with one prompt per line, or a question set as for eval. Default: the questions that the model
+    /// folder suggests for its sample pictures, or a dozen general ones.
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
-    /// A folder of pictures: those of the question set, or any that the prompts are asked about in turn.
+    /// A folder of pictures: those of the question set, or any pictures to combine with the prompts in turn.
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
     /// Use the first N prompts only.
@@ -65,31 +66,31 @@ pub struct Options {
     /// Split each model over N ranks, one thread each. Default: the number of cores, or 1 for a small model.
     #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
     pub ranks: Option<usize>,
-    /// The reference's parts that are elsewhere, as in `convert`.
+    /// The reference's parts in other places, as in `convert`.
     #[command(flatten)]
     #[allow(missing_docs)]
     pub parts: Parts,
     /// The reference's scales, as in `convert`.
     #[arg(long, value_delimiter = ',')]
     pub scales: Option<Vec<usize>>,
-    /// Leaves out the reference's first patch, as in `convert`.
+    /// Drop the reference's first patch, as in `convert`.
     #[arg(long)]
     pub drop_first_patch: bool,
 }
 
-/// What was measured. Written as text by `Display`, as JSON by serde.
+/// The measurements. Written as text by `Display`, as JSON by serde.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Name of the model.
     pub model: String,
     /// The largest divergence of one token's distributions.
     pub worst_kl_divergence: f64,
-    /// The card for the manifest.
+    /// The fidelity card for the manifest.
     #[serde(flatten)]
     pub fidelity: Fidelity,
 }
 
-/// Compares; `stop` ends the work with [`Error::Cancelled`].
+/// Runs the comparison; `stop` ends it with [`Error::Cancelled`].
 pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let (mut manifest, files) = open_folder(&options.model)?;
     let (images, folder) = (options.images.as_deref(), &options.model);
@@ -137,7 +138,7 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report> {
     Ok(Report { model: manifest.name, worst_kl_divergence: rounded(totals.kl_worst), fidelity })
 }
 
-/// The reference's name and its files: those of a model folder, or those that a checkpoint would become.
+/// The reference's name and its files: those of a model folder, or those that a checkpoint would be converted to.
 fn with_reference<T>(options: &Options, run: impl FnOnce(String, Files<&dyn Bytes>) -> Result<T>) -> Result<T> {
     let place = &options.reference;
     if place.join("manifest.json").exists() {
@@ -162,16 +163,16 @@ fn name(what: &str, decoder: &Gguf) -> String {
     format!("{what}, {}", types.into_iter().collect::<Vec<_>>().join(" and "))
 }
 
-/// What one model has to say to one prompt.
+/// What one model outputs for one prompt.
 struct Trace {
     answer: Vec<u32>,
     forced: Forced,
     layers: Vec<Vec<f32>>, // of each layer (1 + answer.len(), dim)
     features: Vec<f32>,    // (n_image_tokens, channels), for the first prompt about a picture
-    known: Vec<bool>,      // (vocab_size): ids that the tokenizer has
+    known: Vec<bool>,      // (vocab_size): ids that the tokenizer knows
 }
 
-/// The same work for either model.
+/// The same work for both models.
 struct Run<'a> {
     prompts: &'a [Prompt],
     n_ranks: usize,
@@ -180,7 +181,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Hands over what the model says to each prompt, in order, given the answers of `reference` or its own.
+    /// Passes on what the model outputs for each prompt, in order, given the answers of `reference` or its own.
     fn each(
         &self,
         who: &'static str,
@@ -253,7 +254,7 @@ impl Run<'_> {
     }
 }
 
-/// Gives up at once.
+/// Stops immediately.
 struct Patient<'a> {
     stop: &'a AtomicBool,
 }
@@ -268,7 +269,7 @@ impl Listener for Patient<'_> {
     }
 }
 
-/// Squares, summed up.
+/// A sum of squares.
 #[derive(Default, Clone)]
 struct Difference {
     of_difference: f64,
@@ -299,17 +300,17 @@ struct Totals {
 }
 
 impl Totals {
-    /// Fails with what is different where both should be alike.
+    /// Fails with the difference if the two are not comparable.
     fn add(&mut self, reference: &Trace, model: &Trace) -> std::result::Result<(), &'static str> {
         if reference.forced.items != model.forced.items {
-            return Err("they read a prompt as other tokens");
+            return Err("they tokenize a prompt differently");
         }
         let width = |trace: &Trace| trace.layers.iter().map(Vec::len).collect::<Vec<_>>();
         if reference.forced.logits.len() != model.forced.logits.len() || width(reference) != width(model) {
-            return Err("they have other layers or vocabularies");
+            return Err("their layers or vocabularies differ");
         }
         if reference.features.len() != model.features.len() {
-            return Err("they have other image features");
+            return Err("their image features differ in size");
         }
         self.features.add(&reference.features, &model.features);
         self.layers.resize(reference.layers.len(), Difference::default());
@@ -338,7 +339,7 @@ fn best(logits: &[f64]) -> Option<usize> {
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
 }
 
-/// sum p log(p / q) of the distributions that two rows of logits stand for, in nats.
+/// sum p log(p / q) of the distributions given by two rows of logits, in nats.
 fn kl_divergence(p: &[f64], q: &[f64]) -> f64 {
     let log_sum = |logits: &[f64]| {
         let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -347,11 +348,11 @@ fn kl_divergence(p: &[f64], q: &[f64]) -> f64 {
     let (p_sum, q_sum) = (log_sum(p), log_sum(q));
     let log = p.iter().map(|p| p - p_sum).zip(q.iter().map(|q| q - q_sum));
     let divergence: f64 = log.map(|(p, q)| p.exp() * (p - q)).sum();
-    // Never negative but for rounding.
+    // Negative only by rounding.
     divergence.max(0.0)
 }
 
-/// Four significant digits: what was measured says no more.
+/// Four significant digits: the measurement is not more precise than that.
 fn rounded(x: f64) -> f64 {
     format!("{x:.3e}").parse().unwrap_or(x)
 }
@@ -359,11 +360,15 @@ fn rounded(x: f64) -> f64 {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Fidelity { reference, n_prompts, n_images, n_tokens, kl_divergence, top1_agreement, .. } = &self.fidelity;
-        writeln!(f, "{} beside {reference}: {n_prompts} prompts, {n_images} pictures, {n_tokens} tokens", self.model)?;
+        writeln!(
+            f,
+            "{} compared with {reference}: {n_prompts} prompts, {n_images} pictures, {n_tokens} tokens",
+            self.model
+        )?;
         let mut line = |label: &str, text: String| writeln!(f, "  {label:<22} {text}");
-        line("likeliest next token", format!("the same for {:.1} %", 100.0 * top1_agreement))?;
+        line("most likely next token", format!("the same for {:.1} %", 100.0 * top1_agreement))?;
         let worst = self.worst_kl_divergence;
-        line("KL divergence", format!("{kl_divergence:.4} nats a token, {worst:.3} for the worst"))?;
+        line("KL divergence", format!("{kl_divergence:.4} nats per token, {worst:.3} for the worst"))?;
         match self.fidelity.encoder_error {
             Some(error) => line("image features", format!("relative error {:.2} %", 100.0 * error))?,
             None => line("image features", "not measured: no picture was shown".into())?,
@@ -383,7 +388,7 @@ mod tests {
     fn divergence_is_that_of_the_definition() {
         let (p, q): ([f64; 2], [f64; 2]) = ([0.75, 0.25], [0.5, 0.5]);
         let expected = 0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln();
-        // Logits are known up to a constant.
+        // Logits are defined up to a constant.
         let found = kl_divergence(&p.map(|p| p.ln() + 7.0), &q.map(|q| q.ln() - 3.0));
         assert!((found - expected).abs() < 1e-12);
         assert_eq!(kl_divergence(&[1e4, 0.0], &[1e4, 0.0]), 0.0);

@@ -1,6 +1,6 @@
-//! A checkpoint into a model folder, tensor by tensor.
+//! Converts a checkpoint into a model folder, tensor by tensor.
 //!
-//! Memory holds the pieces at work, a few megabytes for each thread, never a model and rarely a whole tensor.
+//! Memory holds only the pieces being processed, a few megabytes per thread: never a model, and rarely a whole tensor.
 
 use crate::About;
 use crate::calibrate::{self, Importance};
@@ -25,26 +25,27 @@ use std::path::PathBuf;
 pub struct Options {
     /// The checkpoint's folder.
     pub checkpoint: PathBuf,
-    /// Parts that are elsewhere.
+    /// Parts in other places.
     pub parts: Parts,
     /// The model folder.
     pub output: PathBuf,
     /// Types of the large matrices.
     pub types: Types,
-    /// Prompts that tell which columns count.
+    /// Prompts for measuring which columns matter.
     pub calibration: Option<calibrate::Options>,
-    /// Bytes of a chunk.
+    /// Chunk size in bytes.
     pub chunk_size: u64,
-    /// The scales, where the checkpoint does not tell or tells wrong.
+    /// The scales, if the checkpoint does not specify them or is wrong.
     pub scales: Option<Vec<usize>>,
-    /// Leaves out the first patch of a single-scale SigLIP tower, which has no class token: TinyLLaVA's own models were trained so.
+    /// Drops the first patch of a single-scale SigLIP tower, which has no class token: TinyLLaVA's own models were
+    /// trained that way.
     pub drop_first_patch: bool,
-    /// Name and other texts; an empty name becomes the checkpoint's.
+    /// Name and other texts; an empty name is replaced by the checkpoint's.
     pub about: About,
 }
 
 impl Options {
-    /// The usual types, and everything else as the checkpoint says.
+    /// The usual types, and the checkpoint's own values for everything else.
     pub fn new(checkpoint: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
         Self {
             checkpoint: checkpoint.into(),
@@ -60,13 +61,13 @@ impl Options {
     }
 }
 
-/// A checkpoint that has been understood: its shapes, and that every tensor is there and none too many.
+/// A checkpoint whose shapes are known, and whose tensors are complete and without extras.
 pub struct Understood {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// Shape of the decoder.
     pub decoder: Decoder,
-    /// Shape of tower and connector; a language model alone has none.
+    /// Shape of tower and connector; `None` for a language model alone.
     pub encoder: Option<Encoder>,
     /// The tokenizer's vocabulary.
     pub vocabulary: Vocabulary,
@@ -102,7 +103,7 @@ impl Understood {
         Ok(understood)
     }
 
-    /// Leaves out the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
+    /// Drops the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
     pub fn drop_first_patch(&mut self) -> Result<()> {
         match &mut self.encoder {
             Some(encoder) if encoder.tower == Tower::Siglip && encoder.scales.len() == 1 => {
@@ -116,7 +117,7 @@ impl Understood {
         }
     }
 
-    /// What the weights are made from: the tensors, their files as they are now, and how columns are weighted.
+    /// What the weights are made from: the tensors, their files in their current state, and the weights of columns.
     pub fn source(&self, importance: Option<&Importance>) -> String {
         let tensors: Vec<String> = self.checkpoint.tensors.values().map(Tensor::source).collect();
         format!("{}\n{importance:?}", tensors.join("\n"))
@@ -150,7 +151,7 @@ impl Understood {
         }
     }
 
-    /// The files as they are to be written; `importance` weights the columns of the matrices that it knows.
+    /// The files to be written; `importance` weights the columns of the matrices that it has.
     pub fn plans<'a>(
         &'a self,
         name: &str,
@@ -162,7 +163,7 @@ impl Understood {
         self.plans_with(name, slots.into_iter().zip(dtypes), importance)
     }
 
-    /// The files with every matrix as exact as the checkpoint has it.
+    /// The files with every matrix at the checkpoint's precision.
     pub fn exact_plans(&self) -> Result<Files<Plan<'_>>> {
         let exact = |(part, slot): (Part, Slot)| {
             let dtype = match slot.role {
@@ -229,14 +230,14 @@ pub fn convert(options: &Options) -> Result<Manifest> {
             options.checkpoint.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into()));
         about.name = name.unwrap_or_else(|| "Llama3-Med".into());
     }
-    // Wrong types are found before the prompts are answered.
+    // Find wrong types before the prompts are answered.
     understood.plans(&about.name, &options.types, None)?;
     let importance = match &options.calibration {
         Some(calibration) => Some(calibrate::calibrate(&understood, calibration)?),
         None => None,
     };
     let plans = understood.plans(&about.name, &options.types, importance.as_ref())?;
-    // What is written must load: the engine's own readers look at the headers first.
+    // The output must load: the engine's own readers check the headers first.
     llama3med::config::Config::from_gguf(&plans.decoder.gguf(DECODER)?.0)?;
     if let Some(encoder) = &plans.encoder {
         llama3med::encoder::Config::from_gguf(&encoder.gguf(ENCODER)?.0)?;
@@ -245,7 +246,7 @@ pub fn convert(options: &Options) -> Result<Manifest> {
     Writer::create(&options.output, options.chunk_size, &plans, source.as_bytes())?.write_all(&plans, &about)
 }
 
-/// Some rows of a slot as f32, from the place in the checkpoint's tensor where they are.
+/// Some rows of a slot as f32, from the checkpoint's tensor.
 fn read_rows(tensor: &Tensor, slot: &Slot, rows: Range<usize>) -> Result<Vec<f32>> {
     let n_cols = slot.n_cols();
     let read = |rows: Range<usize>| {
@@ -254,7 +255,7 @@ fn read_rows(tensor: &Tensor, slot: &Slot, rows: Range<usize>) -> Result<Vec<f32
         tensor.read(slot.source_offset + start..slot.source_offset + end, &mut values).map(|()| values)
     };
     let Some(head_dim) = slot.head_dim else { return read(rows) };
-    // Pairs of rows (i, i + head_dim / 2) become neighbours: see `llama3med::rope`. Whole heads are read at once.
+    // Pairs of rows (i, i + head_dim / 2) become adjacent: see `llama3med::rope`. Whole heads are read at once.
     let first = rows.start / head_dim * head_dim;
     let heads = read(first..rows.end.next_multiple_of(head_dim))?;
     let source = |row: usize| row / head_dim * head_dim + row % head_dim / 2 + row % 2 * (head_dim / 2) - first;

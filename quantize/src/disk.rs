@@ -1,5 +1,5 @@
-//! Files that outlast a power cut: what has its name is whole. A file is flushed to the disk before it is renamed, and its folder before anything builds on
-//! the name.
+//! Files that survive a power cut: a file with its final name is complete. A file is flushed to disk before it is
+//! renamed, and its folder before anything relies on the name.
 
 use crate::model_folder::failed;
 use llama3med::{Error, Result};
@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes a file under its name once all of it is on the disk. The name itself is there for good after [`flush_folder`].
+/// Writes a file under its final name once all of it is on disk. The name itself is permanent after [`flush_folder`].
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let new = beside(path, "new")?;
     let write = || {
@@ -19,31 +19,31 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|error| failed(path, "write", error))
 }
 
-/// Copies a file, all the way to the disk.
+/// Copies a file and flushes it to disk.
 pub(crate) fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     let mut file = fs::File::create(to)?;
     std::io::copy(&mut fs::File::open(from)?, &mut file)?;
     file.sync_all()
 }
 
-/// Flushes the folder that `path` is in to the disk: which names it has.
+/// Flushes the folder that `path` is in, with the names in it, to disk.
 #[cfg(unix)]
 pub(crate) fn flush_folder(path: &Path) -> Result<()> {
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     match fs::File::open(folder).and_then(|folder| folder.sync_all()) {
-        // Some network file systems have no such thing.
+        // Some network file systems do not support this.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
         done => done.map_err(|error| failed(folder, "flush", error)),
     }
 }
 
-/// Other systems do not open folders.
+/// Other systems cannot open folders.
 #[cfg(not(unix))]
 pub(crate) fn flush_folder(_: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The path beside `target` that has a suffix to its name.
+/// The path beside `target` with a suffix added to its name.
 pub(crate) fn beside(target: &Path, suffix: &str) -> Result<PathBuf> {
     let Some(name) = target.file_name() else {
         return Err(Error::Invalid(format!("output must name a folder, found {}", target.display())));
@@ -53,7 +53,7 @@ pub(crate) fn beside(target: &Path, suffix: &str) -> Result<PathBuf> {
     Ok(target.with_file_name(name))
 }
 
-/// Makes sure that a disk has room.
+/// Checks that a disk has enough free space.
 #[cfg(unix)]
 pub(crate) fn check_space(folder: &Path, n_bytes: u64) -> Result<()> {
     let Ok(stat) = rustix::fs::statvfs(folder) else { return Ok(()) };

@@ -1,4 +1,5 @@
-//! Weights into the bytes of a stored type: candle's quantizers (ports of ggml's), and plain casts; with columns that count differently or without.
+//! Encodes weights as a stored type: candle's quantizers (ports of ggml's) and plain casts; with or without column
+//! importance.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
@@ -9,7 +10,8 @@ use llama3med::{Error, Result};
 /// The types that this tool writes; the engine reads more.
 pub const TYPES: [Dtype; 7] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q4_0, Dtype::Q8_0, Dtype::Q4K, Dtype::Q6K];
 
-/// Encodes whole rows whose columns count differently: `importance` (n_cols) weights the squares of the errors where the type has scales to choose.
+/// Encodes whole rows with column importance: `importance` (n_cols) weights the squared errors if the type has scales
+/// to choose.
 pub fn encode_for(name: &str, dtype: Dtype, values: Vec<f32>, importance: &[f32]) -> Result<Vec<u8>> {
     let theirs = match dtype {
         Dtype::Q4K => GgmlDType::Q4K,
@@ -28,7 +30,7 @@ pub fn encode_for(name: &str, dtype: Dtype, values: Vec<f32>, importance: &[f32]
     bytes(name, dtype, quantized)
 }
 
-/// Encodes whole rows. `name` is the tensor's, for messages.
+/// Encodes whole rows. `name` is the tensor's, for error messages.
 pub fn encode(name: &str, dtype: Dtype, values: Vec<f32>) -> Result<Vec<u8>> {
     check_finite(name, &values)?;
     let theirs = match dtype {
@@ -39,7 +41,7 @@ pub fn encode(name: &str, dtype: Dtype, values: Vec<f32>) -> Result<Vec<u8>> {
         Dtype::Q8_0 => GgmlDType::Q8_0,
         Dtype::Q4K => GgmlDType::Q4K,
         Dtype::Q6K => GgmlDType::Q6K,
-        _ => return Err(Error::Unsupported(format!("tensor {name}: {} is read but not written", dtype.name()))),
+        _ => return Err(Error::Unsupported(format!("tensor {name}: {} can be read but not written", dtype.name()))),
     };
     let n = values.len();
     let quantized = Tensor::from_vec(values, n, &Device::Cpu).and_then(|values| QTensor::quantize(&values, theirs));
@@ -58,7 +60,8 @@ fn bytes(name: &str, dtype: Dtype, quantized: candle_core::Result<QTensor>) -> R
     bytes.map_err(|error| Error::Unsupported(format!("tensor {name}: {} cannot hold it: {error}", dtype.name())))
 }
 
-/// One row in Q4_0. A column counts by its importance and, as ggml has it for every format, a large weight more than a small one of the same row.
+/// One row in Q4_0. A column counts by its importance, and, as in ggml for every format, a large weight counts more
+/// than a small one in the same row.
 fn q4_0_row(row: &[f32], importance: &[f32]) -> Vec<u8> {
     let variance = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
     let blocks = row.as_chunks::<32>().0.iter().zip(importance.as_chunks::<32>().0);
@@ -80,9 +83,10 @@ fn q4_0(x: f32, scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { (x / scale).round().clamp(-8.0, 7.0) }
 }
 
-/// The scale with the least weighted square error, among those that fit the steps of one of 19 others around -largest / 8.
+/// The scale with the smallest weighted squared error among 19 candidates around -largest / 8, each refitted to its own
+/// steps.
 ///
-/// For given steps q the best scale is sum(w x q) / sum(w q q), and the error falls by sum(w x q)^2 / sum(w q q).
+/// For given steps q, the best scale is sum(w x q) / sum(w q q), and it reduces the error by sum(w x q)^2 / sum(w q q).
 fn q4_0_scale(block: &[f32; 32], weights: &[f32; 32]) -> f32 {
     let largest = block.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(0.0);
     let (mut best, mut gained) = (0.0, 0.0);

@@ -1,7 +1,7 @@
-//! A model folder's answers to a question set: asked picture by picture, kept as they come, scored at the end.
+//! A model's answers to a question set: asked picture by picture, saved as they come, scored at the end.
 //!
-//! `plan` says what is asked about which picture, `answers` keeps what was said, `score` reports. Questions about one picture follow each other, so that
-//! it is encoded once.
+//! `plan` decides what is asked about which picture, `answers` saves what was answered, `score` reports. Questions
+//! about one picture follow each other, so that it is encoded only once.
 
 mod answers;
 mod plan;
@@ -26,16 +26,17 @@ use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What LLaVA-Med's published answers have after each closed question.
+/// What follows each closed question in LLaVA-Med's published answers.
 pub const CLOSED_SUFFIX: &str = "Please choose from the following two options: [yes, no]";
 
 /// Ask a model the questions of a test set and score its answers.
 ///
-/// Reads LLaVA-Med's test.json, Llama3-Med's questions file (with --truth), and VQA-RAD, SLAKE and PathVQA as published. Prints what the chosen
-/// protocol's own script prints, and strict numbers with 95 % confidence intervals.
+/// Reads LLaVA-Med's test.json, Llama3-Med's questions file (with --truth), and VQA-RAD, SLAKE and PathVQA as
+/// published. Prints what the chosen protocol's own script prints, plus strict scores with 95 % confidence intervals.
 ///
-/// Ctrl-C ends the run after the current question; the same command then continues with the questions that the file of -o does not answer yet. Questions
-/// whose picture cannot be read are left out and counted. An answer that repeats itself runs on to --max-tokens, as in the published scripts.
+/// Ctrl-C ends the run after the current question; the same command then continues with the questions that the file
+/// given by -o does not answer yet. Questions whose picture cannot be read are left out and counted. An answer that
+/// repeats itself continues to --max-tokens, as in the published scripts.
 #[derive(Args, Debug, Clone)]
 #[command(
     after_help = "Examples:\n  quantize eval models/demo --questions test.json --images images -o answers.jsonl\n  \
@@ -48,10 +49,10 @@ pub struct Options {
     /// The file of questions.
     #[arg(long, value_name = "FILE")]
     pub questions: PathBuf,
-    /// The folder of their pictures.
+    /// The folder with their pictures.
     #[arg(long, value_name = "DIR")]
     pub images: PathBuf,
-    /// A file with the true answers under the same ids, if the questions come without them.
+    /// A file with the true answers under the same ids, if the questions lack them.
     #[arg(long, value_name = "FILE")]
     pub truth: Option<PathBuf>,
     #[command(flatten)]
@@ -60,10 +61,11 @@ pub struct Options {
     /// Ask the first N questions only.
     #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
     pub limit: Option<usize>,
-    /// Keep the answers in this file, one JSON object a line. Those that are already in it are not asked again.
+    /// Save the answers in this file, one JSON object per line. Questions already answered in it are not asked again.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Put TEXT after each closed question. Without TEXT it is LLaVA-Med's: "Please choose from the following two options: [yes, no]".
+    /// Put TEXT after each closed question. The default TEXT is LLaVA-Med's: "Please choose from the following two
+    /// options: [yes, no]".
     #[arg(long, value_name = "TEXT", num_args = 0..=1, require_equals = true, default_missing_value = CLOSED_SUFFIX)]
     pub closed_suffix: Option<String>,
     /// Control: show a grey picture of the same size instead of each picture.
@@ -75,10 +77,11 @@ pub struct Options {
     /// End each answer after N tokens.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = crate::at_least_one)]
     pub max_tokens: usize,
-    /// Randomness: 0 always takes the likeliest token, 1 draws with the model's own probabilities, more is wilder.
+    /// Temperature: 0 always takes the most likely token, 1 draws with the model's own probabilities, higher values are
+    /// more random.
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     pub temperature: f64,
-    /// Draw from the likeliest tokens that together have this probability; 1 allows all.
+    /// Draw from the most likely tokens that together have this probability; 1 allows all.
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     pub top_p: f64,
     /// Seed of the random numbers: the same seed gives the same answers.
@@ -99,7 +102,8 @@ impl Options {
     }
 }
 
-/// Asks and scores; no report where there are no true answers. `stop` ends the run after the current question with [`Error::Cancelled`].
+/// Asks and scores; no report if there are no true answers. `stop` ends the run after the current question with
+/// [`Error::Cancelled`].
 pub fn eval(options: &Options, stop: &AtomicBool) -> Result<Option<Report>> {
     options.sampler().check()?;
     let mut set = QuestionSet::read(&options.questions)?;
@@ -108,7 +112,7 @@ pub fn eval(options: &Options, stop: &AtomicBool) -> Result<Option<Report>> {
     }
     let scorer = if set.has_answers() { Some(Scorer::new(&options.scoring, &set)?) } else { None };
     if scorer.is_none() && options.output.is_none() {
-        let problem = "expected true answers, found questions alone: give --truth to score, or -o to keep the answers";
+        let problem = "expected true answers, found questions alone: give --truth to score, or -o to save the answers";
         return Err(Error::corrupt(set.file, "records", problem));
     }
     let (manifest, files) = open_folder(&options.model)?;
@@ -122,7 +126,7 @@ pub fn eval(options: &Options, stop: &AtomicBool) -> Result<Option<Report>> {
         let n_missing = todo.iter().filter(|asked| asked.image.is_err()).count();
         let missing =
             if n_missing > 0 { format!(", {n_missing} of them without their picture") } else { String::new() };
-        eprintln!("{} questions to ask{missing}, {n_kept} answered before; {n_ranks} rank(s)", todo.len());
+        eprintln!("{} questions to ask{missing}, {n_kept} answered earlier; {n_ranks} rank(s)", todo.len());
         let asked = with_session(&options.model, n_ranks, options.context, |session| {
             block_on(ask_all(session, options, &todo, &mut answers, &mut unreadable, stop))
         });
@@ -140,7 +144,7 @@ pub fn eval(options: &Options, stop: &AtomicBool) -> Result<Option<Report>> {
     }
     let Some(scorer) = scorer else {
         unreadable.note().iter().for_each(|note| eprintln!("{note}"));
-        eprintln!("{} answers are kept; without true answers nothing is scored", answered.len());
+        eprintln!("{} answers are saved; without true answers nothing is scored", answered.len());
         return Ok(None);
     };
     let pairs: Vec<_> = answered.iter().map(|(question, answer)| pair(question, &answer.text)).collect();
@@ -157,7 +161,7 @@ pub fn eval(options: &Options, stop: &AtomicBool) -> Result<Option<Report>> {
     Ok(Some(report))
 }
 
-/// The name that people gave the model, and which weights these are.
+/// The model's name, and which weights these are.
 fn model_id(manifest: &Manifest) -> String {
     let mut hash = Sha256::new();
     manifest.files.iter().flat_map(|file| &file.chunks).for_each(|chunk| hash.update(&chunk.sha256));
@@ -169,7 +173,7 @@ fn stopped(options: &Options, plan: &Plan, answers: &Answers) {
     let n_answered = plan.asked().iter().filter(|asked| answers.get(asked).is_some()).count();
     let then = match &options.output {
         Some(path) => format!("in {}; the same command goes on", path.display()),
-        None => "not kept, for want of -o".into(),
+        None => "not saved, because -o was not given".into(),
     };
     eprintln!("stopped: {n_answered} of {} answers are {then}", plan.n_asked);
 }
@@ -177,7 +181,7 @@ fn stopped(options: &Options, plan: &Plan, answers: &Answers) {
 fn notes(options: &Options, set: &QuestionSet, n_cut: usize) -> Vec<String> {
     let mut notes = vec![match &options.closed_suffix {
         Some(suffix) => format!("closed questions were asked with {suffix:?} after them"),
-        None => "closed questions were asked as they stand".into(),
+        None => "closed questions were asked unchanged".into(),
     }];
     notes.extend(set.note.iter().map(|note| format!("{}: {note}", set.file)));
     match (options.blank, options.shuffle) {
@@ -194,7 +198,7 @@ fn notes(options: &Options, set: &QuestionSet, n_cut: usize) -> Vec<String> {
     notes
 }
 
-/// Pictures that could not be read. Their questions are neither asked nor scored, and the others are.
+/// Pictures that could not be read. Their questions are neither asked nor scored; the others are.
 #[derive(Default)]
 struct Unreadable {
     n_pictures: usize,
@@ -222,7 +226,7 @@ async fn ask_all(
 ) -> Result<()> {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta} left");
     let bar = ProgressBar::new(todo.len() as u64).with_style(style.expect("the template is a constant"));
-    // As the published scripts ask, which let a model repeat itself.
+    // Like the published scripts, which let a model repeat itself.
     let ask = AskOptions { max_tokens: options.max_tokens, sampler: options.sampler(), stop_repetition: false };
     let mut listener = Patient { stop };
     for group in todo.chunk_by(|a, b| a.image_idx == b.image_idx) {
@@ -255,7 +259,7 @@ async fn ask_all(
     Ok(())
 }
 
-/// Lets an answer come to its end, and gives up a picture at once.
+/// Lets an answer finish, and abandons a picture immediately.
 struct Patient<'a> {
     stop: &'a AtomicBool,
 }

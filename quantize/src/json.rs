@@ -1,4 +1,4 @@
-//! JSON as editors and Python leave it: behind a byte-order mark, in UTF-16, with numbers that JSON does not have.
+//! JSON as editors and Python write it: after a byte-order mark, in UTF-16, with numbers that JSON does not allow.
 
 use llama3med::{Error, Result};
 use serde_json::Value;
@@ -7,10 +7,11 @@ const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 const UTF16_LITTLE: &[u8] = b"\xff\xfe";
 const UTF16_BIG: &[u8] = b"\xfe\xff";
 
-/// What Python's `json` writes for floats that are not finite. No JSON parser has to read them.
+/// What Python's `json` writes for non-finite floats. JSON parsers need not accept them.
 const NOT_FINITE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
-/// A file's text without its byte-order mark, UTF-16 as UTF-8. Whether UTF-8 is valid is left to the parser, which knows the line.
+/// A file's text without its byte-order mark, UTF-16 converted to UTF-8. Whether UTF-8 is valid is left to the parser,
+/// which knows the line.
 pub fn decoded(file: &str, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
     let to_unit = match () {
         _ if bytes.starts_with(UTF8_MARK) => return Ok(bytes.split_off(UTF8_MARK.len())),
@@ -25,13 +26,14 @@ pub fn decoded(file: &str, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
     Ok(text.into_bytes())
 }
 
-/// Whether a file begins as UTF-16: what is appended to it must not be UTF-8.
+/// Whether a file starts as UTF-16: then UTF-8 must not be appended to it.
 pub fn is_utf16(bytes: &[u8]) -> bool {
     bytes.starts_with(UTF16_LITTLE) || bytes.starts_with(UTF16_BIG)
 }
 
-/// A file's JSON as a parser takes it: [`decoded`], and each NaN and Infinity as an object of that name. Where such a value is not used, it does no harm;
-/// where it is, it is neither number nor text nor null, and [`shown`] says what it was.
+/// A file's JSON in a form that parsers accept: [`decoded`], with each NaN and Infinity replaced by an object of that
+/// name. If such a value is not used, it does no harm; if it is, it is neither number nor text nor null, and [`shown`]
+/// says what it was.
 pub fn cleaned(file: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
     let json = decoded(file, bytes)?;
     let (mut clean, mut n_copied, mut at, mut is_text) = (Vec::new(), 0, 0, false);
@@ -39,7 +41,7 @@ pub fn cleaned(file: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
         match json[at] {
             b'\\' if is_text => at += 1,
             b'"' => is_text = !is_text,
-            // No text goes over the end of a line: one that was torn must not hide what follows.
+            // No string crosses the end of a line: a truncated one must not hide what follows.
             b'\n' => is_text = false,
             b'-' | b'I' | b'N' if !is_text => {
                 if let Some(word) = NOT_FINITE.iter().find(|word| json[at..].starts_with(word.as_bytes())) {
@@ -67,7 +69,7 @@ pub fn parse(file: &str, bytes: Vec<u8>) -> Result<Value> {
     serde_json::from_slice(&json).map_err(|error| Error::corrupt(file, "JSON", error.to_string()))
 }
 
-/// A value as the file has it, cut short.
+/// A value as written in the file, abbreviated.
 pub fn shown(value: &Value) -> String {
     let text = NOT_FINITE.iter().fold(value.to_string(), |text, word| text.replace(&stand_in(word), word));
     match text.char_indices().nth(60) {
@@ -117,7 +119,7 @@ mod tests {
         for key in ["a", "f"] {
             assert!(value[key].as_f64().is_none() && value[key].as_str().is_none() && !value[key].is_null());
         }
-        // A torn line, then a whole one.
+        // A truncated line, then a complete one.
         let lines = cleaned("x", b"{\"a\": \"torn\n{\"a\": NaN}".to_vec()).unwrap();
         assert!(lines.ends_with(br#"{"a": {"NaN":null}}"#));
         for wrong in ["Nan", "-Inf", "{\"a\": NaNs}", "Infinity"] {

@@ -1,7 +1,9 @@
-//! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random models, looks into both, measures them.
+//! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random
+//! models, inspects both, measures them.
 //!
-//! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `types` -> `encode` -> `model_folder`; of a measurement:
-//! `json` -> `records` -> `questions` -> `eval` -> `score` -> `protocol` -> `metrics`, or `prompts` -> `compare`.
+//! The command-line tool on top is `main.rs`. Data flow: `checkpoint` -> `layout` -> `types` -> `encode` ->
+//! `model_folder`; for a measurement: `json` -> `records` -> `questions` -> `eval` -> `score` -> `protocol` ->
+//! `metrics`, or `prompts` -> `compare`.
 pub mod about;
 pub mod ask;
 pub mod calibrate;
@@ -32,14 +34,14 @@ pub use random::random;
 
 /// Mean and standard deviation of colour channels.
 pub type MeanStd = ([f32; 3], [f32; 3]);
-/// As OpenAI trained CLIP.
+/// Those of OpenAI's CLIP training.
 pub const CLIP_MEAN_STD: MeanStd = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.261_302_6, 0.275_777_1]);
-/// As Bioptimus trained H-optimus-0.
+/// Those of Bioptimus's H-optimus-0 training.
 pub const OPTIMUS_MEAN_STD: MeanStd = ([0.707223, 0.578729, 0.703617], [0.211883, 0.230117, 0.177517]);
-/// As Google trained SigLIP.
+/// Those of Google's SigLIP training.
 pub const SIGLIP_MEAN_STD: MeanStd = ([0.5; 3], [0.5; 3]);
 
-/// A whole number from 1 on, as an argument of the command line.
+/// A positive whole number, as a command-line argument.
 pub fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number from 1 on".to_owned())
 }

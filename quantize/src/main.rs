@@ -1,4 +1,4 @@
-//! The command-line tool: arguments in, one line per error out.
+//! The command-line tool: parses arguments, prints each error on one line.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// What a shell expects of a program that Ctrl-C ended.
+/// The exit status that a shell expects of a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
 /// Convert vision-language checkpoints into 4-bit model folders for the browser; inspect them, ask them and measure them.
@@ -43,10 +43,11 @@ enum Command {
     Random(RandomArgs),
 }
 
-/// Show what a checkpoint, a GGUF file or a model folder holds.
+/// Show what a checkpoint, a GGUF file or a model folder contains.
 ///
-/// Prints family, shapes, scales, tiles, image tokens, number formats, sizes and template, and how much memory each rank needs if the model is split over
-/// 1, 2, 4 or 8 of them. Only headers are read. Of a checkpoint it describes the files that convert would write without --type.
+/// Prints family, shapes, scales, tiles, image tokens, number formats, sizes and template, and how much memory each
+/// rank needs if the model is split over 1, 2, 4 or 8 of them. Reads only headers. For a checkpoint it describes the
+/// files that convert would write without --type.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize inspect models/llama3-med\n  quantize inspect --json checkpoints/llama3-med\n  \
@@ -55,7 +56,7 @@ enum Command {
 struct InspectArgs {
     /// A checkpoint's folder, a GGUF file or a model folder.
     path: PathBuf,
-    /// The image encoder (llama.cpp's mmproj) that goes with a decoder's GGUF file.
+    /// The image encoder (llama.cpp's mmproj) that belongs to a decoder's GGUF file.
     #[arg(long, value_name = "FILE")]
     encoder: Option<PathBuf>,
     /// Print JSON.
@@ -68,9 +69,10 @@ struct InspectArgs {
 
 /// Ask a model one question, with or without a picture.
 ///
-/// The model is a model folder, or GGUF files from llama.cpp's converters, which need no conversion; name any part of a split file. A decoder without an
-/// encoder answers in text and sees no pictures. This is the engine that also runs in the browser, with one thread for each rank. The answer goes to
-/// standard output as it is made, progress and timings go to standard error. Ctrl-C stops the answer; pressed again, it ends the program.
+/// The model is a model folder, or GGUF files from llama.cpp's converters, which need no conversion; name any part of a
+/// split file. A decoder without an encoder answers in text and sees no pictures. This is the same engine as in the
+/// browser, with one thread per rank. The answer is written to standard output as it is generated, progress and timings
+/// to standard error. Ctrl-C stops the answer; pressed again, it ends the program.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize ask models/demo --image film.png --prompt \"Is the heart enlarged?\"\n  \
@@ -85,10 +87,10 @@ struct AskArgs {
     /// The language model as a GGUF file, instead of a model folder.
     #[arg(long, value_name = "FILE", conflicts_with = "model")]
     decoder: Option<PathBuf>,
-    /// The image encoder with its connector (llama.cpp's mmproj) that goes with it, if it is to see pictures.
+    /// The image encoder with its connector (llama.cpp's mmproj) that belongs to it, if it is to see pictures.
     #[arg(long, value_name = "FILE", requires = "decoder")]
     encoder: Option<PathBuf>,
-    /// How conversations are written, if the file does not say so in a known way, or if you want another form than its own.
+    /// The chat template, if the file does not specify a known one, or to override it.
     #[arg(long, value_parser = TEMPLATES)]
     template: Option<String>,
     /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF.
@@ -100,22 +102,24 @@ struct AskArgs {
     /// End the answer after N tokens.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
     max_tokens: usize,
-    /// Randomness: 0 always takes the likeliest token, 1 draws with the model's own probabilities, more is wilder.
+    /// Temperature: 0 always takes the most likely token, 1 draws with the model's own probabilities, higher values are
+    /// more random.
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     temperature: f32,
-    /// Draw from the likeliest tokens that together have this probability; 1 allows all.
+    /// Draw from the most likely tokens that together have this probability; 1 allows all.
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
-    /// Draw from the N likeliest tokens; 0 allows all.
+    /// Draw from the N most likely tokens; 0 allows all.
     #[arg(long, value_name = "N", default_value_t = 0)]
     top_k: usize,
-    /// Never draw a token whose probability is less than P times that of the likeliest; 0 allows all.
+    /// Never draw a token whose probability is less than P times that of the most likely one; 0 allows all.
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     min_p: f32,
-    /// Make tokens that the answer already has less likely; 1 changes nothing, 1.1 is a usual value.
+    /// Make tokens that already occur in the answer less likely; 1 changes nothing, 1.1 is a usual value.
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     repetition_penalty: f32,
-    /// Let an answer go on that only repeats itself. Otherwise it ends once one piece has come three times or more and fills 96 tokens or more.
+    /// Let an answer continue even if it only repeats itself. Otherwise it ends once one piece has occurred at least
+    /// three times in a row and fills at least 96 tokens.
     #[arg(long)]
     allow_repetition: bool,
     /// Seed of the random numbers: the same seed gives the same answer.
@@ -124,24 +128,27 @@ struct AskArgs {
     /// Split the model over N ranks, one thread each. Default: the number of cores, or 1 for a small model.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     ranks: Option<usize>,
-    /// Room for the conversation in tokens: its picture, questions and answers. Default: 4096, or less if the model was trained for less.
+    /// Tokens available for the conversation: its picture, questions and answers. Default: 4096, or less if the model
+    /// was trained for less.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     context: Option<usize>,
-    /// Save what was computed on the way (features, image_tokens, logits, tokens) as a safetensors file, to compare with other programs.
+    /// Save intermediate results (features, image_tokens, logits, tokens) as a safetensors file, to compare with other
+    /// programs.
     #[arg(long, value_name = "FILE")]
     logits_out: Option<PathBuf>,
 }
 
-/// Turn a checkpoint into a model folder.
+/// Convert a checkpoint into a model folder.
 ///
-/// CHECKPOINT is a folder with config.json, a tokenizer (tokenizer.json or tokenizer.model) and weights: safetensors or PyTorch files
-/// (pytorch_model.bin, checkpoint.pth; no code in them is ever run), in one file, in shards with an index, or in the subfolders language_model,
-/// vision_tower and connector. Llama3-Med, TinyLLaVA, and LLaVA in its original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or in that of transformers
-/// are recognised, and so is a Llama or Mistral of transformers alone, which sees no pictures. If a part of the model is not in the folder, say where it
-/// is with --decoder, --encoder or --connector.
+/// CHECKPOINT is a folder with config.json, a tokenizer (tokenizer.json or tokenizer.model) and weights: safetensors or
+/// PyTorch files (pytorch_model.bin, checkpoint.pth; no code in them is ever run), in one file, in shards with an
+/// index, or in the subfolders language_model, vision_tower and connector. Llama3-Med, TinyLLaVA, and LLaVA in its
+/// original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or transformers' layout are recognised, and so is
+/// transformers' Llama or Mistral alone, which sees no pictures. If a part of the model is in another place, name it
+/// with --decoder, --encoder or --connector.
 ///
-/// The model folder appears under its name only when it is complete. If the run is interrupted or fails, give the same command again: it continues from
-/// the chunks that are already written (in MODEL.partial).
+/// The model folder appears under its name only when it is complete. If the run is interrupted or fails, run the same
+/// command again: it continues from the chunks already written (in MODEL.partial).
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  quantize convert checkpoints/llama3-med -o models/llama3-med --license llama3\n  \
@@ -151,28 +158,31 @@ struct AskArgs {
 struct ConvertArgs {
     /// The checkpoint's folder.
     checkpoint: PathBuf,
-    /// Side lengths in pixels at which the model sees a picture, such as 336,672,1008, if the checkpoint does not say.
+    /// Side lengths in pixels at which the model sees a picture, such as 336,672,1008, if the checkpoint does not
+    /// specify them.
     #[arg(long, value_delimiter = ',')]
     scales: Option<Vec<usize>>,
     #[command(flatten)]
     parts: Parts,
-    /// Let the unquantized model answer these prompts first, to learn which weights matter most (an importance matrix): a text file with one prompt a
-    /// line, or a question set that eval reads. Improves q4_0, q4_k and q6_k.
+    /// Let the unquantized model answer these prompts first, to measure which weights matter most (an importance
+    /// matrix): a text file with one prompt per line, or a question set as for eval. Improves q4_0, q4_k and q6_k.
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
-    /// A folder of pictures for --calibrate: those of the question set, or any that the prompts are asked about in turn.
+    /// A folder of pictures for --calibrate: those of the question set, or any pictures to combine with the prompts in
+    /// turn.
     #[arg(long, value_name = "DIR", requires = "calibrate")]
     images: Option<PathBuf>,
-    /// Leave out the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
+    /// Drop the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
     #[arg(long)]
     drop_first_patch: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
 
-/// Make a model folder of random weights, for tests and benchmarks.
+/// Make a model folder with random weights, for tests and benchmarks.
 ///
-/// The folder has the size and shape of a real model and a tokenizer, and the same seed always gives the same content. Its answers mean nothing.
+/// The folder has the size and shape of a real model, and a tokenizer; the same seed always gives the same content. Its
+/// answers mean nothing.
 #[derive(Args)]
 #[command(after_help = "Example:\n  quantize random --shape tiny -o dist/models/tiny")]
 struct RandomArgs {
@@ -188,28 +198,30 @@ struct RandomArgs {
 
 #[derive(Args)]
 struct OutputArgs {
-    /// The model folder to write. A model that is already there is replaced once the new one is complete; any other folder is left alone.
+    /// The model folder to write. An existing model there is replaced once the new one is complete; any other folder is
+    /// left alone.
     #[arg(short, long, value_name = "MODEL")]
     output: PathBuf,
     /// Number format of the large matrices; q4_k_m mixes q6_k into q4_k as llama.cpp does. A matrix whose rows are not a whole number of blocks gets the
     /// nearest finer format that fits.
     #[arg(long = "type", value_name = "TYPE", default_value_t, value_parser = choices())]
     choice: Choice,
-    /// Number format of the large matrices of encoder and connector, if it is to differ from --type.
+    /// Number format of the large matrices of encoder and connector, if different from --type.
     #[arg(long = "encoder-type", value_name = "TYPE", value_parser = choices())]
     encoder_choice: Option<Choice>,
-    /// Give the large matrices whose GGUF names match PATTERN, a regular expression, another format: ffn_down=q8_0, ^blk\.0\.=f16, ^mm\.=f32. May be
-    /// given several times; the last match counts.
+    /// Give the large matrices whose GGUF names match PATTERN, a regular expression, another format: ffn_down=q8_0,
+    /// ^blk\.0\.=f16, ^mm\.=f32. May be given several times; the last match wins.
     #[arg(long = "tensor", value_name = "PATTERN=TYPE")]
     exceptions: Vec<Exception>,
-    /// Size of a chunk in bytes, or with K, M or G behind the number. Default: 24M, which every common static host accepts.
+    /// Chunk size in bytes, or with a suffix K, M or G. Default: 24M, which every common static host accepts.
     #[arg(long, value_name = "BYTES", default_value_t = CHUNK_SIZE, hide_default_value = true, value_parser = bytes)]
     chunk_size: u64,
-    /// What people are told about the model: a JSON file with name, description, license, notices, suggested_questions and samples, as in a manifest.
-    /// Paths of samples are relative to the file; the pictures are copied into the model folder. The options below override it.
+    /// What users are told about the model: a JSON file with name, description, license, notices, suggested_questions
+    /// and samples, as in a manifest. Sample paths are relative to the file; the pictures are copied into the model
+    /// folder. The options below override it.
     #[arg(long, value_name = "FILE")]
     about: Option<PathBuf>,
-    /// Name of the model, as people see it.
+    /// Name of the model, as shown to users.
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
     /// One sentence about the model.
@@ -218,7 +230,7 @@ struct OutputArgs {
     /// Licence of the weights, if possible as an SPDX expression.
     #[arg(long, value_name = "TEXT")]
     license: Option<String>,
-    /// A notice to show with the model, such as one that its licence demands. May be given several times.
+    /// A notice to show with the model, for example one that its licence requires. May be given several times.
     #[arg(long, value_name = "TEXT")]
     notice: Vec<String>,
     /// A question for the page to suggest. May be given several times.
@@ -306,13 +318,13 @@ fn show(args: &InspectArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A flag that the first Ctrl-C raises; the second ends the program.
+/// A flag that the first Ctrl-C sets; the second ends the program.
 fn watch_ctrl_c() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    // In this order: the first Ctrl-C finds the flag down and raises it, the second finds it up.
+    // The order matters: the first Ctrl-C finds the flag unset and sets it, the second finds it set.
     flag::register_conditional_shutdown(SIGINT, INTERRUPTED as i32, stop.clone())
         .and_then(|_| flag::register(SIGINT, stop.clone()))
-        .map_err(|error| Error::Invalid(format!("Ctrl-C cannot be watched: {error}")))?;
+        .map_err(|error| Error::Invalid(format!("cannot handle Ctrl-C: {error}")))?;
     Ok(stop)
 }
 
@@ -329,7 +341,7 @@ fn evaluate(options: &eval::Options) -> Result<ExitCode> {
 fn print(report: &(impl Serialize + Display), as_json: bool) -> ExitCode {
     let json = || serde_json::to_string_pretty(report).expect("a report is plain data") + "\n";
     let text = if as_json { json() } else { report.to_string() };
-    // A reader that has seen enough, such as `head`, is no error.
+    // A reader that stops early, such as `head`, is not an error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }

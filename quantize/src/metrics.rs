@@ -1,16 +1,17 @@
-//! What one answer is worth beside the true one: by the published definitions with all their quirks, and by strict ones.
+//! Scores one answer against the true one: by the published definitions with all their quirks, and by strict ones.
 //!
-//! Texts come from `protocol`, which also adds up the results. Follows `eval_metrics/` of Llama3-Med, which is LLaVA-Med's, and nltk's `sentence_bleu`.
-//! A quirk belongs to the definition: published numbers contain it. tests/golden/metrics.py writes the expected values.
+//! Texts come from `protocol`, which also aggregates the results. Follows `eval_metrics/` of Llama3-Med, which is
+//! LLaVA-Med's, and nltk's `sentence_bleu`. A quirk belongs to the definition: published numbers include it.
+//! tests/golden/metrics.py writes the expected values.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
-/// Marks that are deleted or replaced by a space, in this order.
+/// Punctuation that is deleted or replaced by a space, in this order.
 const PUNCTUATION: [char; 21] =
     [';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',', '?', '!'];
 
-/// `period_strip.sub("", text, re.UNICODE)`: the flag is taken for the count of replacements, and its value is 32.
+/// `period_strip.sub("", text, re.UNICODE)`: the flag is passed as the count of replacements, and its value is 32.
 const MAX_PERIODS: usize = 32;
 
 const NUMBERS: [(&str, &str); 12] = [
@@ -28,7 +29,8 @@ const NUMBERS: [(&str, &str); 12] = [
     ("ten", "10"),
 ];
 
-/// Words that get apostrophes at regular places: `word|word with them`. Entries with capitals are left out, since words come in lower case.
+/// Words that get apostrophes in regular places: `word|word with them`. Entries with capitals are left out, since words
+/// arrive in lower case.
 const WITHOUT_APOSTROPHES: &str = "aint|ain't arent|aren't cant|can't couldve|could've couldnt|couldn't couldn'tve|couldn't've \
     couldnt've|couldn't've didnt|didn't doesnt|doesn't dont|don't hadnt|hadn't hadnt've|hadn't've hadn'tve|hadn't've \
     hasnt|hasn't havent|haven't hed|he'd hed've|he'd've he'dve|he'd've hes|he's howd|how'd howll|how'll hows|how's \
@@ -50,7 +52,7 @@ const WITHOUT_APOSTROPHES: &str = "aint|ain't arent|aren't cant|can't couldve|co
 static CONTRACTIONS: LazyLock<HashMap<&str, &str>> =
     LazyLock::new(|| WITHOUT_APOSTROPHES.split(' ').filter_map(|pair| pair.split_once('|')).collect());
 
-/// The zeros of Unicode's decimal digits, which Python's `\d` stands for; nine more digits follow each.
+/// The zeros of Unicode's decimal digits, which Python's `\d` matches; nine more digits follow each.
 const ZEROS: [u32; 76] = [
     0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50, 0xed0,
     0xf20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40, 0x1c50, 0xa620,
@@ -65,7 +67,7 @@ fn is_digit(c: char) -> bool {
     place > 0 && c as u32 - ZEROS[place - 1] < 10
 }
 
-/// Where Python's `split()` cuts: white space, and four separators that Unicode's property leaves out.
+/// Where Python's `split()` splits: white space, and four separators that Unicode's property does not include.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
@@ -75,10 +77,11 @@ pub fn words(text: &str) -> Vec<String> {
     text.to_lowercase().split(is_space).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// The VQA challenge's clean-up of an answer: no punctuation, no articles, digits for number words, apostrophes in contractions.
+/// The VQA challenge's answer normalisation: no punctuation, no articles, digits for number words, apostrophes in
+/// contractions.
 pub fn normalize_word(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
-    // One such number anywhere, and every mark is deleted: "T2-weighted, 1,5 T" becomes "t2weighted 15 t".
+    // If one such number occurs anywhere, all punctuation is deleted: "T2-weighted, 1,5 T" becomes "t2weighted 15 t".
     let has_number = chars.windows(3).any(|three| is_digit(three[0]) && three[1] == ',' && is_digit(three[2]));
     let mut cleaned = text.to_owned();
     for mark in PUNCTUATION {
@@ -96,7 +99,8 @@ pub fn normalize_word(text: &str) -> String {
     kept.join(" ")
 }
 
-/// Deletes periods that no digit follows. That one precedes was meant to matter, too; a typing error in the pattern prevents it.
+/// Deletes periods that are not followed by a digit. The intention was to check for a preceding digit too; a typo in
+/// the pattern prevents it.
 fn strip_periods(text: &str) -> String {
     let (mut n_stripped, mut chars, mut kept) = (0, text.chars().peekable(), String::new());
     while let Some(c) = chars.next() {
@@ -117,14 +121,14 @@ fn counts(words: &[String]) -> HashMap<&str, usize> {
     counts
 }
 
-/// Shared words as parts of the answer and of the truth.
+/// Shared words as fractions of the answer and of the truth.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Overlap {
     /// Harmonic mean of the other two.
     pub f1: f64,
-    /// Part of the answer.
+    /// Fraction of the answer.
     pub precision: f64,
-    /// Part of the truth.
+    /// Fraction of the truth.
     pub recall: f64,
 }
 
@@ -134,7 +138,8 @@ impl Overlap {
     }
 }
 
-/// Published "f1 score", "precision" and "recall"; the papers' "Open" is this recall. A word that the answer repeats is a hit each time.
+/// Published "f1 score", "precision" and "recall"; the papers' "Open" is this recall. A word that the answer repeats
+/// counts as a hit each time.
 pub fn published_overlap(answer: &str, truth: &str) -> Overlap {
     let (answer, truth) = (words(&normalize_word(answer)), words(&normalize_word(truth)));
     let (in_answer, in_truth) = (counts(&answer), counts(&truth));
@@ -146,7 +151,8 @@ pub fn published_overlap(answer: &str, truth: &str) -> Overlap {
     Overlap::new(n_hits as f64 / answer.len() as f64, n_hits as f64 / (n_hits + n_missing) as f64)
 }
 
-/// Published "exact match score": the truth's different words that the answer has, for each word of the answer.
+/// Published "exact match score": the truth's distinct words that occur in the answer, divided by the number of words
+/// in the answer.
 pub fn published_exact_match(answer: &str, truth: &str) -> f64 {
     let (answer, truth) = (words(&normalize_word(answer)), words(&normalize_word(truth)));
     let (in_answer, in_truth) = (counts(&answer), counts(&truth));
@@ -154,21 +160,21 @@ pub fn published_exact_match(answer: &str, truth: &str) -> f64 {
     if answer.is_empty() { 0.0 } else { n_found as f64 / answer.len() as f64 }
 }
 
-/// Answers to choose from in published "open accuracy".
+/// Candidate answers for published "open accuracy".
 #[derive(Debug, Clone)]
 pub struct Candidates {
     entries: Vec<(String, HashSet<String>)>,
 }
 
 impl Candidates {
-    /// In this order: of equally near ones the first is chosen. Those that come again change nothing.
+    /// In this order: among equally near ones the first wins. Duplicates change nothing.
     pub fn new<'a>(answers: impl IntoIterator<Item = &'a str>) -> Self {
         let mut seen = HashSet::new();
         let normal = answers.into_iter().map(normalize_word).filter(|answer| seen.insert(answer.clone()));
         Self { entries: normal.map(|answer| (answer.clone(), words(&answer).into_iter().collect())).collect() }
     }
 
-    /// How many different ones there are.
+    /// Number of distinct candidates.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -178,7 +184,8 @@ impl Candidates {
         self.entries.is_empty()
     }
 
-    /// Whether the candidate of which the answer has the largest part is the truth. A short candidate beats a longer right one.
+    /// Whether the truth is the candidate with the largest overlap as a fraction of the candidate. A short candidate
+    /// beats a longer correct one.
     pub fn published_hit(&self, answer: &str, truth: &str) -> bool {
         let answer: HashSet<String> = words(&normalize_word(answer)).into_iter().collect();
         let mut best: Option<(&str, f64)> = None;
@@ -193,11 +200,11 @@ impl Candidates {
     }
 }
 
-/// Weights of 1- to 4-grams for the four published BLEU scores; the last three are of one order alone.
+/// Weights of 1- to 4-grams for the four published BLEU scores; the last three use one order only.
 pub const BLEU_WEIGHTS: [[f64; 4]; 4] = [[0.25; 4], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]];
 
-/// nltk's `sentence_bleu` for one reference. Without smoothing a precision of 0 is the smallest normal number, so that the score is nearly 0 and not quite;
-/// with smoothing (its method1) a tenth of a hit.
+/// nltk's `sentence_bleu` for one reference. Without smoothing, a precision of 0 becomes the smallest normal number, so
+/// that the score is nearly 0; with smoothing (its method1), a tenth of a hit.
 pub fn bleu(answer: &[String], truth: &[String], weights: &[f64; 4], is_smoothed: bool) -> f64 {
     let mut log_sum = 0.0;
     for (n, weight) in (1..).zip(weights) {
@@ -227,36 +234,39 @@ pub fn bleu(answer: &[String], truth: &[String], weights: &[f64; 4], is_smoothed
     brevity_penalty * log_sum.exp()
 }
 
-/// Published rule for closed questions, of normalised texts: "normal", "know" and "not" count as "no", and "yes and no" hits either truth.
+/// Published rule for closed questions, on normalised texts: "normal", "know" and "not" count as "no", and "yes and no"
+/// matches either truth.
 pub fn published_closed_hit(answer: &str, truth: &str) -> bool {
     says_yes_or_no(answer) && answer.contains(truth)
 }
 
-/// Whether the published rule finds "yes" or "no" anywhere, inside of words, too.
+/// Whether the published rule finds "yes" or "no" anywhere, even inside words.
 pub fn says_yes_or_no(answer: &str) -> bool {
     answer.contains("yes") || answer.contains("no")
 }
 
-/// Whether both texts are the same after the clean-up. Two that it leaves nothing of ("A" is an article) are compared as they are.
+/// Whether both texts are equal after normalisation. If nothing is left of either ("A" is an article), they are
+/// compared unchanged.
 pub fn is_exact(answer: &str, truth: &str) -> bool {
     let (clean, clean_truth) = (normalize_word(answer), normalize_word(truth));
     clean == clean_truth && (!clean.is_empty() || answer.trim().to_lowercase() == truth.trim().to_lowercase())
 }
 
-/// "yes" or "no" if the text is this word alone, as the truth of most closed questions is.
+/// "yes" or "no" if the text is this word alone, as in the truth of most closed questions.
 pub fn yes_or_no(truth: &str) -> Option<&'static str> {
     let clean = normalize_word(truth);
     ["yes", "no"].into_iter().find(|word| clean == *word)
 }
 
-/// Whether a closed question is answered: a truth of yes or no by the whole first word, another one exactly.
+/// Whether a closed question is answered correctly: for a truth of yes or no by the whole first word, otherwise
+/// exactly.
 pub fn is_closed_hit(answer: &str, truth: &str) -> bool {
     let Some(word) = yes_or_no(truth) else { return is_exact(answer, truth) };
     let answer = answer.to_lowercase();
     answer.split(|c: char| !c.is_alphanumeric()).find(|part| !part.is_empty()) == Some(word)
 }
 
-/// Shared words where each word of the truth can be hit once.
+/// Shared words, where each word of the truth can be matched once.
 pub fn overlap(answer: &str, truth: &str) -> Overlap {
     let (answer, truth) = (words(&normalize_word(answer)), words(&normalize_word(truth)));
     let in_truth = counts(&truth);
@@ -267,10 +277,11 @@ pub fn overlap(answer: &str, truth: &str) -> Overlap {
     Overlap::new(n_hits as f64 / answer.len() as f64, n_hits as f64 / truth.len() as f64)
 }
 
-/// The normal distribution's 97.5 % point.
+/// The 97.5th percentile of the normal distribution.
 const Z: f64 = 1.959963984540054;
 
-/// Wilson's 95 % interval of a rate, `n > 0`. Questions count as independent, though several are about one picture.
+/// Wilson's 95 % interval of a rate, `n > 0`. Questions are treated as independent, though several are about one
+/// picture.
 pub fn wilson(n_hits: usize, n: usize) -> [f64; 2] {
     let (n, rate) = (n as f64, n_hits as f64 / n as f64);
     let center = rate + Z * Z / (2.0 * n);
@@ -278,7 +289,7 @@ pub fn wilson(n_hits: usize, n: usize) -> [f64; 2] {
     [center - half, center + half].map(|end| (end / (1.0 + Z * Z / n)).clamp(0.0, 1.0))
 }
 
-/// The 95 % interval of a mean of numbers from 0 to 1, by its standard error; none for fewer than two.
+/// The 95 % interval of a mean of numbers from 0 to 1, by its standard error; `None` for fewer than two.
 pub fn mean_interval(values: &[f64]) -> Option<[f64; 2]> {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;

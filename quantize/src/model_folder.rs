@@ -1,5 +1,6 @@
-//! Model folders on disk: written chunk by chunk beside their place and moved there when whole; read as the files that the chunks make up. GGUF files of
-//! others are read in the same way, split ones as the whole that their parts make up.
+//! Model folders on disk: written chunk by chunk to a temporary folder and moved into place when complete; read as the
+//! files that the chunks form. Other projects' GGUF files are read in the same way, and split ones as the whole that
+//! their parts form.
 
 use crate::About;
 use crate::disk::{beside, check_space, copy, flush_folder, write_whole};
@@ -19,34 +20,34 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Weights in a piece that one thread makes at a time: with two pieces a thread this bounds the memory.
+/// Weights in a piece that one thread processes at a time: with two pieces per thread this bounds memory use.
 const PIECE_WEIGHTS: usize = 1 << 20;
 
-/// The files of a model: its decoder and, where it sees pictures, its encoder with the connector.
+/// The files of a model: its decoder and, if it sees pictures, its encoder with the connector.
 #[derive(Debug, Clone, Copy)]
 pub struct Files<T> {
     /// The language model.
     pub decoder: T,
-    /// What sees pictures.
+    /// The image encoder.
     pub encoder: Option<T>,
 }
 
 impl<T> Files<T> {
-    /// Each file with its name in a model folder.
+    /// Each file, with its name in a model folder.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, &T)> {
         [(DECODER, &self.decoder)].into_iter().chain(self.encoder.iter().map(|file| (ENCODER, file)))
     }
 
-    /// The same files as something else.
+    /// The same files converted to another type.
     pub fn map<U>(self, change: impl Fn(T) -> U) -> Files<U> {
         Files { decoder: change(self.decoder), encoder: self.encoder.map(change) }
     }
 }
 
-/// Gives the bytes of some rows of a tensor.
+/// Returns the bytes of some rows of a tensor.
 pub type Rows<'a> = Box<dyn Fn(Range<usize>) -> Result<Vec<u8>> + Send + Sync + 'a>;
 
-/// A GGUF file that is about to be written: its header, and what makes its tensors.
+/// A GGUF file to be written: its header, and the sources of its tensors.
 pub struct Plan<'a> {
     header: Header,
     tensors: Vec<Planned<'a>>,
@@ -60,7 +61,7 @@ struct Planned<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Starts with a header that has its keys.
+    /// Starts with a header that already has its keys.
     pub fn new(header: Header) -> Self {
         Self { header, tensors: Vec::new() }
     }
@@ -73,19 +74,19 @@ impl<'a> Plan<'a> {
         self.tensors.push(Planned { n_rows, n_cols, n_bytes, rows });
     }
 
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub fn n_bytes(&self) -> u64 {
         self.header.to_bytes().len() as u64 + self.header.data_bytes()
     }
 
-    /// The header as it will be read, and the file's size.
+    /// The header as a reader will see it, and the file's size.
     pub fn gguf(&self, name: &str) -> Result<(Gguf, u64)> {
         let gguf = Gguf::parse(name, &self.header.to_bytes(), self.n_bytes())?;
-        Ok((gguf.ok_or_else(|| Error::corrupt(name, "header", "it is not whole"))?, self.n_bytes()))
+        Ok((gguf.ok_or_else(|| Error::corrupt(name, "header", "it is incomplete"))?, self.n_bytes()))
     }
 }
 
-/// A planned file that is read without being written: its tensors are made piece by piece as they are read.
+/// A planned file that is read without being written: its tensors are computed piece by piece as they are read.
 pub struct Unwritten<'a> {
     header: Vec<u8>,
     tensors: Vec<Planned<'a>>,
@@ -103,7 +104,7 @@ impl Unwritten<'_> {
         &self.header
     }
 
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub fn size(&self) -> u64 {
         let place = |start: u64, tensor: &Planned| (start + tensor.n_bytes).next_multiple_of(ALIGNMENT);
         self.tensors.iter().fold(self.header.len() as u64, place)
@@ -125,7 +126,7 @@ impl Unwritten<'_> {
                 bytes.extend_from_slice(&made[n_before..n_before + (to - from) as usize]);
             }
             start = (start + tensor.n_bytes).next_multiple_of(ALIGNMENT);
-            // Between two tensors there are zeros.
+            // Zeros between two tensors.
             let n_so_far = range.end.min(start).saturating_sub(range.start) as usize;
             bytes.resize(n_so_far.max(bytes.len()), 0);
         }
@@ -134,14 +135,15 @@ impl Unwritten<'_> {
 }
 
 impl Planned<'_> {
-    /// Rows in pieces that one thread makes at a time.
+    /// Rows in pieces that one thread processes at a time.
     fn pieces(&self, rows: Range<usize>) -> Vec<Range<usize>> {
         let piece_rows = (PIECE_WEIGHTS / self.n_cols).max(1);
         rows.clone().step_by(piece_rows).map(|row| row..(row + piece_rows).min(rows.end)).collect()
     }
 }
 
-/// A model folder in the making. Dropped before [`Writer::finish`], or killed, it leaves behind the whole chunks that the next run goes on from.
+/// A model folder being written. If it is dropped before [`Writer::finish`], or the process is killed, it leaves behind
+/// the complete chunks from which the next run continues.
 pub struct Writer {
     target: PathBuf,
     partial: PathBuf,
@@ -150,12 +152,13 @@ pub struct Writer {
     progress: ProgressBar,
 }
 
-/// Where a folder in the making says what it is going to be.
+/// Describes what a partial folder is going to be.
 const FINGERPRINT: &str = "fingerprint";
 
 impl Writer {
-    /// Makes sure that `target` may be (over)written and that the files have room. `source` names what their tensors are made from: what an interrupted
-    /// or failed run left of the same files, from the same source, is kept; anything else is cleared away.
+    /// Checks that `target` may be (over)written and that there is enough free space. `source` identifies what the
+    /// tensors are made from: chunks that an interrupted or failed run left of the same files, from the same source,
+    /// are kept; anything else is cleared away.
     pub fn create(target: &Path, chunk_size: u64, files: &Files<Plan>, source: &[u8]) -> Result<Self> {
         if !(1..=1 << 30).contains(&chunk_size) {
             return Err(Error::Invalid(format!("chunk size must be 1 to {} bytes, found {chunk_size}", 1 << 30)));
@@ -188,13 +191,13 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Chunks of a file that an interrupted run has written: the first ones of full size, of which the last of the file is none.
+    /// Chunks of a file that an interrupted run has written: the leading full-size ones, never the file's last.
     fn n_whole_chunks(&self, name: &str) -> usize {
         let is_whole = |path: PathBuf| fs::metadata(path).is_ok_and(|found| found.len() == self.chunk_size);
         (0..).take_while(|&idx| is_whole(self.partial.join(chunk_name(name, idx)))).count()
     }
 
-    /// Writes one file as chunks. Pieces of a tensor are made in parallel and written in order.
+    /// Writes one file as chunks. Pieces of a tensor are computed in parallel and written in order.
     pub fn write(&mut self, name: &str, plan: &Plan) -> Result<()> {
         self.progress.set_message(name.to_owned());
         let header = plan.header.to_bytes();
@@ -215,7 +218,7 @@ impl Writer {
             assert_eq!(
                 chunks.n_bytes - start,
                 tensor.n_bytes,
-                "the rows of a tensor fill the place that was announced"
+                "the rows of a tensor fill the size declared in the header"
             );
             let padding = chunks.n_bytes.next_multiple_of(ALIGNMENT) - chunks.n_bytes;
             chunks.push(&vec![0; padding as usize])?;
@@ -231,7 +234,7 @@ impl Writer {
         self.finish(about)
     }
 
-    /// Writes the manifest, with the files that were written and the samples' pictures, and moves the folder to its place.
+    /// Writes the manifest, with the written files and the samples' pictures, and moves the folder into place.
     fn finish(self, about: &About) -> Result<Manifest> {
         for (sample, picture) in about.samples.iter().zip(&about.pictures) {
             let path = self.partial.join(&sample.path);
@@ -246,7 +249,7 @@ impl Writer {
         Ok(manifest)
     }
 
-    /// Moves the folder to its place. An older model there goes when the new one has it for good.
+    /// Moves the folder into place. An older model there is deleted once the new one is safely in place.
     fn put_in_place(&self) -> Result<()> {
         check_target(&self.target)?;
         let old = beside(&self.target, "old")?;
@@ -265,7 +268,7 @@ impl Writer {
             }
             return Err(failed(&self.target, "create", error));
         }
-        // Not before: as long as the folder is not in its place, its chunks must be known again.
+        // Not earlier: until the folder is in place, its chunks must stay recognisable.
         let note = self.target.join(FINGERPRINT);
         fs::remove_file(&note).map_err(|error| failed(&note, "remove", error))?;
         flush_folder(&note)?;
@@ -276,13 +279,13 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // After `finish` there is nothing under this name any more.
+        // After `finish`, nothing has this name any more.
         if !self.partial.exists() {
             return;
         }
         self.progress.finish_and_clear();
         if [DECODER, ENCODER].iter().any(|name| self.n_whole_chunks(name) > 0) {
-            eprintln!("{} keeps what is done; the same command goes on from there", self.partial.display());
+            eprintln!("{} has the finished part; the same command continues from there", self.partial.display());
         } else {
             let _ = fs::remove_dir_all(&self.partial);
         }
@@ -294,13 +297,13 @@ struct Chunks<'a> {
     name: &'a str,
     buffer: Vec<u8>,
     done: Vec<Chunk>,
-    /// Bytes of the file so far, and how many of them an interrupted run has written.
+    /// Bytes of the file so far, and how many of them an interrupted run wrote.
     n_bytes: u64,
     n_kept: u64,
 }
 
 impl Chunks<'_> {
-    /// Takes over the chunks that an interrupted run has written.
+    /// Takes over the chunks that an interrupted run wrote.
     fn keep(&mut self) -> Result<()> {
         for idx in 0..self.writer.n_whole_chunks(self.name) {
             let full = self.writer.partial.join(chunk_name(self.name, idx));
@@ -315,7 +318,7 @@ impl Chunks<'_> {
     fn pass(&mut self, n_bytes: u64) {
         self.n_bytes += n_bytes;
         self.writer.progress.inc(n_bytes);
-        // What was done long ago says nothing about the time that is left.
+        // Earlier work says nothing about the remaining time.
         self.writer.progress.reset_eta();
     }
 
@@ -371,12 +374,12 @@ fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// An error of the operating system.
+/// An operating system error.
 pub fn failed(path: &Path, verb: &str, error: std::io::Error) -> Error {
     Error::corrupt(path.display().to_string(), format!("cannot {verb}"), error.to_string())
 }
 
-/// A folder is overwritten only if everything in it is a model's.
+/// A folder is overwritten only if everything in it belongs to a model.
 fn check_target(target: &Path) -> Result<()> {
     if !target.exists() {
         return Ok(());
@@ -394,7 +397,7 @@ fn check_target(target: &Path) -> Result<()> {
     };
     let chunks = manifest.files.iter().flat_map(|file| &file.chunks).map(|chunk| chunk.path.as_str());
     let pictures = manifest.samples.iter().map(|sample| sample.path.as_str());
-    // A run that was killed at its very end leaves its fingerprint.
+    // A run killed at the very end leaves its fingerprint.
     let ours: BTreeSet<&str> = chunks.chain(pictures).chain(["manifest.json", FINGERPRINT]).collect();
     match names.iter().find(|name| !ours.contains(name.as_str())) {
         Some(name) => refuse(format!("the model folder also holds {name}, which would be lost; remove it first")),
@@ -402,7 +405,8 @@ fn check_target(target: &Path) -> Result<()> {
     }
 }
 
-/// Clears a folder in the making of everything but chunks: half-written files, and pictures of samples that this run may not have.
+/// Removes everything but chunks from a partial folder: half-written files, and samples' pictures that this run may not
+/// have.
 fn clear(partial: &Path) -> Result<()> {
     let is_kept = |name: &str| {
         let is_chunk = [DECODER, ENCODER].iter().any(|file| name.starts_with(&format!("{file}.")));
@@ -413,7 +417,7 @@ fn clear(partial: &Path) -> Result<()> {
     others.try_for_each(|entry| fs::remove_file(entry.path()).map_err(|error| failed(&entry.path(), "remove", error)))
 }
 
-/// Puts another manifest in a folder's place of it.
+/// Replaces a folder's manifest.
 pub fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<()> {
     let path = folder.join("manifest.json");
     write_whole(&path, &manifest_bytes(manifest)?)?;
@@ -447,7 +451,8 @@ pub fn read_small(path: &Path, max: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Fails if the first bytes tell that something else stands in the place of a file of a model; leaves the place of the next read at the start.
+/// Fails if the first bytes show that a placeholder was saved instead of a model file; leaves the read position at the
+/// start.
 pub fn check_stand_in(path: &Path, mut file: &fs::File) -> Result<()> {
     let mut first = Vec::new();
     let read = file.take(200).read_to_end(&mut first).and_then(|_| file.rewind());
@@ -462,18 +467,18 @@ fn refuse_stand_in(path: &Path, first: &[u8]) -> Result<()> {
     }
 }
 
-/// One GGUF file on disk: by itself, in the parts of a split one, or as the chunks of a model folder.
+/// One GGUF file on disk: a single file, the parts of a split one, or the chunks of a model folder.
 pub struct Stored {
     name: String,
-    /// Byte range of the file, path, and where the range starts there.
+    /// Byte range within the whole file, path, and where the range starts in that path's file.
     parts: Vec<(Range<u64>, PathBuf, u64)>,
-    /// First bytes of a file that only its parts make up.
+    /// First bytes of a file that exists only as parts.
     joined_header: Vec<u8>,
     size: u64,
 }
 
 impl Stored {
-    /// A GGUF file of its own, or all parts of a split one, given any of them.
+    /// A single GGUF file, or all parts of a split one, given any of them.
     pub fn open(path: &Path) -> Result<Self> {
         let named = Self::single(path)?;
         let (_, gguf) = named.header()?;
@@ -502,7 +507,7 @@ impl Stored {
         Ok(Self { name: path.display().to_string(), parts, joined_header: Vec::new(), size })
     }
 
-    /// A file of a model folder. Chunks must be there in full; their hashes are [`Stored::verify`]'s business.
+    /// A file of a model folder. Chunks must be complete; [`Stored::verify`] checks their hashes.
     pub fn in_folder(folder: &Path, file: &File) -> Result<Self> {
         let mut start = 0;
         let mut parts = Vec::new();
@@ -521,12 +526,12 @@ impl Stored {
         Ok(Self { name: file.name.clone(), parts, joined_header: Vec::new(), size: start })
     }
 
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Its name: in a model folder that of the manifest.
+    /// Its name; in a model folder, the manifest's name for it.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -566,7 +571,7 @@ impl Stored {
         Ok(bytes)
     }
 
-    /// The first bytes, the whole header among them, and the header read.
+    /// The first bytes, including the whole header, and the parsed header.
     pub fn header(&self) -> Result<(Vec<u8>, Gguf)> {
         let mut n_bytes = (1 << 20).min(self.size);
         loop {
@@ -584,7 +589,7 @@ impl Stored {
 pub enum Source {
     /// A model folder.
     Folder(PathBuf),
-    /// GGUF files, as llama.cpp's converters write them.
+    /// GGUF files from llama.cpp's converters.
     Files(Files<PathBuf>),
 }
 
@@ -597,7 +602,7 @@ impl Source {
                 let decoder = Stored::open(decoder)?;
                 let encoder = encoder.as_deref().map(Stored::open).transpose()?;
                 let (_, gguf) = decoder.header()?;
-                // Here, where the files still have their own names.
+                // Done here, where the files still have their own names.
                 Config::from_gguf(&gguf)?;
                 if let Some(encoder) = &encoder {
                     encoder::Config::from_gguf(&encoder.header()?.1)?;

@@ -1,4 +1,5 @@
-//! A model run natively, from its folder or straight from a checkpoint: one thread per rank, the same engine as in the browser.
+//! Runs a model natively, from its folder or straight from a checkpoint: one thread per rank, the same engine as in the
+//! browser.
 
 use crate::model_folder::{Files, Source, Stored, Unwritten};
 use llama3med::model::ModelLoader;
@@ -10,14 +11,14 @@ use llama3med::{Error, Result};
 use std::ops::Range;
 use std::path::Path;
 
-/// Bytes that are read and handed on at a time.
+/// Bytes read and passed on at a time.
 const PIECE_BYTES: u64 = 4 << 20;
 
-/// A GGUF file, wherever its bytes come from.
+/// A GGUF file from any source of bytes.
 pub trait Bytes: Sync {
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     fn size(&self) -> u64;
-    /// The first bytes, the whole header among them.
+    /// The first bytes, including the whole header.
     fn prefix(&self) -> Result<Vec<u8>>;
     /// A byte range.
     fn read(&self, range: Range<u64>) -> Result<Vec<u8>>;
@@ -52,14 +53,15 @@ impl Bytes for Unwritten<'_> {
 }
 
 impl<T: Bytes> Files<T> {
-    /// The files without what they are read from.
+    /// The files, independent of where they are read from.
     pub fn bytes(&self) -> Files<&dyn Bytes> {
         let encoder = self.encoder.as_ref().map(|file| file as &dyn Bytes);
         Files { decoder: &self.decoder as &dyn Bytes, encoder }
     }
 }
 
-/// Loads the model in `folder` on `n_ranks` threads and lets `run` talk to it. `context` is the largest conversation in tokens.
+/// Loads the model in `folder` on `n_ranks` threads and lets `run` use it. `context` is the longest conversation in
+/// tokens.
 pub fn with_session<T: Send>(
     folder: &Path,
     n_ranks: usize,
@@ -70,7 +72,7 @@ pub fn with_session<T: Send>(
     with_files(files.bytes(), n_ranks, None, context, run)
 }
 
-/// The same for a model's files from anywhere; `template` goes before what the decoder file names.
+/// The same for a model's files from any source; `template` overrides the decoder file's.
 pub fn with_files<T: Send>(
     files: Files<&dyn Bytes>,
     n_ranks: usize,
@@ -102,7 +104,7 @@ pub fn with_files<T: Send>(
         let followed: Vec<Result<()>> =
             followers.into_iter().map(|follower| follower.join().unwrap_or_else(|_| Err(panicked()))).collect();
         let led = leader.join().unwrap_or_else(|_| Err(panicked()));
-        // When one rank fails, the others only learn that it is gone: its own error says why.
+        // When one rank fails, the others only see that it is gone: its own error has the reason.
         let cause = followed.into_iter().filter_map(Result::err).find(|error| !matches!(error, Error::RankLost(_)));
         match (led, cause) {
             (Err(Error::RankLost(_)), Some(cause)) => Err(cause),

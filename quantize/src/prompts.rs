@@ -1,4 +1,4 @@
-//! What a model is asked when it is measured: lines of a text file, a question set, or what the model itself offers.
+//! Prompts for measuring a model: lines of a text file, a question set, or the model's own suggestions.
 
 use crate::ask::decode;
 use crate::model_folder::{failed, read_small};
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 /// A larger file of prompts is refused.
 const MAX_TEXT_BYTES: usize = 16 << 20;
 
-/// Endings of the picture files that a folder is searched for.
+/// File extensions by which a folder's pictures are found.
 const PICTURES: [&str; 9] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "dib"];
 
-/// Asked where a model offers nothing itself: short and long answers, about pictures and without.
+/// Asked if a model suggests nothing itself: short and long answers, with and without pictures.
 const GENERAL: [&str; 12] = [
     "What does the picture show?",
     "Which modality is this picture?",
@@ -40,9 +40,11 @@ pub struct Prompt {
     pub question: String,
 }
 
-/// Prompts of a file: a question set (`.json`, `.jsonl`) with its pictures in `images`, or one prompt a line. Prompts about one picture follow each other.
+/// Prompts from a file: a question set (`.json`, `.jsonl`) with its pictures in `images`, or one prompt per line.
+/// Prompts about one picture follow each other.
 ///
-/// Lines are asked in turn about the pictures of the folder, until every line and every picture has been used; without a folder about none.
+/// Lines are combined with the folder's pictures in turn, until every line and every picture has been used; without a
+/// folder, there are no pictures.
 pub fn read(file: &Path, images: Option<&Path>) -> Result<Vec<Prompt>> {
     let is_json = file.extension().is_some_and(|extension| extension == "json" || extension == "jsonl");
     if is_json {
@@ -59,8 +61,8 @@ pub fn read(file: &Path, images: Option<&Path>) -> Result<Vec<Prompt>> {
     pair(&lines, images)
 }
 
-/// Where no file is given: the questions that the model in `folder` offers about its sample pictures, or about those in `images`; general ones if it
-/// offers none.
+/// Without a file: the questions that the model in `folder` suggests for its sample pictures, or those questions about
+/// the pictures in `images`; general ones if it suggests none.
 pub fn offered(folder: &Path, manifest: &Manifest, images: Option<&Path>) -> Result<Vec<Prompt>> {
     let suggested: Vec<&str> = manifest.suggested_questions.iter().map(String::as_str).collect();
     if images.is_none() && !manifest.samples.is_empty() {
@@ -106,7 +108,8 @@ fn pair(questions: &[&str], images: Option<&Path>) -> Result<Vec<Prompt>> {
     Ok(prompts)
 }
 
-/// The picture files of a folder, by name. Each is decoded once: a broken one is found now, not after an hour.
+/// The picture files of a folder, sorted by name. Each is decoded once, so that a broken one is found now and not after
+/// an hour.
 fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(|error| failed(folder, "open", error))?;
     let is_picture = |path: &PathBuf| {

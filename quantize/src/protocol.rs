@@ -1,6 +1,8 @@
-//! Whole sets of answers: the numbers that each published script prints, and strict ones with confidence intervals beside them.
+//! Scores of whole sets of answers: the numbers that each published script prints, and strict ones with confidence
+//! intervals.
 //!
-//! The scripts follow one definition and differ in what they leave out; [`Protocol`] says how. Strict numbers are the same under each.
+//! The scripts follow one definition and differ in what they leave out, as described by [`Protocol`]. Strict numbers
+//! are the same for all of them.
 
 use crate::metrics::{self, Candidates};
 use crate::questions::{AnswerType, GROUPS, Question};
@@ -16,11 +18,13 @@ pub enum Protocol {
     /// Llama3-Med's run_eval.py.
     #[value(name = "llama3med")]
     Llama3Med,
-    /// LLaVA-Med's run_eval.py: the same numbers, candidates under the key "0".
+    /// LLaVA-Med's run_eval.py: the same numbers, with candidates under the key "0".
     LlavaMed,
-    /// LLaVA-Med's run_eval_pvqa.py: leaves wrong answers of yes and no out of its accuracy, which inflates it; no open accuracy, no BLEU.
+    /// LLaVA-Med's run_eval_pvqa.py: leaves wrong yes/no answers out of its accuracy, which inflates it; no open
+    /// accuracy, no BLEU.
     LlavaMedPvqa,
-    /// MedTrinity's run_eval_nocandi.py: matches answers by id, cleans no text, and counts a closed answer as right if the true one occurs in it.
+    /// MedTrinity's run_eval_nocandi.py: matches answers by id, does not normalise texts, and counts a closed answer as
+    /// right if the true answer occurs in it.
     #[value(name = "medtrinity")]
     MedTrinity,
 }
@@ -41,7 +45,7 @@ impl Protocol {
         matches!(self, Self::Llama3Med | Self::LlavaMed)
     }
 
-    /// Whether it scores a question as open (`Some(false)`) or closed; `None` leaves it out.
+    /// Whether it scores a question as open (`Some(false)`) or closed; `None` if it leaves the question out.
     fn is_closed(self, question: &Question) -> Option<bool> {
         match (question.answer_type, self) {
             (Some(AnswerType::Open), _) => Some(false),
@@ -49,17 +53,17 @@ impl Protocol {
             (Some(AnswerType::Other), Self::LlavaMedPvqa) => Some(false),
             (Some(AnswerType::YesNo), Self::LlavaMedPvqa) => Some(true),
             (Some(_), _) => None,
-            // Other scripts stop at such a question, see `check`.
+            // The other scripts fail on such a question, see `check`.
             (None, _) => Some(false),
         }
     }
 
-    /// Refuses questions that the script would stop at.
+    /// Refuses questions on which the script would fail.
     pub fn check(self, file: &str, questions: &[Question]) -> Result<()> {
         match questions.iter().find(|question| question.answer_type.is_none()) {
             Some(question) if self != Self::MedTrinity => {
                 let problem =
-                    "answer_type is missing: expected OPEN or CLOSED (only protocol medtrinity takes it for OPEN)";
+                    "answer_type is missing: expected OPEN or CLOSED (only protocol medtrinity treats that as OPEN)";
                 Err(Error::corrupt(file, &question.place, problem))
             }
             _ => Ok(()),
@@ -67,7 +71,7 @@ impl Protocol {
     }
 }
 
-/// A question with the answer to it.
+/// A question with its answer.
 pub struct Pair<'a> {
     /// The question.
     pub question: &'a Question,
@@ -77,7 +81,7 @@ pub struct Pair<'a> {
     pub answer: &'a str,
 }
 
-/// What a script prints, in percent; `None` where it has nothing to divide by or does not compute it.
+/// What a script prints, in percent; `None` if it would divide by zero or does not compute the value.
 #[derive(Debug, Clone, Serialize)]
 pub struct Published {
     /// The protocol's name.
@@ -86,9 +90,9 @@ pub struct Published {
     pub n_open: usize,
     /// Questions scored as closed.
     pub n_closed: usize,
-    /// Closed questions that the accuracy is divided by.
+    /// Number of closed questions that the accuracy is divided by.
     pub n_closed_counted: usize,
-    /// Questions of types that the script leaves out.
+    /// Questions of types that the script ignores.
     pub n_skipped: usize,
     /// Scores by name, in the script's order.
     #[serde(serialize_with = "as_map")]
@@ -127,7 +131,7 @@ impl<const N: usize> Means<N> {
     }
 }
 
-/// Scores as the protocol's script does.
+/// Scores like the protocol's script.
 pub fn published(protocol: Protocol, pairs: &[Pair], candidates: Option<&Candidates>) -> Published {
     let (mut overlap, mut bleu, mut open) = (Means::<4>::new(), Means::<4>::new(), Means::<1>::new());
     let (mut closed, mut closed_overlap) = (Means::<1>::new(), Means::<3>::new());
@@ -155,7 +159,7 @@ pub fn published(protocol: Protocol, pairs: &[Pair], candidates: Option<&Candida
                     Protocol::MedTrinity => answer.contains(&truth),
                     _ => metrics::published_closed_hit(&answer, &truth),
                 };
-                // The PathVQA script forgets an answer that has yes or no in it and not the truth.
+                // The PathVQA script drops an answer that contains yes or no but not the truth.
                 if is_hit || protocol != Protocol::LlavaMedPvqa || !metrics::says_yes_or_no(&answer) {
                     closed.add([is_hit as u8 as f64]);
                 }
@@ -180,7 +184,7 @@ pub fn published(protocol: Protocol, pairs: &[Pair], candidates: Option<&Candida
 fn bleu_scores(protocol: Protocol, answer: &str, truth: &str) -> [f64; 4] {
     let (answer, truth) = (metrics::words(answer), metrics::words(truth));
     std::array::from_fn(|order| {
-        // MedTrinity's script smooths the scores of one order, and not the first.
+        // MedTrinity's script smooths the single-order scores, but not the first.
         let is_smoothed = protocol == Protocol::MedTrinity && order > 0;
         metrics::bleu(&answer, &truth, &metrics::BLEU_WEIGHTS[order], is_smoothed)
     })
@@ -189,11 +193,11 @@ fn bleu_scores(protocol: Protocol, answer: &str, truth: &str) -> [f64; 4] {
 /// Strict numbers of some questions, in percent.
 #[derive(Debug, Clone, Serialize)]
 pub struct Strict {
-    /// Questions.
+    /// Number of questions.
     pub n: usize,
-    /// Right answers: by the first word where the truth is yes or no, else exact.
+    /// Correct answers: by the first word if the truth is yes or no, else exact.
     pub n_right: usize,
-    /// Part of right answers.
+    /// Fraction of correct answers.
     pub accuracy: f64,
     /// Wilson's interval of the accuracy.
     pub accuracy_ci95: [f64; 2],
@@ -201,7 +205,7 @@ pub struct Strict {
     pub token_f1: f64,
     /// Its interval by the standard error.
     pub token_f1_ci95: Option<[f64; 2]>,
-    /// Mean part of the truth's words that the answer has.
+    /// Mean fraction of the truth's words that occur in the answer.
     pub token_recall: f64,
     /// The most frequent truth.
     pub majority_answer: String,
@@ -209,7 +213,7 @@ pub struct Strict {
     pub majority_accuracy: f64,
 }
 
-/// Strict numbers by class of question: "closed", of it "closed yes/no" and "closed other", and "open".
+/// Strict numbers by class of question: "closed", its subclasses "closed yes/no" and "closed other", and "open".
 pub type Classes = BTreeMap<&'static str, Strict>;
 
 /// Strict numbers of all questions; classes without questions are left out.
@@ -240,7 +244,7 @@ fn strict_of(pairs: &[&Pair], is_open: bool) -> Strict {
     let f1: Vec<f64> = overlaps.iter().map(|overlap| overlap.f1).collect();
     let mut truths: BTreeMap<String, usize> = BTreeMap::new();
     pairs.iter().for_each(|pair| *truths.entry(metrics::normalize_word(pair.truth)).or_default() += 1);
-    // Of equally frequent truths the first in the alphabet.
+    // Among equally frequent truths, the alphabetically first.
     let n_majority = truths.values().copied().max().unwrap_or(0);
     let majority = truths.into_iter().find(|(_, n)| *n == n_majority);
     let percent = |value: f64| 100.0 * value / n as f64;
@@ -257,7 +261,7 @@ fn strict_of(pairs: &[&Pair], is_open: bool) -> Strict {
     }
 }
 
-/// Strict numbers by each value of each of [`GROUPS`] that records have.
+/// Strict numbers by each value of each of [`GROUPS`] that the records have.
 pub fn breakdown(pairs: &[Pair]) -> BTreeMap<&'static str, BTreeMap<String, Classes>> {
     let mut all = BTreeMap::new();
     for key in GROUPS {
@@ -280,8 +284,8 @@ impl fmt::Display for Published {
         writeln!(f, "protocol {name}: {n_open} open and {n_closed} closed questions, in percent")?;
         for (name, score) in &self.scores {
             let note = match *name {
-                "exact match score" => "  different words of the truth for each word of the answer",
-                "recall" => "  \"Open\" in papers: words of the truth that the answer has",
+                "exact match score" => "  distinct words of the truth per word of the answer",
+                "recall" => "  \"Open\" in papers: fraction of the truth's words in the answer",
                 "open accuracy" => "  the nearest candidate is the truth",
                 "yes/no accuracy" => "  \"Closed\" in papers: by substrings",
                 _ => "",
@@ -292,7 +296,7 @@ impl fmt::Display for Published {
         if n_closed_counted < n_closed {
             writeln!(
                 f,
-                "  yes/no accuracy is of {n_closed_counted} questions: the script forgets wrong yes and no answers"
+                "  yes/no accuracy is over {n_closed_counted} questions: the script drops wrong yes and no answers"
             )?;
         }
         if *n_skipped > 0 {

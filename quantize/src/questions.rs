@@ -1,6 +1,6 @@
-//! Question sets: LLaVA-Med's and Llama3-Med's files, and VQA-RAD, SLAKE and PathVQA as they are published.
+//! Question sets: LLaVA-Med's and Llama3-Med's files, and VQA-RAD, SLAKE and PathVQA as published.
 //!
-//! The first record tells the format; records come as a JSON array or one a line.
+//! The first record determines the format; records come as a JSON array or one per line.
 
 use crate::json::shown;
 use crate::records::{self, Record, as_text};
@@ -10,17 +10,17 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// Keys by which results are broken down where records have them.
+/// Keys by which results are grouped, if the records have them.
 pub const GROUPS: [&str; 4] = ["scale", "kind", "question_type", "finding"];
 
 /// One question.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Where it stands in its file.
+    /// Its position in its file.
     pub place: String,
     /// A text or a whole number.
     pub id: Value,
-    /// Path of its picture in the folder of pictures, as the record has it: who asks needs it, who scores does not.
+    /// Path of its picture in the folder of pictures, as given in the record: needed for asking, not for scoring.
     pub image: Value,
     /// The question itself, without `<image>`.
     pub text: String,
@@ -28,7 +28,7 @@ pub struct Question {
     pub answer: Option<String>,
     /// How its answer is scored.
     pub answer_type: Option<AnswerType>,
-    /// Values of those of [`GROUPS`] that the record has.
+    /// Values of those [`GROUPS`] that the record has.
     pub groups: BTreeMap<&'static str, String>,
 }
 
@@ -45,7 +45,7 @@ pub enum AnswerType {
     YesNo,
 }
 
-/// How a file is laid out.
+/// A file's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Format {
     /// `test.json` of LLaVA-Med, `test_llava.json` of Llama3-Med.
@@ -70,9 +70,9 @@ pub enum Format {
 pub struct QuestionSet {
     /// File name as the user knows it.
     pub file: String,
-    /// How it is laid out.
+    /// Its format.
     pub format: Format,
-    /// In the order of the file.
+    /// In file order.
     pub questions: Vec<Question>,
     /// What was left out, and why.
     pub note: Option<String>,
@@ -118,14 +118,14 @@ impl QuestionSet {
         question.image.as_str().ok_or_else(|| {
             let key = self.format.image_key();
             let problem = match &question.image {
-                Value::Null => format!("{key} is missing: expected the path of the picture that is asked about"),
+                Value::Null => format!("{key} is missing: expected the path of the question's picture"),
                 other => format!("{key}: expected a text, found {}", shown(other)),
             };
             Error::corrupt(&self.file, &question.place, problem)
         })
     }
 
-    /// Whether every question comes with its answer.
+    /// Whether every question has its answer.
     pub fn has_answers(&self) -> bool {
         self.questions.iter().all(|question| question.answer.is_some())
     }
@@ -151,7 +151,7 @@ impl Format {
         }
     }
 
-    /// The records that are asked, and what they have in common. VQA-RAD comes in one file for training and test.
+    /// The records to ask, and what they have in common. VQA-RAD has training and test questions in one file.
     fn select(self, records: Vec<Record>) -> (Vec<Record>, &'static str) {
         let begins = |record: &Record, key: &str, start: &str| {
             record.get(key).and_then(Value::as_str).is_some_and(|value| value.starts_with(start))
@@ -169,7 +169,7 @@ impl Format {
         }
     }
 
-    /// The key that names a record's picture.
+    /// The key for a record's picture.
     fn image_key(self) -> &'static str {
         match self {
             Self::VqaRad => "image_name",
@@ -216,7 +216,7 @@ impl Format {
     }
 }
 
-/// The values of a LLaVA record's first two turns. Some files of LLaVA-Med spell the key without its third i.
+/// The values of a LLaVA record's first two turns. Some of LLaVA-Med's files misspell the key, without its third i.
 fn conversation(record: &Record) -> Result<[String; 2]> {
     let key = if record.fields.contains_key("conversations") { "conversations" } else { "conversatons" };
     let expected = "a list of a question and an answer, each with a text or a number as value";
@@ -239,7 +239,7 @@ fn given_type(record: &Record) -> Result<Option<AnswerType>> {
     }
 }
 
-/// The file of a question's picture. PathVQA names pictures without their ending.
+/// The file of a question's picture. PathVQA names pictures without their extension.
 pub fn find_image(folder: &Path, set: &QuestionSet, question: &Question) -> Result<PathBuf> {
     let named = folder.join(set.image(question)?);
     let endings = ["", ".jpg", ".png", ".jpeg"].map(|ending| {

@@ -1,4 +1,4 @@
-//! Files of JSON records, one an item of an array or one a line: read whole, every error with its place.
+//! Files of JSON records, as an array or one per line: read whole, every error with its position.
 
 use crate::json::{self, shown};
 use crate::model_folder::read_small;
@@ -10,14 +10,14 @@ use std::path::Path;
 /// Larger files are refused.
 const MAX_BYTES: usize = 1 << 30;
 
-/// One record, and where it stands.
+/// One record and its position.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// File name as the user knows it.
     pub file: String,
     /// "line 3" or "record 3", counted from 1.
     pub place: String,
-    /// What it holds.
+    /// Its content.
     pub fields: Map<String, Value>,
 }
 
@@ -32,7 +32,7 @@ impl Record {
         self.fields.get(key).filter(|value| !value.is_null())
     }
 
-    /// The value of a key that must be there.
+    /// The value of a required key.
     pub fn value(&self, key: &str, expected: &str) -> Result<&Value> {
         self.get(key).ok_or_else(|| {
             let found: Vec<&str> = self.fields.keys().take(12).map(String::as_str).collect();
@@ -51,13 +51,13 @@ impl Record {
         value.as_str().ok_or_else(|| self.wrong(key, "a text", value))
     }
 
-    /// A text, or a number as text: answers such as 3 come as either.
+    /// A text, or a number as text: answers such as 3 come in either form.
     pub fn text(&self, key: &str) -> Result<String> {
         let value = self.value(key, "a text or a number")?;
         as_text(value).ok_or_else(|| self.wrong(key, "a text or a number", value))
     }
 
-    /// A text or a whole number that names the record.
+    /// A text or a whole number that identifies the record.
     pub fn id(&self, key: &str) -> Result<Value> {
         match self.value(key, "a text or a whole number")? {
             id @ Value::String(_) => Ok(id.clone()),
@@ -76,12 +76,12 @@ pub fn as_text(value: &Value) -> Option<String> {
     }
 }
 
-/// An id by which records are found and compared: 0 and "0" name the same one.
+/// An id by which records are found and compared: 0 and "0" are equal.
 pub fn key(id: &Value) -> String {
     as_text(id).unwrap_or_else(|| id.to_string())
 }
 
-/// Reads a file that must hold records.
+/// Reads a file that must contain records.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
     let file = path.display().to_string();
     let bytes = json::cleaned(&file, read_small(path, MAX_BYTES)?)?;
@@ -104,7 +104,7 @@ fn array(file: &str, bytes: &[u8]) -> Result<Vec<Record>> {
     (1..).zip(values).map(|(number, value)| record(file, format!("record {number}"), value)).collect()
 }
 
-/// One JSON object a line, [`json::cleaned`]; empty lines are skipped.
+/// One JSON object per line, after [`json::cleaned`]; empty lines are skipped.
 pub fn lines(file: &str, bytes: &[u8]) -> Result<Vec<Record>> {
     let numbered = (1..).zip(bytes.split(|&byte| byte == b'\n'));
     let full = numbered.filter(|(_, line)| !line.trim_ascii().is_empty());
@@ -126,7 +126,7 @@ fn record(file: &str, place: String, value: Value) -> Result<Record> {
     }
 }
 
-/// Makes sure that no id comes twice: place and id of each record.
+/// Checks that no id occurs twice: position and id of each record.
 pub fn check_unique<'a>(file: &str, ids: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Result<()> {
     let mut places = HashMap::new();
     for (place, id) in ids {

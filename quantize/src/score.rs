@@ -1,4 +1,4 @@
-//! Answers made here or elsewhere, beside the true ones: read, paired, scored, reported.
+//! Scores answers made here or elsewhere against the true ones: reads, pairs, scores, reports.
 
 use crate::json::shown;
 use crate::metrics::Candidates;
@@ -15,13 +15,15 @@ use std::path::{Path, PathBuf};
 
 /// Score answers that were made elsewhere.
 ///
-/// ANSWERS has one JSON object a line with question_id and text, as LLaVA-Med's and Llama3-Med's scripts write them. Ids may be numbers or texts; no
-/// pictures are needed. Prints what the chosen protocol's own script prints, and strict numbers with 95 % confidence intervals.
+/// ANSWERS has one JSON object per line with question_id and text, as LLaVA-Med's and Llama3-Med's scripts write them.
+/// Ids may be numbers or texts; no pictures are needed. Prints what the chosen protocol's own script prints, plus
+/// strict scores with 95 % confidence intervals.
 #[derive(Args, Debug, Clone)]
 #[command(after_help = "Examples:\n  quantize score answers.jsonl --truth data_RAD/test.json\n  \
     quantize score answers.jsonl --truth test.json --candidates candidate.json --protocol llava-med --json")]
 pub struct Options {
-    /// The answers, one to each question and in the same order; with --protocol medtrinity in any order, and some may be missing.
+    /// The answers, one for each question and in the same order; with --protocol medtrinity in any order, and some may
+    /// be missing.
     #[arg(value_name = "ANSWERS")]
     pub answers: PathBuf,
     /// The questions with their true answers: LLaVA-Med's test.json, or VQA-RAD, SLAKE or PathVQA as published.
@@ -72,12 +74,12 @@ pub struct Answer {
     pub id: Value,
     /// What the model said.
     pub text: String,
-    /// The rest of it.
+    /// The other fields.
     pub record: Record,
 }
 
 impl Answer {
-    /// Takes records for answers, no question twice.
+    /// Reads records as answers; no question may occur twice.
     pub fn list(records: Vec<Record>) -> Result<Vec<Self>> {
         let file = records.first().map(|record| record.file.clone()).unwrap_or_default();
         let answer = |record: Record| {
@@ -89,12 +91,12 @@ impl Answer {
     }
 }
 
-/// A question and an answer to it; the question's file has true answers.
+/// A question and its answer; the question's file has true answers.
 pub fn pair<'a>(question: &'a Question, answer: &'a str) -> Pair<'a> {
     Pair { question, truth: question.answer.as_deref().unwrap_or_default(), answer }
 }
 
-/// Pairs as the scripts do that want the same ids in the same order.
+/// Pairs as those scripts do that require the same ids in the same order.
 fn in_order<'a>(truth: &'a QuestionSet, file: &str, answers: &'a [Answer]) -> Result<Vec<Pair<'a>>> {
     let differs = |(question, answer): &(&Question, &Answer)| records::key(&question.id) != records::key(&answer.id);
     if let Some((question, answer)) = truth.questions.iter().zip(answers).find(differs) {
@@ -115,7 +117,7 @@ fn in_order<'a>(truth: &'a QuestionSet, file: &str, answers: &'a [Answer]) -> Re
     Ok(truth.questions.iter().zip(answers).map(|(question, answer)| pair(question, &answer.text)).collect())
 }
 
-/// Pairs those that have the same id, and says how many have none.
+/// Pairs those with the same id, and reports how many have none.
 fn joined<'a>(truth: &'a QuestionSet, file: &str, answers: &'a [Answer]) -> Result<(Vec<Pair<'a>>, Option<String>)> {
     let by_id: HashMap<String, &Answer> = answers.iter().map(|answer| (records::key(&answer.id), answer)).collect();
     let with_answer = |question: &'a Question| Some((question, by_id.get(&records::key(&question.id))?));
@@ -131,14 +133,15 @@ fn joined<'a>(truth: &'a QuestionSet, file: &str, answers: &'a [Answer]) -> Resu
     Ok((pairs, (n_questions + n_answers > 0).then_some(note)))
 }
 
-/// What is needed beside the pairs.
+/// What is needed besides the pairs.
 pub struct Scorer {
     protocol: Protocol,
     candidates: Option<(Candidates, String)>,
 }
 
 impl Scorer {
-    /// Reads the candidates, or makes them of the true answers to open questions; finds out whether the protocol can score the questions.
+    /// Reads the candidates, or takes the true answers to open questions; checks whether the protocol can score the
+    /// questions.
     pub fn new(scoring: &Scoring, truth: &QuestionSet) -> Result<Self> {
         let protocol = scoring.protocol;
         protocol.check(&truth.file, &truth.questions)?;
@@ -196,7 +199,7 @@ pub fn parse_candidates(file: &str, value: &Value) -> Result<Candidates> {
 /// Everything that is known about a set of answers.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Questions with an answer.
+    /// Number of questions with an answer.
     pub n_questions: usize,
     /// What the protocol's script prints.
     pub protocol: Published,
@@ -204,14 +207,14 @@ pub struct Report {
     pub strict: Classes,
     /// Strict numbers by group, value and class.
     pub breakdown: BTreeMap<&'static str, BTreeMap<String, Classes>>,
-    /// What to know when numbers are compared.
+    /// What to know when comparing numbers.
     pub notes: Vec<String>,
     /// How the answers were made, if they were made here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<Value>,
 }
 
-/// A group of more values than this is printed in JSON alone.
+/// A group with more values than this is printed only in JSON.
 const MAX_PRINTED: usize = 16;
 
 impl fmt::Display for Report {

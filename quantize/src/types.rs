@@ -1,4 +1,5 @@
-//! The number format of each large matrix: one for all, or a mixture that spends more bits where they count, and exceptions by name.
+//! The number format of each large matrix: one for all, or a mixture that spends more bits where they matter, with
+//! exceptions by name.
 
 use crate::encode::TYPES;
 use crate::layout::{Role, Slot, fitting};
@@ -8,16 +9,16 @@ use regex::Regex;
 use std::fmt;
 use std::str::FromStr;
 
-/// The mixture's name, as llama.cpp has it.
+/// The mixture's name in llama.cpp.
 const Q4_K_M: &str = "q4_k_m";
 
-/// What is asked for the large matrices of a file.
+/// The choice for a file's large matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     /// One format for all.
     Plain(Dtype),
-    /// llama.cpp's Q4_K_M: Q6_K for the output matrix, and for the value and down matrices of every third layer and of the outermost eighths of the
-    /// layers; Q4_K for the others.
+    /// llama.cpp's Q4_K_M: Q6_K for the output matrix, and for the value and down matrices of every third layer and of
+    /// the first and last eighths of the layers; Q4_K for the others.
     Q4KM,
 }
 
@@ -27,7 +28,7 @@ impl Choice {
         TYPES.into_iter().map(Dtype::name).chain([Q4_K_M])
     }
 
-    /// What a matrix of this name gets in a file of `n_layers` layers.
+    /// The format of a matrix with this name in a file of `n_layers` layers.
     fn of(self, name: &str, n_layers: usize, is_output: bool) -> Dtype {
         let dtype = match self {
             Self::Plain(dtype) => return dtype,
@@ -40,7 +41,7 @@ impl Choice {
 }
 
 impl Default for Choice {
-    /// What is taken where nothing is asked for: `docs/types.md` says why.
+    /// The default: `docs/types.md` explains it.
     fn default() -> Self {
         Self::Q4KM
     }
@@ -73,7 +74,7 @@ impl FromStr for Choice {
     }
 }
 
-/// A format for the matrices whose names a pattern finds, whatever the others get.
+/// A format for the matrices whose names match a pattern, overriding the choice for the others.
 #[derive(Debug, Clone)]
 pub struct Exception {
     pattern: Regex,
@@ -114,9 +115,9 @@ fn written(name: &str) -> Option<Dtype> {
 pub struct Types {
     /// For the language model.
     pub decoder: Choice,
-    /// For image tower and connector, if another.
+    /// For image tower and connector, if different.
     pub encoder: Option<Choice>,
-    /// Where several fit a matrix, the last counts.
+    /// If several match a matrix, the last wins.
     pub exceptions: Vec<Exception>,
 }
 
@@ -130,8 +131,9 @@ impl From<Dtype> for Types {
 impl Types {
     /// The format of every tensor of a model, in the order of `slots`.
     ///
-    /// Where a row is not a whole number of blocks, the nearest finer format that fits takes the place of the one chosen ([`fitting`]). An exception
-    /// says exactly what is wanted: one that does not fit, or that finds no large matrix, is an error.
+    /// If a row is not a whole number of blocks, the nearest finer format that fits replaces the chosen one
+    /// ([`fitting`]). An exception must be followed exactly: one that does not fit, or that matches no large matrix, is
+    /// an error.
     pub fn assign<'a>(&self, slots: impl Iterator<Item = &'a Slot> + Clone) -> Result<Vec<Dtype>> {
         let is_decoder = |slot: &Slot| !slot.name.starts_with("v.") && !slot.name.starts_with("mm.");
         let n_layers = |decoder: bool| {
@@ -214,7 +216,7 @@ mod tests {
                 .filter_map(|name| layer(name))
                 .collect()
         };
-        // What its quantizer chose for models of 32 layers with an output matrix and of 16 without.
+        // The choices of llama.cpp's quantizer for models of 32 layers with an output matrix and of 16 without.
         let names = finer(&types, &slots("8b-clip"), Dtype::Q6K);
         let expected = [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31];
         assert_eq!((layers(&names, "attn_v"), layers(&names, "ffn_down")), (expected.into(), expected.into()));
@@ -224,7 +226,7 @@ mod tests {
         assert!(names.contains(&"token_embd.weight".into()));
         // The tower's 23 blocks follow the same rule.
         assert!(names.contains(&"v.blk.22.ffn_down.weight".into()) && names.contains(&"v.blk.4.attn_v.weight".into()));
-        // Rows of 192 and 96: no blocks of 256.
+        // Rows of 192 and 96 weights: not blocks of 256.
         assert!(finer(&types, &slots("tiny"), Dtype::Q8_0).contains(&"blk.5.attn_v.weight".into()));
     }
 

@@ -1,4 +1,4 @@
-//! The vocabulary as llama.cpp wants it, taken from `tokenizer.json`.
+//! The vocabulary in llama.cpp's form, taken from `tokenizer.json`.
 //!
 //! This project's engine uses the whole `tokenizer.json`, which is stored as well; the arrays are for other programs that open `decoder.gguf`.
 
@@ -10,10 +10,10 @@ use llama3med::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// More entries than any vocabulary has; ids beyond it would size the arrays.
+/// More entries than any vocabulary has; larger ids would determine the size of arrays.
 const MAX_TOKENS: usize = 1 << 21;
 
-/// Tokens that end an answer wherever they exist: the checkpoints' own lists disagree.
+/// Tokens that end an answer wherever they exist, because the checkpoints' own lists disagree.
 const STOPS: [&str; 3] = ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"];
 
 /// Everything that `decoder.gguf` says about tokens.
@@ -21,12 +21,12 @@ const STOPS: [&str; 3] = ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"];
 pub struct Vocabulary {
     json: String,
     template: Template,
-    /// Whether it is SentencePiece's, with scores instead of merges.
+    /// Whether it is a SentencePiece vocabulary, with scores instead of merges.
     has_scores: bool,
     /// Text and type of every id; `None` where the tokenizer has a gap.
     tokens: Vec<Option<(String, i32)>>,
     merges: Vec<String>,
-    /// llama.cpp's name for the way text is split into words, if it has one.
+    /// llama.cpp's name for the pre-tokenizer, if it has one.
     pre: Option<&'static str>,
     bos: Option<u32>,
     eos: u32,
@@ -35,7 +35,8 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Reads the text of `tokenizer.json`. `config_stops` are the ids that the checkpoint's configuration ends answers with, `pad` its padding token.
+    /// Reads the text of `tokenizer.json`. `config_stops` are the ids with which the checkpoint's configuration ends
+    /// answers, `pad` its padding token.
     pub fn parse(json: String, template: Template, config_stops: &[u32], pad: Option<u32>) -> Result<Self> {
         let value: Value = serde_json::from_str(&json).map_err(|error| corrupt("JSON", error.to_string()))?;
         let model = &value["model"];
@@ -67,9 +68,9 @@ impl Vocabulary {
         let merges = merges(&model["merges"])?;
         let find = |text: &str| tokens.iter().position(|token| token.as_ref().is_some_and(|(t, _)| t == text));
         let mut stops: Vec<u32> = STOPS.iter().filter_map(|text| find(text)).map(|id| id as u32).collect();
-        // Configurations name ids of larger vocabularies; the engine could never see them.
+        // Configurations name ids from larger vocabularies, which the engine would never produce.
         stops.extend(config_stops.iter().copied().filter(|&id| matches!(tokens.get(id as usize), Some(Some(_)))));
-        // What ends an answer in the prompt ends it when it is written, too.
+        // What ends an answer in the prompt also ends it when generated.
         let marks = template.marks();
         let named = |text: &str| {
             let control = tokens.iter().enumerate().filter_map(|(id, token)| Some((id, token.as_ref()?)));
@@ -92,7 +93,7 @@ impl Vocabulary {
         Ok(Self { pre, json, template, has_scores, tokens, merges, bos, eos, pad, stops })
     }
 
-    /// Ids that the tokenizer knows, counted up to its highest.
+    /// Number of ids that the tokenizer has, up to its highest.
     pub fn n_tokens(&self) -> usize {
         self.tokens.len()
     }
@@ -109,7 +110,7 @@ impl Vocabulary {
                 .f32s("tokenizer.ggml.scores", &self.scores(&texts));
         } else {
             header.string("tokenizer.ggml.model", "gpt2");
-            // Without a name llama.cpp warns, which is better than a wrong one.
+            // Without a name llama.cpp warns, which is better than using a wrong one.
             if let Some(pre) = self.pre {
                 header.string("tokenizer.ggml.pre", pre);
             }
@@ -138,7 +139,8 @@ impl Vocabulary {
         }
     }
 
-    /// Scores that merge pieces in the order of the merges: each has the place of the first merge that makes it, counted down.
+    /// Scores that merge pieces in the order of the merges: each is the index of the first merge that makes the piece,
+    /// counted down.
     fn scores(&self, texts: &[String]) -> Vec<f32> {
         let mut places: BTreeMap<String, usize> = BTreeMap::new();
         for (place, merge) in self.merges.iter().enumerate() {
@@ -160,7 +162,7 @@ fn set(tokens: &mut Vec<Option<(String, i32)>>, field: &str, text: &str, id: &Va
         tokens.resize(id + 1, None);
     }
     match &tokens[id] {
-        // Added tokens may be listed in the vocabulary as well; what is said of them there as added counts.
+        // Added tokens may also be in the vocabulary; then the added entry takes precedence.
         Some((other, _)) if other != text => {
             Err(corrupt(field, format!("{text:?} and {other:?} have the same id {id}")))
         }

@@ -1,4 +1,4 @@
-//! The products alone, and what the machine gives them at most, for `bench.html`: JavaScript has the clock.
+//! Speed of the products alone, and the limits of the machine, for `bench.html`; JavaScript has the clock.
 
 use crate::js_error;
 use llama3med::bench::prepare;
@@ -9,7 +9,7 @@ use std::arch::wasm32::*;
 use std::hint::black_box;
 use wasm_bindgen::prelude::*;
 
-/// One product, ready to be run again and again.
+/// One product that can be run repeatedly.
 #[wasm_bindgen]
 pub struct Product {
     matrix: Matrix,
@@ -31,7 +31,7 @@ impl Product {
         Ok(Self { matrix, activations, out })
     }
 
-    /// The kernel that this build uses.
+    /// The kernel used by this build.
     pub fn kernel() -> String {
         Kernel::best().name.into()
     }
@@ -42,7 +42,7 @@ impl Product {
     }
 }
 
-/// A stretch of memory that is only read: as fast as weights can come.
+/// A stretch of memory that is only read, as fast as weights could be read.
 #[wasm_bindgen]
 pub struct Stretch {
     words: Vec<u64>,
@@ -50,7 +50,7 @@ pub struct Stretch {
 
 #[wasm_bindgen]
 impl Stretch {
-    /// `n_bytes` of memory, each page of them written once.
+    /// `n_bytes` of memory; each page is written once.
     #[wasm_bindgen(constructor)]
     pub fn new(n_bytes: usize) -> Result<Self, JsValue> {
         let mut words = Vec::new();
@@ -70,12 +70,13 @@ impl Stretch {
     }
 }
 
-/// Sums that are under way at once, so that none waits for the last: latency times instructions a cycle, and some more.
+/// Number of independent sums, so that none waits for the previous one: latency times instructions per cycle, plus a
+/// margin.
 const CHAINS: usize = 12;
 
-/// Multiplies small integers in registers and adds them up, `n_runs` times, with the instructions that the products use and nothing else; gives the
-/// number of multiplications. No product can be faster. `wide` adds them up as i32, otherwise as i16: which is faster depends on the processor, and
-/// without relaxed SIMD there is no choice.
+/// Multiplies small integers in registers and adds them up, `n_runs` times, with the instructions that the products use
+/// and nothing else; returns the number of multiplications. No product can be faster. With `wide` the sums are i32,
+/// otherwise i16: which is faster depends on the processor. Without relaxed SIMD there is no choice.
 #[wasm_bindgen]
 pub fn multiply(n_runs: u32, wide: bool) -> f64 {
     let ones = black_box(u8x16_splat(1));

@@ -1,7 +1,8 @@
-//! wasm-bindgen bindings of `llama3med`: one [`Rank`] per worker, and what the store needs. No mathematics here.
+//! wasm-bindgen bindings of `llama3med`: one [`Rank`] per worker, and what the store worker needs. No mathematics here.
 //!
-//! `www/llama3med/rank.js` makes one [`Rank`], gives it the bytes of its tensors and calls its operations; `www/llama3med/store.js` parses manifests and hashes chunks. The
-//! ranks talk to each other over message ports without any JavaScript in between (`ports.rs`). On native targets this crate is empty.
+//! `www/llama3med/rank.js` creates one [`Rank`], passes it the bytes of its tensors and calls its operations;
+//! `www/llama3med/store.js` parses manifests and hashes chunks. The ranks exchange messages directly over message ports
+//! (`ports.rs`), without JavaScript in between. On native targets this crate is empty.
 #![cfg(target_arch = "wasm32")]
 
 #[cfg(not(target_feature = "simd128"))]
@@ -24,7 +25,7 @@ thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Keeps what a panic says: in wasm it ends in a trap, whose own message is only "unreachable".
+/// Stores a panic's message: in wasm a panic ends in a trap, whose own message is only "unreachable".
 #[wasm_bindgen(start)]
 pub fn start() {
     std::panic::set_hook(Box::new(|info| {
@@ -33,13 +34,14 @@ pub fn start() {
     }));
 }
 
-/// What the panic before a trap said; nothing if the trap was none of a panic, which mostly means that memory has run out.
+/// The message of the panic that caused a trap; none if the trap was not caused by a panic, which usually means that
+/// memory has run out.
 #[wasm_bindgen(js_name = takePanic)]
 pub fn take_panic() -> Option<String> {
     PANIC.with(RefCell::take)
 }
 
-/// A plain object of these fields.
+/// A plain object with these fields.
 fn object(fields: &[(&str, JsValue)]) -> Result<js_sys::Object, JsValue> {
     let object = js_sys::Object::new();
     for (name, value) in fields {
@@ -48,7 +50,7 @@ fn object(fields: &[(&str, JsValue)]) -> Result<js_sys::Object, JsValue> {
     Ok(object)
 }
 
-/// An error as JavaScript's `Error`: the message, and in `kind` the variant's name in kebab case.
+/// An error as a JavaScript `Error`: its message, and the variant's name in kebab case as `kind`.
 fn to_js(error: Error) -> JsValue {
     let kind = match &error {
         Error::Corrupt { .. } | Error::MissingTensor { .. } | Error::Shape { .. } => "corrupt",
@@ -68,7 +70,7 @@ fn to_js(error: Error) -> JsValue {
 
 fn js_error(kind: &str, message: &str) -> JsValue {
     let error = js_sys::Error::new(message);
-    // A plain object takes any property; were it refused, the message alone is still right.
+    // A plain object accepts any property; if it did not, the message alone would still be correct.
     let _ = js_sys::Reflect::set(&error, &"kind".into(), &kind.into());
     error.into()
 }

@@ -1,7 +1,8 @@
-//! Message ports between the ranks: each message is one `ArrayBuffer`, transferred, so that only the two copies out of and into wasm memory remain.
+//! Message ports between ranks: each message is one transferred `ArrayBuffer`, so the only copies are those out of and
+//! into wasm memory.
 //!
-//! `onmessage` puts a buffer into the link's inbox and wakes whoever waits in `recv`; ports keep the order. A rank that is gone is not noticed here:
-//! the page watches the workers and ends all of them (`www/llama3med`).
+//! `onmessage` puts a buffer into the link's inbox and wakes the waiting `recv`; ports preserve order. A dead rank is
+//! not detected here: the page watches the workers and terminates all of them (`www/llama3med`).
 
 use js_sys::{Array, ArrayBuffer, Uint8Array};
 use llama3med::ranks::Peers;
@@ -13,14 +14,14 @@ use std::task::{Poll, Waker};
 use wasm_bindgen::prelude::*;
 use web_sys::{MessageChannel, MessageEvent, MessagePort};
 
-/// One rank's links to all others.
+/// One rank's links to all other ranks.
 pub struct Ports {
     rank: usize,
     links: Vec<Option<Link>>,
 }
 
 impl Ports {
-    /// `ports` holds, at the place of each other rank, the port that leads there.
+    /// `ports` has the port to each other rank, at that rank's index.
     pub fn new(rank: usize, ports: &Array) -> Result<Self> {
         let link = |(to, port): (usize, JsValue)| {
             if to == rank {
@@ -52,20 +53,21 @@ impl Peers for Ports {
     }
 }
 
-/// A way to let the worker's other messages in, such as "stop": a message to oneself, which comes after those that wait already.
+/// Lets the worker process its other messages, such as "stop": posts a message to itself, which arrives after those
+/// already queued.
 pub struct Turn {
     near: MessagePort,
     far: Link,
 }
 
 impl Turn {
-    /// Fails only where the browser has no message channels.
+    /// Fails only if the browser has no message channels.
     pub fn new() -> Result<Self> {
         let channel = MessageChannel::new().map_err(|_| Error::Unsupported("no message channels".into()))?;
         Ok(Self { near: channel.port1(), far: Link::new(channel.port2()) })
     }
 
-    /// Waits until the event loop has come round.
+    /// Waits for the next turn of the event loop.
     pub async fn wait(&self) {
         if self.near.post_message(&ArrayBuffer::new(0)).is_ok() {
             self.far.recv().await;

@@ -1,4 +1,5 @@
-//! What the store worker needs from Rust: the one parser of manifests, and SHA-256 where the browser has no `crypto.subtle` (plain http).
+//! What the store worker needs from Rust: the only manifest parser, and SHA-256 for browsers without `crypto.subtle`
+//! (plain http).
 
 use crate::{js_error, object, to_js};
 use js_sys::{Object, Uint8Array};
@@ -11,7 +12,7 @@ use serde_wasm_bindgen::Serializer;
 use sha2::Digest;
 use wasm_bindgen::prelude::*;
 
-// Bytes that cross into wasm memory at once: the memory never shrinks again.
+// Bytes copied into wasm memory at a time, because that memory never shrinks.
 const PIECE_BYTES: u32 = 1 << 20;
 
 /// Checks a manifest and returns it as a plain object, with the field names of the file.
@@ -22,7 +23,8 @@ pub fn parse_manifest(bytes: &[u8]) -> Result<JsValue, JsValue> {
     serialized.map_err(|error| js_error("corrupt", &format!("manifest.json: {error}")))
 }
 
-/// What a GGUF file of others is, from its first bytes: `{ kind, headerSize, part, nParts }`, parts counted from 0; undefined if its header goes on.
+/// What kind of GGUF file this is, from its first bytes: `{ kind, headerSize, part, nParts }`, parts counted from 0;
+/// undefined if the header continues beyond them.
 #[wasm_bindgen(js_name = describeGguf)]
 pub fn describe_gguf(name: &str, prefix: &[u8], size: f64) -> Result<JsValue, JsValue> {
     let Some(gguf) = Gguf::parse(name, prefix, size as u64).map_err(to_js)? else { return Ok(JsValue::UNDEFINED) };
@@ -39,13 +41,13 @@ pub fn describe_gguf(name: &str, prefix: &[u8], size: f64) -> Result<JsValue, Js
     .map(JsValue::from)
 }
 
-/// Names of the forms of conversations that are known.
+/// Names of the known chat templates.
 #[wasm_bindgen(js_name = templateNames)]
 pub fn template_names() -> Vec<String> {
     TEMPLATES.map(String::from).to_vec()
 }
 
-/// Header of the whole file that the parts of a split one make up, from the headers of the parts in order.
+/// Header of the whole file that the parts of a split file form, from the headers of the parts in order.
 #[wasm_bindgen(js_name = joinGguf)]
 pub fn join_gguf(names: Vec<String>, headers: Vec<Uint8Array>, sizes: Vec<f64>) -> Result<Vec<u8>, JsValue> {
     Gguf::join(&parsed(&names, headers, &sizes)?).map_err(to_js)
@@ -59,8 +61,8 @@ fn parsed(names: &[String], headers: Vec<Uint8Array>, sizes: &[f64]) -> Result<V
     names.iter().zip(headers).zip(sizes).map(parse).collect()
 }
 
-/// What a model takes in memory, from the headers of its files in any order: `{ bytes, leastRanks }`, the bytes being those of all weights. `context`
-/// limits the tokens of a conversation.
+/// The memory that a model needs, from the headers of its files in any order: `{ bytes, leastRanks }`; `bytes` counts
+/// all weights. `context` limits the tokens of a conversation.
 #[wasm_bindgen(js_name = memoryOf)]
 pub fn memory_of(
     names: Vec<String>,
@@ -76,14 +78,14 @@ pub fn memory_of(
     object(&[("bytes", (held.weights as f64).into()), ("leastRanks", least.into())])
 }
 
-/// SHA-256 of bytes that come in pieces.
+/// SHA-256 of bytes that arrive in pieces.
 #[wasm_bindgen]
 #[derive(Default)]
 pub struct Sha256(sha2::Sha256);
 
 #[wasm_bindgen]
 impl Sha256 {
-    /// Of nothing so far.
+    /// The hash of no bytes yet.
     #[wasm_bindgen(constructor)]
     pub fn new() -> Self {
         Self::default()
@@ -98,13 +100,13 @@ impl Sha256 {
         .ok();
     }
 
-    /// The digest as 64 lower-case hexadecimal digits; starts afresh.
+    /// The digest as 64 lower-case hexadecimal digits; then starts over.
     pub fn finish(&mut self) -> String {
         self.0.finalize_reset().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// Copies `bytes` into wasm memory piece by piece; `take` gets each with its offset.
+/// Copies `bytes` into wasm memory piece by piece; `take` receives each piece with its offset.
 fn in_pieces<E>(bytes: &Uint8Array, mut take: impl FnMut(u32, &[u8]) -> Result<(), E>) -> Result<(), E> {
     let mut buffer = vec![0; bytes.length().min(PIECE_BYTES) as usize];
     let mut offset = 0;

@@ -1,7 +1,8 @@
 //! LoRA adapters as PEFT saves them: `adapter_config.json` beside `adapter_model.safetensors` or `.bin`, and LLaVA's `non_lora_trainables.bin`.
 //!
-//! Nothing is merged ahead of time: each matrix carries its update, which is added while rows are read. A linear layer's update is B A whatever
-//! `fan_in_fan_out` says, because PEFT itself sets that aside for linear layers, and a Llama has no others.
+//! Nothing is merged ahead of time: each matrix carries its update, which is added as rows are read. A linear layer's
+//! update is B A whatever `fan_in_fan_out` says, because PEFT itself ignores it for linear layers, and a Llama has no
+//! others.
 
 use crate::checkpoint::config::Json;
 use crate::checkpoint::tensor::{LowRank, Tensor};
@@ -10,10 +11,10 @@ use llama3med::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What PEFT and LLaVA put before the names of the wrapped model's tensors.
+/// The prefixes that PEFT and LLaVA add to the wrapped model's tensor names.
 const PREFIX: &str = "base_model.model.";
 
-/// Applies the adapter of a folder; one without any is an error only where it is `required`.
+/// Applies a folder's adapter; if there is none, that is an error only if it is `required`.
 pub fn apply(checkpoint: &mut Checkpoint, folder: &Path, required: bool) -> Result<()> {
     let others = folder.join("non_lora_trainables.bin");
     let mut found = others.exists();
@@ -37,19 +38,21 @@ pub fn apply(checkpoint: &mut Checkpoint, folder: &Path, required: bool) -> Resu
 fn merge(checkpoint: &mut Checkpoint, config: &Json, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
     config.only("peft_type", &["LORA"])?;
     if config.flag("use_dora")? == Some(true) {
-        return Err(config.error("use_dora", "weight-decomposed adapters are not merged here; merge with PEFT".into()));
+        return Err(
+            config.error("use_dora", "weight-decomposed adapters cannot be merged here; merge them with PEFT".into())
+        );
     }
     let is_stabilised = config.flag("use_rslora")? == Some(true);
     let alpha = config.number("lora_alpha")?;
     let alpha = alpha.ok_or_else(|| config.error("lora_alpha", "the key is missing".into()))?;
     while let Some((name, a)) = tensors.pop_first() {
-        // One adapter's tensors have its name, `default`, where they were not saved by PEFT's own method.
+        // Tensors that were not saved by PEFT's own method have the adapter's name, `default`, in theirs.
         let Some((module, end)) = name.split_once(".lora_A.") else {
             if name.contains("lora_") {
                 let problem = "expected updates of linear layers, lora_A and lora_B in pairs";
                 return Err(Error::corrupt(&a.file_name, &name, problem));
             }
-            // A module that was trained whole (`modules_to_save`).
+            // A module that was trained in full (`modules_to_save`).
             replace(checkpoint, &name.replace(".modules_to_save.default", ""), a)?;
             continue;
         };
@@ -66,20 +69,21 @@ fn merge(checkpoint: &mut Checkpoint, config: &Json, mut tensors: BTreeMap<Strin
             return Err(Error::corrupt(&a.file_name, &name, problem));
         };
         if base.update.is_some() {
-            return Err(Error::corrupt(&a.file_name, &name, "another adapter has changed this matrix already"));
+            return Err(Error::corrupt(&a.file_name, &name, "another adapter has already changed this matrix"));
         }
         checkpoint.tensors.insert(key, base.updated(LowRank { a, b, scale: scale as f32 })?);
     }
     Ok(())
 }
 
-/// The alpha of `alpha_pattern` for a module, whose keys are ends of names. Ranks need no such look: the tensors have them.
+/// A module's alpha from `alpha_pattern`, whose keys match the ends of module names. Ranks need no lookup: they follow
+/// from the tensors.
 fn pattern(config: &Json, module: &str) -> Result<Option<f64>> {
     let Some(patterns) = config.get("alpha_pattern").and_then(|value| value.as_object()) else { return Ok(None) };
     let fits = |key: &str| module == key || module.strip_suffix(key).is_some_and(|rest| rest.ends_with('.'));
     for (key, value) in patterns {
         if key.contains(['\\', '*', '[', '(', '^', '$', '|', '+', '?']) {
-            return Err(config.error("alpha_pattern", format!("expected names of modules, found the pattern {key:?}")));
+            return Err(config.error("alpha_pattern", format!("expected module names, found the pattern {key:?}")));
         }
         if fits(key) {
             let alpha = value.as_f64().filter(|alpha| alpha.is_finite());
@@ -91,7 +95,7 @@ fn pattern(config: &Json, module: &str) -> Result<Option<f64>> {
     Ok(None)
 }
 
-/// Puts a tensor in the place of the model's own.
+/// Replaces the model's own tensor.
 fn replace(checkpoint: &mut Checkpoint, name: &str, tensor: Tensor) -> Result<()> {
     let full = name.strip_prefix(PREFIX).unwrap_or(name);
     if let Some(key) = names::split(full) {

@@ -1,7 +1,7 @@
-//! The template of a checkpoint's conversations: its family's, or the texts between the messages as its own Jinja template writes them.
+//! A checkpoint's chat template: its family's, or the texts between messages as its own Jinja template writes them.
 //!
-//! The Jinja template is run here, once, on a conversation of marked messages; the model file gets the texts between them. A template that does more than
-//! put texts between messages is refused.
+//! The Jinja template is run here, once, on a conversation of marked messages; the model file gets the texts between
+//! them. A template that does more than put texts between messages is refused.
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::family::Family;
@@ -13,18 +13,19 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, context};
 use serde_json::{Value, json};
 
-/// Steps that a template may take; real ones need some hundred for a message.
+/// Steps that a template may take; real ones need a few hundred per message.
 const FUEL: u64 = 100_000;
-/// The longest template; real ones have a few kilobytes.
+/// The longest template accepted; real ones have a few kilobytes.
 const MAX_TEMPLATE_BYTES: usize = 1 << 16;
-/// The stack that a template is read on: minijinja recurses over expressions, and every second byte of one may be a level.
+/// Stack size for parsing a template: minijinja recurses over expressions, and every second byte of one may add a
+/// level.
 const STACK_BYTES: usize = 256 << 20;
 
-/// System text of LLaVA's Llama-3 conversations, the same as Vicuna's.
+/// System prompt of LLaVA's Llama-3 conversations, identical to Vicuna's.
 const LLAVA_SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. \
     The assistant gives helpful, detailed, and polite answers to the user's questions.";
 
-/// The template, given the tokenizer and the text of its file: the one of this name, or else the checkpoint's.
+/// The template, given the tokenizer and the text of its file: the named one, or else the checkpoint's.
 pub fn template(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str, named: Option<&str>) -> Result<Template> {
     let ends = ends(checkpoint, tokenizer, json);
     let asked_for = || Some("it was asked for".into());
@@ -39,10 +40,10 @@ pub fn template(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str, name
     Ok(template)
 }
 
-/// A template and why it was taken; nothing if it is the checkpoint's own, which may write names of tokens as text.
+/// A template, and why it was chosen; no reason if it is the checkpoint's own, which may write token names as text.
 type Choice = (Template, Option<String>);
 
-/// The template that configuration and tokenizer speak for.
+/// The template that configuration and tokenizer indicate.
 fn choose(checkpoint: &Checkpoint, tokenizer: &Tokenizer, ends: &Ends) -> Result<Choice> {
     let is_llama3 = LLAMA3_TOKENS.iter().any(|token| tokenizer.find(token).is_some());
     let is_mistral = ["model_type", "text_config.model_type"]
@@ -54,13 +55,13 @@ fn choose(checkpoint: &Checkpoint, tokenizer: &Tokenizer, ends: &Ends) -> Result
     let (template, family) = match checkpoint.family {
         Family::Llama3Med if is_llama3 => (llama3(LLAMA3_MED_SYSTEM), "Llama3-Med"),
         Family::Llava if is_llama3 && !ends.is_added => (llama3(LLAVA_SYSTEM), "LLaVA on Llama-3"),
-        // The token of the beginning is in the template's text, and the tokenizer adds another.
+        // The beginning-of-text token is in the template's text, and the tokenizer adds another one.
         Family::Llava if is_llama3 => {
             let marks = llama3(LLAVA_SYSTEM).marks();
             let first = format!("<|begin_of_text|>{}", marks.first);
             (Template::Marks(Marks { first, ..marks }), "LLaVA on Llama-3")
         }
-        // The tokenizer says more than the family: there is no published model of it that talks so.
+        // The tokenizer takes precedence over the family: no published model of it uses ChatML otherwise.
         Family::Llama3Med | Family::Llava if is_chat_ml => return chat_ml(checkpoint, ends),
         Family::Llama3Med => (vicuna(), "Llama3-Med or TinyLLaVA without Llama-3's headers"),
         Family::Llava if is_mistral => (Template::Marks(Marks::mistral()), "LLaVA on Mistral"),
@@ -70,7 +71,7 @@ fn choose(checkpoint: &Checkpoint, tokenizer: &Tokenizer, ends: &Ends) -> Result
                 let marks = marks(&source, ends).map_err(|problem| Error::corrupt(file, "chat_template", problem))?;
                 return Ok((Template::Marks(marks), None));
             }
-            // A base model has the tokens of its instruct model too: what it was trained to answer cannot be told from them.
+            // A base model has the same tokens as its instruct model: they do not show what it was trained to answer.
             None if checkpoint.family == Family::Language => {
                 let problem = "the form of conversations is not known: there is no chat_template.jinja, nor this key in tokenizer_config.json; name it with --template";
                 return Err(Error::corrupt(checkpoint.folder.display().to_string(), "chat_template", problem));
@@ -86,7 +87,8 @@ fn choose(checkpoint: &Checkpoint, tokenizer: &Tokenizer, ends: &Ends) -> Result
     Ok((template, Some(format!("config.json and the tokenizer are of {family}"))))
 }
 
-/// ChatML as the checkpoint's own Jinja template writes it, with its system text, or plain where there is none that can be used.
+/// ChatML as the checkpoint's own Jinja template writes it, with its system prompt, or plain ChatML if there is no
+/// usable template.
 fn chat_ml(checkpoint: &Checkpoint, ends: &Ends) -> Result<Choice> {
     if let Some((_, source)) = source(checkpoint)?
         && source.contains("<|im_start|>")
@@ -107,7 +109,7 @@ fn adds_bos(json: &str) -> bool {
     steps.iter().any(|step| step["single"][0].get("SpecialToken").is_some())
 }
 
-/// The tokens of beginning and end, as `tokenizer_config.json` names them.
+/// The beginning and end tokens that `tokenizer_config.json` names.
 fn ends(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str) -> Ends {
     let config = checkpoint.tokenizer_config();
     let named = |key: &str| {
@@ -125,9 +127,9 @@ fn ends(checkpoint: &Checkpoint, tokenizer: &Tokenizer, json: &str) -> Ends {
     }
 }
 
-/// A tokenizer's tokens of beginning and end.
+/// A tokenizer's beginning and end tokens.
 pub struct Ends {
-    /// Name of the token of the beginning; empty if there is none.
+    /// Name of the beginning-of-text token; empty if there is none.
     pub begin: String,
     /// Whether the tokenizer puts it before every text.
     pub is_added: bool,
@@ -135,7 +137,7 @@ pub struct Ends {
     pub end: String,
 }
 
-/// The Jinja template and the file that has it; transformers has put it into several.
+/// The Jinja template and the file it is in; transformers has stored it in several places.
 fn source(checkpoint: &Checkpoint) -> Result<Option<(&'static str, String)>> {
     if let Some(text) = checkpoint.text("chat_template.jinja", MAX_TEMPLATE_BYTES)? {
         return Ok(Some(("chat_template.jinja", text)));
@@ -161,7 +163,7 @@ const QUESTIONS: [&str; 3] = ["Question<1>", "Question<2>", "Question<3>"];
 const ANSWERS: [&str; 2] = ["Answer<1>", "Answer<2>"];
 const IMAGE: &str = "<image>";
 
-/// The texts that a Jinja template puts between messages, or why it cannot be used.
+/// The texts that a Jinja template puts between messages, or the reason why it cannot be used.
 pub fn marks(source: &str, ends: &Ends) -> std::result::Result<Marks, String> {
     if source.len() > MAX_TEMPLATE_BYTES {
         return Err(format!("expected at most {MAX_TEMPLATE_BYTES} bytes, found {}", source.len()));
@@ -173,7 +175,7 @@ pub fn marks(source: &str, ends: &Ends) -> std::result::Result<Marks, String> {
     })
 }
 
-/// [`marks`] of a template that is not too long, on a stack that is large enough.
+/// [`marks`] for a template that is not too long, on a large enough stack.
 fn read(source: &str, ends: &Ends) -> Problem<Marks> {
     let two = run(source, 2, ends)?;
     let [first, answered, next, reply] = cut(&two, &[QUESTIONS[0], ANSWERS[0], QUESTIONS[1]])?[..] else {
@@ -182,7 +184,7 @@ fn read(source: &str, ends: &Ends) -> Problem<Marks> {
     let Some((first, after_image)) = first.split_once(IMAGE) else {
         return Err("it does not put the image before the first question".into());
     };
-    // What opens an answer may end in a blank only where the answer follows.
+    // The text that opens an answer may end in a space only if the answer follows.
     if answered.trim_end() != reply.trim_end() {
         return Err(format!("it opens finished answers by {answered:?}, new ones by {reply:?}"));
     }
@@ -214,7 +216,7 @@ fn read(source: &str, ends: &Ends) -> Problem<Marks> {
     })
 }
 
-/// The texts between the words, which must occur once each and in this order.
+/// The texts between the words, each of which must occur once, in this order.
 fn cut<'a>(text: &'a str, words: &[&str]) -> Problem<Vec<&'a str>> {
     let (mut parts, mut rest) = (Vec::new(), text);
     for word in words {
@@ -226,7 +228,8 @@ fn cut<'a>(text: &'a str, words: &[&str]) -> Problem<Vec<&'a str>> {
     Ok(parts)
 }
 
-/// A conversation of `n` questions, an image in the first, as the template writes it. Processors' templates take lists of contents, tokenizers' take texts.
+/// A conversation of `n` questions, with an image in the first, as the template writes it. Processors' templates take
+/// lists of contents; tokenizers' templates take texts.
 fn run(source: &str, n: usize, ends: &Ends) -> Problem<String> {
     let mut env = Environment::new();
     // As transformers sets it.
@@ -257,7 +260,7 @@ fn run(source: &str, n: usize, ends: &Ends) -> Problem<String> {
         match template.render(
             context! { messages, add_generation_prompt => true, bos_token => ends.begin.as_str(), eos_token => ends.end.as_str() },
         ) {
-            // A template for texts writes a list as it would be written in a program.
+            // A template for texts writes a list as a program literal.
             Ok(text) if text.contains(QUESTIONS[0]) && text.contains(IMAGE) => return Ok(text),
             Ok(text) if text.contains(QUESTIONS[0]) => failure = "it does not write the image".into(),
             Ok(_) => failure = "it does not write the first question".into(),
@@ -298,7 +301,7 @@ mod tests {
         };
         assert_eq!(marks(llava, &ends(true)), Ok(expected.clone()));
         assert_eq!(marks(llava, &ends(false)), Ok(Marks { first: "USER: ".into(), ..expected }));
-        // A tokenizer's, with texts as contents, Llama-3's headers and its own token of the beginning.
+        // A tokenizer's template, with texts as contents, Llama-3's headers and its own beginning-of-text token.
         let llama3 = "{% set loop_messages = messages %}{% for message in loop_messages %}\
             {% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}\
             {% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}\

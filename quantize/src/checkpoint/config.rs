@@ -1,6 +1,7 @@
-//! `config.json` and its companions: the numbers that tensors alone do not tell, and whether both agree.
+//! `config.json` and its companions: the numbers that the tensors alone do not show, and whether both agree.
 //!
-//! Shapes are believed before numbers: for H-optimus-0 the configuration carries CLIP's defaults beside the true values.
+//! Tensor shapes take precedence over configured numbers: for H-optimus-0 the configuration has CLIP's defaults beside
+//! the true values.
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::family::Family;
@@ -15,7 +16,7 @@ use serde_json::Value;
 use std::path::Path;
 
 const MAX_DIM: usize = 1 << 20;
-/// Every layer and block becomes a list of tensors that are looked for: a number that no model has must not make that list.
+/// Every layer and block becomes a list of expected tensors: an absurd number must not make that list huge.
 const MAX_LAYERS: usize = 1 << 10;
 
 /// A JSON file whose fields are read by path, such as `text_config.hidden_size`.
@@ -43,12 +44,13 @@ impl Json {
         Error::corrupt(&self.file, field, problem)
     }
 
-    /// A field; absent and null are the same.
+    /// A field; null counts as absent.
     pub fn get(&self, path: &str) -> Option<&Value> {
         path.split('.').try_fold(&self.value, |value, key| value.get(key)).filter(|value| !value.is_null())
     }
 
-    /// Takes what a tower's own `config.json` says of it where this configuration says nothing. Of a whole CLIP model the image half counts.
+    /// Fills in what a tower's own `config.json` says where this configuration says nothing. Of a whole CLIP model, the
+    /// image half is used.
     pub fn complete_vision(&mut self, mut tower: Value) {
         if self.get("vision_config").is_none() {
             self.value["vision_config"] = match tower["vision_config"].take() {
@@ -82,7 +84,7 @@ impl Json {
         self.read_as(path, "a string", |value| value.as_str().map(String::from))
     }
 
-    /// A truth value.
+    /// A boolean.
     pub fn flag(&self, path: &str) -> Result<Option<bool>> {
         self.read_as(path, "true or false", Value::as_bool)
     }
@@ -109,7 +111,7 @@ impl Json {
         self.read_as(path, "three numbers", read)
     }
 
-    /// Fails unless the field, if it is there, has one of the values.
+    /// Fails unless the field is absent or has one of these values.
     pub fn only(&self, path: &str, allowed: &[&str]) -> Result<()> {
         match self.string(path)? {
             Some(found) if !allowed.contains(&found.as_str()) => {
@@ -129,7 +131,7 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
         config.only(&path("model_type"), &["llama", "mistral", "tinyllava", "llama3med"])?;
     }
     config.only(&path("hidden_act"), &["silu"])?;
-    // transformers leaves out what equals its defaults: there the tensors tell, or the default counts.
+    // transformers omits values equal to its defaults: there the tensors decide, or else the default.
     let is_sparse = matches!(checkpoint.family, Family::Transformers | Family::Language);
     let shape = |name: &str| checkpoint.shape(Part::Decoder, name).filter(|shape| is_sparse && shape.len() == 2);
     let count = |key: &str, sparse: Option<usize>| {
@@ -170,7 +172,7 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     let usual_context = if is_mistral { 131_072.0 } else { 2048.0 };
     let context = config.number(&path("max_position_embeddings"))?.or(is_sparse.then_some(usual_context));
     let context = config.required(&path("max_position_embeddings"), context.filter(|n| (1.0..1e9).contains(n)))?;
-    // Within its window sliding attention sees everything, and longer conversations are cut to the context.
+    // Sliding attention sees everything within its window, and longer conversations are cut to the context.
     let window = config.count(&path("sliding_window"))?.filter(|_| is_mistral).unwrap_or(usize::MAX);
     Ok(Decoder {
         dim,
@@ -213,7 +215,7 @@ fn rope_factors(config: &Json, prefix: &str, head_dim: usize, theta: f32) -> Res
     Ok(None)
 }
 
-/// Ids that end an answer, as far as the configuration knows them.
+/// Ids that end an answer, as far as the configuration lists them.
 pub fn stop_ids(checkpoint: &Checkpoint) -> Result<Vec<u32>> {
     let mut ids = checkpoint.config.ids("text_config.eos_token_id")?;
     ids.extend(checkpoint.config.ids("eos_token_id")?);
@@ -223,7 +225,7 @@ pub fn stop_ids(checkpoint: &Checkpoint) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Shape of tower and connector: shapes from the tensors, the rest from the configuration.
+/// Shape of tower and connector: sizes from the tensors, the rest from the configuration.
 pub fn encoder(checkpoint: &Checkpoint, scales: Option<&[usize]>, dim: usize) -> Result<Encoder> {
     let mut encoder = match checkpoint.shape(Part::Tower, "patch_embed.proj.weight") {
         Some(_) => timm(checkpoint)?,
@@ -247,7 +249,7 @@ pub fn encoder(checkpoint: &Checkpoint, scales: Option<&[usize]>, dim: usize) ->
     Ok(encoder)
 }
 
-/// CLIP and SigLIP as transformers names them; SigLIP has no class token.
+/// CLIP and SigLIP with transformers' names; SigLIP has no class token.
 fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
     let config = &checkpoint.config;
     let (dim, patch_size) = patches(checkpoint, "embeddings.patch_embedding.weight")?;
@@ -305,7 +307,7 @@ fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
     })
 }
 
-/// A timm tower. Of `vision_config` only the timm fields are believed: the others are CLIP's defaults.
+/// A timm tower. Only the timm fields of `vision_config` are used: the others are CLIP's defaults.
 fn timm(checkpoint: &Checkpoint) -> Result<Encoder> {
     let config = &checkpoint.config;
     let (dim, patch_size) = patches(checkpoint, "patch_embed.proj.weight")?;
@@ -379,7 +381,7 @@ fn square(checkpoint: &Checkpoint, name: &str, n: usize) -> Result<usize> {
     Err(bad_shape(name, "a square number of positions, with or without one for the class token".into(), shape))
 }
 
-/// One more than the highest number of a block.
+/// One more than the highest block index.
 fn count_blocks(checkpoint: &Checkpoint, part: Part, prefix: &str) -> Result<usize> {
     let block = |name: &str| name.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
     let tensors = checkpoint.tensors.iter().filter(|((found, _), _)| *found == part);
@@ -410,7 +412,8 @@ fn agrees(config: &Json, path: &str, found: usize) -> Result<()> {
     }
 }
 
-/// Side of a tile. The positions tell how many whole patches it has; SigLIP's 384 pixels are 27 patches of 14 and a remainder.
+/// Side of a tile. The position embeddings show how many whole patches it has; SigLIP's 384 pixels are 27 patches of 14
+/// and a remainder.
 fn side(config: &Json, path: &str, grid: usize, patch_size: usize) -> Result<usize> {
     // timm allows [height, width].
     let size = match config.get(path) {
@@ -429,7 +432,8 @@ fn side(config: &Json, path: &str, grid: usize, patch_size: usize) -> Result<usi
     }
 }
 
-/// The number of heads leaves no trace in the tensors. Towers that are named in no configuration are known by their width.
+/// The number of heads cannot be derived from the tensors. Towers that no configuration names are recognised by their
+/// width.
 fn heads(config: &Json, path: &str, dim: usize) -> Result<usize> {
     let known = match dim {
         _ if config.get("vision_config").is_some() => None,
@@ -442,8 +446,8 @@ fn heads(config: &Json, path: &str, dim: usize) -> Result<usize> {
     config.required(path, heads)
 }
 
-/// How many blocks run: `hidden_states[-2]` is the output of the last block but one. The multi-scale path of Llama3-Med's reference code drops the
-/// configuration's choices on the way; every other configuration chooses.
+/// How many blocks run: `hidden_states[-2]` is the output of the second-to-last block. The multi-scale path of
+/// Llama3-Med's reference code ignores the configured layer; with every other code the configuration decides.
 fn blocks_run(checkpoint: &Checkpoint, stored: usize, is_multi_scale: bool) -> Result<usize> {
     let config = &checkpoint.config;
     let (path, is_chosen) = match checkpoint.family {
@@ -462,8 +466,8 @@ fn blocks_run(checkpoint: &Checkpoint, stored: usize, is_multi_scale: bool) -> R
     Ok(blocks as usize)
 }
 
-/// The class token is dropped unless the configuration keeps it; timm towers drop theirs always. transformers' LLaVA drops the first token by default
-/// even where it is a patch, as SigLIP's is.
+/// The class token is dropped unless the configuration keeps it; timm towers always drop theirs. transformers' LLaVA
+/// drops the first token by default even if it is a patch, as with SigLIP.
 fn n_drop(checkpoint: &Checkpoint, encoder: &Encoder) -> Result<Option<usize>> {
     let config = &checkpoint.config;
     let is_multi_scale = encoder.scales.len() > 1;
@@ -511,7 +515,8 @@ fn connector(checkpoint: &Checkpoint, dim: usize) -> Result<Vec<usize>> {
         let Some(kind) = config.string(path)? else { continue };
         let depth = if kind == "linear" { Some(1) } else { mlp_depth(&kind) };
         if depth != Some(n_layers) {
-            let problem = format!("{kind:?} does not fit the {n_layers} layers of the tensors (linear, mlp2x_gelu, …)");
+            let problem =
+                format!("{kind:?} does not match the {n_layers} layers in the tensors (linear, mlp2x_gelu, …)");
             return Err(config.error(path, problem));
         }
     }
@@ -522,7 +527,8 @@ fn mlp_depth(kind: &str) -> Option<usize> {
     kind.strip_prefix("mlp")?.strip_suffix("x_gelu")?.parse().ok()
 }
 
-/// The scales: as many as the connector's input is times as wide as the tower. `s2_scales` counts if it fits; without it, well-known towers are known.
+/// The scales: their number is the connector's input width divided by the tower's width. `s2_scales` is used if it
+/// fits; without it, the scales of well-known towers are.
 fn scales(checkpoint: &Checkpoint, encoder: &Encoder, given: Option<&[usize]>) -> Result<Vec<usize>> {
     let config = &checkpoint.config;
     let (size, n_inputs) = (encoder.image_size, encoder.connector[0]);
@@ -542,7 +548,7 @@ fn scales(checkpoint: &Checkpoint, encoder: &Encoder, given: Option<&[usize]>) -
     if n_scales == 1 {
         return Ok(vec![size]);
     }
-    // The reference fills in its own default where the configuration has none, so a list of another length says nothing.
+    // The reference fills in its own default if the configuration has none, so a list of another length says nothing.
     if let Some(scales) = s2_scales(config)?.filter(|scales| scales.len() == n_scales) {
         return check_scales(size, n_scales, scales).map_err(|problem| config.error("s2_scales", problem));
     }
@@ -582,7 +588,8 @@ fn check_scales(size: usize, n_scales: usize, mut scales: Vec<usize>) -> std::re
     Ok(scales)
 }
 
-/// How a picture becomes square. transformers says it in the image processor's configuration, the others beside the model's.
+/// How a picture becomes square. transformers stores it in the image processor's configuration, the others in the
+/// model's configuration.
 fn fit(checkpoint: &Checkpoint, tower: Tower) -> Result<&'static str> {
     let config = &checkpoint.config;
     if checkpoint.family == Family::Transformers {
@@ -601,7 +608,7 @@ fn fit(checkpoint: &Checkpoint, tower: Tower) -> Result<&'static str> {
     }
     match config.string("image_aspect_ratio")?.as_deref() {
         Some("pad") => Ok("pad"),
-        // SigLIP's image processor has no crop: it stretches.
+        // SigLIP's image processor does not crop: it stretches.
         None | Some("square") if tower == Tower::Siglip => Ok("stretch"),
         None | Some("square") => Ok("crop"),
         Some(other) => Err(config.error("image_aspect_ratio", format!("expected square or pad, found {other:?}"))),

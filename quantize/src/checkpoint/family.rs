@@ -1,24 +1,24 @@
-//! Which family a checkpoint belongs to, told by its configuration's keys and by its tensors, never by a folder's name; and what it is if it is none that
-//! this project runs.
+//! Which family a checkpoint belongs to, by its configuration's keys and its tensors, never by a folder's name; and
+//! what it is if it is not a supported model.
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::Part;
 use llama3med::{Error, Result};
 
-/// Families by how their configurations are written and what their code does with an image.
+/// Families, by how their configurations are written and how their code handles an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// Llama3-Med and TinyLLaVA-Factory: `connector_type`, parts with configurations of their own.
+    /// Llama3-Med and TinyLLaVA-Factory: `connector_type`, and parts with their own configurations.
     Llama3Med,
     /// LLaVA's original layout (LLaVA-1.5, LLaVA-Med v1.5, LLaVA-Tri): the language model's configuration with `mm_*` keys.
     Llava,
-    /// transformers' LLaVA: `text_config` and `vision_config`, of which what equals the defaults is left out.
+    /// transformers' LLaVA: `text_config` and `vision_config`, from which values equal to the defaults are omitted.
     Transformers,
     /// transformers' Llama or Mistral: a language model alone, which sees no pictures.
     Language,
 }
 
-/// Models of another shape: what their `model_type` or architecture contains, and what they are.
+/// Unsupported models: what their `model_type` or architecture contains, and what they are.
 const OTHERS: [(&str, &str); 20] = [
     ("gemma3", "MedGemma or Gemma 3: a Gemma decoder, 256 pooled image tokens"),
     ("paligemma", "PaliGemma: a Gemma decoder"),
@@ -42,10 +42,10 @@ const OTHERS: [(&str, &str); 20] = [
     ("instructblip", "InstructBLIP: a Q-Former between tower and decoder"),
 ];
 
-/// What a configuration says of a vision part, by any of which a language model is known to be half of a model.
+/// Configuration keys of a vision part: any of them shows that a language model is only half of a model.
 const VISION_KEYS: [&str; 4] = ["vision_config", "connector_type", "mm_vision_tower", "mm_projector_type"];
 
-/// What can be run, for the errors.
+/// The supported models, for error messages.
 const INSTEAD: &str =
     "what works: Llama3-Med, LLaVA-Med v1.5, LLaVA-Tri and LLaVA-Llama-3, LLaVA-1.5, TinyLLaVA with TinyLlama";
 
@@ -91,7 +91,7 @@ pub fn recognise(checkpoint: &Checkpoint) -> Result<Family> {
                 "a language model without a tower and a connector: as a part of one that has them, name it with --decoder",
             );
         }
-        _ => return refuse("of no family that is known here"),
+        _ => return refuse("of no family known here"),
     };
     let named = |keys: &[&str]| {
         let name = keys.iter().find_map(|key| config.string(key).ok().flatten().filter(|name| !name.is_empty()));
@@ -110,15 +110,15 @@ pub fn recognise(checkpoint: &Checkpoint) -> Result<Family> {
     Ok(family)
 }
 
-/// Weights published as differences to another model's: their norms lie around 0, where those of a model lie around 1 and above.
+/// Weights published as differences from another model's: their norm weights are close to 0, whereas a model's are
+/// close to 1 or larger.
 fn refuse_deltas(checkpoint: &Checkpoint) -> Result<()> {
     let Some(norm) = checkpoint.tensors.get(&(Part::Decoder, "norm.weight".into())) else { return Ok(()) };
     let mut weights = Vec::new();
     norm.check_dtype()?;
     norm.read(0..norm.shape.iter().product::<usize>().min(1 << 16), &mut weights)?;
     if weights.iter().all(|weight| weight.abs() < 0.1) {
-        let problem =
-            "all its weights lie near 0: these are delta weights, to be added to their base model before anything else";
+        let problem = "all its weights are close to 0: these are delta weights, to be added to their base model before anything else";
         return Err(Error::corrupt(&norm.file_name, &norm.name, problem));
     }
     Ok(())

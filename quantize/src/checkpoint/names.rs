@@ -10,12 +10,12 @@ pub enum Part {
     Decoder,
     /// The image tower.
     Tower,
-    /// What joins them.
+    /// What connects them.
     Connector,
 }
 
 impl Part {
-    /// The part's folder in a checkpoint of Llama3-Med's reference code, and the prefix of its tensors' names.
+    /// The part's folder in a checkpoint of Llama3-Med's reference code, and the prefix of its tensor names.
     pub fn folder(self) -> &'static str {
         match self {
             Self::Decoder => "language_model",
@@ -25,7 +25,8 @@ impl Part {
     }
 }
 
-/// Splits a full name; `None` if no part of the model has such names. A layer that an adapter wraps is named like one that none wraps.
+/// Splits a full name; `None` if no part of the model has such names. A layer wrapped by an adapter gets the same name
+/// as an unwrapped one.
 pub fn split(full: &str) -> Option<(Part, String)> {
     let full = &full.replace(".base_layer.", ".");
     let name = full.strip_prefix("model.").unwrap_or(full);
@@ -44,7 +45,8 @@ pub fn split(full: &str) -> Option<(Part, String)> {
     known.iter().any(|prefix| name.starts_with(prefix)).then(|| (Part::Decoder, name.into()))
 }
 
-/// Layers of a connector are counted with their activations: 0, 2, 4. A linear one has no number, transformers counts 1, 2.
+/// Connector layers are numbered with their activations: 0, 2, 4. A linear connector has no number, and transformers
+/// counts 1, 2.
 fn connector(name: &str) -> String {
     match name {
         "weight" | "bias" => format!("0.{name}"),
@@ -62,12 +64,12 @@ fn strip<'a>(name: &'a str, prefixes: &[&str]) -> &'a str {
     prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
 
-/// Tensors that checkpoints carry and inference does not use. Everything else that is left over is an error.
+/// Tensors that checkpoints contain and inference does not use. Every other leftover tensor is an error.
 ///
-/// * `position_ids`, `rotary_emb.inv_freq`: buffers that follow from the shape;
+/// * `position_ids`, `rotary_emb.inv_freq`: buffers determined by the shape;
 /// * `head.*` of the tower: SigLIP's pooling head, timm's classifier;
 /// * `post_layernorm.*` of CLIP and SigLIP: comes after the output that is used;
-/// * tower blocks from `n_blocks` on: they come after it as well;
+/// * tower blocks from `n_blocks` on: they come after it too;
 /// * `text_model.*`, `logit_scale`, `logit_bias`, `*_projection.weight`: the other half of a whole CLIP or SigLIP model;
 /// * `image_newline`: LLaVA-1.6's separator of image rows, unused when patches are merged flat;
 /// * `lm_head.weight` where the configuration ties it to the embedding.
@@ -85,7 +87,7 @@ pub fn is_unused(part: Part, name: &str, n_blocks: usize, tied: bool) -> bool {
     }
 }
 
-/// Names outside of the three parts that are known to be of no use.
+/// Names outside the three parts that are known to be unused.
 pub fn is_unused_outside(full: &str) -> bool {
     let name = full.strip_prefix("model.").unwrap_or(full);
     ["image_newline", "logit_scale", "logit_bias", "visual_projection.weight", "text_projection.weight"].contains(&name)

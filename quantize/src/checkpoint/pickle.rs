@@ -1,8 +1,9 @@
-//! Files that `torch.save` writes (`pytorch_model.bin`, `checkpoint.pth`): a zip archive with one pickle of tensors and one plain entry for each storage.
+//! Files written by `torch.save` (`pytorch_model.bin`, `checkpoint.pth`): a zip archive with one pickle of tensors and
+//! one plain entry per storage.
 //!
-//! A pickle is a program. Here it runs on a machine that knows the instructions `torch.save` emits and can make dictionaries, tuples and tensors, nothing
-//! else: a name that is not on the list, such as `os.system`, ends the reading with an error that says so, and nothing is ever called. Weights stay in the
-//! file until they are read, piece by piece.
+//! A pickle is a program. Here it runs on a machine that knows only the instructions `torch.save` emits and can make
+//! only dictionaries, tuples and tensors. A name that is not on the list, such as `os.system`, stops reading with an
+//! error that says so, and nothing is ever called. Weights stay in the file until they are read, piece by piece.
 
 use crate::checkpoint::tensor::{Tensor, read_at};
 use crate::model_folder::{check_stand_in, failed};
@@ -14,9 +15,10 @@ use std::path::Path;
 use std::sync::Arc;
 use zip::{CompressionMethod, ZipArchive};
 
-/// The largest models' pickles have some hundred kilobytes; every byte may cost the machine a few dozen.
+/// The largest models' pickles have a few hundred kilobytes; every byte may cost the machine a few dozen bytes of
+/// memory.
 const MAX_PICKLE_BYTES: u64 = 4 << 20;
-/// Where training scripts put the weights beside other things.
+/// Keys under which training scripts store the weights beside other things.
 const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"];
 
 /// Reads a file's pickle: all its tensors by name.
@@ -31,14 +33,14 @@ pub fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         let problem = "not the zip archive that torch.save writes since version 1.6: save it again with a newer torch, or as safetensors";
         return Err(corrupt("zip", problem.into()));
     }
-    // Its directory is at the end.
+    // The archive's directory is at its end.
     let cut = |error| corrupt("zip", format!("the file is cut short or damaged, after {size} bytes: {error}"));
     let mut archive = ZipArchive::new(&*file).map_err(cut)?;
     let mut entries = BTreeMap::new();
     for i in 0..archive.len() {
         let entry = archive.by_index_raw(i).map_err(|error| corrupt("zip", error.to_string()))?;
         let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
-        let start = entry.data_start().ok_or_else(|| corrupt(&name, "its data have no place in the file".into()))?;
+        let start = entry.data_start().ok_or_else(|| corrupt(&name, "its data is not in the file".into()))?;
         if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
             return Err(corrupt(
                 &name,
@@ -46,7 +48,7 @@ pub fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
             ));
         }
         if start.checked_add(entry.size()).is_none_or(|end| end > size) {
-            return Err(corrupt(&name, format!("{} bytes announced at {start} of {size}", entry.size())));
+            return Err(corrupt(&name, format!("{} bytes declared at {start} of {size}", entry.size())));
         }
         let place = Place { start, n_bytes: entry.size() };
         entries.insert(name, place);
@@ -94,7 +96,7 @@ pub fn tensors(pickle: &[u8]) -> std::result::Result<Vec<(String, View)>, String
     machine.state_dict(top)
 }
 
-/// Where an entry of the archive lies in the file.
+/// Where an entry of the archive is in the file.
 #[derive(Clone, Copy)]
 struct Place {
     start: u64,
@@ -113,7 +115,7 @@ pub struct View {
 }
 
 impl View {
-    /// First byte within a storage of `n_bytes`; fails unless the weights follow each other without gaps and all are there.
+    /// First byte within a storage of `n_bytes`; fails unless the weights are contiguous and all present.
     fn start(&self, n_bytes: u64) -> Problem<u64> {
         let mut n_weights = 1usize;
         for (&dim, &stride) in self.shape.iter().zip(&self.strides).rev() {
@@ -134,7 +136,7 @@ impl View {
 
 type Problem<T> = std::result::Result<T, String>;
 
-/// A place in the pickle's bytes.
+/// A position in the pickle's bytes.
 type Text = (usize, usize);
 
 /// The names that may occur.
@@ -169,11 +171,12 @@ fn global(module: &[u8], name: &[u8]) -> Problem<Global> {
     })
 }
 
-/// What stands on the stack. Everything of variable size is in the machine's own lists: values are copied freely, and none contains another.
+/// A value on the stack. Everything of variable size is in the machine's own lists: values are freely copied, and none
+/// contains another.
 #[derive(Debug, Clone, Copy)]
 enum Value {
     Mark,
-    /// None, a truth value, a number that is no index, a list: of no use here.
+    /// None, a boolean, a number that is not an index, a list: not needed here.
     Opaque,
     Int(i64),
     Text(Text),
@@ -205,7 +208,7 @@ impl<'a> Machine<'a> {
         Self { bytes, at: 0, stack, memo: BTreeMap::new(), tuples, dicts, views }
     }
 
-    /// Runs to the end and gives what is left on top.
+    /// Runs to the end and returns the top of the stack.
     fn run(&mut self) -> Problem<Value> {
         loop {
             let [code] = self.take()?;
@@ -239,7 +242,7 @@ impl<'a> Machine<'a> {
                 }
                 b'q' | b'r' => {
                     let key = if code == b'q' { self.take::<1>()?[0].into() } else { self.u32()? };
-                    let top = *self.stack.last().ok_or("an instruction finds the stack empty")?;
+                    let top = *self.stack.last().ok_or("an instruction found the stack empty")?;
                     self.memo.insert(key, top);
                 }
                 b'h' | b'j' => {
@@ -279,7 +282,7 @@ impl<'a> Machine<'a> {
                     let made = self.reduce(function, arguments)?;
                     self.stack.push(made);
                 }
-                // The state of an ordered dictionary is what torch notes beside the weights.
+                // The state of an ordered dictionary is what torch stores beside the weights.
                 b'b' => drop(self.pop()?),
                 other => return Err(format!("instruction {other:#04x} is not one that torch.save writes")),
             }
@@ -308,7 +311,7 @@ impl<'a> Machine<'a> {
         self.skip(n + 1).map(|line| &line[..n])
     }
 
-    /// A whole number of up to 255 bytes, little-endian, signed; counts of weights have up to 8.
+    /// An integer of up to 255 bytes, little-endian, signed; weight counts have up to 8 bytes.
     fn long(&mut self) -> Problem<Value> {
         let [n] = self.take()?;
         let bytes = self.skip(n.into())?;
@@ -322,26 +325,26 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Problem<Value> {
-        self.stack.pop().ok_or_else(|| "an instruction finds the stack empty".into())
+        self.stack.pop().ok_or_else(|| "an instruction found the stack empty".into())
     }
 
-    /// Values above the newest mark.
+    /// Values above the latest mark.
     fn above_mark(&self) -> Problem<usize> {
         let n = self.stack.iter().rev().position(|value| matches!(value, Value::Mark));
-        n.ok_or_else(|| "an instruction finds no mark".into())
+        n.ok_or_else(|| "an instruction found no mark".into())
     }
 
     fn tuple(&mut self, n: usize) -> Problem<()> {
-        let first = self.stack.len().checked_sub(n).ok_or("an instruction finds the stack empty")?;
+        let first = self.stack.len().checked_sub(n).ok_or("an instruction found the stack empty")?;
         let start = self.tuples.len();
         self.tuples.extend(self.stack.drain(first..));
         self.stack.push(Value::Tuple(start, n));
         Ok(())
     }
 
-    /// Puts the `n` topmost values as pairs into the dictionary below them and `n_marks`.
+    /// Puts the `n` topmost values, as pairs, into the dictionary below them and `n_marks`.
     fn set_items(&mut self, n: usize, n_marks: usize) -> Problem<()> {
-        let first = self.stack.len().checked_sub(n).ok_or("an instruction finds the stack empty")?;
+        let first = self.stack.len().checked_sub(n).ok_or("an instruction found the stack empty")?;
         let items: Vec<Value> = self.stack.drain(first..).collect();
         self.stack.truncate(self.stack.len() - n_marks);
         let Some(&Value::Dict(dict)) = self.stack.last() else { return Err("items for what is no dictionary".into()) };
@@ -407,11 +410,11 @@ impl<'a> Machine<'a> {
                 self.views.push(View { dtype, key, offset, shape, strides });
                 Ok(Value::Tensor(self.views.len() - 1))
             }
-            (function, _) => Err(format!("{function:?} cannot be made of what follows it")),
+            (function, _) => Err(format!("{function:?} cannot be built from its arguments")),
         }
     }
 
-    /// The tensors of the outermost dictionary, or of the one in it that training scripts put them into.
+    /// The tensors of the outermost dictionary, or of the one in it where training scripts put them.
     fn state_dict(&self, top: Value) -> Problem<Vec<(String, View)>> {
         let Value::Dict(top) = top else { return Err(format!("expected a dictionary of tensors, found {top:?}")) };
         let mut items = &self.dicts[top];

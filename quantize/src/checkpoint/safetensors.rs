@@ -1,4 +1,4 @@
-//! safetensors files: the header is checked against the file's length before anything is believed.
+//! safetensors files: the header is checked against the file's length before anything in it is trusted.
 
 use crate::checkpoint::tensor::Tensor;
 use crate::model_folder::{check_stand_in, failed};
@@ -13,7 +13,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Longer headers are refused, as by the format's own library.
+/// Longer headers are refused, as they are by the format's own library.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// Reads a file's header: all its tensors by name.
@@ -28,7 +28,8 @@ pub fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
         .map_err(|_| corrupt("header length", format!("the file is cut short: it has {size} bytes")))?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER_BYTES.min(size - 8) {
-        let problem = format!("{length} bytes announced in a file of {size}: it is cut short, or no safetensors file");
+        let problem =
+            format!("{length} bytes declared in a file of {size}: it is cut short, or not a safetensors file");
         return Err(corrupt("header length", problem));
     }
     let mut header = vec![0; length as usize];
@@ -39,7 +40,7 @@ pub fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     if metadata.data_len() as u64 != found {
         let expected = metadata.data_len();
         let how = if found < expected as u64 { "cut short" } else { "longer than it says" };
-        let problem = format!("the file is {how}: the header announces {expected} bytes of data, there are {found}");
+        let problem = format!("the file is {how}: the header declares {expected} bytes of data, there are {found}");
         return Err(corrupt("data", problem));
     }
     let file = Arc::new(file);
@@ -56,7 +57,8 @@ pub fn open(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     Ok(infos.map(|(info, name)| (name.clone(), tensor(name, info))).collect())
 }
 
-/// The header's tensor names; a name that occurs twice, of which JSON readers silently keep one, is refused.
+/// The header's tensor names. A name that occurs twice is refused, because JSON parsers silently keep only one of the
+/// two.
 struct Names(BTreeSet<String>);
 
 impl<'de> Deserialize<'de> for Names {

@@ -1,14 +1,15 @@
-//! `tokenizer.model`, SentencePiece's own file, as the `tokenizer.json` that means the same.
+//! Converts `tokenizer.model`, SentencePiece's own file, to an equivalent `tokenizer.json`.
 //!
-//! Only what Llama-2, Vicuna, TinyLlama and Mistral have: pairs merged by score, bytes for what has no piece, spaces as ▁, nothing normalised. The file is
-//! a protocol buffer (`sentencepiece_model.proto`), of which a handful of fields matter.
+//! Supports only what Llama-2, Vicuna, TinyLlama and Mistral use: pairs merged by score, bytes for text without a
+//! piece, spaces as ▁, no normalisation. The file is a protocol buffer (`sentencepiece_model.proto`), of which only a
+//! few fields matter.
 
 use llama3med::tokenizer::ggml::{MAX_PIECE_BYTES, merges_by_score};
 use llama3med::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// As many as the engine takes ids.
+/// The largest number of ids that the engine accepts.
 const MAX_PIECES: usize = 1 << 20;
 
 /// Types of pieces.
@@ -24,7 +25,8 @@ struct Piece<'a> {
     kind: u64,
 }
 
-/// The file as `tokenizer.json`, with further control tokens by id, as `added_tokens.json` has them, and a token of the beginning if it `adds_bos`.
+/// The file as `tokenizer.json`, with further control tokens by id, as in `added_tokens.json`, and a beginning-of-text
+/// token if it `adds_bos`.
 pub fn tokenizer_json(file: &[u8], added: &BTreeMap<String, u32>, adds_bos: bool) -> Result<String> {
     let (mut pieces, mut trainer, mut normalizer) = (Vec::new(), &[][..], &[][..]);
     for field in fields(file) {
@@ -163,7 +165,7 @@ enum Field<'a> {
     Other,
 }
 
-/// The fields of a message with their numbers; after an error there are no more.
+/// The fields of a message with their numbers; iteration ends after an error.
 fn fields(mut bytes: &[u8]) -> impl Iterator<Item = Result<(u64, Field<'_>)>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {

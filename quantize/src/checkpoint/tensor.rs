@@ -1,6 +1,8 @@
-//! A tensor in a file: where its weights are, read in pieces as f32, with a low-rank update added on the way where an adapter has one.
+//! A tensor in a file: where its weights are. They are read in pieces as f32; if there is an adapter, its low-rank
+//! update is added on the fly.
 //!
-//! Pieces are read rather than mapped: the memory in use stays what the tool asked for, and a file that shrinks meanwhile is an error, not a signal.
+//! Pieces are read rather than mapped: the tool controls how much memory is in use, and a file that shrinks meanwhile
+//! causes an error, not a signal.
 
 use half::{bf16, f16};
 use llama3med::gguf;
@@ -13,28 +15,28 @@ use std::sync::Arc;
 /// A tensor in a file.
 #[derive(Debug, Clone)]
 pub struct Tensor {
-    /// The file's name and the tensor's full name in it, for messages.
+    /// The file's name and the tensor's full name in it, for error messages.
     pub file_name: String,
     /// Name in the file.
     pub name: String,
     /// Shape as stored.
     pub shape: Vec<usize>,
     pub(super) dtype: Dtype,
-    /// Place of the first weight in the file; the others follow without gaps.
+    /// Offset of the first weight in the file; the others follow contiguously.
     pub(super) start: u64,
     pub(super) file: Arc<fs::File>,
     /// What an adapter adds to a matrix.
     pub(super) update: Option<Arc<LowRank>>,
 }
 
-/// `scale * B A`, the update of a matrix (n_rows, n_cols) that LoRA learns (arXiv 2106.09685).
+/// `scale * B A`, the update that LoRA learns for a matrix (n_rows, n_cols) (arXiv 2106.09685).
 #[derive(Debug)]
 pub struct LowRank {
     /// A: (rank, n_cols).
     pub a: Tensor,
     /// B: (n_rows, rank).
     pub b: Tensor,
-    /// alpha / rank, or alpha / sqrt(rank) where it is rank-stabilised (arXiv 2312.03732).
+    /// alpha / rank, or alpha / sqrt(rank) if it is rank-stabilised (arXiv 2312.03732).
     pub scale: f32,
 }
 
@@ -50,7 +52,7 @@ impl Tensor {
         }
     }
 
-    /// The format in which nothing of the weights is lost.
+    /// The format that stores these weights without loss.
     pub fn exact_dtype(&self) -> gguf::Dtype {
         match (self.dtype, &self.update) {
             (Dtype::F16, None) => gguf::Dtype::F16,
@@ -59,14 +61,15 @@ impl Tensor {
         }
     }
 
-    /// Which weights these are: their file with its size and its latest change, their place in it, and what is added to them.
+    /// Identifies these weights: their file with its size and modification time, their offset in it, and what is added
+    /// to them.
     pub fn source(&self) -> String {
         let file = self.file.metadata().map(|file| (file.len(), file.modified().ok()));
         let update = self.update.as_ref().map(|update| (update.a.source(), update.b.source(), update.scale));
         format!("{} {} {:?} {} {file:?} {update:?}", self.file_name, self.name, self.dtype, self.start)
     }
 
-    /// The same matrix with an update, whose shapes must fit.
+    /// The same matrix with an update, whose shapes must match.
     pub fn updated(self, update: LowRank) -> Result<Self> {
         let LowRank { a, b, .. } = &update;
         let fits = match (&self.shape[..], &a.shape[..], &b.shape[..]) {

@@ -1,4 +1,4 @@
-//! The file of answers: written line by line as they come, taken up again after an interruption, put in order at the end.
+//! The file of answers: written line by line as they come, resumed after an interruption, sorted at the end.
 
 use super::plan::{Asked, Plan};
 use crate::disk::{flush_folder, write_whole};
@@ -19,19 +19,19 @@ use std::path::{Path, PathBuf};
 /// Larger files are refused.
 const MAX_BYTES: usize = 1 << 30;
 
-/// How every line begins that is written here.
+/// The start of every line written here.
 const START: &[u8] = b"{\"question_id\":";
 
-/// An answer that is known.
+/// A known answer.
 pub struct Kept {
     /// What the model said.
     pub text: String,
-    /// Whether the model ended it.
+    /// Whether the model ended the answer itself.
     pub is_whole: bool,
     line: String,
 }
 
-/// All answers that are known, and the file that they are kept in.
+/// All known answers, and the file in which they are saved.
 pub struct Answers {
     model_id: String,
     file: Option<(PathBuf, File)>,
@@ -40,7 +40,7 @@ pub struct Answers {
     order: Vec<String>,
 }
 
-/// As LLaVA-Med's and Llama3-Med's scripts write them.
+/// The format that LLaVA-Med's and Llama3-Med's scripts write.
 #[derive(Serialize)]
 struct Line<'a> {
     question_id: &'a Value,
@@ -52,7 +52,7 @@ struct Line<'a> {
 }
 
 impl Answers {
-    /// Reads the answers that `path` has already, which must have been made in the same way, and makes ready to add to them.
+    /// Reads the answers already in `path`, which must have been made in the same way, and prepares to append to them.
     pub fn open(path: Option<&Path>, plan: &Plan, set: &QuestionSet) -> Result<Self> {
         let model_id = plan.model_id.clone();
         let mut answers = Self { model_id, file: None, by_id: HashMap::new(), order: Vec::new() };
@@ -96,7 +96,7 @@ impl Answers {
         Ok(())
     }
 
-    /// Answers of another model or of other settings are not mixed with those of this run.
+    /// Answers of another model or with other settings are not mixed with those of this run.
     fn check(&self, record: &Record, asked: &Asked) -> Result<bool> {
         let differs = |name: &str, expected: &Value, found: Option<&Value>| {
             let found = found.map_or("nothing".into(), shown);
@@ -121,12 +121,12 @@ impl Answers {
         Ok(metadata.and_then(|metadata| metadata.get("finish")) == Some(&Value::from("stop")))
     }
 
-    /// The answer to a question, if it is known.
+    /// The answer to a question, if known.
     pub fn get(&self, asked: &Asked) -> Option<&Kept> {
         self.by_id.get(&key(&asked.id))
     }
 
-    /// Keeps an answer.
+    /// Saves an answer.
     pub fn push(&mut self, asked: &Asked, text: &str, is_whole: bool) -> Result<()> {
         let hash = Sha256::digest(format!("{}\n{}\n{}\n{text}", self.model_id, asked.id, asked.prompt));
         let mut metadata = asked.metadata.clone();
@@ -141,7 +141,7 @@ impl Answers {
         };
         let line = serde_json::to_string(&line).expect("an answer is plain data");
         if let Some((path, file)) = &mut self.file {
-            // In one piece, so that only the end of the machine tears it.
+            // In one write, so that only a crash of the machine can leave part of a line.
             file.write_all(format!("{line}\n").as_bytes()).map_err(|error| failed(path, "write", error))?;
         }
         let id = key(&asked.id);
@@ -150,7 +150,7 @@ impl Answers {
         Ok(())
     }
 
-    /// Brings the file's lines into the order of the questions, which scripts expect.
+    /// Sorts the file's lines into the order of the questions, which scripts expect.
     pub fn put_in_order(&mut self, plan: &Plan) -> Result<()> {
         let Some((path, _)) = self.file.take() else { return Ok(()) };
         let known = plan.all.iter().map(|asked| key(&asked.id)).filter(|id| self.by_id.contains_key(id));
@@ -164,7 +164,8 @@ impl Answers {
     }
 }
 
-/// The file without its last line if that is the torn beginning of an answer. A file of another kind stays as it is, for an error to name.
+/// The file without its last line if that is an incomplete answer. A file of another kind is unchanged, so that an
+/// error can name it.
 fn whole_lines(bytes: &[u8]) -> &[u8] {
     let (whole, last) = bytes.split_at(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1));
     let last = last.strip_prefix(b"\xef\xbb\xbf").unwrap_or(last);

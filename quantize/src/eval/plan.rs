@@ -1,4 +1,4 @@
-//! What is asked: each question's wording, its picture, and the settings that its answer depends on.
+//! What is asked: each question's text, its picture, and the settings that its answer depends on.
 
 use super::Options;
 use crate::ask::decode;
@@ -16,11 +16,11 @@ const GREY: u8 = 128;
 pub struct Asked {
     /// The question's id.
     pub id: Value,
-    /// Its wording.
+    /// Its text.
     pub prompt: String,
     /// The picture that is shown, or why there is none.
     pub image: Result<PathBuf>,
-    /// Which of the set's pictures that is.
+    /// Which of the set's pictures it is.
     pub image_idx: usize,
     /// What the answer depends on, besides model and prompt.
     pub metadata: Map<String, Value>,
@@ -38,7 +38,7 @@ impl Asked {
         Ok(picture)
     }
 
-    /// An error of the engine that is about this question: one too long for the context.
+    /// An engine error that concerns only this question: it is too long for the context.
     pub fn located(&self, error: Error) -> Error {
         match error {
             Error::ContextFull { .. } => Error::corrupt(&self.file, &self.place, error.to_string()),
@@ -55,12 +55,12 @@ pub struct Plan {
     pub control: &'static str,
     /// How many questions are asked.
     pub n_asked: usize,
-    /// Every question of the file, so that answers to those beyond the limit are known, too.
+    /// Every question of the file, so that answers to those beyond the limit are recognised too.
     pub all: Vec<Asked>,
 }
 
 impl Plan {
-    /// Plans to ask the first questions of a set; looks whether their pictures are there, and fails if none is.
+    /// Plans to ask the first questions of a set; checks whether their pictures exist, and fails if none does.
     pub fn new(options: &Options, set: &QuestionSet, model_id: &str) -> Result<Self> {
         let control = match (options.blank, options.shuffle) {
             (true, _) => "blank",
@@ -104,12 +104,12 @@ impl Plan {
         Ok(Self { model_id: model_id.into(), control, n_asked, all })
     }
 
-    /// Questions that are asked, in the order of the file.
+    /// Questions to ask, in file order.
     pub fn asked(&self) -> &[Asked] {
         &self.all[..self.n_asked]
     }
 
-    /// Questions that are asked, those about one picture together.
+    /// Questions to ask, grouped by picture.
     pub fn in_order_of_work(&self) -> impl Iterator<Item = &Asked> {
         let mut asked: Vec<&Asked> = self.asked().iter().collect();
         asked.sort_by_key(|asked| asked.image_idx);
@@ -125,12 +125,12 @@ fn prompt(question: &Question, closed_suffix: Option<&str>) -> String {
     }
 }
 
-/// Another place for each of `n`, always the same: one random cycle through all of them (Sattolo's algorithm).
+/// Another index for each of `n`, always the same: one random cycle through all of them (Sattolo's algorithm).
 fn derangement(n: usize) -> Vec<usize> {
     let mut places: Vec<usize> = (0..n).collect();
     let mut state: u64 = 0x5eed;
     for last in (1..n).rev() {
-        // Knuth's linear congruential generator; its upper half is good enough to shuffle with.
+        // Knuth's linear congruential generator; its upper half is good enough for shuffling.
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         places.swap(last, (state >> 33) as usize % last);
     }

@@ -1,7 +1,7 @@
-//! The wasm module that browsers load: all of `llama3med-web`, linked.
+//! The wasm module that browsers load: links all of `llama3med-web`.
 //!
-//! A crate of its own, because the optimisation level of the crate that is linked is also that of the optimisation across all crates. At the small level
-//! of `llama3med-web` it would neither vectorize nor unroll the kernels' loops.
+//! A separate crate, because the optimisation level of the linked crate also applies to link-time optimisation across
+//! all crates. At `llama3med-web`'s level, for size, it would neither vectorise nor unroll the kernels' loops.
 #![cfg(target_arch = "wasm32")]
 
 pub use llama3med_web::*;
