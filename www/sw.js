@@ -1,15 +1,15 @@
-// Keeps the site's own files, so that the page opens with the network cut; model files are kept by the client (llama3med/store.js), not here.
-// scripts/site.mjs fills in the two constants when it assembles the site: the files with their sizes and hashes, and a hash over all of them. A changed
-// site is a new worker with a new cache, an open page never mixes two versions, and what a host sends in a file's place is neither kept nor handed on.
+// Keeps the site's own files, so that the page opens without a network; model files are kept by the client (llama3med/store.js), not here. scripts/site.mjs
+// fills in the two constants when it builds the site: the files with their sizes and hashes, and a hash over all of them. A changed site is a new worker with a
+// new cache, an open page never mixes two versions, and a wrong response in place of a file is neither kept nor passed on.
 //
 // Messages from a page (service.js)                          answered over its port by
-//   { type: "claim", version, port }                         whether the page is of this version: if so, it is in this worker's charge from now on
+//   { type: "claim", version, port }                         whether the page has this version: if so, this worker controls it from now on
 //   { type: "keep", build, port }                            whether this wasm build is kept
-//   { type: "lock", port }                                   true: from now on nothing goes to the network as long as that page is there
+//   { type: "lock", port }                                   true: from now on nothing goes to the network as long as that page exists
 //   { type: "forget", port }                                 true: from now on nothing is kept
-//   { type: "release" }                                      nothing: requests that are held (see `hold`) are answered
-//   { type: "take over" }                                    nothing: the person asked for the new version
-// Every page of this site hears { type: "request", url, time } of each request that goes to the network, with a time at which it was under way.
+//   { type: "release" }                                      nothing: held requests (see `hold`) are answered
+//   { type: "take over" }                                    nothing: the user asked for the new version
+// Every page of this site receives { type: "request", url, time } for each request that goes to the network, with a time at which it was in progress.
 
 const VERSION = "development";
 const FILES = {}; // path: [bytes, sha256]
@@ -18,10 +18,10 @@ const CACHE = `llama3med-${VERSION}`;
 const EXTRAS = "llama3med-checked-extras";
 const LOCKS = "llama3med-locks";
 
-// What a browser refuses to use under any other type.
+// Browsers refuse to use these under any other type.
 const TYPES = { html: /^text\/html/, js: /^(text|application)\/(x-)?javascript/, css: /^text\/css/ };
 
-// The wasm builds are large and only one is used: they are kept when they are first fetched, or asked for by the page that uses one.
+// The wasm builds are large and only one is used: a build is kept when it is first fetched, or when the page that uses it asks for it.
 self.addEventListener("install", (event) => {
   event.waitUntil(keepPage().catch(async (error) => {
     await caches.delete(CACHE);
@@ -29,7 +29,7 @@ self.addEventListener("install", (event) => {
   }));
 });
 
-/** Keeps everything but the builds, if all of it is right. */
+/** Keeps everything but the builds, if all of it is correct. */
 async function keepPage() {
   const paths = Object.keys(FILES).filter((path) => !path.endsWith(".wasm"));
   const responses = await Promise.all(paths.map(fetchOwn));
@@ -54,13 +54,13 @@ self.addEventListener("message", (event) => {
   if (type === "lock") answer(lock(event.source.id));
   if (type === "forget") {
     isForgotten = true;
-    release(); // a worker that is busy cannot be given up
+    release(); // a busy worker cannot be replaced
     answer(Promise.resolve(true));
   }
   if (type === "release") release();
 });
 
-// ---- the lock: pages that have locked the network, by their clients' ids; kept where they outlive this worker, which the browser may end at any time
+// ---- the lock: pages that have locked the network, by client id; stored where they survive this worker, which the browser may end at any time
 
 const idOf = (url) => new URL(url).searchParams.get("lock");
 let isAnyLocked = null; // null: not known yet
@@ -75,7 +75,7 @@ async function lock(id) {
   return true;
 }
 
-/** Whether a page that has locked the network is still there. */
+/** Whether a page that has locked the network still exists. */
 async function isLocked() {
   await locksKnown;
   if (!isAnyLocked) return false;
@@ -85,13 +85,13 @@ async function isLocked() {
   return isAnyLocked;
 }
 
-/** From the network, if that is not locked. */
+/** From the network, unless it is locked. */
 async function fetchUnlocked(request) {
   if (await isLocked()) throw new TypeError("the network is locked");
   return fetch(request);
 }
 
-let isForgotten = false; // the person wants nothing kept; whoever opens the page next gets another worker
+let isForgotten = false; // the user wants nothing kept; the next page to open gets another worker
 
 async function keepBuild(path) {
   if (isForgotten) return false;
@@ -100,20 +100,20 @@ async function keepBuild(path) {
   return Boolean(await cache.match(path));
 }
 
-/** A file of this version from the network: fetched once more, past every cache on the way, if it is not what it should be. */
+/** A file of this version from the network: fetched once more, bypassing every cache on the way, if it is wrong. */
 async function fetchOwn(path) {
   let problem;
   for (const cache of ["no-cache", "reload"]) {
     const response = await fetchUnlocked(new Request(path, { cache }));
     const bytes = await response.arrayBuffer();
     problem = await problemOf(path, response, bytes);
-    // A copy: what was redirected on the way could not answer the request for a page.
+    // A copy: a redirected response cannot answer a navigation request.
     if (!problem) return new Response(bytes, { headers: response.headers });
   }
   throw Object.assign(new Error(`${path} is not the file of this version of the site: ${problem}`), { isWrong: true });
 }
 
-/** What is wrong with a file that a host has sent or that was kept; nothing if it is as it was built. */
+/** What is wrong with a file that a host has sent or that was kept; empty if it is as it was built. */
 async function problemOf(path, response, bytes) {
   const [size, sha256] = FILES[path];
   const type = response.headers.get("Content-Type") ?? "";
@@ -125,9 +125,9 @@ async function problemOf(path, response, bytes) {
   return digest === sha256 ? null : `its sha256 is ${digest}`;
 }
 
-const coming = new Map(); // what is being fetched, by path
+const coming = new Map(); // running fetches, by path
 
-/** Fetches a file, once for all who ask meanwhile; `kept` resolves when it is kept, or when there is no room for it. */
+/** Fetches a file, once for all concurrent requests; `kept` resolves when it is kept, or when there is no room for it. */
 async function fetchAndKeep(path) {
   if (!coming.has(path)) coming.set(path, fetchOwn(path).finally(() => coming.delete(path)));
   const response = await coming.get(path);
@@ -136,18 +136,18 @@ async function fetchAndKeep(path) {
   return { response: response.clone(), kept };
 }
 
-/** One of the site's own files: as it is kept, or from the network. With `cache: "reload"` what is kept is checked, and fetched again if it is wrong. */
+/** One of the site's own files: the kept copy, or from the network. With `cache: "reload"` the kept copy is checked, and fetched again if it is wrong. */
 async function ownFile(event, path) {
   const { request } = event;
   const cache = await caches.open(CACHE).catch(() => null);
   const kept = await cache?.match(path);
   if (kept && (request.cache !== "reload" || !(await problemOf(path, kept, await kept.clone().arrayBuffer())))) return kept;
   if (kept) await cache.delete(path);
-  // The browser has lost what was kept: the page comes from the host, whatever its version is by now; it is kept again if it is still this one.
+  // The browser has lost what was kept: the page comes from the host, whatever its version is by now; it is kept again if it still has this version.
   if (!(await cache?.match("index.html"))) {
     if (request.mode !== "navigate") return fetchUnlocked(request);
     if (!isForgotten) event.waitUntil(keepPage().catch(() => {}));
-    return fetch(request); // whoever goes to a page unlocks it
+    return fetch(request); // navigating to a page unlocks it
   }
   try {
     const { response, kept } = await fetchAndKeep(path);
@@ -173,7 +173,7 @@ async function extra(event) {
   }
 }
 
-/** Keeps what is a manifest or a picture: hosts answer with web pages in their place, too. */
+/** Keeps a response that is a manifest or a picture: hosts may send web pages instead. */
 async function keepExtra(url, response) {
   if (isForgotten) return;
   if (/\.json$/.test(new URL(url).pathname)) JSON.parse(await response.clone().text());
@@ -181,7 +181,7 @@ async function keepExtra(url, response) {
   await (await caches.open(EXTRAS)).put(url, response);
 }
 
-// ---- what the pages are told
+// ---- messages to the pages
 
 async function tell(url, time) {
   const { scope } = self.registration;
@@ -195,10 +195,10 @@ const isFromNetwork = ({ transferSize, decodedBodySize }) => transferSize > 0 ||
 new PerformanceObserver((list) => list.getEntries().filter(isFromNetwork).forEach(({ name, responseEnd }) => tell(name, performance.timeOrigin + responseEnd)))
   .observe({ type: "resource" });
 
-// ---- requests that are held: a page has some under way for as long as it lives (service.js says why)
+// ---- held requests: a page has some pending for as long as it lives (service.js explains why)
 
 const HOLD_MS = 240_000; // Chromium ends a worker whose request takes five minutes
-const RELEASED = 204; // not to be asked for again; with any other answer it is
+const RELEASED = 204; // the request is not repeated; after any other answer it is
 const held = [];
 
 function hold() {
@@ -219,5 +219,5 @@ self.addEventListener("fetch", (event) => {
   else if (path !== null && Object.hasOwn(FILES, path)) event.respondWith(ownFile(event, path));
   else if (path !== null && /\.(json|png|jpe?g)$/.test(path) && !request.headers.has("range")) event.respondWith(extra(event));
   else if (isAnyLocked !== false && request.mode !== "navigate") event.respondWith(fetchUnlocked(request));
-  else event.waitUntil(tell(request.url, Date.now())); // the browser's own affair
+  else event.waitUntil(tell(request.url, Date.now())); // the browser handles it itself
 });

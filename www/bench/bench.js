@@ -1,6 +1,6 @@
-// Measures one model in this browser: bench.html?model=…&ranks=N&build=…&prompt=256&generate=32&image=0. The result is one JSON object, in the page and
-// as `window.result`; a failure is `{ error }`. `image=0` leaves the encoder out, `cache=0` keeps nothing in the browser, `kernels=1` times the products
-// alone. With `wait=1` nothing is measured: whoever drives the page (bench/contestants.mjs) calls `window.bench`, whose functions are all below.
+// Measures one model in this browser: bench.html?model=…&ranks=N&build=…&prompt=256&generate=32&image=0. The result is one JSON object, shown in the page and
+// stored in `window.result`; a failure is `{ error }`. `image=0` skips the encoder, `cache=0` keeps nothing in the browser, `kernels=1` times only the
+// products. With `wait=1` nothing is measured: the script that drives the page (bench/contestants.mjs) calls `window.bench`, whose functions are all below.
 
 import { load, timeKernels } from "../llama3med/index.js";
 import { startWorker } from "../llama3med/workers.js";
@@ -9,10 +9,10 @@ const query = new URLSearchParams(location.search);
 const number = (name, otherwise) => (query.has(name) ? Number(query.get(name)) : otherwise);
 const status = document.getElementById("status");
 
-let model = null; // the one that is loaded
+let model = null; // the loaded model
 let n_pictures = 0;
 
-/** Loads a model in place of the one before. */
+/** Loads a model, replacing the previous one. */
 async function open({ manifestUrl = "models/demo/manifest.json", ...options }) {
   model?.close();
   const onProgress = ({ done, total }) => (status.textContent = `Loading: ${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
@@ -21,7 +21,7 @@ async function open({ manifestUrl = "models/demo/manifest.json", ...options }) {
   return { name, build, ranks, note, nTiles, fileBytes: files.reduce((sum, { size }) => sum + size, 0), loadS: model.loadMs / 1000, memoryBytes: await model.memory() };
 }
 
-/** A picture without a file that no other call gives: stripes and noise, 640 x 480, as BMP. */
+/** A generated picture that differs from those of all other calls: stripes and noise, 640 x 480, as BMP. */
 function picture(seed = ++n_pictures) {
   const [width, height] = [640, 480];
   const bytes = new Uint8Array(54 + 3 * width * height);
@@ -34,9 +34,9 @@ function picture(seed = ++n_pictures) {
   return bytes;
 }
 
-/** Asks a question of about so many tokens that have not been read before, and has `generate` tokens written. */
+/** Asks a question of about this many tokens, none of them read before, and generates `generate` tokens. */
 async function ask({ prompt, generate }) {
-  // Conversations of before are found read as far as they are the same: no question begins as another did.
+  // A common prefix with an earlier conversation would be reused, so each question starts differently.
   const begin = () => Math.random().toString(36).slice(2, 8);
   const word = " heart";
   const { read } = await answered(model.chat(), begin(), 1);
@@ -46,7 +46,7 @@ async function ask({ prompt, generate }) {
   return { prefill, decode, read: n_read, depth, written };
 }
 
-/** An answer to its end: `seconds` to its first token, and how many tokens of the prompt had to be `read`. */
+/** A complete answer: `seconds` to its first token, and how many tokens of the prompt had to be `read`. */
 async function answered(chat, question, maxTokens) {
   const start = performance.now();
   let seconds = null;
@@ -56,7 +56,7 @@ async function answered(chat, question, maxTokens) {
   return { timings: chat.timings, seconds, read: nPrompt - nReused };
 }
 
-/** Encodes a new picture, or only its first tiles, and gives the seconds for each tile. */
+/** Encodes a new picture, or only its first tiles, and returns the seconds per tile. */
 async function encode({ tiles = Infinity } = {}) {
   const marks = [];
   let chat;
@@ -76,9 +76,9 @@ async function encode({ tiles = Infinity } = {}) {
 }
 
 /**
- * Seconds from the question to the first token: asked when the picture has just been dropped ("dropped"), asked when everything that could be read before
- * has been ("typed"), and asked at once about a picture that has been seen before ("again"). Of a model that has just been loaded also its `memory` after
- * the first of them, as long as it holds one conversation: bytes of every rank, which never shrink, and tokens whose keys and values are there.
+ * Seconds from the question to the first token: asked right after the picture was dropped ("dropped"), asked after everything that could be read in advance has
+ * been read ("typed"), and asked at once about a picture seen before ("again"). For a newly loaded model also its `memory` after the first of these, while it
+ * holds one conversation: bytes of every rank, which never shrink, and the number of tokens whose keys and values are stored.
  */
 async function firstToken({ question = "Is there anything unusual in this picture, and where is it?" } = {}) {
   const { seconds: dropped, timings } = await answered(model.chat({ image: picture() }), question, 1);
@@ -92,7 +92,7 @@ async function firstToken({ question = "Is there anything unusual in this pictur
   return { memory, dropped, typed, again, encodeS: encodeMs / 1000, prepareS: prepareMs / 1000 };
 }
 
-/** Products of several shapes, [type, rows, columns, tokens], on so many workers at once. */
+/** Products of several shapes, [type, rows, columns, tokens], on this many workers at once. */
 async function products({ build, workers = 1, ms = 500, shapes }) {
   status.textContent = "Timing the products";
   const { kernel, gmacsPerSecond } = await timeKernels({ build, workers, ms, products: shapes });
@@ -108,7 +108,7 @@ function askWorker(message) {
   }).finally(() => worker.terminate());
 }
 
-/** The most that so many workers together can read from memory, and multiply in registers. */
+/** The most that this many workers together can read from memory, and multiply in registers. */
 async function limits({ build = "relaxed", workers = 1, bytes = 1 << 30, ms = 1000 }) {
   const together = (message) => Promise.all(Array.from({ length: workers }, () => askWorker(message)));
   const sum = (answers, name) => answers.reduce((total, answer) => total + answer[name], 0);
@@ -117,7 +117,7 @@ async function limits({ build = "relaxed", workers = 1, bytes = 1 << 30, ms = 10
   return { bytesPerSecond, gmacsPerSecond };
 }
 
-/** Reads what this browser keeps of a model and drops it: no load can be faster. */
+/** Reads what this browser keeps of a model and discards it: no load can be faster. */
 function readKept({ manifestUrl }) {
   return askWorker({ type: "kept", manifestUrl: new URL(manifestUrl, location.href).href });
 }
@@ -132,7 +132,7 @@ async function measure() {
   return result;
 }
 
-/** Products of an 8B's shapes: one token, and the many of a prompt. */
+/** Products of an 8B's shapes: for one token, and for the many tokens of a prompt. */
 async function measureProducts() {
   const shapes = ["q4_0", "q4_k", "q6_k", "q8_0"].flatMap((dtype) => [[dtype, 8192, 4096, 1], [dtype, 4096, 4096, 128]]);
   const { kernel, gmacsPerSecond } = await products({ build: query.get("build") ?? undefined, workers: number("ranks", 1), ms: number("ms", 500), shapes });
@@ -141,7 +141,7 @@ async function measureProducts() {
 }
 
 if (query.get("wait") === "1") {
-  status.textContent = "Waiting for orders";
+  status.textContent = "Waiting for commands";
   window.bench = { open, ask, encode, firstToken, products, limits, readKept };
 } else {
   (query.get("kernels") === "1" ? measureProducts() : measure())

@@ -1,9 +1,9 @@
-// What a machine gives at most, measured in a worker of its own: see bench.js.
+// The limits of a machine, measured in a separate worker: see bench.js.
 //
 // Messages from the page                                     answered by
 //   { type: "read", build, bytes, ms }                       { bytesPerSecond }     memory that is only read
 //   { type: "multiply", build, ms }                          { gmacsPerSecond }     products in registers
-//   { type: "kept", manifestUrl }                            { bytes, seconds }     what this browser keeps of a model, read and dropped
+//   { type: "kept", manifestUrl }                            { bytes, seconds }     what this browser keeps of a model, read and discarded
 //   any of them                                              { type: "failed", error: { kind, message, detail } }
 
 import { importBuild, wasmUrl } from "../llama3med/builds.js";
@@ -25,7 +25,7 @@ async function start(build) {
   return wasm;
 }
 
-/** How often `run` runs a second, for about `ms` milliseconds; the first run is not counted. */
+/** How often `run` runs per second, measured over about `ms` milliseconds; the first run is not counted. */
 function perSecond(ms, run) {
   run();
   const start = performance.now();

@@ -1,14 +1,14 @@
-// The two wasm builds and their JavaScript. Every address is written out: bundlers find a file by nothing else.
+// The two wasm builds and their JavaScript. Every URL is a literal: bundlers find files only that way.
 
-/** Bytes of each build as it is compiled; scripts/site.mjs fills them in. */
+/** Size in bytes of each compiled build; scripts/site.mjs fills them in. */
 export const BUILD_BYTES = { relaxed: 0, simd128: 0 };
 
-/** Where the wasm file of a build is. */
+/** The URL of a build's wasm file. */
 export function wasmUrl(build) {
   return build === "relaxed" ? new URL("./pkg/llama3med_relaxed_bg.wasm", import.meta.url) : new URL("./pkg/llama3med_simd128_bg.wasm", import.meta.url);
 }
 
-/** The bindings of a build. */
+/** A build's bindings. */
 export function importBuild(build) {
   const bindings = build === "relaxed" ? import("./pkg/llama3med_relaxed.js") : import("./pkg/llama3med_simd128.js");
   return bindings.catch((error) => {

@@ -1,15 +1,15 @@
-// A model's folder in the browser's own file system (OPFS): the manifest, and each chunk under its sha256, so that a changed manifest keeps what
-// has not changed. A chunk comes here when its hash has been checked; it is written under another name and renamed when it is whole and on the disk. So
-// what has the name of a chunk is that chunk, and is not hashed again at every load.
-// Runs in the store worker; to read, in the ranks; to count and to delete, in the page. Without a secure context, in some private windows and in some engines there is no such file
-// system, or one that cannot rename: `open` gives null.
+// A model's folder in the browser's own file system (OPFS): the manifest, and each chunk under its sha256, so that unchanged chunks survive a changed manifest.
+// A chunk is stored after its hash has been checked: it is written under a temporary name and renamed once it is complete and on disk. So a file with a chunk's
+// name is that chunk, and is not hashed again at every load. Runs in the store worker; for reading also in the ranks; for counting and deleting also in the
+// page. Without a secure context, in some private windows and in some engines there is no such file system, or it cannot rename files: then `open` returns
+// null.
 
 const ROOT = "llama3med";
 const MANIFEST = "manifest.json";
-// Another tab that loads the same model keeps it for both; a session that has just been ended lets go sooner.
+// Another tab that loads the same model keeps it for both; a session that was just closed releases the lock shortly after.
 const LOCK_WAIT_MS = 2000;
 
-/** The name of a model's folder. Only where there is `crypto.subtle`, as there is wherever OPFS is. */
+/** The name of a model's folder. Needs `crypto.subtle`, which exists wherever OPFS does. */
 async function nameOf(manifestUrl) {
   const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(manifestUrl));
   return hex(digest).slice(0, 32);
@@ -24,13 +24,13 @@ export function hex(buffer) {
 export class Folder {
   /**
    * @param {FileSystemDirectoryHandle} directory
-   * @param {boolean} isOurs  Whether this worker may write; another may be writing already.
+   * @param {boolean} isOurs  Whether this worker may write; another one may already be writing.
    */
   constructor(directory, isOurs) {
     Object.assign(this, { directory, isOurs });
   }
 
-  /** The folder of the model at `manifestUrl`, to read and write, for as long as this worker lives; null where nothing can be kept. */
+  /** The folder of the model at `manifestUrl`, for reading and writing, for as long as this worker lives; null if nothing can be kept. */
   static async open(manifestUrl) {
     try {
       const name = await nameOf(manifestUrl);
@@ -45,7 +45,7 @@ export class Folder {
     }
   }
 
-  /** The folder of the model at `manifestUrl`, only to look at; null where there is none. */
+  /** The folder of the model at `manifestUrl`, for reading only; null if there is none. */
   static async peek(manifestUrl) {
     try {
       const root = await navigator.storage.getDirectory();
@@ -66,32 +66,32 @@ export class Folder {
     return remove((root) => root.removeEntry(ROOT, { recursive: true }));
   }
 
-  /** The bytes of the manifest that was kept last; null if there is none. */
+  /** The bytes of the last kept manifest; null if there is none. */
   async manifest() {
     const file = await this.#file(MANIFEST);
     return file ? new Uint8Array(await file.arrayBuffer()) : null;
   }
 
-  /** Keeps the manifest: from now on its model opens with the network cut. */
+  /** Keeps the manifest: from now on its model opens without a network. */
   async keepManifest(bytes) {
     await this.#write(MANIFEST, bytes);
   }
 
-  /** Names of all that is here: each chunk that is kept has its sha256 for one. */
+  /** Names of all files here: each kept chunk's name is its sha256. */
   async names() {
     const names = [];
     for await (const name of this.directory.keys()) names.push(name);
     return names;
   }
 
-  /** The bytes that are kept for a chunk, unchecked; null if there are none of its size. */
+  /** The bytes kept for a chunk, unchecked; null if there is no file of its size. */
   async read(chunk) {
     const file = await this.#file(chunk.sha256);
     return file?.size === chunk.size ? file.arrayBuffer() : null;
   }
 
   /**
-   * Opens a kept chunk to be read piece by piece: `read(into, at)` fills `into` with the bytes from `at` on and says how many they were. Where several
+   * Opens a kept chunk for reading piece by piece: `read(into, at)` fills `into` with the bytes starting at `at` and returns how many there were. Where several
    * workers may have a file open at once, the bytes come from the system without a copy in between.
    */
   async reader(chunk) {
@@ -119,16 +119,16 @@ export class Folder {
     await this.#write(chunk.sha256, bytes);
   }
 
-  /** Removes what no chunk of these needs: chunks of older versions, and what interrupted writes left. */
+  /** Removes everything that none of these chunks needs: chunks of older versions, and what interrupted writes left behind. */
   async sweep(chunks) {
     if (!this.isOurs) return;
     const needed = new Set(chunks.map((chunk) => chunk.sha256)).add(MANIFEST);
     const names = await this.names();
-    // What is open somewhere cannot be removed, and need not be.
+    // A file that is open somewhere cannot be removed, and need not be.
     await Promise.all(names.filter((name) => !needed.has(name)).map((name) => this.directory.removeEntry(name).catch(() => {})));
   }
 
-  /** Bytes of everything that is kept. */
+  /** Total bytes of everything that is kept. */
   async size() {
     let size = 0;
     for await (const handle of this.directory.values()) size += (await handle.getFile()).size;
@@ -149,7 +149,7 @@ export class Folder {
     const handle = await this.directory.getFileHandle(part, { create: true });
     try {
       await fill(handle, new Uint8Array(bytes));
-      // Where the quota ends some engines write less than they say.
+      // At the quota limit, some engines write fewer bytes than asked without an error.
       const { size } = await handle.getFile();
       if (size !== bytes.length) throw new DOMException(`${size} of ${bytes.length} bytes were written`, "QuotaExceededError");
       await this.directory.removeEntry(name).catch(() => {});
@@ -161,7 +161,7 @@ export class Folder {
   }
 }
 
-/** Has something removed that may not be there. */
+/** Removes an entry that may not exist. */
 async function remove(act) {
   if (!navigator.storage?.getDirectory) return;
   try {
@@ -171,7 +171,7 @@ async function remove(act) {
   }
 }
 
-/** Takes a lock for as long as this worker lives; false if another worker keeps it. */
+/** Takes a lock for as long as this worker lives; false if another worker holds it. */
 function lock(name) {
   const controller = new AbortController();
   setTimeout(() => controller.abort(), LOCK_WAIT_MS);
@@ -193,7 +193,7 @@ async function fill(handle, bytes) {
     let n_written = 0;
     while (n_written < bytes.length) {
       const n = access.write(bytes.subarray(n_written), { at: n_written });
-      if (!(n > 0)) throw new DOMException("the disk takes no more", "QuotaExceededError");
+      if (!(n > 0)) throw new DOMException("the disk is full", "QuotaExceededError");
       n_written += n;
     }
     access.flush();

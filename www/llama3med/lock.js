@@ -1,4 +1,4 @@
-// The means of making requests, and how a page or a worker gives them up for as long as it lives.
+// The functions that make requests, and how a page or a worker gives them up for the rest of its life.
 
 const refuse = () => Promise.reject(new TypeError("The network is locked."));
 
@@ -6,7 +6,7 @@ function Refused() {
   throw new TypeError("The network is locked.");
 }
 
-/** Takes everything from this global scope that makes requests. */
+/** Removes everything that makes requests from this global scope. */
 export function giveUpNetwork() {
   const means = { fetch: refuse, ...Object.fromEntries(["XMLHttpRequest", "WebSocket", "EventSource", "WebTransport", "RTCPeerConnection", "Worker", "SharedWorker", "importScripts"].map((name) => [name, Refused])) };
   for (const [name, value] of Object.entries(means)) {

@@ -1,8 +1,8 @@
-// How much of a load has been done, over all that is fetched, and how fast it goes.
+// The progress of a load, over everything that is fetched, and its speed.
 
-const WINDOW_MS = 5000; // speed is that of the last few seconds
+const WINDOW_MS = 5000; // the speed is measured over the last few seconds
 
-/** Adds up parts of a load. `tell` hears `{ done, total, bytesPerSecond, secondsLeft, waits }` on every change. */
+/** Adds up the parts of a load. `tell` is called with `{ done, total, bytesPerSecond, secondsLeft, waits }` on every change. */
 export class Meter {
   #parts = new Map();
   #samples = [{ time: performance.now(), done: 0 }];
@@ -12,7 +12,7 @@ export class Meter {
     this.#tell = tell;
   }
 
-  /** Says how far a part is; `waits` says whether it waits for the network. */
+  /** Reports how far a part is; `waits` is whether it waits for the network. */
   set(part, { done, total, waits = false }) {
     this.#parts.set(part, { done, total, waits });
     const parts = [...this.#parts.values()];

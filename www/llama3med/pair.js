@@ -1,13 +1,12 @@
-// A model as GGUF files that llama.cpp's converters wrote, a decoder and, if it sees pictures, its image encoder (mmproj), from addresses or from files
-// chosen in the page.
-// They are described as a manifest would, with chunks that are ranges of the files, so that everything behind is the same: nothing is converted, nothing
-// is kept, and no file is ever in memory as a whole. Runs in the store worker.
+// A model as GGUF files from llama.cpp's converters: a decoder and, if it sees pictures, its image encoder (mmproj), from URLs or from files chosen in the
+// page. They are described as a manifest would describe them, with chunks that are ranges of the files, so that all later stages are the same: nothing is
+// converted or kept, and no file is ever in memory as a whole. Runs in the store worker.
 
 import { checkStandIn, checkStatus, fetchBytes, StoreError, whyForbidden } from "./fetching.js";
 
 const CHUNK_BYTES = 24 << 20;
 const FIRST_BYTES = 1 << 20;
-const PART = /^(.*)-(\d{5})-of-(\d{5})(?: ?\(\d+\))?\.gguf$/; // a browser adds " (1)" to what it downloads again
+const PART = /^(.*)-(\d{5})-of-(\d{5})(?: ?\(\d+\))?\.gguf$/; // browsers add " (1)" to a repeated download
 const KINDS = { llama: "decoder.gguf", clip: "encoder.gguf" };
 const TITLES = { "decoder.gguf": "a language model (architecture llama)", "encoder.gguf": "an image encoder (mmproj, architecture clip)" };
 
@@ -15,8 +14,8 @@ const TITLES = { "decoder.gguf": "a language model (architecture llama)", "encod
 const wrong = (message, detail = "") => new StoreError("pair", message, detail);
 
 /**
- * The manifest that the files would have. A chunk's `source` is a File, an address or its bytes: `readChunk` reads it.
- * @param {(string|File)[]} sources  in any order; of a split file one address, or all of its files
+ * The manifest that the files would have. A chunk's `source` is a File, a URL or its bytes: `readChunk` reads it.
+ * @param {(string|File)[]} sources  in any order; for a split file one URL, or all of its files
  * @param {object} wasm  the bindings
  */
 export async function describePair(sources, wasm) {
@@ -36,7 +35,7 @@ export async function describePair(sources, wasm) {
   }
   // Without an encoder it is a language model, which sees no pictures.
   if (!files.has(KINDS.llama)) {
-    throw wrong(`With ${[...files.values()].map(({ title }) => title).join(", ") || "nothing"} alone the model is not whole: ${TITLES[KINDS.llama]} is missing.`);
+    throw wrong(`With ${[...files.values()].map(({ title }) => title).join(", ") || "nothing"} alone the model is incomplete: ${TITLES[KINDS.llama]} is missing.`);
   }
   const ordered = Object.values(KINDS).flatMap((name) => files.get(name) ?? []);
   return { name: ordered[0].title, description: "", license: "", notices: [], suggested_questions: [], samples: [], fidelity: null, files: ordered.map(({ file }) => file) };
@@ -57,7 +56,7 @@ export async function readChunk({ source, path, offset, size }, progress) {
   return bytes;
 }
 
-/** What a file is, with its first bytes, its whole header among them. */
+/** The kind of a file, with its first bytes, including its whole header. */
 async function describe(source, wasm) {
   const isAddress = typeof source === "string";
   const name = isAddress ? decodeURIComponent(new URL(source).pathname.split("/").at(-1)) : source.name;
@@ -74,7 +73,7 @@ async function describe(source, wasm) {
   }
 }
 
-/** What the header says, if all of it is in the first bytes. */
+/** The content of the header, if all of it is in the first bytes. */
 function headerOf(name, first, size, wasm) {
   try {
     return wasm.describeGguf(name, first, size);
@@ -83,7 +82,7 @@ function headerOf(name, first, size, wasm) {
   }
 }
 
-/** Bytes of the file at an address: a server that serves ranges says so with the first byte. */
+/** The size of the file at a URL: a server that supports ranges reports it with the first byte. */
 async function sizeAt(url, name) {
   const response = await fetch(url, { headers: { Range: "bytes=0-0" }, cache: "no-store" }).catch(async (error) => {
     throw (await whyForbidden(url)) ?? new StoreError("network", `${name} could not be fetched. Check the network connection and the address.`, `${error} (${url})`);
@@ -93,7 +92,7 @@ async function sizeAt(url, name) {
   const [, size] = /\/(\d+)$/.exec(response.headers.get("Content-Range") ?? "") ?? [];
   if (size === undefined) {
     throw new StoreError("ranges", `The server does not say how large ${name} is.`,
-      `no Content-Range in the answer for ${url}; a host other than the page's must name it in Access-Control-Expose-Headers`);
+      `no Content-Range in the response for ${url}; a host other than the page's must name it in Access-Control-Expose-Headers`);
   }
   return Number(size);
 }
@@ -106,7 +105,7 @@ async function sliceOf(file, start, end) {
   }
 }
 
-/** All parts of a split file, given the address of one. */
+/** All parts of a split file, given the URL of one. */
 function addressesOfParts(address) {
   const url = new URL(address);
   const [, stem, , count] = PART.exec(url.pathname) ?? [];
@@ -117,7 +116,7 @@ function addressesOfParts(address) {
   });
 }
 
-/** Parts of one file have this in common, their number where their names do not tell; other files have their place in the list. */
+/** The key that parts of one file share: the number of parts if their names do not tell; other files have their index in the list. */
 function stemOf({ name, nParts }, idx) {
   return nParts > 1 ? (PART.exec(name)?.[1] ?? `one of ${nParts} parts`) : idx;
 }
@@ -128,7 +127,7 @@ function grouped(described) {
   return groups.values();
 }
 
-/** Chunks for the bytes of a file from `start` on; the first bytes are there already. */
+/** Chunks for the bytes of a file from `start` on; the first bytes are already present. */
 function chunksOf({ source, name, size, first }, start) {
   const chunks = [];
   if (start < first.length) chunks.push({ path: name, offset: start, size: first.length - start, source: first.subarray(start) });
@@ -142,7 +141,7 @@ function whole(name, part) {
   return { name, size: part.size, header_size: part.headerSize, chunks: chunksOf(part, 0) };
 }
 
-/** A split file as the whole that its parts make up: a header of its own, then the tensors of every part. */
+/** A split file as the whole that its parts form: a new header, then the tensors of every part. */
 function joined(name, parts, wasm) {
   const header = wasm.joinGguf(parts.map((part) => part.name), parts.map((part) => part.first), Float64Array.from(parts, (part) => part.size));
   const chunks = [{ path: name, offset: 0, size: header.length, source: header }, ...parts.flatMap((part) => chunksOf(part, part.headerSize))];

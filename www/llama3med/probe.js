@@ -1,4 +1,4 @@
-// A worker that measures this device: how fast it multiplies while others do the same beside it, and what an exchange between two workers costs.
+// A worker that measures this device: how fast it multiplies while other workers do the same, and what an exchange between two workers costs.
 //
 // Messages from ranks.js and llama3med.js                    answered by
 //   { type: "open", build, module }                          { type: "opened", kernel }
@@ -8,8 +8,8 @@
 
 import { importBuild } from "./builds.js";
 
-let wasm = null; // the module of the bindings
-const made = new Map(); // products, by what they are
+let wasm = null; // the bindings' module
+const made = new Map(); // products, by their shape
 
 self.addEventListener("message", async ({ data }) => {
   try {
@@ -39,7 +39,7 @@ function products({ products, ms }) {
   return { gmacsPerSecond };
 }
 
-/** A product is made once and run once before it is timed. */
+/** A product is created once, and run once before it is timed. */
 function madeProduct(shape) {
   const key = shape.join();
   if (!made.has(key)) {
@@ -51,7 +51,7 @@ function madeProduct(shape) {
   return made.get(key);
 }
 
-/** Sends and awaits messages as two ranks do that add up their partial results. */
+/** Sends and awaits messages like two ranks that sum their partial results. */
 async function exchange({ port, n_bytes, n_times }) {
   let n_waiting = 0;
   let wake = () => {};
@@ -65,7 +65,7 @@ async function exchange({ port, n_bytes, n_times }) {
     const buffer = new ArrayBuffer(n_bytes);
     port.postMessage(buffer, [buffer]);
     await received();
-    if (i === 0) start = performance.now(); // both are there now
+    if (i === 0) start = performance.now(); // both are ready now
   }
   const ms = (performance.now() - start) / n_times;
   return { ms };

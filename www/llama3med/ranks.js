@@ -1,21 +1,21 @@
-// How many ranks a model gets when nobody says: from the memory that it takes, the processor's cores, and a short measurement of this device.
+// The default number of ranks: from the memory that the model needs, the processor's cores, and a short measurement of this device.
 //
-// A token of the answer costs each rank its share of all weights, once, and all ranks a sum twice a layer. More ranks share the weights more finely and
-// wait for more messages; and what the browser calls cores may be two threads of one core, or slow ones beside fast ones, where every rank waits for the
-// slowest. So a few workers multiply at once for some milliseconds, and what they reach together decides.
+// Each token of an answer costs every rank one pass over its share of the weights, and all ranks two sums per layer. With more ranks, each has a smaller share,
+// but waits for more messages. What the browser calls cores may be two threads of one core, or slow ones beside fast ones, and then every rank waits for the
+// slowest. So a few workers multiply at once for some milliseconds, and their combined speed decides.
 
 import { ModelError } from "./errors.js";
 import { MAX_RANKS, startWorker } from "./workers.js";
 
 const MAX_DEFAULT_RANKS = 16;
-const UNMEASURED_RANKS = 4; // at most, where nothing could be measured
-// Up to here the sums cost more than a second rank saves, on every device that was measured.
+const UNMEASURED_RANKS = 4; // at most, if nothing could be measured
+// Up to here the sums cost more than a second rank saves, on every device measured.
 const ONE_RANK_BYTES = 64e6;
 const WEIGHT_BYTES = 4.5 / 8;
 const N_SUMS = 65; // of a decoder of 32 layers
-const LEAST_GAIN = 1.1; // more ranks take more memory and more power: they must be worth it
+const LEAST_GAIN = 1.1; // more ranks take more memory and more power: the gain must be worth it
 
-const PRODUCT = ["q4_0", 2048, 4096, 1]; // 4.7 MB a worker: together more than a processor's cache holds
+const PRODUCT = ["q4_0", 2048, 4096, 1]; // 4.7 MB per worker: together more than a processor's cache
 const PRODUCT_MS = 40;
 const SUM_BYTES = 4 * 4096;
 const N_EXCHANGES = 50;
@@ -23,7 +23,8 @@ const N_EXCHANGES = 50;
 /**
  * @param {number} n_bytes  of the model's weights in memory
  * @param {{ n_least?: number, wanted?: number, n_cores?: number, measure: (counts: number[]) => Promise<{ gmacsPerSecond: number[], exchangeMs: number }> }} options
- *   No rank of fewer than `n_least` would have enough memory. `measure` says what each number of workers reaches together if all wait for the slowest, and what an exchange costs.
+ *   Fewer than `n_least` ranks would not have enough memory. `measure` returns the combined speed of each number of workers if all wait for the slowest, and
+ *   the cost of an exchange.
  * @returns {Promise<number>}
  */
 export async function chooseRanks(n_bytes, { n_least = 1, wanted, n_cores, measure }) {
@@ -50,7 +51,7 @@ function checked(wanted, n_least) {
   throw new ModelError({ kind: "invalid", message, instead: { ranks: n_least } });
 }
 
-/** Ascending: the least that the model needs, powers of two above it, and one for each core. */
+/** Ascending: the minimum that the model needs, powers of two above it, and one rank per core. */
 function candidates(n_least, n_most) {
   const counts = [n_least];
   for (let count = 2; count < n_most; count *= 2) if (count > n_least) counts.push(count);
@@ -58,7 +59,7 @@ function candidates(n_least, n_most) {
   return counts;
 }
 
-/** Messages that a sum waits for, one after the other: see `sum` in ranks.rs. */
+/** The number of messages that a sum waits for, one after the other: see `sum` in ranks.rs. */
 function n_hops(n_ranks) {
   const doublings = Math.floor(Math.log2(n_ranks));
   return doublings + (2 ** doublings === n_ranks ? 0 : 2);
@@ -70,7 +71,7 @@ export async function measure(counts, { build, module }) {
   try {
     await Promise.all(probes.map((probe) => probe.ask({ type: "open", build, module })));
     const time = (probe, ms) => probe.ask({ type: "products", products: [PRODUCT], ms });
-    await Promise.all(probes.map((probe) => time(probe, 0))); // makes the products
+    await Promise.all(probes.map((probe) => time(probe, 0))); // creates the products
     const gmacsPerSecond = [];
     for (const count of counts) {
       const speeds = await Promise.all(probes.slice(0, count).map((probe) => time(probe, PRODUCT_MS)));
@@ -86,7 +87,7 @@ export async function measure(counts, { build, module }) {
   }
 }
 
-/** A worker that measures: probe.js. One question at a time. */
+/** A worker that measures: probe.js. One request at a time. */
 export class Probe {
   #worker = startWorker((Worker) => new Worker(new URL("./probe.js", import.meta.url), { type: "module" }), "probe");
 

@@ -1,13 +1,13 @@
-// Pictures of formats that the engine does not read and this browser does (AVIF, SVG; HEIC and JPEG XL in Safari): drawn here, and written as a PNG that the engine
-// reads as it would any other. Transparent parts stay transparent: what is behind them is the engine's affair.
+// Pictures in formats that the engine cannot read but this browser can (AVIF, SVG; HEIC and JPEG XL in Safari): drawn here, and written as a PNG that the
+// engine reads like any other. Transparent areas stay transparent: the engine decides what is behind them.
 
-/** Says that the model sees what the browser has made of the file. */
+/** The note that the model sees the browser's rendering of the file. */
 export const REDRAWN = "This browser decoded the file.";
 
 /**
- * The picture as the bytes of a PNG, or null where this browser cannot show it either.
+ * The picture as the bytes of a PNG, or null if this browser cannot show it either.
  * @param {Blob|ArrayBuffer|Uint8Array} image
- * @param {boolean} isSvg  browsers read SVG by its type alone
+ * @param {boolean} isSvg  browsers recognise SVG only by its type
  * @returns {Promise<ArrayBuffer|null>}
  */
 export async function redraw(image, isSvg) {
@@ -31,7 +31,7 @@ async function drawElement(blob) {
   }
 }
 
-/** In a worker, which has no elements; it knows no SVG. */
+/** For workers, which have no elements; cannot decode SVG. */
 async function drawBitmap(blob) {
   const bitmap = await createImageBitmap(blob);
   try {

@@ -1,4 +1,4 @@
-// The store: a worker that fetches a model's chunks, checks them, keeps them (folder.js) and hands every rank the bytes that it needs.
+// The store: a worker that fetches a model's chunks, checks them, keeps them (folder.js) and passes every rank the bytes that it needs.
 //
 // Messages from the page                                     answered by
 //   { type: "open", manifestUrl, build, module, cache,       { type: "manifest", manifest, isCopy, memory: { bytes, leastRanks } }
@@ -16,17 +16,17 @@
 //   { type: "kept", file, parts: [{ offset, at, size }],     { type: "taken", problem }, the problem being what stood in the way of reading, if
 //     manifestUrl, chunk }                                     anything did; a part lies `at` a place of the chunk
 //   { type: "end" }                                          nothing
-// A rank answers in order, one answer a message: that bounds what is under way.
+// A rank answers in order, one answer per message: this bounds how many bytes are in flight.
 //
-// What the folder keeps already, the ranks read there themselves, each what it needs, straight into its memory: bytes that came through this worker would
-// be copied twice more. They were checked before they got their place (folder.js); with `verify` they are read and hashed here once more.
+// The ranks read chunks that the folder already keeps themselves, each what it needs, straight into its memory: bytes that passed through this worker would be
+// copied two more times. They were checked before they were stored (folder.js); with `verify` they are read and hashed here again.
 
 import { importBuild } from "./builds.js";
 import { checkStandIn, checkStatus, fetchBytes, isNetworkLost, networkBack, StoreError, whyForbidden } from "./fetching.js";
 import { Folder, hex } from "./folder.js";
 import { describePair, readChunk } from "./pair.js";
 
-// Chunks that are fetched or read at once, as long as they are not too many bytes; they are handed on in order.
+// How many chunks are fetched or read at once, as long as they are not too many bytes; they are passed on in order.
 const N_AHEAD = 4;
 const AHEAD_BYTES = 128 << 20;
 const MAX_MANIFEST_BYTES = 4 << 20;
@@ -51,32 +51,32 @@ async function open({ manifestUrl, pair, build, module, cache, context, template
   if (pair) {
     const note = pair.every((source) => typeof source === "string") ? "" : "no: it is read from the files that you chose";
     model = { manifest: await describePair(pair, wasm), folder: null, note };
-    // What comes without hashes is at least known by its header.
+    // Without hashes, a file is at least identified by its header.
     const files = await Promise.all(model.manifest.files.map(async (file) => ({ ...file, header_sha256: await sha256(file.chunks[0].source.subarray(0, file.header_size)) })));
     return postMessage({ type: "manifest", manifest: { ...model.manifest, files }, isCopy: false, memory: await memory(context) });
   }
   const folder = cache ? await Folder.open(manifestUrl) : null;
   const { bytes, isCopy } = early ? { bytes: early, isCopy: false } : await manifestBytes(manifestUrl, folder);
-  const note = folder && !folder.isOurs ? "Another tab is keeping this model; this one only reads what is kept." : "";
+  const note = folder && !folder.isOurs ? "Another tab is keeping this model; this tab only reads it." : "";
   model = { url: manifestUrl, manifest: wasm.parseManifest(bytes), bytes, folder, note };
   postMessage({ type: "manifest", manifest: model.manifest, isCopy, memory: await memory(context) });
 }
 
-/** Said before anything is fetched: the ranks would say it when all has been loaded. */
+/** Checked before anything is fetched: the ranks would only report it after everything is loaded. */
 function checkTemplate(template) {
   const known = wasm.templateNames();
   if (template === undefined || known.includes(template)) return;
   throw Object.assign(new StoreError("invalid", `template must be one of ${known.join(", ")}, found ${template}`), { instead: { template: undefined } });
 }
 
-/** The manifest from the network, or, when there is no way to it, as it was kept. */
+/** The manifest from the network or, if there is no connection, the kept one. */
 async function manifestBytes(url, folder) {
   const copy = await folder?.manifest();
   for (let attempt = 0; ; attempt++) {
     try {
       return { bytes: await fetchManifest(url, copy ? MANIFEST_WAIT_MS : 4 * MANIFEST_WAIT_MS), isCopy: false };
     } catch (error) {
-      // A web page is what a network says that wants a login first.
+      // A network that requires a login sends a web page.
       const mayPass = !(error instanceof StoreError) || error.passing || error.kind === "web-page";
       if (mayPass && copy) return { bytes: copy, isCopy: true };
       const reason = error instanceof StoreError ? error : await whyForbidden(url);
@@ -100,7 +100,7 @@ async function fetchManifest(url, ms) {
   return bytes;
 }
 
-/** What the model takes in memory, from the headers of its files. The chunks that hold them are obtained now, and wait for the ranks. */
+/** The memory that the model needs, from the headers of its files. The chunks that contain them are obtained now, and wait for the ranks. */
 async function memory(context) {
   const { files } = model.manifest;
   const chunks = files.flatMap((file) => placed(file));
@@ -120,7 +120,7 @@ async function memory(context) {
 
 async function serve({ ports, verify }) {
   const { chunks, progress } = model;
-  // Read here is what is not kept yet, what is to be verified, and the headers.
+  // Read here: chunks that are not kept yet or are to be verified, and the headers.
   for (const placed of chunks) placed.isRead = verify || !placed.isKept || placed.offset < placed.file.header_size;
   const feeds = ports.map((port) => new Feed(port));
   await deliver(chunks, feeds, progress);
@@ -132,7 +132,7 @@ async function serve({ ports, verify }) {
   postMessage({ type: "served", cached: Boolean(model.folder?.isOurs), note: model.note });
 }
 
-/** A file's chunks, each with its place in the file. */
+/** A file's chunks, each with its offset in the file. */
 function placed(file) {
   let end = 0;
   return file.chunks.map((chunk) => {
@@ -141,7 +141,7 @@ function placed(file) {
   });
 }
 
-/** If the disk has no room for what is missing, the model still runs, only nothing is kept. */
+/** If the disk has no room for the missing chunks, the model still runs, but nothing is kept. */
 async function checkRoom(chunks) {
   if (!model.folder?.isOurs) return;
   const n_missing = chunks.reduce((sum, { chunk, isKept }) => sum + (isKept ? 0 : chunk.size), 0);
@@ -150,16 +150,16 @@ async function checkRoom(chunks) {
   keepNothing(new DOMException(`${n_missing} bytes are needed, ${quota - usage} are free`, "QuotaExceededError"));
 }
 
-/** From now on nothing more is kept; what is kept already stays. */
+/** From now on nothing more is kept; what is already kept stays. */
 function keepNothing(error) {
   model.folder = null;
   const isFull = error?.name === "QuotaExceededError";
   model.note = isFull
-    ? `The disk has no room to keep the model: it will be fetched again next time (${error.message}).`
-    : `The browser did not let the model be kept: it will be fetched again next time (${error}).`;
+    ? `There is no room on the disk to keep the model: it will be fetched again next time (${error.message}).`
+    : `The browser did not allow the model to be kept: it will be fetched again next time (${error}).`;
 }
 
-/** Fetches ahead, hands on in order; waits for the ranks, so that little is under way at any time. */
+/** Fetches ahead, passes on in order; waits for the ranks, so that few bytes are in flight at any time. */
 async function deliver(chunks, feeds, progress) {
   const obtained = [];
   let waiting = { file: null, parts: [], n_bytes: 0 }; // chunks of a file whose header is not complete
@@ -169,15 +169,15 @@ async function deliver(chunks, feeds, progress) {
       const placed = chunks[obtained.length];
       const next = placed.obtained ?? obtain(placed, chunks, progress);
       placed.obtained = null;
-      next.catch(() => {}); // heard of when its turn comes
+      next.catch(() => {}); // handled when its turn comes
       obtained.push(next);
     }
     const { bytes, kept } = await obtained[idx];
     obtained[idx] = null;
     if (!bytes) {
-      // Nothing is under way but a few words: the ranks need not be waited for.
+      // Only a few words are in flight: no need to wait for the ranks.
       taken = Promise.all([taken, letRead(feeds, { file, chunk, offset }, progress)]);
-      taken.catch(() => {}); // heard of when they are waited for
+      taken.catch(() => {}); // handled when they are awaited
       continue;
     }
     if (offset === 0) waiting = { file, parts: [], n_bytes: 0 };
@@ -194,22 +194,22 @@ async function deliver(chunks, feeds, progress) {
   await taken;
 }
 
-/** Whether chunk `next` may be obtained already while chunk `idx` is waited for. */
+/** Whether fetching chunk `next` may start while chunk `idx` is still awaited. */
 function mayObtain(chunks, idx, next) {
   const n_bytes = chunks.slice(idx, next + 1).reduce((sum, { chunk, isRead }) => sum + (isRead ? chunk.size : 0), 0);
   return next === idx || (next < idx + N_AHEAD && n_bytes <= AHEAD_BYTES);
 }
 
-/** Has the ranks read a kept chunk. One that cannot be read is removed, so that it will be fetched the next time. */
+/** Tells the ranks to read a kept chunk. One that cannot be read is removed, so that it will be fetched the next time. */
 async function letRead(feeds, { file, chunk, offset }, progress) {
   const problems = await Promise.all(feeds.map((feed) => feed.kept(file.name, chunk, offset)));
   const problem = problems.find(Boolean);
   if (!problem) return progress.add(chunk.size);
   await model.folder?.discard(chunk);
-  throw new StoreError("kept", "A part of the model that this browser keeps could not be read. Load the model again: that part will be fetched anew.", problem);
+  throw new StoreError("kept", "A part of the model that this browser keeps could not be read. Load the model again: that part will be fetched again.", problem);
 }
 
-/** Gives the ranks a file's header; they say which bytes they need. */
+/** Sends a file's header to the ranks; they answer with the bytes they need. */
 async function announce(file, { parts }, feeds) {
   const header = headerOf(file, parts);
   await Promise.all(feeds.map((feed) => feed.header(file, header.slice())));
@@ -223,7 +223,7 @@ function headerOf(file, parts) {
   return header;
 }
 
-/** A chunk's bytes, checked, from the folder or from the network; none if the ranks read it. `kept` resolves when they are on the disk. */
+/** A chunk's bytes, checked, from the folder or from the network; none if the ranks read it. `kept` resolves when they are on disk. */
 async function obtain({ chunk, isRead }, chunks, progress) {
   if (!isRead) return {};
   if (chunk.source) return { bytes: await readChunk(chunk, progress), kept: null };
@@ -237,7 +237,7 @@ async function obtain({ chunk, isRead }, chunks, progress) {
   return { bytes, kept };
 }
 
-/** What arrives damaged is fetched once more, past every cache of the browser. */
+/** A damaged chunk is fetched once more, bypassing every browser cache. */
 async function fetchChunk(chunk, chunks, progress) {
   const url = new URL(chunk.path, model.url).href;
   const isPart = chunk.offset > 0 || chunks.some(({ chunk: other }) => other !== chunk && other.path === chunk.path);
@@ -246,7 +246,7 @@ async function fetchChunk(chunk, chunks, progress) {
   for (const fresh of [false, true]) {
     try {
       const range = isPart ? (chunk.offset ?? 0) : undefined;
-      const cache = fresh ? "reload" : model.folder ? "no-store" : "default"; // what the folder keeps need not be kept twice
+      const cache = fresh ? "reload" : model.folder ? "no-store" : "default"; // what the folder keeps need not be cached twice
       const bytes = await fetchBytes(url, { name, size: chunk.size, range, cache, ...progress.listener });
       const found = await sha256(bytes);
       if (found === chunk.sha256) return bytes;
@@ -271,7 +271,7 @@ async function sha256(bytes) {
   return digest;
 }
 
-/** One rank's end: what it needs of each file, and messages that it has not answered yet. */
+/** The connection to one rank: what it needs of each file, and the messages that it has not answered yet. */
 class Feed {
   constructor(port) {
     this.port = port;
@@ -290,13 +290,13 @@ class Feed {
     if (parts.length > 0) await this.#send({ type: "bytes", file, parts }, parts.map((part) => part.bytes.buffer));
   }
 
-  /** Resolves with what stood in the way of reading, if anything did. */
+  /** Resolves with the reason why reading failed, if it did. */
   async kept(file, chunk, offset) {
     const parts = this.#needed(file, offset, chunk.size);
     if (parts.length > 0) return (await this.#send({ type: "kept", file, parts, manifestUrl: model.url, chunk })).problem;
   }
 
-  /** What the rank needs of the `size` bytes of a file from `offset` on: each part is `at` a place from there. */
+  /** What the rank needs of the `size` bytes of a file starting at `offset`: each part is `at` bytes from there. */
   #needed(file, offset, size) {
     const ranges = this.ranges.get(file);
     const parts = [];

@@ -1,20 +1,20 @@
-// The workers of one loaded model: starts them, connects them, watches them, and ends all of them when one is lost. Runs on the page's main thread.
+// The workers of one loaded model: starts them, connects them, watches them, and terminates all of them when one is lost. Runs on the page's main thread.
 // index.js is the interface; the messages are listed in store.js and rank.js.
 
 import { abortError, ModelError } from "./errors.js";
 
-// Each names its file in the one way in which bundlers find a worker's; `Worker` is what `startWorker` gives them.
+// Each names its file in the only form in which bundlers recognise a worker; `startWorker` passes the `Worker` constructor.
 const makeStore = (Worker) => new Worker(new URL("./store.js", import.meta.url), { type: "module" });
 const makeRank = (Worker) => new Worker(new URL("./rank.js", import.meta.url), { type: "module" });
 
 /**
- * Starts a worker, once `workersChecked` has resolved: `make` makes it with the constructor that it is given, as `makeStore` does. A worker
- * takes on the policy of the page only if it starts from a blob: from its own address it would have none but what its host sends. Where a host's own policy
- * forbids blobs, the file itself is started.
+ * Starts a worker, once `workersChecked` has resolved: `make` creates it with the constructor that it is given, like `makeStore`. A worker inherits the page's
+ * policy only if it starts from a blob: started from its own URL, it would only have the policy that its host sends. If a host's own policy forbids blobs, the
+ * file itself is started.
  */
 export function startWorker(make, name) {
   return make(function (url, options) {
-    const href = typeof url === "string" ? new URL(url, location.href).href : url.href; // as a bundler has written it
+    const href = typeof url === "string" ? new URL(url, location.href).href : url.href; // as the bundler wrote it
     return new Worker(startsFromBlobs ? blobUrl(`import ${JSON.stringify(href)};`) : href, { ...options, name });
   });
 }
@@ -24,7 +24,7 @@ const blobUrl = (script) => URL.createObjectURL(new Blob([script], { type: "text
 let startsFromBlobs = true;
 let checked = null;
 
-/** Resolves when it is known how workers may be started. */
+/** Resolves when it is known how workers can be started. */
 export function workersChecked() {
   return (checked ??= new Promise((resolve) => {
     let worker = null;
@@ -47,8 +47,8 @@ export function workersChecked() {
 export const MAX_RANKS = 64;
 
 const PING_MS = 5000;
-// A rank alone in its session hears nothing while it computes a tile or a piece of the prompt: on a slow phone that takes minutes. Where there are locks
-// they tell which ranks live, however long they are silent.
+// A single rank hears nothing while it computes a tile or a piece of the prompt, which takes minutes on a slow phone. Where Web Locks exist, they show which
+// ranks are alive, however long they are silent.
 const MAX_SILENCE_MS = 600_000;
 
 /** All workers of one model. */
@@ -61,21 +61,21 @@ export class Session {
     this.n_operations = 0;
     this.error = null;
     this.watched = [];
-    this.asked = null; // { promise, waiting, resolve } of the ranks' memory, while it is asked for
+    this.asked = null; // { promise, waiting, resolve } the pending request for the ranks' memory
     this.lastLook = performance.now();
     this.timer = setInterval(() => this.#look(), PING_MS);
-    /** Resolves with the error that ended the session, also when that is only `close`. */
+    /** Resolves with the error that ended the session, also if that is only `close`. */
     this.ended = new Promise((resolve) => (this.resolveEnded = resolve));
     this.locks = `llama3med ${Date.now()} ${Math.random()}`;
   }
 
-  /** Starts the store. `onMessage` hears of everything that it says. */
+  /** Starts the store. `onMessage` gets all its messages. */
   startStore(onMessage) {
     this.store = this.#worker(makeStore, "the store", onMessage);
     return this.store;
   }
 
-  /** Starts `n_ranks` ranks, each connected to all others; resolves with what rank 0 says of the model, when all have been loaded. */
+  /** Starts `n_ranks` ranks, each connected to all others; resolves with rank 0's description of the model, when all are loaded. */
   startRanks(n_ranks, start) {
     const ports = Array.from({ length: n_ranks }, () => Array(n_ranks).fill(null));
     for (let a = 0; a < n_ranks; a++) {
@@ -118,7 +118,7 @@ export class Session {
     worker.onerror = (event) => {
       event.preventDefault?.();
       const message = event.message || "it could not be started: is the whole site there, and does its policy allow workers?";
-      // Of a worker that has not said anything yet the program is to blame.
+      // If a worker has not sent any message yet, the program is the cause.
       const kind = watch.hasSpoken ? "internal" : "program";
       this.end(new ModelError({ kind, message, detail: `${event.filename ?? name}:${event.lineno ?? 0}` }, name));
     };
@@ -127,20 +127,21 @@ export class Session {
     return worker;
   }
 
-  /** A worker's error. One for want of memory says how many ranks would have twice as much. */
+  /** A worker's error. If memory ran out, it includes how many ranks would have twice as much. */
   #error(error, name) {
     const isShort = error.kind === "out-of-memory" && this.ranks.length > 0 && this.ranks.length < MAX_RANKS;
     return Object.assign(new ModelError(error, name), isShort ? { moreRanks: Math.min(2 * this.ranks.length, MAX_RANKS) } : {});
   }
 
-  // The rank holds this lock as long as it lives: whoever gets it next knows that it does not.
+  // The rank holds this lock as long as it lives: when somebody else gets it, the rank is dead.
   #watchLock(lock, name) {
     this.watched.find((watch) => watch.name === name).isLocked = true;
-    const lost = () => this.end(new ModelError({ kind: "rank-lost", message: "it ended without a word, perhaps for want of memory. Load the model again" }, name));
+    const lost = () => this.end(new ModelError({ kind: "rank-lost", message: "it ended without a message, perhaps because memory ran out. Load the model again" }, name));
     navigator.locks.request(lock, lost).catch(() => {});
   }
 
-  // For workers that no lock shows: the store, and all of them where there are no locks (plain http). Time in which this page slept does not count.
+  // For workers without such a lock: the store, and all of them where there are no locks (plain http). Time during which this page was suspended does not
+  // count.
   #look() {
     const now = performance.now();
     const passedMs = Math.min(now - this.lastLook, 2 * PING_MS);
@@ -155,13 +156,13 @@ export class Session {
     }
   }
 
-  // One at a time: a worker that computes would find a heap of them.
+  // One at a time: otherwise a busy worker would find a heap of them.
   #ping(watch) {
     if (!watch.isPinged) watch.worker.postMessage({ type: "ping" });
     watch.isPinged = true;
   }
 
-  /** Bytes of every rank's wasm memory, asked for now. */
+  /** Bytes of every rank's wasm memory, measured now. */
   async memory() {
     if (!this.asked && !this.error) {
       this.asked = { waiting: new Set(this.ranks.keys()) };
@@ -178,7 +179,7 @@ export class Session {
     this.asked = null;
   }
 
-  /** Has every rank give up the network; resolves when all have. */
+  /** Makes every rank give up the network; resolves when all have. */
   async lock() {
     const locked = this.ranks.map((worker) => new Promise((resolve) => {
       worker.locked = resolve;
@@ -187,14 +188,14 @@ export class Session {
     await Promise.race([Promise.all(locked), this.ended]);
   }
 
-  /** The store has done its work. */
+  /** The store has finished its work. */
   endStore() {
     this.store.terminate();
     this.watched = this.watched.filter(({ worker }) => worker !== this.store);
     this.store = null;
   }
 
-  /** Ends every worker; everything that is under way fails with `error`. */
+  /** Terminates every worker; all pending operations fail with `error`. */
   end(error) {
     if (this.error) return;
     this.error = error;
@@ -205,14 +206,14 @@ export class Session {
   }
 
   /**
-   * Puts an operation of rank 0 into the queue.
+   * Queues an operation of rank 0.
    * @returns {{ promise: Promise<object>, stop: () => void }} `promise` resolves with `{ result, timings }`; `stop` makes it fail with an AbortError,
    *   or, if it is an answer that has begun, end early.
    */
   operate(message, onEvent = () => {}) {
     const operation = { id: this.n_operations++, message, onEvent, isRunning: false };
     const promise = new Promise((resolve, reject) => Object.assign(operation, { resolve, reject }));
-    promise.catch(() => {}); // whoever cares listens as well
+    promise.catch(() => {}); // interested callers attach their own handlers
     if (this.error) operation.reject(this.error);
     else this.operations.push(operation);
     this.#next();

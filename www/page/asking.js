@@ -1,4 +1,4 @@
-// The conversation with the model: it looks at the picture, is asked, and its answers are written to the page.
+// The conversation with the model: sends the picture and the questions, and writes the answers to the page.
 
 import { reloadModel, showLost, withMoreRanks } from "./loading.js";
 import { showNumbers } from "./numbers.js";
@@ -10,7 +10,7 @@ export function closeChat() {
   state.chat = null;
 }
 
-// The model looks at the image at once, if it sees any; the question may still be in the typing.
+// The model encodes the image at once, if it sees pictures; the question may still be being typed.
 export async function startChat(model) {
   const { file } = state;
   if (state.chat) return;
@@ -35,16 +35,16 @@ export async function startChat(model) {
   }
 }
 
-/** The picture is with the model, if there is one: `frame` is what the engine says of it. */
+/** The model has the picture, if there is one: `frame` is the engine's description of it. */
 export function showEncoded(info, frame) {
   Object.assign(state, { encoded: true, frame });
-  picture.light(0, 0); // no tile is under way any more
+  picture.light(0, 0); // no tile is being encoded any more
   showNumbers(byId("numbers"), info, state.chat);
   rest();
 }
 
 function chatProgress(progress) {
-  // The beginning of the prompt is read in the background: nobody waits for it.
+  // The start of the prompt is read in the background: nothing waits for it.
   if (progress.stage === "reading" && !state.asking) return;
   if (progress.stage === "encoding") picture.light(progress.done, progress.total);
   showProgress(progress);
@@ -63,7 +63,7 @@ function imageFailed(error) {
   setModelLine("ready");
 }
 
-/** An error after which the model goes on. */
+/** An error after which the model keeps working. */
 export function explainFailure(error) {
   const explained = explain(error);
   if (error.kind !== "out-of-memory") return explained;
@@ -81,14 +81,14 @@ export function showChips() {
     chip.textContent = question;
     chip.dir = "auto";
     on(chip, "click", () => {
-      byId("scroll").focus(); // the chip goes; the answer comes
+      byId("scroll").focus(); // the chip disappears; the answer follows
       return ask(question);
     });
     return chip;
   }));
 }
 
-// Resolves when the current image is with the model, whatever is still missing: the image, the model, the encoding.
+// Resolves when the model has the current image, whatever is still missing: the image, the model, the encoding.
 async function chatForQuestion(signal) {
   const stopped = new Promise((_, reject) => {
     const stop = () => reject(new DOMException("stopped", "AbortError"));
@@ -116,9 +116,9 @@ export async function ask(question) {
     return chooser().focus();
   }
   byId("question").value = "";
-  if (!state.file) byId("image-error").replaceChildren(); // a picture that was refused is no part of this
+  if (!state.file) byId("image-error").replaceChildren(); // a refused picture is not part of this
   enlarge(false);
-  document.body.classList.add("has-turns"); // on a phone the words now take the room
+  document.body.classList.add("has-turns"); // on a phone the conversation now takes the space
   const turn = conversation.add(question);
   const asking = { abort: new AbortController() };
   const { file, record } = state;
@@ -134,18 +134,18 @@ export async function ask(question) {
     showAsking(Boolean(state.asking));
     byId("keep").hidden = !conversation.turns.some((each) => each.text);
     hooks.answered(record, asking.info);
-    if (turn === conversation.turns.at(-1)) conversation.follow(); // what has appeared around it took room
+    if (turn === conversation.turns.at(-1)) conversation.follow(); // the elements around it took space
     if (!turn.failed && file === state.file) rest();
   }
 }
 
-// The button that opens a picture: one for a mouse, one for fingers.
+// The button that opens a picture: one for mouse, one for touch.
 const chooser = () => [...document.querySelectorAll(".choose")].find((button) => button.offsetParent) ?? byId("another");
 
 async function answer(turn, asking) {
   const { signal } = asking.abort;
   const chat = await chatForQuestion(signal);
-  asking.info = state.info; // another model may have come when this one has answered
+  asking.info = state.info; // another model may be open by the time this one has answered
   for await (const piece of chat.ask(turn.question, { maxTokens: asked.tokens ?? 512, signal })) {
     turn.push(piece);
   }
@@ -155,14 +155,14 @@ async function answer(turn, asking) {
 
 // Why an answer ended, if the model did not end it.
 const ENDS = {
-  length: "cut off at its longest",
+  length: "cut off at the maximum length",
   context: "cut off: the conversation is full",
   repetition: "stopped: it repeated itself",
   cancelled: "stopped",
-  failed: "broken off by an error",
+  failed: "interrupted by an error",
 };
 
-// The small print of an answer, its reason to end first.
+// The small print of an answer, starting with the reason for its end.
 function ending(chat, signal) {
   const { nTokens, tokensPerSecond, nDropped } = chat.timings;
   return [
@@ -178,7 +178,7 @@ function answerFailed(turn, asking, error) {
   turn.end(ENDS.failed);
   turn.failed = true;
   if (!byId("question").value) byId("question").value = turn.question;
-  // What went wrong with the model or the image stands there already.
+  // The problem with the model or the image is already shown there.
   if (state.lost ? byId("load-error").hasChildNodes() : !state.chat) return;
   const explained = state.lost ? explain(error) : explainFailure(error);
   setStatus(state.lost ? "The model stopped" : explained.title);
@@ -197,7 +197,7 @@ export function showAsking(isAsking) {
   if (!isAsking && stopHadFocus) byId("question").focus();
 }
 
-/** On a phone: the picture itself, or a strip of it above the words. */
+/** On a phone: the whole picture, or a strip of it above the conversation. */
 export function enlarge(isOpen) {
   byId("image").classList.toggle("open", isOpen);
   byId("enlarge").setAttribute("aria-expanded", String(isOpen));

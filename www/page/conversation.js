@@ -1,4 +1,4 @@
-// The turns on the page, and how a text leaves it. Text is only ever set as text, never as markup.
+// The turns on the page, and how their text is copied or saved. Text is only ever set as text, never as markup.
 
 import { Markdown, spokenText } from "./markdown.js";
 import { NOTICE } from "./record.js";
@@ -13,7 +13,7 @@ function child(parent, name, className, text = "") {
 
 /** One question and its answer. */
 class Turn {
-  /** `speak` hears the answer a sentence at a time, `onDrawn` that more of it is on the page. */
+  /** `speak` receives the answer sentence by sentence; `onDrawn` is called when more of it is on the page. */
   constructor(root, question, { speak, onDrawn }) {
     Object.assign(this, { question, speak, onDrawn });
     this.text = "";
@@ -24,7 +24,7 @@ class Turn {
     child(this.root, "p", "visually-hidden", "Model");
     this.answer = child(this.root, "div", "answered");
     this.markdown = new Markdown(this.answer);
-    this.answer.dir = "auto"; // the script of the answer decides, not that of the page
+    this.answer.dir = "auto"; // the answer's script decides, not the page's
     this.answer.dataset.testid = "answer";
     this.answer.setAttribute("aria-busy", "true");
     this.meta = child(this.root, "p", "meta");
@@ -37,7 +37,7 @@ class Turn {
     this.#say(/^[^]*(?:(?<!^\s*\d+)[.!?…](?=\s)|[。！？\n])/m.exec(this.text.slice(this.n_said))?.[0]);
   }
 
-  // However fast pieces come, the screen shows no more than its frames.
+  // However fast pieces arrive, drawing happens at most once per frame.
   #drawSoon() {
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
@@ -50,7 +50,7 @@ class Turn {
     this.onDrawn();
   }
 
-  // A screen reader hears whole sentences: it would begin anew with every piece.
+  // A screen reader gets whole sentences: it would start over with every piece.
   #say(text) {
     if (!text) return;
     this.n_said += text.length;
@@ -64,7 +64,7 @@ class Turn {
     this.#close(reason, notes.filter(Boolean).join(" · "), Date.now());
   }
 
-  /** An answer that was written before. */
+  /** An answer from an earlier time. */
   fill({ text, reason, print, at }) {
     this.text = text;
     this.#close(reason, print, at);
@@ -78,20 +78,20 @@ class Turn {
   }
 }
 
-/** What scrolls when `element` grows: a part of the page or, in a low window, all of it. */
+/** The element that scrolls when `element` grows: a part of the page or, in a low window, all of it. */
 function scrollerOf(element) {
   const scrolls = (each) => /auto|scroll/.test(getComputedStyle(each).overflowY);
   for (let each = element.parentElement; each && each !== document.body; each = each.parentElement) if (scrolls(each)) return each;
   return document.scrollingElement;
 }
 
-/** The turns of the present conversation. */
+/** The turns of the current conversation. */
 export class Conversation {
   /** `spoken` is a live region. */
   constructor(root, spoken) {
     this.root = root;
     this.spoken = spoken;
-    this.entries = []; // turns, and the lines between them: { divider }
+    this.entries = []; // turns, and the dividers between them: { divider }
     root.ownerDocument.addEventListener("copy", (event) => this.#copied(event));
   }
 
@@ -99,7 +99,7 @@ export class Conversation {
     return this.entries.filter((entry) => entry instanceof Turn);
   }
 
-  // Whoever copies a part of an answer by hand takes the notice along.
+  // Copying part of an answer by hand adds the notice.
   #copied(event) {
     const selection = this.root.ownerDocument.getSelection();
     const text = selection?.toString() ?? "";
@@ -123,7 +123,7 @@ export class Conversation {
     return turn;
   }
 
-  /** Keeps the newest turn's end in sight while it grows, unless the reader has scrolled back. */
+  /** Keeps the end of the newest turn in view while it grows, unless the reader has scrolled back. */
   follow(always = false) {
     const scroller = scrollerOf(this.root);
     const turn = this.turns.at(-1).root;
@@ -132,19 +132,19 @@ export class Conversation {
     if (behind > 0 && (always || behind < 120)) scroller.scrollTop += behind;
   }
 
-  /** A line between turns: the model knows nothing of what is above it. */
+  /** A divider between turns: the model does not know what is above it. */
   divide(divider) {
     this.entries.push({ divider });
     child(this.root, "p", "divider", divider);
   }
 
-  /** What the model may be given to go on from: the turns below the last line. */
+  /** The history that the model may continue from: the turns below the last divider. */
   history() {
     const start = this.entries.findLastIndex(({ divider }) => divider) + 1;
     return this.entries.slice(start).filter(({ text }) => text).map(({ question, text }) => ({ question, answer: text.trim() }));
   }
 
-  /** Takes everything away, and gives it for `put`. */
+  /** Removes everything and returns it for `put`. */
   take() {
     const { entries } = this;
     this.entries = [];
@@ -153,7 +153,7 @@ export class Conversation {
     return entries;
   }
 
-  /** Shows what `take` gave, or the same as plain objects. */
+  /** Shows what `take` returned, or the same as plain objects. */
   put(entries) {
     this.take();
     for (const entry of entries) {
@@ -164,7 +164,7 @@ export class Conversation {
   }
 }
 
-/** Copies `text`; also on plain http, where the browser has no clipboard interface. Returns whether it worked. */
+/** Copies `text`, also on plain http, where browsers have no clipboard interface. Returns whether it worked. */
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);

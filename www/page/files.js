@@ -1,8 +1,8 @@
-// Files that a person chooses, drops or pastes. Folders give what is in them. First bytes decide what is a picture and what is a model: medical files often
-// have names without an ending, downloads are renamed ("… (1).gguf"), and some programs name what they keep by its hash.
+// Files that the user chooses, drops or pastes; folders are expanded. The first bytes decide what is a picture and what is a model: medical files often have no
+// extension, downloads are renamed ("… (1).gguf"), and some programs name their files by hash.
 
-const MAX_FILES = 2000; // that are looked at
-const MAX_PICTURES = 20; // that are taken at once
+const MAX_FILES = 2000; // that are examined
+const MAX_PICTURES = 20; // that are accepted at once
 const MAX_DEPTH = 16; // of folders within folders
 
 // PNG, JPEG, GIF, BMP, TIFF and BigTIFF, WebP, HEIC and AVIF, DICOM.
@@ -10,10 +10,10 @@ const PICTURE = /^(\x89PNG|\xff\xd8\xff|GIF8|BM[^]{4}\0{4}|II[*+]\0|MM\0[*+]|RIF
 const START_BYTES = 132;
 
 /**
- * All files of a drop or a paste, and what could not be read. To be called in the event's handler, before anything is awaited: the browser empties
- * `transfer` when the event is over.
+ * All files of a drop or a paste, and what could not be read. Must be called in the event's handler, before anything is awaited: the browser empties `transfer`
+ * when the event is over.
  * @param {DataTransfer} transfer
- * @returns {Promise<{ files: File[], n_folders: number, unreadable: { name: string, error: unknown }[] }>} files in the order of their names
+ * @returns {Promise<{ files: File[], n_folders: number, unreadable: { name: string, error: unknown }[] }>} files sorted by name
  */
 export async function filesOf(transfer) {
   const items = [...transfer.items].filter(({ kind }) => kind === "file");
@@ -26,7 +26,7 @@ export async function filesOf(transfer) {
   return found;
 }
 
-/** The folder that was dropped, if it is one: a browser gives it as a file too, which cannot be read. */
+/** The dropped folder, if it is one: a browser also presents it as a file, which cannot be read. */
 function folderOf(item) {
   const entry = item.webkitGetAsEntry?.();
   return entry?.isDirectory ? entry : null;
@@ -47,7 +47,7 @@ async function walk(folder, found, depth) {
   }
 }
 
-// A folder's reader gives its entries in batches, the last of them empty.
+// A folder's reader returns its entries in batches, the last of them empty.
 async function entriesOf(folder) {
   const reader = folder.createReader();
   const entries = [];
@@ -68,8 +68,8 @@ async function take(entry, found) {
 }
 
 /**
- * Which files are a model's, in their order.
- * @returns {Promise<{ models: File[], others: File[] }>}  what is named .gguf and is none counts as a model's: its content will be told
+ * Which files belong to a model, in their order.
+ * @returns {Promise<{ models: File[], others: File[] }>}  a file named .gguf that is not one counts as a model's: an error will say what it is
  */
 export async function sortFiles(files) {
   const areModels = await Promise.all(files.map(async (file) => /\.gguf$/i.test(file.name) || (await isGguf(file))));
@@ -80,11 +80,11 @@ async function isGguf(file) {
   try {
     return (await file.slice(0, 4).text()) === "GGUF";
   } catch {
-    return false; // a folder, or a file that may not be read: whoever opens it says so
+    return false; // a folder or an unreadable file: opening it reports the error
   }
 }
 
-/** Which of several files were used, for the person who gave them; nothing where there is no doubt. */
+/** Which of several files were used, for the user; empty if there is no doubt. */
 export function choiceText({ models, others }) {
   const names = (files) => files.map(({ name }) => name).join(", ");
   if (others.length === 0 || models.length === 0) return "";
@@ -94,8 +94,8 @@ export function choiceText({ models, others }) {
 /**
  * Which of the files to open: a single one whatever it is, otherwise the pictures.
  * @param {{ files: File[], n_folders: number, unreadable: { name: string, error: unknown }[] }} found  of `filesOf`
- * @returns {Promise<{ pictures?: File[], remark?: string, problem?: { title: string, next: string, details: string } }>} `remark` says what became of the rest;
- *   `problem` is why none can be opened
+ * @returns {Promise<{ pictures?: File[], remark?: string, problem?: { title: string, next: string, details: string } }>} `remark` says what happened to the
+ * others; `problem` is why none can be opened
  */
 export async function choosePictures({ files, n_folders, unreadable }) {
   if (files.length === 1 && n_folders === 0) return { pictures: files };
@@ -115,7 +115,7 @@ export async function choosePictures({ files, n_folders, unreadable }) {
     return { pictures: pictures.slice(0, MAX_PICTURES), remark: [countText, lostText].filter(Boolean).join(" ") };
   }
   const title = `There is no picture ${n_folders > 0 ? "in this folder" : "among these files"}.`;
-  const details = [`${files.length} files were looked at`, ...lost.map(({ name, error }) => `${name}: ${error?.message ?? error}`)].join("\n");
+  const details = [`${files.length} files were examined`, ...lost.map(({ name, error }) => `${name}: ${error?.message ?? error}`)].join("\n");
   return { problem: { title, next: [lostText, "Open a picture."].filter(Boolean).join(" "), details } };
 }
 
@@ -124,7 +124,7 @@ async function isPicture(file) {
   return file.type.startsWith("image/") || /\.(dcm|dicom)$/i.test(file.name) || PICTURE.test(String.fromCharCode(...start));
 }
 
-/** Whether a file begins as a picture that the engine or this browser may read. */
+/** Whether a file starts like a picture that the engine or this browser may be able to read. */
 export async function looksLikePicture(file) {
   const start = String.fromCharCode(...(await startOf(file)));
   return PICTURE.test(start) ? start.slice(128) !== "DICM" : file.type.startsWith("image/") && file.size > 0;
@@ -132,13 +132,13 @@ export async function looksLikePicture(file) {
 
 /** The first bytes of a file; an error if it cannot be read. */
 export async function startOf(file) {
-  // A browser may take a file that is gone for an empty one, until all of it is read.
+  // A browser may treat a deleted file as an empty one, until all of it is read.
   const part = file.size === 0 ? file : file.slice(0, START_BYTES);
   return new Uint8Array(await part.arrayBuffer());
 }
 
 /**
- * The text of a paste; nothing where it only names the files beside it, as file managers do.
+ * The text of a paste; empty if it only names the pasted files, as file managers do.
  * @param {DataTransfer} transfer
  */
 export function textOf(transfer) {

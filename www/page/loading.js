@@ -1,4 +1,4 @@
-// The model: begins to load it, uses it, puts another in its place, and says when it has failed.
+// The model: starts loading it, uses it, replaces it by another one, and reports failures.
 
 import { load } from "../llama3med/index.js";
 import { choiceText } from "./files.js";
@@ -6,7 +6,7 @@ import { showModel } from "./numbers.js";
 import { announce, asked, byId, conversation, guarded, hooks, ownModel, requests, rest, samples, service, setModelLine, setStatus, showProgress, state, unexpected } from "./state.js";
 import { explain, showError, showNote, WAITS } from "./words.js";
 
-/** Begins to load a model: `model` is a promise of it; `giveUp` ends it, loaded or not. */
+/** Starts loading a model: `model` is a promise of it; `giveUp` ends it, loaded or not. */
 export function begin(source, onOpened) {
   const abort = new AbortController();
   const loading = { source, giveUp };
@@ -21,7 +21,7 @@ export function begin(source, onOpened) {
     if (typeof source !== "string") samples.arrived();
     if (service.isReplaced) await inCharge();
     options.workersAfter = inCharge();
-    options.workersAfter.catch(() => {}); // loading hears of it
+    options.workersAfter.catch(() => {}); // loading handles it
     const model = await load(source, options).catch((error) => {
       if (!error.instead) throw error;
       noteInstead(error);
@@ -38,7 +38,7 @@ export function begin(source, onOpened) {
   return loading;
 }
 
-// What the address asks for cannot be had; what can is used.
+// The address asks for something impossible; the nearest possible setting is used.
 function noteInstead(error) {
   const words = Object.entries(error.instead).map(([name, value]) => (value === undefined ? "the page chooses" : `${name}=${value} is used`));
   showNote(byId("notes"), error.message, `${error.message}; ${words.join(", ")}.`);
@@ -46,7 +46,7 @@ function noteInstead(error) {
 
 function loadProgress(loading, progress) {
   if (loading !== (state.next ?? state.loading)) return;
-  if (state.asking && state.info) return; // the model that is there still answers
+  if (state.asking && state.info) return; // the current model is still answering
   showProgress(progress);
   const stop = { label: "Stop loading", run: () => stopLoading(loading) };
   if (Boolean(progress.waits) !== state.waits) showNote(byId("notes"), "waits", progress.waits ? WAITS : "", stop);
@@ -66,7 +66,7 @@ function endWaiting() {
   showNote(byId("notes"), "waits", "");
 }
 
-/** From now on questions wait for the model of `loading`; the one before is over. */
+/** From now on questions wait for the model of `loading`; the previous one is closed. */
 export function use(loading) {
   if (state.loading !== loading) state.loading?.giveUp();
   if (state.next !== loading) state.next?.giveUp();
@@ -100,13 +100,13 @@ function modelFailed(error) {
   setModelLine("not loaded");
   setStatus("The model is not loaded");
   const again = { label: "Load the model again", run: guarded(() => reloadModel(state.source ?? ownModel)) };
-  const before = { label: "Load the model before it", run: guarded(() => reloadModel(state.working)) };
+  const before = { label: "Load the previous model", run: guarded(() => reloadModel(state.working)) };
   const renew = { label: "Reload the page", run: () => location.reload() };
   const isOther = state.working && state.working !== state.source;
   showError(byId("load-error"), explain(error), ["replaced", "locked"].includes(error.kind) ? renew : isOther ? before : again, withMoreRanks(error));
 }
 
-// Where one rank's memory was not enough: the model again, on more of them.
+// If one rank had too little memory: load the model again, on more ranks.
 export function withMoreRanks({ moreRanks }) {
   if (!moreRanks) return null;
   const run = guarded(() => {
@@ -120,7 +120,7 @@ export function withMoreRanks({ moreRanks }) {
   return { label: `Open with ${moreRanks} ranks`, run };
 }
 
-// The address of the model in the page's address is none: another model than the one that was meant opens only if the person wants it.
+// The model address in the page's address is invalid: another model is opened only if the user asks for it.
 export function addressFailed() {
   setModelLine("not loaded");
   setStatus("The model is not loaded");
@@ -130,7 +130,7 @@ export function addressFailed() {
   showError(byId("load-error"), explain({ kind: "address", message: asked.problem }), own);
 }
 
-// A worker was lost. A question that waits for its answer says so at its own place.
+// A worker was lost. A question that waits for its answer reports it in its own place.
 function modelLost(error) {
   state.lost = error;
   state.loading.isOver = true;
@@ -144,10 +144,11 @@ export function showLost() {
   showError(byId("load-error"), explain(state.lost), { label: "Load the model again", run: guarded(() => reloadModel()) }, withMoreRanks(state.lost));
 }
 
-// The bytes of two models that may be in memory at once.
+// Bytes of two models that may be in memory at the same time.
 const BESIDE_BYTES = 2e9;
 
-/** Files that the person chose or dropped: their model takes the place of the present one when it has loaded, or when it is clear that it is one and both are too large together. */
+/** Files that the user chose or dropped. Their model replaces the current one when it has loaded, or as soon as it is known to be a model and both are too
+ * large to be in memory together. */
 export function openModel({ models, others }) {
   state.next?.giveUp();
   state.next = null;
@@ -170,7 +171,7 @@ function replaceBy(next) {
   use(next);
 }
 
-// The model that is there, or still loading, stays.
+// The current model, or the one still loading, stays.
 function choiceFailed(error) {
   state.next = null;
   if (!state.loading || state.loading.isOver) return modelFailed(error);
@@ -179,14 +180,14 @@ function choiceFailed(error) {
   rest();
 }
 
-// After a failure: the model comes back from this browser's own copy, the picture is encoded again.
+// After a failure: the model is loaded from this browser's own copy, and the picture is encoded again.
 export function reloadModel(source = state.source) {
   state.loading?.giveUp();
   divide("The model was loaded again; it does not remember what is above.");
   use(begin(source));
 }
 
-// Another model, or the same from its start: it has no conversation and no picture yet.
+// A new model, or the same one reloaded: it has no conversation and no picture yet.
 function divide(word) {
   state.chat = null;
   byId("image-error").replaceChildren();

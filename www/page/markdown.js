@@ -1,13 +1,13 @@
-// A model's answer, which may hold Markdown, as elements of the page. `marked` only cuts it into tokens; elements are made of them here, and what is text
-// is set as text: HTML in an answer is shown as it was written, links and images by name and address. Nothing of an answer is ever parsed as HTML.
+// Turns a model's answer, which may contain Markdown, into elements of the page. `marked` only splits it into tokens; the elements are created here, and text
+// is set as text: HTML in an answer is shown as written, links and images by name and address. Nothing in an answer is ever parsed as HTML.
 
 let lexer = null;
 let loading = null;
 
-/** Fetches `marked`, which nothing on the page needs sooner than an answer; resolves when it is there. */
+/** Fetches `marked`, which the page does not need before the first answer; resolves when it is loaded. */
 export function loadMarkdown() {
   loading ??= import("./marked/marked.esm.js").then((marked) => (lexer = marked.lexer));
-  loading.catch(() => (loading = null)); // the next answer tries again
+  loading.catch(() => (loading = null)); // the next answer retries
   return loading;
 }
 
@@ -20,7 +20,7 @@ function element(name, children, attributes = {}) {
 
 const MARKS = { strong: "strong", em: "em", del: "del" };
 
-/** Sizes and estimates are no marks, whatever Markdown says: 12*15*9 mm, ~5-~7 mm. */
+/** Sizes and estimates are not markup, whatever Markdown says: 12*15*9 mm, ~5-~7 mm. */
 const isMark = ({ type, raw }, before) => Boolean(MARKS[type]) && (type === "del" ? raw.startsWith("~~") : !/\w$/.test(before));
 
 /** Tokens within a line. */
@@ -39,7 +39,7 @@ function inline(tokens) {
 
 const blocks = (tokens) => tokens.filter(({ type }) => type !== "space").map(block);
 
-/** A paragraph, a list, a table, …; whatever would show nothing is shown as it was written: the answer "2." is an empty list to Markdown. */
+/** A paragraph, a list, a table, …; a token that would show nothing is shown as written: the answer "2." is an empty list in Markdown. */
 function block(token) {
   const made = blockOf(token);
   return made.textContent.trim() || token.type === "hr" ? made : element("p", [token.raw.trim()]);
@@ -56,7 +56,7 @@ function blockOf(token) {
   return element("p", [token.raw.trimEnd()]);
 }
 
-// Its mark stays: "> 5 mm" is no quotation.
+// Its mark stays: "> 5 mm" is not a quotation.
 function quote({ tokens }) {
   const made = element("blockquote", blocks(tokens));
   made.firstElementChild?.prepend("> ");
@@ -74,7 +74,7 @@ function table({ header, rows }) {
   return element("div", [element("table", [element("thead", [cells("th", header)]), body])], { class: "table", tabindex: "0", role: "group", "aria-label": "Table" });
 }
 
-/** Makes `old` what `fresh` is, and changes only what differs: what was selected stays so, and nothing flickers. */
+/** Makes `old` equal to `fresh`, changing only what differs: selections survive, and nothing flickers. */
 function patch(old, fresh) {
   if (old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
   if (old.nodeType === Node.TEXT_NODE) {
@@ -89,7 +89,7 @@ function patch(old, fresh) {
 
 const isOdd = (matches) => matches !== null && matches.length % 2 === 1;
 
-/** Closes what an unfinished end has left open, outside of fenced code. */
+/** Closes what an unfinished end has left open, outside fenced code. */
 function closed(text) {
   if (isOdd(text.match(/^ {0,3}(```|~~~)/gm))) return text;
   if (isOdd(text.match(/`/g))) return `${text}\``;
@@ -97,7 +97,7 @@ function closed(text) {
   return /(^|[\s(])\*(?=[^\s*])[^*\n]*$/.test(text) ? `${text.trimEnd()}*` : text;
 }
 
-/** The end of a growing text without marks of which it is not yet known what they will be. */
+/** The growing text without trailing marks whose meaning is not known yet. */
 function withoutPending(text) {
   const start = text.lastIndexOf("\n\n") + 1;
   const isTable = /^ {0,3}\|?[ :-]*-[-| :]*$/m.test(text.slice(start).split("\n").slice(1, -1).join("\n"));
@@ -105,26 +105,26 @@ function withoutPending(text) {
   return rows.replace(/(^|\n)[ \t]*(#{1,6}|[-+*_]{1,3}|\d+[.)]?|>|\|[-| :]*)[ \t]*$/, "$1").replace(/[*_~`]{1,3}$/, "");
 }
 
-/** A piece of an answer as it is read aloud. */
+/** A piece of an answer as it should be read aloud. */
 export function spokenText(text) {
   const words = text.replace(/^[ |:-]+$|^ *(#+|[-+*]) |[`|]/gm, " ").replace(/(?<!\w)[*_]+(?=\S)|(?<=\S)[*_]+(?!\w)/g, "");
   return words.replace(/\s+/g, " ").trim();
 }
 
-/** An answer that grows. Blocks that are over are left alone; only the last is made again. */
+/** A growing answer. Finished blocks are left alone; only the last one is rebuilt. */
 export class Markdown {
   #text = "";
   #start = 0; // of the last block
   #last = []; // its elements
-  #waiting = null; // what is to be drawn when `marked` is there
+  #waiting = null; // what to draw when `marked` is loaded
 
   constructor(root) {
     this.root = root;
   }
 
   /**
-   * Draws all of `text`, which begins with what was drawn before; `isOver` when nothing more will come, `isCut` when it is not whole then. As long as `marked`
-   * is not there, the text is shown as it was written.
+   * Draws all of `text`, which begins with what was drawn before; `isOver` when nothing more will come, `isCut` if it is then incomplete. Until `marked` is
+   * loaded, the text is shown as written.
    */
   draw(text, isOver, isCut = false) {
     if (lexer) return this.#draw(text, isOver, isCut);
@@ -141,7 +141,7 @@ export class Markdown {
     const made = blocks(tokens);
     this.#last.slice(made.length).forEach((old) => old.remove());
     made.forEach((fresh, idx) => (idx < this.#last.length ? patch(this.#last[idx], fresh) : this.root.append(fresh)));
-    // From here on only what follows the last block but one.
+    // From here on, only what follows the second-to-last block.
     const n_done = tokens.findLastIndex(({ type }) => type !== "space");
     if (n_done > 0) this.#start += tokens.slice(0, n_done).reduce((sum, { raw }) => sum + raw.length, 0);
     this.#last = made.length > 0 ? [this.root.lastElementChild] : [];

@@ -1,4 +1,4 @@
-// The numbers a teacher or an engineer wants: what the model is, and what each stage took. Closed by default.
+// The numbers that a teacher or an engineer wants: what the model is, and how long each stage took. Closed by default.
 
 import { bytesText, speedText, timeText } from "./words.js";
 
@@ -38,7 +38,7 @@ export function showModel(panel, info) {
     ["Fidelity", info.fidelity ? fidelityText(info.fidelity) : null],
     ["Ranks", info.ranks],
     ["Build", BUILDS[info.build] ?? info.build],
-    ["Kept here", info.cached === undefined ? null : info.cached ? "yes: it opens with the network cut" : info.note || "no: it is fetched each time"],
+    ["Kept here", info.cached === undefined ? null : info.cached ? "yes: it opens without a network" : info.note || "no: it is fetched each time"],
   ]);
 }
 
@@ -55,30 +55,30 @@ export function showNumbers(details, info, { timings = {}, first = [] } = {}) {
       ["Context", `${info.contextLength} tokens`],
     ]),
     section("Time", timeRows(timings, info)),
-    ...(first.length > 0 ? [section("Likeliest first words of the answer", first.map(({ text, probability }) => [`“${text.trim() || "…"}”`, `${(100 * probability).toFixed(1)} %`]))] : []),
+    ...(first.length > 0 ? [section("Most likely first words of the answer", first.map(({ text, probability }) => [`“${text.trim() || "…"}”`, `${(100 * probability).toFixed(1)} %`]))] : []),
     section("Memory", (info.memoryBytes ?? []).map((bytes, rank) => [`Rank ${rank}`, bytesText(bytes)])),
     section("Model files", (info.files ?? []).map((file) => [file.name, bytesText(file.size)])),
     section("Build", [["Kernels", BUILDS[info.build] ?? info.build], ["Ranks", info.ranks]]),
   );
-  if (info.fidelity) body.append(section("Beside the unquantized model", fidelityRows(info.fidelity)));
+  if (info.fidelity) body.append(section("Compared with the unquantized model", fidelityRows(info.fidelity)));
   details.hidden = false;
 }
 
 const percent = (part) => `${(100 * part).toFixed(1)} %`;
 
-/** What is left of the unquantized model, in a line. */
+/** How close the model is to the unquantized one, in one line. */
 function fidelityText({ top1_agreement: agreement, n_tokens: tokens }) {
-  return `${percent(agreement)} of ${tokens} tokens as the unquantized model has them`;
+  return `${percent(agreement)} of ${tokens} tokens the same as with the unquantized model`;
 }
 
-// The manifest's card, as `quantize compare` wrote it.
+// The manifest's fidelity card, as written by `quantize compare`.
 function fidelityRows(card) {
   const errors = card.layer_errors;
   return [
     ["Compared with", card.reference],
     ["On", `${card.n_prompts} prompts, ${card.n_images} pictures, ${card.n_tokens} tokens`],
-    ["Same likeliest token", percent(card.top1_agreement)],
-    ["KL divergence", `${card.kl_divergence.toPrecision(2)} nats a token`],
+    ["Same most likely token", percent(card.top1_agreement)],
+    ["KL divergence", `${card.kl_divergence.toPrecision(2)} nats per token`],
     ["Image features", Number.isFinite(card.encoder_error) ? `${percent(card.encoder_error)} off` : null],
     ["Layers", errors.length > 0 ? `${percent(Math.min(...errors))} to ${percent(Math.max(...errors))} off` : null],
   ];

@@ -1,4 +1,4 @@
-// The picture and its conversation: opens a file, a sample, what was dropped or an earlier conversation, and puts away what was open.
+// The picture and its conversation: opens a file, a sample, a drop or an earlier conversation, and sets the open one aside.
 
 import { closeChat, enlarge, explainFailure, showAsking, showChips, showEncoded, startChat } from "./asking.js";
 import { choosePictures, looksLikePicture, sortFiles, startOf } from "./files.js";
@@ -8,7 +8,7 @@ import { headText, modelText, pictureText } from "./record.js";
 import { MAX_TALKS, Talks } from "./talks.js";
 import { bytesText, explain, showError, showNote } from "./words.js";
 
-// What the manifest says is shown before the model is there; whether it is true the model will tell.
+// The manifest's data is shown before the model is loaded; the model will tell whether it is right.
 hooks.manifest = async (loading, manifest) => {
   if (manifest && loading === state.loading) showSamples(manifest.samples ?? []);
   await Promise.allSettled([...byId("samples").querySelectorAll("img")].map((image) => image.decode()));
@@ -30,10 +30,10 @@ hooks.answered = (record, info) => {
   showTalks();
 };
 
-// What copies say of model and picture is that of the answer, whatever is open by now.
+// Copies describe the model and picture of the answer, whatever is open by now.
 async function keepRecord(record, info) {
   const talk = talks.all().find((each) => each.record === record);
-  if (!talk) return; // deleted meanwhile
+  if (!talk) return; // deleted in the meantime
   const model = info && (await modelText(info, asked));
   if (model && !record.models.includes(model)) record.models.push(model);
   record.picture ||= await pictureText(talk.file, talk.frame);
@@ -41,14 +41,14 @@ async function keepRecord(record, info) {
   await talks.save(talk);
 }
 
-/** Everything of a copy but the turns: what is printed above them. */
+/** Everything in a copy but the turns: what is printed above them. */
 export const head = () => headText(state.record, conversation.entries, document.querySelector("meta[name=version]").content);
 
 function showRecord() {
   byId("record").textContent = head();
 }
 
-// The conversation before comes back if nothing was said about the picture that the model cannot read.
+// The previous conversation comes back if nothing was said about the unreadable picture.
 hooks.refused = () => {
   const { before } = state;
   if (before && conversation.turns.length === 0) returnTo(before).catch(unexpected);
@@ -58,7 +58,7 @@ hooks.afresh = () => state.file && state.suspect === state.file && leaveSuspect(
 
 const noVision = () => explain({ kind: "no-vision", message: `${state.info.name} has no image encoder` });
 
-// What is asked for is what the model can do. A picture that was opened before it was known stays no longer.
+// The page asks for what the model can do. A picture that was opened before this was known is closed.
 function showSight() {
   byId("drop").classList.toggle("text-only", !sees());
   const [label, placeholder] = sees() ? ["Question about the image", "Ask about the image"] : ["Question", "Ask a question"];
@@ -69,12 +69,12 @@ function showSight() {
   showError(byId("image-error"), noVision());
 }
 
-// What the model was looking at when it stopped may have been the cause: it is opened again only if the person wants it.
+// The picture that the model was encoding when it stopped may have been the cause: it is opened again only if the user asks for it.
 function leaveSuspect() {
   const { file, sample, lost } = state;
   closeImage();
   showError(byId("image-error"), {
-    title: "The model stopped while it looked at this picture.",
+    title: "The model stopped while it was encoding this picture.",
     next: "The picture may have been the cause, so it was closed. Open another one, or try this one once more.",
     details: [`${file.name ?? "a sample picture"}, ${bytesText(file.size)}`, explain(lost).details].join("\n"),
   }, { label: "Open it again", run: guarded(() => openImage(file, { sample })) });
@@ -107,12 +107,12 @@ async function openSample(url, sample) {
 }
 
 async function fetchSample(url) {
-  const response = await fetch(url, { cache: "force-cache" }); // the page shows it already
+  const response = await fetch(url, { cache: "force-cache" }); // the page already shows it
   if (!response.ok) throw new Error(`status ${response.status}`);
   return response.blob();
 }
 
-// What was dropped or pasted: files of a model take the model's place, and of pictures the first is opened.
+// Dropped or pasted files: model files replace the model; the first of several pictures is opened.
 export async function openFiles(gathering) {
   const opened = ++state.opened;
   if (state.info) setStatus("Looking at the files");
@@ -128,7 +128,7 @@ export async function openFiles(gathering) {
   await openImage(file, { remark, others });
 }
 
-/** Why a file cannot be opened, before the engine gets it: null where its first bytes can be read. */
+/** Why a file cannot be opened, before the engine gets it: null if its first bytes can be read. */
 async function unreadable(file) {
   try {
     await startOf(file);
@@ -138,7 +138,7 @@ async function unreadable(file) {
   }
 }
 
-/** Opens a picture: `sample` is what the manifest says of it, `remark` is said beside it, `others` came with it and wait in the list. */
+/** Opens a picture: `sample` is the manifest's entry for it, `remark` is shown with it, `others` came with it and wait in the list. */
 export async function openImage(file, { sample = null, remark = "", others = [] } = {}) {
   const opened = ++state.opened;
   if (state.info) setStatus("Opening the image", 0);
@@ -153,10 +153,10 @@ export async function openImage(file, { sample = null, remark = "", others = [] 
 function tooMany(n_more) {
   const n_talks = talks.all().length;
   if (n_talks + n_more <= MAX_TALKS) return null;
-  return { title: `There are ${n_talks} conversations already, and ${MAX_TALKS} at most.`, next: "Delete some under Conversations: none goes without being asked for.", details: "" };
+  return { title: `There are ${n_talks} conversations already, and ${MAX_TALKS} at most.`, next: "Delete some under Conversations: none is deleted automatically.", details: "" };
 }
 
-// What does not look like a picture is shown to the engine on the side, which knows what it is: what is open goes on meanwhile.
+// A file that does not look like a picture is passed to the engine separately, which knows what it is; meanwhile the open picture stays.
 async function refusal(file) {
   if (!presentTalk() || !state.info || state.lost || (await looksLikePicture(file))) return null;
   await state.chat?.ready.catch(() => {});
@@ -173,14 +173,14 @@ async function refusal(file) {
 
 // ---- conversations of this visit
 
-/** What is open, as talks.js has it; null before there is anything. */
+/** What is open, in the form of talks.js; null before there is anything. */
 function presentTalk() {
   const { file, sample, talk, modelName, record, model, chat, frame, refused } = state;
   if (conversation.entries.length === 0 && (!file || refused)) return null;
   return { ...talk, file, sample, modelName, record, model, chat, frame, entries: conversation.entries, thumbnail: file && picture.thumbnail() };
 }
 
-// An answer under way ends where it is.
+// A running answer ends where it is.
 function putAway() {
   state.asking?.abort.abort();
   const talk = presentTalk();
@@ -192,7 +192,7 @@ function putAway() {
   return talk && talks.away[0];
 }
 
-/** Opens a conversation that was put away. */
+/** Opens a conversation that was set aside. */
 async function returnTo(talk) {
   closePanelOfTalks();
   if (talk.id === state.talk.id) return;
@@ -202,13 +202,13 @@ async function returnTo(talk) {
   await show(talk);
 }
 
-// Shows a conversation, new or old. Its chat goes on if its model is still there; otherwise the model is given the picture and the turns again.
+// Shows a conversation, new or old. Its chat continues if its model is still loaded; otherwise the model gets the picture and the turns again.
 async function show(talk, { remark = "", before = null } = {}) {
   const { opened } = state;
   const { id, at, file, sample = null, entries, modelName = null, record = noRecord() } = talk;
   const hadFocus = document.activeElement === document.body || byId("image").contains(document.activeElement);
   talks.take(talk);
-  if (state.lost) showLost(); // it may have been said in the conversation alone
+  if (state.lost) showLost(); // it may have been shown only in the conversation
   Object.assign(state, { file, sample, encoded: false, asking: null, talk: { id, at }, modelName, record, frame: null, before, refused: false });
   conversation.put(entries);
   showRecord();
@@ -221,7 +221,7 @@ async function show(talk, { remark = "", before = null } = {}) {
   for (const name of ["drop", "strip"]) byId(name).hidden = (name === "drop") === Boolean(file);
   document.body.classList.toggle("has-image", Boolean(file));
   document.body.classList.toggle("has-turns", entries.length > 0);
-  showNote(byId("notes"), "talk", file || entries.length === 0 || !sees() ? "" : "The picture of this conversation is not here: it can be read, but not gone on with.");
+  showNote(byId("notes"), "talk", file || entries.length === 0 || !sees() ? "" : "The picture of this conversation is no longer available: you can read it, but not continue it.");
   showTalks();
   if (file) await Promise.all([picture.show(file, talk.shown), service.asked]);
   else picture.hide();
@@ -255,7 +255,7 @@ function removePresent() {
   if (state.info && !state.lost && !sees()) state.model.then(startChat).catch(unexpected);
 }
 
-/** The list and its line, which is there as soon as there is anything to return to, or to keep. */
+/** The list and its heading, which appear as soon as there is something to return to, or to keep. */
 export function showTalks() {
   const all = talks.all();
   byId("talks").hidden = all.length < 2 && !talks.kept && !all.some(({ entries }) => entries.length > 0);
@@ -269,7 +269,7 @@ function closePanelOfTalks() {
   if (hadFocus) byId("scroll").focus();
 }
 
-// A picture that was not opened yet.
+// A picture that has not been opened yet.
 function imageOf(file) {
   const image = new Image();
   image.alt = "";
@@ -279,7 +279,7 @@ function imageOf(file) {
   return image;
 }
 
-// Back to the beginning; the conversation stays to be read.
+// Back to the start; the conversation stays readable.
 function closeImage() {
   closeChat();
   picture.hide();

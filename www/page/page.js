@@ -1,6 +1,5 @@
-// The page: an image, questions, streamed answers. It wires the document to the client (llama3med.js) and computes nothing itself.
-// What its address asks for is read in query.js. The parts are loading.js (the model), opening.js (the picture) and asking.js (questions and answers); what
-// they share is in state.js.
+// The page: an image, questions, streamed answers. It connects the document to the client (llama3med/index.js) and computes nothing itself. query.js reads what
+// its URL asks for. The parts are loading.js (the model), opening.js (the picture) and asking.js (questions and answers); what they share is in state.js.
 
 import { ask, enlarge, stop } from "./asking.js";
 import { copyText, saveText } from "./conversation.js";
@@ -31,7 +30,7 @@ function wireImage() {
   const isSmall = () => !byId("image").classList.contains("open");
   on(byId("enlarge"), "click", () => enlarge(isSmall()));
   on(byId("film"), "click", () => byId("enlarge").checkVisibility() && isSmall() && enlarge(true));
-  // Text that is dragged into a text field is the browser's affair.
+  // Text dragged into a text field is handled by the browser.
   const isOurs = ({ dataTransfer, target }) => dataTransfer.types.includes("Files") || !isTextField(target);
   on(document, "dragover", (event) => {
     if (!isOurs(event)) return;
@@ -50,7 +49,7 @@ function wireImage() {
 
 const isTextField = (target) => Boolean(target.closest?.("textarea, input"));
 
-// In a text field text wins: cells of a spreadsheet come as text and as a picture of it. Elsewhere a picture is opened, and text alone is a question.
+// In a text field, text takes precedence: spreadsheet cells arrive as text and as a picture. Elsewhere a picture is opened, and text alone becomes a question.
 function paste(event) {
   const { clipboardData, target } = event;
   const text = clipboardData ? textOf(clipboardData) : "";
@@ -65,7 +64,7 @@ function paste(event) {
   question.focus();
 }
 
-// The key belongs to an input method. Safari ends the composition before it tells of the key that did; only its old code, 229, is left then.
+// The key belongs to an input method. Safari ends the composition before it reports the key that did so; only its old code, 229, is left then.
 const isComposing = (event) => event.isComposing || event.keyCode === 229;
 
 function wireQuestions() {
@@ -83,7 +82,7 @@ function wireQuestions() {
   on(document, "keydown", (event) => event.key === "Escape" && !isComposing(event) && (closePanels() || stop()));
 }
 
-// Panels that lie over the page close by Escape, which gives the focus back, and by a click elsewhere.
+// Panels over the page close with Escape, which returns the focus, and with a click elsewhere.
 const openPanels = () => [...document.querySelectorAll("details:has(> .panel)[open]")];
 
 function closePanels() {
@@ -149,19 +148,19 @@ function wireModel() {
   on(byId("reload"), "click", () => service.renew());
 }
 
-const LOCKED = "The network is locked: the browser forbids this page every connection, and the model's workers have given up the means of making one";
-const WITH_SERVICE = "; the service worker passes nothing on, for other tabs of this site either";
-const WITHOUT_SERVICE = ". Without a service worker nothing keeps those workers from importing more scripts of this site, which they have no reason to do";
-const NOT_HELD = ". The browser itself, its extensions and you are not held back: leaving or reloading the page unlocks it.";
+const LOCKED = "The network is locked: the browser blocks every connection of this page, and the model's workers can no longer make one";
+const WITH_SERVICE = "; the service worker forwards nothing, not even for other tabs of this site";
+const WITHOUT_SERVICE = ". Without a service worker nothing prevents those workers from importing more scripts of this site, which they have no reason to do";
+const NOT_HELD = ". The browser itself, its extensions and you are not blocked: leaving or reloading the page unlocks it.";
 
-// On or off: only a reload unlocks.
+// Only on: a reload unlocks.
 function wireLock() {
   const lock = byId("lock");
   on(lock, "click", async () => {
     if (state.isLocked) return location.reload();
     const model = await state.model;
     lock.disabled = true;
-    await loadMarkdown().catch(() => {}); // later it could not be fetched
+    await loadMarkdown().catch(() => {}); // it could not be fetched later
     await model.lock();
     const withService = await service.lock();
     lockPage(withService ? heldUrl() : undefined);
@@ -182,8 +181,8 @@ async function showKept() {
   byId("kept-here").textContent = `Kept on this device: ${parts.join("; ") || "nothing"}.`;
 }
 
-// What a browser keeps of its own accord of what it has fetched no page can delete.
-const REST = "What the browser itself remembers of what it has fetched is cleared in its settings.";
+// What a browser caches by itself cannot be deleted by a page.
+const REST = "The browser's own cache can be cleared in its settings.";
 
 function wireCache() {
   const wire = (id, act, done) => on(byId(id), "click", async () => {
@@ -191,8 +190,8 @@ function wireCache() {
     await act().then(() => (result.textContent = done), (error) => (result.textContent = `Not deleted: ${error?.message ?? error}`));
     await showKept();
   });
-  wire("forget", () => deleteModel(manifestUrl), "Deleted. It will be fetched again when the page is opened next; the page itself stays, and other models.");
-  wire("forget-page", () => deletePage(service), `Deleted, with all models. Conversations that are kept are deleted under “Conversations”. ${REST} The page keeps itself again when it is opened next.`);
+  wire("forget", () => deleteModel(manifestUrl), "Deleted. It will be fetched again when the page is next opened; the page itself and other models stay.");
+  wire("forget-page", () => deletePage(service), `Deleted, with all models. Kept conversations are deleted under “Conversations”. ${REST} The page stores itself again when it is next opened.`);
   on(byId("model"), "toggle", () => byId("model").open && showKept());
 }
 
@@ -207,7 +206,7 @@ wireCache();
 samples.areIn.then(loadMarkdown).catch(() => {});
 asked.notes.forEach((note) => showNote(byId("notes"), note, note));
 if (location.protocol === "file:") {
-  // start.js has said why nothing works here.
+  // start.js has already said why nothing works here.
 } else if (asked.problem) {
   samples.arrived();
   addressFailed();

@@ -1,6 +1,6 @@
-// The film: the picture as the engine has decoded it, the crop and the tiles that the model sees, and the small pictures of each scale.
-// Until the engine has it, the browser's own preview stands in, for kinds of files that both show alike. Behind transparent parts both have black
-// (style.css, and BACKGROUND in the engine).
+// The film: the picture as decoded by the engine, the crop and the tiles that the model sees, and thumbnails of each scale. Until the engine has decoded it,
+// the browser's own preview is shown, for kinds of files that look the same in both. Both have black behind transparent areas (style.css, and BACKGROUND in the
+// engine).
 
 import { startOf } from "./files.js";
 
@@ -12,7 +12,7 @@ function svgElement(name, attributes) {
   return element;
 }
 
-/** The tiles of `side` x `side` over the crop, row by row, as rectangles: of each what lies within `width` x `height`. */
+/** The tiles of `side` x `side` over the crop, row by row, as rectangles: the part of each that is within `width` x `height`. */
 function tileRects(crop, side, { width = Infinity, height = Infinity } = {}) {
   const part = (start, edge, idx, end) => {
     const at = (line) => Math.min(Math.max(start + (line * edge) / side, 0), end);
@@ -28,12 +28,12 @@ function tileRects(crop, side, { width = Infinity, height = Infinity } = {}) {
 // JPEG, GIF, BMP, WebP, and PNG of at most 8 bits.
 const SHOWN_ALIKE = /^(\xff\xd8\xff|GIF8|BM|RIFF[^]{4}WEBP|\x89PNG[^]{20}[\x01-\x08])/;
 const STAND_IN_EDGE = 1600;
-const THUMB_EDGE = 128; // pixels of a small picture, of which a screen shows 64 or fewer in their own unit
+const THUMB_EDGE = 128; // pixels of a thumbnail, which a screen shows in at most 64 of its own units
 
 const LATER = "This kind of file is shown when the model has read it.";
-const NO_ROOM = "There is no memory left to show this picture. The model reads it all the same.";
+const NO_ROOM = "There is not enough memory to show this picture. The model reads it all the same.";
 
-/** The browser's preview of a file, as a bitmap; null of what the engine may show otherwise, and of what this browser cannot read. */
+/** The browser's preview of a file, as a bitmap; null for formats that the engine may show differently, and for those that this browser cannot read. */
 async function standIn(file) {
   try {
     if (!SHOWN_ALIKE.test(String.fromCharCode(...(await startOf(file))))) return null;
@@ -43,7 +43,7 @@ async function standIn(file) {
   }
 }
 
-/** The picture, its overlay, its thumbnails and what is to be known of it. */
+/** The picture, its overlay, its thumbnails and the notes about it. */
 export class Picture {
   #file = null;
 
@@ -54,7 +54,7 @@ export class Picture {
     this.shownLevel = null;
   }
 
-  /** Shows `file` as far as that can be done without the engine, or as it was shown before: `shown` is what `copy` gave. Resolves when that is there. */
+  /** Shows `file` as far as possible without the engine, or as it was shown before: `shown` is what `copy` returned. Resolves when it is shown. */
   async show(file, shown = null) {
     this.hide();
     this.#file = file;
@@ -66,7 +66,7 @@ export class Picture {
     bitmap?.close();
   }
 
-  /** A small copy of what the film shows; null where it shows nothing. */
+  /** A small copy of what the film shows; null if it shows nothing. */
   thumbnail() {
     const { image } = this.elements;
     if (image.hidden || !image.width) return null;
@@ -77,13 +77,13 @@ export class Picture {
     return canvas;
   }
 
-  /** What is shown now, as a file in memory or on the disk, wherever the browser puts it; null if nothing is. */
+  /** What is shown now, as a file in memory or on disk, wherever the browser puts it; null if nothing is. */
   copy() {
     const { image } = this.elements;
     return image.hidden ? Promise.resolve(null) : new Promise((resolve) => image.toBlob(resolve));
   }
 
-  /** Takes the picture itself away. */
+  /** Removes the picture itself. */
   hide() {
     this.#file = null;
     this.unframe();
@@ -92,7 +92,7 @@ export class Picture {
     Object.assign(this.elements.image, { width: 0, height: 0 });
   }
 
-  /** Takes crop, tiles, thumbnails and notes away. */
+  /** Removes crop, tiles, thumbnails and notes. */
   unframe() {
     this.#note([]);
     this.levels = [];
@@ -101,7 +101,7 @@ export class Picture {
     this.elements.thumbs.replaceChildren();
   }
 
-  /** A sentence in the place of the picture; without one the picture. */
+  /** A sentence in place of the picture; if empty, the picture. */
   #say(text) {
     this.elements.noPreview.textContent = text;
     this.elements.noPreview.hidden = !text;
@@ -124,8 +124,7 @@ export class Picture {
   }
 
   /**
-   * Draws what the engine has decoded: `frame` is what `chat` of the client gives to `onPicture`, `scales` are the model's, ascending, `tile` is its tile
-   * size.
+   * Draws what the engine has decoded: `frame` is what the client's `chat` passes to `onPicture`, `scales` are the model's, ascending, `tile` is its tile size.
    */
   frame(frame, scales, tile) {
     const { width, height, crop, notes = [], view } = frame;
@@ -153,7 +152,7 @@ export class Picture {
     this.select(null);
   }
 
-  /** The crop as the model's square has it. */
+  /** The crop that the model's square shows. */
   #small({ width, crop, padding }) {
     const small = document.createElement("canvas");
     small.width = small.height = THUMB_EDGE;
@@ -165,7 +164,7 @@ export class Picture {
     const { image } = this.elements;
     if (image.hidden) return small;
     context.imageSmoothingQuality = "high";
-    const scale = image.width / width; // of what is shown, to the picture's own pixels
+    const scale = image.width / width; // from what is shown to the picture's own pixels
     const [x, y] = [crop.x / crop.width, crop.y / crop.height].map((part) => -part * THUMB_EDGE);
     context.drawImage(image, x, y, (image.width / scale / crop.width) * THUMB_EDGE, (image.height / scale / crop.height) * THUMB_EDGE);
     return small;
@@ -200,7 +199,7 @@ export class Picture {
     });
   }
 
-  /** Lights the first `done` tiles, scale by scale; when all are done the picture is left alone. */
+  /** Highlights the first `done` tiles, by scale; when all are done, the highlighting is removed. */
   light(done, total) {
     let first = 0;
     let current = null;

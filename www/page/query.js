@@ -1,5 +1,5 @@
-// What the page's address asks for: ?model=URL or ?decoder=URL&encoder=URL, &template=, &ranks=, &build=, &tokens=. Whatever cannot be is replaced by the
-// nearest that can, and a note says so.
+// What the page's URL asks for: ?model=URL or ?decoder=URL&encoder=URL, &template=, &ranks=, &build=, &tokens=. An impossible value is replaced by the nearest
+// possible one, and a note says so.
 
 import { MAX_RANKS } from "../llama3med/index.js";
 
@@ -8,10 +8,10 @@ const BUILDS = ["relaxed", "simd128"];
 
 /**
  * @param {string} search  as in `location.search`
- * @param {string} base  what addresses in it are relative to
- * @param {string} ownModel  the manifest that opens when none is named
+ * @param {string} base  the base of relative URLs in it
+ * @param {string} ownModel  the manifest that opens by default
  * @returns {{ source: string|string[]|null, problem: string, ranks?: number, build?: string, template?: string, tokens?: number, notes: string[] }}
- *   `source` is a manifest's address or those of a pair; null where there is none, for the reason of `problem`
+ *   `source` is the URL of a manifest or the URLs of a pair; null if there is none, for the reason in `problem`
  */
 export function readQuery(search, base, ownModel) {
   const query = new URLSearchParams(search);
@@ -33,7 +33,7 @@ export function readQuery(search, base, ownModel) {
     build = undefined;
   }
   const pair = ["decoder", "encoder"].filter(text);
-  if (pair.length > 0 && text("model")) notes.push("model in the address is ignored, since decoder or encoder is there.");
+  if (pair.length > 0 && text("model")) notes.push("model in the address is ignored, because decoder or encoder is given.");
   const wanted = pair.length > 0 ? pair.map((name) => [name, text(name)]) : [["model", text("model") ?? ownModel]];
   const problem = wanted.map(([name, address]) => problemOf(name, address, base)).find(Boolean) ?? "";
   const addresses = problem ? [] : wanted.map(([, address]) => new URL(address, base).href);
@@ -47,7 +47,7 @@ function problemOf(name, address, base) {
   return /^https?:$/.test(protocol) ? null : `${name}=${address} in this page's address: it must begin with http: or https:, or be relative to the page.`;
 }
 
-/** A note about a name that is nearly one of ours; others may be anybody's. */
+/** A note about a parameter that nearly has one of our names; others may belong to anything else. */
 function misspelt(name) {
   if (NAMES.includes(name)) return null;
   const letters = (word) => [...word].sort().join("");

@@ -1,12 +1,12 @@
-// The record of a conversation, for copying, saving and printing alike: the notice, when and by what it was answered, the model's own warnings, and what the
-// picture was, but not its name: file names often carry a person's.
+// The record of a conversation, for copying, saving and printing alike: the notice, when and by what it was answered, the model's own warnings, and a
+// description of the picture, but not its name: file names often contain a person's name.
 
 import { bytesText } from "./words.js";
 
-/** Shown beside answers and part of every text that leaves the page. */
+/** Shown beside answers, and part of every text that leaves the page. */
 export const NOTICE = "Research software. Not a medical device. Not for diagnosis or treatment.";
 
-/** SHA-256 of a Blob or a text; null over plain http, where browsers compute none. */
+/** SHA-256 of a Blob or a text; null over plain http, where browsers cannot compute it. */
 async function sha256(content) {
   if (!globalThis.crypto?.subtle) return null;
   const digest = await crypto.subtle.digest("SHA-256", await new Blob([content]).arrayBuffer());
@@ -21,7 +21,7 @@ async function hashText({ sha256: parts, headerSha256 }) {
   return all ? `${parts.length} parts, sha256 of the lines of their sha256 ${all}` : `${parts.length} parts, sha256 of the first ${parts[0]}`;
 }
 
-/** A model, what it warns of, and how it was run. */
+/** A model, its warnings, and how it was run. */
 export async function modelText(info, { tokens = 512, template }) {
   const files = await Promise.all((info.files ?? []).map(async (file) => `File: ${file.name}, ${bytesText(file.size)}, ${await hashText(file)}`));
   const settings = [
@@ -32,7 +32,7 @@ export async function modelText(info, { tokens = 512, template }) {
   return [`Model: ${info.name}`, ...warnings, ...files, `Settings: ${settings.join(", ")}`].join("\n");
 }
 
-/** A picture, by its size and its hash; `frame` is what the engine says of it. */
+/** A picture, by its size and its hash; `frame` is the engine's description of it. */
 export async function pictureText(file, frame) {
   if (!file) return "Picture: none";
   const hash = await sha256(file);
@@ -41,7 +41,7 @@ export async function pictureText(file, frame) {
 
 const timeText = (ms) => new Date(ms).toLocaleString("sv-SE", { dateStyle: "short", timeStyle: "short" });
 
-/** Everything but the turns. `record` is { models, picture } of the texts above; `entries` are the conversation's. */
+/** Everything but the turns. `record` is { models, picture } from the texts above; `entries` are the conversation's. */
 export function headText({ models, picture }, entries, version) {
   const times = entries.map(({ at }) => at).filter(Boolean);
   const [first, last] = [timeText(Math.min(...times)), timeText(Math.max(...times))];
@@ -51,8 +51,8 @@ export function headText({ models, picture }, entries, version) {
 }
 
 /**
- * The whole conversation, the notice first and last. What was said stands in lines of its own, so that its first letter decides in which direction it is
- * read.
+ * The whole conversation, with the notice first and last. Questions and answers are on lines of their own, so that their first letter determines the reading
+ * direction.
  */
 export function recordText(head, entries) {
   const turns = entries.map(({ divider, question, text, reason }) =>

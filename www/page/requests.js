@@ -1,12 +1,12 @@
-// Counts the network requests since the image was opened, and says what it can and cannot see.
-// What passes through the service worker is reported by it, with what it fetches itself: of the page, of the model's workers, and of other tabs of this site.
-// The rest comes from the browser's log of the page. What a cache has answered is no request.
+// Counts the network requests since the image was opened, and explains what it can and cannot see. The service worker reports the requests that pass through
+// it, including its own: those of the page, of the model's workers, and of other tabs of this site. The rest comes from the browser's log of the page.
+// Responses from a cache are not counted.
 
-/** Whether an entry of the browser's log went to the network. Of other origins nothing is told: these count. */
+/** Whether an entry of the browser's log went to the network. Details of other origins are hidden: these count. */
 export const isFromNetwork = ({ name, transferSize, decodedBodySize }) => !/^(blob|data):/.test(name) && (transferSize > 0 || decodedBodySize === 0);
 
-/** Watches requests; `report({ n, n_model, withWorkers, counts })` is called on every change. `n_model` of them went to the
- * model's folder; `withWorkers`, set from outside, says whether the service worker was in charge when the model's workers started. */
+/** Watches requests; `report({ n, n_model, withWorkers, counts })` is called on every change. `n_model` of them went to the model's folder; `withWorkers`, set
+ * from outside, says whether the service worker was in control when the model's workers started. */
 export class Requests {
   constructor(modelFolder, report) {
     this.modelFolder = modelFolder;
@@ -27,7 +27,7 @@ export class Requests {
     });
   }
 
-  /** Counts a request that was still under way at `time`, in milliseconds since 1970. */
+  /** Counts a request that was still in progress at `time`, in milliseconds since 1970. */
   add(url, time) {
     if (this.since === null || time < this.since) return;
     this.urls.push(url);
@@ -39,7 +39,7 @@ export class Requests {
     this.report({ n: this.urls.length, n_model, withWorkers: this.withWorkers, counts: this.counts });
   }
 
-  /** The image is open: count from here. */
+  /** The image is open: count from now on. */
   restart() {
     this.since = performance.timeOrigin + performance.now();
     this.urls = [];
@@ -47,7 +47,7 @@ export class Requests {
   }
 }
 
-/** The line under the page, and the sentences that say how it was counted. */
+/** The line under the page, and the sentences that explain how it was counted. */
 export function requestsText({ n, n_model, withWorkers, counts }) {
   if (!counts) return ["Nothing is uploaded. This browser does not let a page count its requests.", ""];
   const why = n > 0 && n === n_model ? ", all to fetch the model" : "";
@@ -56,10 +56,10 @@ export function requestsText({ n, n_model, withWorkers, counts }) {
     ? `Nothing is uploaded: ${some} since the image was opened${why}.`
     : `Nothing is uploaded: ${some} of this page since the image was opened${why}; its workers are not counted here.`;
   const workers = withWorkers
-    ? "Counted is what goes to the network from this page, its workers and its service worker, and from other tabs of this site; what was under way already counts, too."
-    : "Counted are the page's own requests, from the browser's log. Those of its workers are seen only through a service worker, and none was in charge when they "
-      + "started: browsers have them only over https and on the machine itself.";
-  const how = `${workers} The page's policy lets it and its workers reach only its own host. Whether this site has changed is asked when the page opens; browsers `
-    + "other than Chromium and its kin may ask again some seconds later (for sw.js), which no page can see.";
+    ? "This counts what goes to the network from this page, its workers and its service worker, and from other tabs of this site; requests already in progress count too."
+    : "This counts the page's own requests, from the browser's log. Those of its workers are seen only through a service worker, and none was in control when they "
+      + "started: browsers allow service workers only over https and on localhost.";
+  const how = `${workers} The page's policy lets it and its workers reach only its own host. The page checks when it opens whether this site has changed; browsers `
+    + "not based on Chromium may check again some seconds later (for sw.js), which no page can see.";
   return [line, how];
 }

@@ -1,4 +1,4 @@
-// A classic script, so that it runs where modules do not: says why when the page's program (page.js) does not start.
+// A classic script, so that it runs where modules do not: says why the page's program (page.js) does not start.
 
 (() => {
   const hasStarted = () => document.readyState !== "loading" && document.getElementById("status").textContent !== "Starting";
@@ -22,11 +22,11 @@
     return say("This page was opened as a file.", "Browsers run its program only from a web server: `node scripts/serve.mjs dist` or `python3 -m http.server -d dist 8080`, then http://localhost:8080/.");
   }
   if (!("noModule" in HTMLScriptElement.prototype)) return say("This browser is too old for the page.", "Use a current Chrome, Edge, Firefox or Safari.");
-  // Of a script that did not arrive, or arrived as something else, the event comes to the element and does not bubble.
+  // If a script did not arrive, or something else arrived in its place, the event goes to the element and does not bubble.
   addEventListener("error", ({ target }) => {
     if (hasStarted() || !(target instanceof HTMLScriptElement || target === window)) return;
-    say("A part of this page's program did not arrive as it should.", "Reload the page; if that does not help, tell its owner.");
-    // What came wrong must not come out of the browser's cache again.
+    say("A part of this page's program did not arrive correctly.", "Reload the page; if that does not help, tell its owner.");
+    // A wrong response must not come from the browser's cache again.
     for (const { name } of performance.getEntriesByType("resource")) fetch(name, { cache: "reload" }).catch(() => {});
   }, true);
 })();

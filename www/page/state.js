@@ -1,4 +1,4 @@
-// What the parts of the page share: its elements, what is going on, the status line, and what is said when something unforeseen happens.
+// What the parts of the page share: its elements, its state, the status line, and the handling of unexpected errors.
 
 import { Conversation } from "./conversation.js";
 import { Picture } from "./picture.js";
@@ -22,41 +22,41 @@ export const requests = new Requests(new URL("./", Array.isArray(asked.source) ?
   byId("requests-how").textContent = how;
 });
 
-// What a person sees first is fetched first: the samples, as soon as the manifest names them.
+// What the user sees first is fetched first: the samples, as soon as the manifest names them.
 export const samples = {};
 samples.areIn = new Promise((resolve) => (samples.arrived = resolve));
 
 export const service = new Service({ onNewer: () => (byId("update").hidden = false), after: samples.areIn, onAsked: () => requests.add(new URL("sw.js", document.baseURI).href, Date.now()) });
 
-// What is going on. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` gave: of this model,
-// and of one that the person chose to take its place. `source` is where it comes from, `working` where the one came from that worked last; `lost` is why it
-// is over; `encoded` says whether the image is with it; `suspect` is the image that it was looking at when it stopped; `waits` whether a download waits for
-// the network, `isLocked` whether nothing may be fetched any more. `talk` is the identity of the present conversation, `frame` what the engine has said of
-// its picture, `modelName` whose answers it holds; `record` is what its copies say of both, as soon as `recording` is over; `before` is the conversation
-// before it, which comes back if its picture is `refused`.
+// The page's state. `model` is a promise of the client's model, renewed by "Load the model again"; `loading` and `next` are what `begin` returned: for this
+// model, and for one that the user chose to replace it. `source` is where it comes from, `working` the source of the last model that worked; `lost` is why it
+// is closed; `encoded` is whether it has the image; `suspect` is the image that it was encoding when it stopped; `waits` is whether a download waits for the
+// network, `isLocked` whether nothing may be fetched any more. `talk` is the identity of the current conversation, `frame` the engine's description of its
+// picture, `modelName` whose answers it contains; `record` is what its copies say about both, as soon as `recording` is over; `before` is the previous
+// conversation, which comes back if the picture is `refused`.
 export const state = {
   source: asked.source, working: null, loading: null, next: null, waits: false, model: null, info: null, lost: null,
   isLocked: false, file: null, sample: null, encoded: false, suspect: null, chat: null, asking: null, opened: 0,
   talk: newIdentity(), frame: null, modelName: null, record: noRecord(), recording: null, before: null, refused: false,
 };
 
-/** Nothing to be said yet of models and picture: see record.js. */
+/** Nothing to say yet about models and picture: see record.js. */
 export function noRecord() {
   return { models: [], picture: "" };
 }
 
-/** What a conversation is told from others by, and when it began. */
+/** The identity of a conversation, and when it began. */
 export function newIdentity() {
   return { id: `${Date.now()}-${Math.random().toString(36).slice(2)}`, at: Date.now() };
 }
 
 /**
- * What is done when a manifest has come, when a model is ready, before one begins anew, when the model cannot read a picture, and after an answer. opening.js
- * sets all: imports go the other way.
+ * What to do when a manifest has arrived, when a model is ready, before another one starts, when the model cannot read a picture, and after an answer.
+ * opening.js sets them all: imports go the other way.
  */
 export const hooks = { manifest: () => {}, ready: () => {}, afresh: () => {}, refused: () => {}, answered: () => {} };
 
-// ---- status: one line, one bar, and announcements at the turns of events
+// ---- status: one line, one bar, and announcements of events
 
 export function setStatus(text, fraction = null) {
   byId("status").textContent = text;
@@ -81,10 +81,10 @@ export function showProgress(progress) {
   setStatus(progressText(progress, Boolean(state.file)), progress.stage === "answering" || progress.stage === "reading" ? null : fraction);
 }
 
-// Whether the model sees pictures, as far as it is known: a language model alone does not.
+// Whether the model sees pictures, as far as is known: a language model alone does not.
 export const sees = () => state.info?.seesPictures !== false;
 
-// Says what the page waits for, when nothing is running.
+// Shows what the page waits for, when nothing is running.
 export function rest() {
   if (state.asking || !state.info || state.lost || (state.file && !state.encoded)) return;
   setStatus(state.file ? "Ready: ask about the image" : sees() ? "Ready: open an image" : "Ready: ask a question");
@@ -97,16 +97,16 @@ export function imageRefused(problem, action) {
   setStatus(problem.title);
 }
 
-// ---- what nobody has foreseen: said on the page, with its details
+// ---- unexpected errors: shown on the page, with details
 
 export function unexpected(error) {
   if (error?.name === "AbortError") return;
   const details = [error?.message ?? error, error?.stack].filter(Boolean).map(String).join("\n");
-  const next = "If it does not go on as it should, open the page again.";
+  const next = "If the page no longer works properly, reload it.";
   showError(byId("page-error"), { title: "Something went wrong in this page.", next, details }, { label: "Close", run: () => byId("page-error").replaceChildren() });
 }
 
-/** `run` as a handler of events or buttons: its errors are shown, also those of what it waits for. */
+/** `run` as a handler of events or buttons: its errors are shown, including asynchronous ones. */
 export function guarded(run) {
   return async (event) => {
     try {
@@ -119,6 +119,6 @@ export function guarded(run) {
 
 export const on = (target, type, run) => target.addEventListener(type, guarded(run));
 
-// Errors without an object are those of other origins' scripts and of the browser itself.
+// Errors without an object come from other origins' scripts or from the browser itself.
 window.addEventListener("error", ({ error }) => error && unexpected(error));
 window.addEventListener("unhandledrejection", ({ reason }) => unexpected(reason));

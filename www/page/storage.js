@@ -1,14 +1,14 @@
-// What this browser keeps of this site, and how it goes. The model and the conversations lie in the browser's own file system (OPFS), the page in caches that
-// belong to its service worker.
+// What this browser keeps of this site, and how to delete it. The model and the conversations are in the browser's own file system (OPFS), the page is in
+// caches that belong to its service worker.
 
 import { Folder } from "../llama3med/index.js";
 
-const CACHES = "llama3med-"; // what their names begin with: sw.js
+const CACHES = "llama3med-"; // the prefix of their names: see sw.js
 
 const files = () => ({ n: 0, bytes: 0 });
 const count = (found, bytes) => ((found.n += 1), (found.bytes += bytes));
 
-/** Counts what is in a folder of OPFS. */
+/** Counts the files in a folder of OPFS. */
 async function countFolder(directory, found) {
   for await (const entry of directory.values()) {
     if (entry.kind === "directory") await countFolder(entry, found);

@@ -1,5 +1,5 @@
-// Conversations on this device, only if the person wants it: a folder of the browser's own file system (OPFS), a file of words for each conversation and,
-// if wanted, one for its picture. That the folder is there is the setting.
+// Conversations kept on this device, only if the user asks for it: a folder in the browser's own file system (OPFS), with a text file for each conversation
+// and, if wanted, one for its picture. The folder's existence is the setting.
 
 const FOLDER = "llama3med conversations";
 const SETTINGS = "settings.json";
@@ -22,7 +22,7 @@ export class Kept {
     Object.assign(this, { folder, withPictures });
   }
 
-  /** What was wanted at an earlier visit; null if nothing is kept. */
+  /** The setting of an earlier visit; null if nothing is kept. */
   static async find() {
     if (!canKeep()) return null;
     try {
@@ -44,7 +44,7 @@ export class Kept {
     await (await navigator.storage.getDirectory()).removeEntry(FOLDER, { recursive: true });
   }
 
-  /** All conversations, the latest first. One that cannot be read is left out, and left where it is. */
+  /** All conversations, latest first. One that cannot be read is left out, but not deleted. */
   async load() {
     const talks = [];
     for await (const name of this.folder.keys()) {
@@ -56,7 +56,7 @@ export class Kept {
     return talks.sort((a, b) => b.at - a.at);
   }
 
-  /** Keeps a conversation as it is now. */
+  /** Keeps a conversation in its current state. */
   async save({ id, at, modelName, sample, record, entries, file }) {
     const words = entries.map(({ divider, question, text, reason, print, at }) => ({ divider, question, text, reason, print, at }));
     await write(this.folder, `${id}.json`, JSON.stringify({ id, at, modelName, sample, record, hadPicture: Boolean(file), entries: words }));

@@ -1,9 +1,9 @@
-// The conversations of this visit, as a list that one can return to. What they hold and how one is opened is opening.js's affair; what is kept on this device,
-// talk_store.js's.
+// The list of this visit's conversations, to which the user can return. opening.js decides what they contain and how to open one; talk_store.js keeps them on
+// this device.
 
 import { Kept } from "./talk_store.js";
 
-/** More are not begun before some are deleted. */
+/** No more are started until some are deleted. */
 export const MAX_TALKS = 100;
 
 function element(name, properties, ...children) {
@@ -22,17 +22,17 @@ const hasWords = ({ entries }) => entries.some(({ text }) => text);
  * conversation.
  */
 export class Talks {
-  /** `list` is an element; `present` gives the talk that is open now, or null; `on` is { open, remove } of a talk. */
+  /** `list` is an element; `present` returns the talk that is open now, or null; `on` has { open, remove } for a talk. */
   constructor(list, present, on) {
     Object.assign(this, { list, present, on, away: [], kept: null, saving: Promise.resolve() });
   }
 
-  /** All, the present one first. */
+  /** All talks, the current one first. */
   all() {
     return [this.present(), ...this.away].filter(Boolean);
   }
 
-  /** Puts a talk away, to be returned to. */
+  /** Sets a talk aside, to return to later. */
   add(talk) {
     this.away = [talk, ...this.away.filter(({ id }) => id !== talk.id)];
     this.save(talk);
@@ -43,12 +43,12 @@ export class Talks {
     this.away = this.away.filter((other) => other !== talk);
   }
 
-  /** Whether closing the tab would lose words. */
+  /** Whether closing the tab would lose text. */
   wouldLose() {
     return !this.kept && this.all().some(hasWords);
   }
 
-  /** Keeps a talk on this device if that is wanted. One after the other: the last state wins. */
+  /** Keeps a talk on this device if that is wanted. One at a time: the last state wins. */
   save(talk) {
     this.saving = this.saving.then(() => (this.kept && hasWords(talk) ? this.kept.save(talk) : null));
     return this.saving;
@@ -64,14 +64,14 @@ export class Talks {
     await this.kept?.remove(talk.id);
   }
 
-  /** What is kept from earlier visits. */
+  /** The talks kept from earlier visits. */
   async restore() {
     this.kept = await Kept.find();
     if (this.kept) this.away.push(...(await this.kept.load()));
     this.show();
   }
 
-  /** Begins or ends keeping; what was kept is deleted at the end, and before it is kept without pictures. */
+  /** Starts or stops keeping; stopping deletes what was kept, as does switching to keeping without pictures. */
   async keep(isWanted, withPictures) {
     await this.saving;
     if (this.kept && (!isWanted || !withPictures)) await Kept.end();
@@ -99,7 +99,7 @@ export class Talks {
   }
 }
 
-/** A button that deletes asks before: its second press does it. */
+/** A delete button asks first: its second press deletes. */
 export function askTwice(button, run) {
   const { textContent, ariaLabel } = button;
   let isSure = false;

@@ -1,8 +1,8 @@
-// Numbers and errors in plain words. Every error says what happened and the one thing to do next; the engine's own sentence folds out.
+// Numbers and errors in plain words. Every error says what happened and the one thing to do next; the engine's own sentence is in the details.
 
 import { KINDS } from "../llama3med/index.js";
 
-/** `bytes` as people read it: "3.2 MB". */
+/** `bytes` in readable form: "3.2 MB". */
 export function bytesText(bytes) {
   const units = ["bytes", "kB", "MB", "GB"];
   const unitIdx = bytes < 1000 ? 0 : Math.min(3, Math.floor(Math.log10(bytes) / 3));
@@ -10,7 +10,7 @@ export function bytesText(bytes) {
   return `${value < 10 && unitIdx > 0 ? value.toFixed(1) : Math.round(value)} ${units[unitIdx]}`;
 }
 
-/** `seconds` as a duration that is left: "40 s left", "3 min left"; nothing when unknown. */
+/** `seconds` as remaining time: "40 s left", "3 min left"; empty if unknown. */
 export function leftText(seconds) {
   if (!Number.isFinite(seconds)) return "";
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s left`;
@@ -23,18 +23,18 @@ export function timeText(ms) {
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;
 }
 
-// Fewer tokens have no speed worth telling.
+// Fewer tokens have no meaningful speed.
 const MEASURED_TOKENS = 8;
 
-/** The speed of an answer of `n_tokens`, if it means something. */
+/** The speed of an answer of `n_tokens`, if it is meaningful. */
 export function speedText(tokensPerSecond, n_tokens) {
   return tokensPerSecond && n_tokens >= MEASURED_TOKENS ? `${tokensPerSecond.toFixed(1)} tokens/s` : "";
 }
 
-/** What a download says that has lost the network. */
+/** The status of a download that has lost the network. */
 export const WAITS = "No network: loading waits for it and goes on by itself";
 
-/** One line for a progress object of the client: what is going on and how long it will take; `hasImage` says whether a picture is part of it. */
+/** One line for the client's progress object: what is being done and how long it will take; `hasImage` is whether a picture is involved. */
 export function progressText(progress, hasImage = true) {
   const left = leftText(progress.secondsLeft);
   if (progress.waits) return WAITS;
@@ -55,7 +55,7 @@ export function progressText(progress, hasImage = true) {
 export function explain(error) {
   const { kind, message = String(error), detail = "", moreRanks } = error ?? {};
   const details = [message, detail].filter(Boolean).join("\n");
-  // The engine has named what the file is: "this is a PDF document; …".
+  // The engine has named the kind of file: "this is a PDF document; …".
   if (kind === "format") {
     const [what] = message.split(";");
     return { title: `${what[0].toUpperCase()}${what.slice(1)}.`, next: "Save or export the picture as PNG or JPEG and open that.", details };
@@ -66,7 +66,7 @@ export function explain(error) {
   return { title, next, details };
 }
 
-/** Shows a calm sentence inside `place`, with an optional button `{ label, run }`; one with the same `key` is replaced, an empty text takes it away. */
+/** Shows a calm sentence inside `place`, with an optional button `{ label, run }`. It replaces one with the same `key`; an empty text removes it. */
 export function showNote(place, key, text, action) {
   [...place.children].find((note) => note.dataset.key === key)?.remove();
   if (!text) return;
