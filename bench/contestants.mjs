@@ -1,5 +1,5 @@
-// Whoever is measured: this project's page and wllama in Chromium, llama.cpp and PyTorch in Python. Each is opened once and then measured again and
-// again, in turn with the others, so that all see the same machine. What cannot be opened is missing, with a reason; it stops nobody else.
+// The contestants: this project's page and wllama in Chromium, llama.cpp and PyTorch in Python. Each is opened once and then measured repeatedly, in turn with
+// the others, so that all run under the same conditions. One that cannot be opened is missing, with a reason; the others are still measured.
 
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -14,13 +14,13 @@ import { WORK } from "./models.mjs";
 const here = dirname(fileURLToPath(import.meta.url));
 const root = resolve(here, "..");
 const wllama = join(root, "node_modules/@wllama/wllama");
-const ANSWER_MS = 900_000; // the longest that any one measurement may take
+const ANSWER_MS = 900_000; // the time limit of one measurement
 const ARGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
 /** Python with the packages llama_cpp, torch and transformers. */
 const python = process.env.PYTHON ?? (existsSync(join(root, ".venv/bin/python")) ? join(root, ".venv/bin/python") : "python3");
 
-/** Serves the site at /, the models at /bench-models/ and wllama at /wllama/, which alone gets the headers that its threads need. */
+/** Serves the site at /, the models at /bench-models/ and wllama at /wllama/; only the latter gets the headers that its threads need. */
 export async function startServer(site) {
   const folders = { "bench-models": join(WORK, "models"), wllama: here, "wllama/esm": join(wllama, "esm") };
   const server = createServer((request, response) => {
@@ -36,7 +36,7 @@ export async function startServer(site) {
   return { origin: `http://localhost:${server.address().port}`, stop: () => (server.closeAllConnections(), server.close()) };
 }
 
-/** A page in a Chromium of its own, whose functions in `window.bench` can be called: `page.open({ … })`. With `profile` its files are kept on the disk there. */
+/** A page in its own Chromium, whose functions in `window.bench` can be called: `page.open({ … })`. With `profile` its files are kept on disk there. */
 export async function page(url, { profile } = {}) {
   const options = { executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ARGS };
   const owner = profile ? await chromium.launchPersistentContext(profile, options) : await chromium.launch(options);
@@ -58,12 +58,12 @@ export async function page(url, { profile } = {}) {
   return new Proxy({ version, close: () => owner.close() }, { get: (own, name) => own[name] ?? (name === "then" ? undefined : (order) => call(name, order)) });
 }
 
-/** A Python program that answers lines of JSON: `ready` is what it said first. */
+/** A Python program that answers lines of JSON: `ready` is its first line. */
 export async function program(name, args) {
   const child = spawn(python, [join(here, name), ...args.map(String)], { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, PYTHONDONTWRITEBYTECODE: "1" } });
   const errors = [];
   child.stderr.on("data", (bytes) => errors.push(bytes));
-  child.stdin.on("error", () => {}); // a program that is over says so by its end
+  child.stdin.on("error", () => {}); // a dead program is detected by its exit
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const ended = new Promise((resolve) => child.on("error", resolve).on("exit", (status, signal) => resolve(new Error(`ended with ${signal ?? `status ${status}`}`))));
   const answer = async () => {
@@ -100,12 +100,12 @@ export async function ours(origin, { name }, { ranks, build = "relaxed", profile
   }
 }
 
-/** llama.cpp on the decoder's file. */
+/** llama.cpp on the decoder file. */
 export function llamaCpp({ gguf }, { threads, context = 1024 }) {
   return program("decoder.py", [gguf, threads, context]);
 }
 
-/** wllama on the decoder's file. */
+/** wllama on the decoder file. */
 export async function theirs(origin, { name }, { threads, settings }) {
   const { version } = JSON.parse(readFileSync(join(wllama, "package.json"), "utf8"));
   const opened = await page(`${origin}/wllama/wllama.html`);
@@ -120,7 +120,7 @@ export async function theirs(origin, { name }, { threads, settings }) {
   }
 }
 
-/** Opens several; those that cannot be are `{ missing: reason }`. */
+/** Opens several; those that cannot be opened are `{ missing: reason }`. */
 export async function openAll(makers) {
   const opened = {};
   for (const [name, make] of Object.entries(makers)) {

@@ -1,7 +1,7 @@
 """llama.cpp on a GGUF file, natively: `decoder.py FILE THREADS CONTEXT`. Needs the package llama_cpp (pip install llama-cpp-python).
 
-Prints one line of JSON when the model is loaded, and one for each line `{"prompt": N, "generate": M}` that it is given: tokens per second of reading
-the prompt and of writing after it.
+Prints one line of JSON when the model is loaded, and one for each input line `{"prompt": N, "generate": M}`: tokens per second of prefill
+and of decoding after it.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def speeds(model, n_prompt, n_generate):
-    """Tokens per second of a prompt and of what follows it, without anything of an earlier prompt."""
+    """Tokens per second for a prompt and for what follows it, without reusing an earlier prompt."""
     tokens = [1000 + 7 * i % 20000 for i in range(n_prompt)]
     model.reset()
     start = time.perf_counter()

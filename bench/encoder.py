@@ -1,7 +1,7 @@
 """CLIP-L/14-336 in PyTorch, f32: `encoder.py THREADS`. Needs torch and transformers; the weights are random.
 
-Only the blocks that the features need are there: up to the last but one, as in the model that is measured beside it. Prints one line of JSON when it
-is ready, and one for each line `{"tiles": N}`: seconds per tile, one at a time or N in a batch, whichever is faster.
+Only the blocks that the features need are present, up to the second-to-last one, as in the model that it is compared with. Prints one line of JSON
+when ready, and one for each input line `{"tiles": N}`: seconds per tile, one at a time or N in a batch, whichever is faster.
 """
 
 import json
@@ -13,7 +13,7 @@ import transformers
 
 
 def mtmd():
-    """Whether llama.cpp's image encoder could be measured, too."""
+    """Whether llama.cpp's image encoder could be measured too."""
     try:
         import llama_cpp.mtmd_cpp
         return "The package llama_cpp has llama.cpp's mtmd, which is not measured here."

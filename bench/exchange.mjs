@@ -1,6 +1,6 @@
-// What a sum over ranks costs, by doubling and by halving (crate/src/ranks.rs): node bench/exchange.mjs. Workers of Chromium do with their messages and
-// their memory what ranks do, and nothing else. Two cores cannot show what eight would take; so the processor's time of all of Chromium's processes is
-// counted, which other work on the machine hardly changes. From Linux's /proc.
+// The cost of a sum over ranks, by doubling and by halving (crate/src/ranks.rs): node bench/exchange.mjs. Chromium workers do the same with their messages and
+// their memory as ranks do, and nothing else. Two cores cannot show the time that eight would take, so the CPU time of all Chromium processes is counted, which
+// other work on the machine hardly changes. It is read from Linux's /proc.
 
 import { readdirSync, readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
@@ -9,7 +9,7 @@ const TICK_MS = 10; // of /proc/PID/stat
 const N_ROUNDS = 3;
 const SIZES = [1, 32, 128].map((n_tokens) => 4096 * n_tokens);
 
-/** Milliseconds that all processes below this one have had. */
+/** CPU milliseconds that all processes below this one have used. */
 function processorMs() {
   const children = new Map();
   for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
@@ -19,14 +19,14 @@ function processorMs() {
       const ms = (Number(rest[9]) + Number(rest[10])) * TICK_MS;
       children.set(Number(parent), [...(children.get(Number(parent)) ?? []), { pid: Number(pid), ms }]);
     } catch {
-      // It has ended.
+      // The process has ended.
     }
   }
   const below = (parent) => (children.get(parent) ?? []).reduce((sum, { pid, ms }) => sum + ms + below(pid), 0);
   return below(process.pid);
 }
 
-/** A worker: `{ rank, ports }` makes it a rank, `{ n, times, way }` has it add up `n` values so often. */
+/** A worker: `{ rank, ports }` makes it a rank, `{ n, times, way }` makes it add up `n` values that many times. */
 function worker() {
   let rank;
   let ports;

@@ -1,11 +1,11 @@
-"""What each number format costs a trained model: KL divergence and top-1 agreement, calibrated and not. The table of docs/types.md.
+"""The loss of each number format on a trained model: KL divergence and top-1 agreement, calibrated and not. The table in docs/types.md.
 
-    python bench/fidelity.py FOLDER QUANTIZE     # FOLDER with the package as tests/golden/real.py has it; measures first, into bench/results/fidelity.json
-    python bench/fidelity.py                     # writes the table again, with speeds of bench/results/limits.json
+    python bench/fidelity.py FOLDER QUANTIZE     # FOLDER has the package in the layout of tests/golden/real.py; measures first, into bench/results/fidelity.json
+    python bench/fidelity.py                     # rewrites the table, with speeds from bench/results/limits.json
 
-The model is SmolLM2-135M-Instruct. Its rows of 576 weights are no blocks of 256, so it is made wider first: columns and heads of zeros, norms rescaled,
-which computes the very same function with 768 columns, 12 heads and 4 key heads. And its weights come from Q4_1, whose grid Q4_K can nearly repeat and
-Q4_0 cannot; so it is measured twice, as it is and with every weight moved at random within its step of that grid, each beside itself in f16.
+The model is SmolLM2-135M-Instruct. Its rows of 576 weights are not whole blocks of 256, so it is first padded with zero columns and zero heads, with
+norms rescaled: 768 columns, 12 heads and 4 key heads that compute the very same function. Its weights come from Q4_1, whose grid Q4_K can nearly reproduce
+and Q4_0 cannot. So it is measured twice, as it is and with every weight moved at random within its step of that grid, each compared with itself in f16.
 """
 
 import json
@@ -51,7 +51,7 @@ What is the speed of light?"""
 
 
 def widened(name, values, old, new):
-    """The same function of a wider residual stream: zeros beside what is there. `old` and `new` are (width, heads, key heads) in units of weights."""
+    """The same function with a wider residual stream, padded with zeros. `old` and `new` are (width, heads, key heads) in units of weights."""
     import numpy as np
 
     rows, cols = values.shape[0], values.shape[-1]
@@ -97,7 +97,7 @@ def make_checkpoint(reader, folder, is_moved):
 
 
 def measure(folder, quantize):
-    """Converts and compares, every type of both models; what has been measured already is not measured again."""
+    """Converts and compares every type of both models; finished measurements are not repeated."""
     sys.path.insert(0, str(ROOT / "tests/golden"))
     import real
 
@@ -128,7 +128,7 @@ def measure(folder, quantize):
 
 
 def share_of_q6_k():
-    """The part of Llama-3-8B's weights that q4_k_m has in q6_k: of those that a token is multiplied with, and of the whole file."""
+    """The fraction of Llama-3-8B's weights that q4_k_m stores in q6_k: of those that a token is multiplied with, and of the whole file."""
     dim, hidden, n_kv, n_layers, table = 4096, 14336, 1024, 32, 128256 * 4096
     layer = 2 * dim * dim + 2 * n_kv * dim + 3 * hidden * dim
     finer = 16 * (n_kv + hidden) * dim + table
@@ -136,7 +136,7 @@ def share_of_q6_k():
 
 
 def table():
-    """The table in Markdown, into the page that explains it."""
+    """Writes the table in Markdown into the page that explains it."""
     fidelity, limits = json.loads(FIDELITY.read_text()), json.loads(LIMITS.read_text())["found"]["found"]
     products = next(each["products"] for each in limits if (each["build"], each["workers"]) == ("relaxed", 2))
     times = {product["shape"][0]: 1 / product["gmacsPerSecond"] for product in products if product["shape"][1:] == [8192, 4096, 1]}

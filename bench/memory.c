@@ -1,7 +1,7 @@
 // How a processor reads memory while it computes: cc -O2 -mavx2 bench/memory.c -o target/memory && target/memory
 //
-// Each line of 64 bytes meets 32 instructions; with and without a prefetch instruction, which wasm does not have. Then the time of a read that
-// depends on the one before. With pages of 4 KiB, as wasm has them, and with large ones. See notes.md.
+// Each 64-byte line is used by 32 instructions; with and without a prefetch instruction, which wasm does not have. Then the time of a read that depends on the
+// previous one. With pages of 4 KiB, as wasm has them, and with large ones. See notes.md.
 #define _GNU_SOURCE
 #include <immintrin.h>
 #include <stdint.h>
@@ -20,7 +20,7 @@ static double now(void) {
   return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-// GB/s; `n_pairs` pairs of instructions a line, `ahead` bytes ahead are prefetched if any.
+// GB/s, with `n_pairs` pairs of instructions per line, prefetching `ahead` bytes ahead if that is not 0.
 static inline __attribute__((always_inline)) double read_all(const uint8_t *bytes, size_t n, int n_pairs, int ahead, int n_rounds) {
   double best = 1e9;
   for (int round = 0; round < n_rounds; round++) {
@@ -29,7 +29,7 @@ static inline __attribute__((always_inline)) double read_all(const uint8_t *byte
     for (size_t i = 0; i < n; i += 64) {
       if (ahead) _mm_prefetch((const char *)bytes + i + ahead, _MM_HINT_T0);
       __m128i x = _mm_loadu_si128((const __m128i *)(bytes + i));
-      __asm__ volatile("" ::"x"(x)); // read even if nothing is done with it
+      __asm__ volatile("" ::"x"(x)); // force the read although nothing uses it
       for (int k = 0; k < n_pairs; k++) {
         a = _mm_add_epi8(a, x), b = _mm_sub_epi8(b, x);
         __asm__ volatile("" : "+x"(a), "+x"(b));
@@ -42,7 +42,7 @@ static inline __attribute__((always_inline)) double read_all(const uint8_t *byte
   return n / best * 1e-9;
 }
 
-// Nanoseconds of a read whose address is what the last one read, in random order.
+// Nanoseconds of a read whose address is the result of the previous read, in random order.
 static double dependent(uint8_t *bytes) {
   uint32_t n = LARGE / 64, *order = malloc(n * sizeof *order);
   uint64_t state = 88172645463325252ull;

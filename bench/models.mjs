@@ -1,7 +1,7 @@
-// Models of random weights at full shapes, made once and kept in target/bench.
+// Models with random weights at full shapes, made once and kept in target/bench.
 //
-// A decoder's chunks are joined to decoder.gguf and the manifest then names byte ranges of it: the page loads, llama.cpp and wllama open, the very same
-// file, and the disk holds it once.
+// A decoder's chunks are joined into decoder.gguf, and the manifest then names byte ranges of it: the page, llama.cpp and wllama read the very same file, and
+// the disk holds it only once.
 
 import { execFileSync } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
@@ -12,10 +12,10 @@ const root = resolve(dirname(fileURLToPath(import.meta.url)), "..");
 const target = resolve(root, process.env.CARGO_TARGET_DIR ?? "target");
 const quantize = join(target, "debug/quantize");
 
-/** Where the models are, and whatever else the benchmark writes for itself. */
+/** The folder of the models, and of everything else that the benchmark writes for itself. */
 export const WORK = join(target, "bench");
 
-/** Makes a model where there is none yet: `{ name, folder, gguf, facts }`, `facts` being what `quantize inspect` says of it. */
+/** Makes a model unless it exists: `{ name, folder, gguf, facts }`; `facts` is the output of `quantize inspect`. */
 export function model(shape, type = "q4_0") {
   const name = `${shape}-${type}`;
   const folder = join(WORK, "models", name);
@@ -53,8 +53,8 @@ function joinDecoder(folder) {
 const BYTES_PER_WEIGHT = { q4_0: 18 / 32, q4_k: 144 / 256, q8_0: 34 / 32 };
 
 /**
- * What a decoder has to do for each token: bytes of weights that are read for one, and multiplications for one of a prompt. The embedding is a table of
- * which one row is read, unless it serves as the output matrix too; a prompt needs the output matrix for its last token only.
+ * The work of a decoder per token: bytes of weights read for one token, and multiplications for one token of a prompt. Only one row of the embedding table is
+ * read, unless it is also the output matrix; a prompt needs the output matrix for its last token only.
  */
 export function work({ type, facts: { decoder, files } }) {
   const table = decoder.vocab_size * decoder.dim;
@@ -65,7 +65,7 @@ export function work({ type, facts: { decoder, files } }) {
   };
 }
 
-/** Bytes of all weights, and of keys and values for so many tokens, on `n_ranks` ranks together. */
+/** Bytes of all weights, and of keys and values for this many tokens, on `n_ranks` ranks together. */
 export function needed({ facts: { files, memory } }, n_ranks, n_tokens) {
   const { kv_per_1000_tokens } = memory.find((line) => line.n_ranks === n_ranks);
   return { weights: files.reduce((sum, file) => sum + file.n_bytes, 0), kv: (kv_per_1000_tokens * n_ranks * n_tokens) / 1000 };

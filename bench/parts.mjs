@@ -1,5 +1,5 @@
-// The parts of the benchmark: each makes its models, opens the contestants, measures them in interleaved rounds and gives plain numbers. What they mean
-// is report.mjs's affair.
+// The parts of the benchmark: each makes its models, opens the contestants, measures them in interleaved rounds and returns plain numbers, which report.mjs
+// interprets.
 
 import { execFileSync } from "node:child_process";
 import { readdirSync, rmSync } from "node:fs";
@@ -9,7 +9,7 @@ import { model, needed, work, WORK } from "./models.mjs";
 
 const RANKS = 2;
 
-/** Measures everybody who is there in turn, `n_rounds` times; `orders` by name, what is measured of each. Somebody who fails is missing from then on. */
+/** Measures all contestants in turn, `n_rounds` times; `orders` has, by name, what to measure of each. A contestant that fails is missing from then on. */
 async function rounds(n_rounds, contestants, orders) {
   const found = Object.fromEntries(Object.keys(contestants).map((name) => [name, { ready: contestants[name].ready, rounds: [] }]));
   for (let round = 0; round < n_rounds; round++) {
@@ -41,11 +41,11 @@ async function race(makers, n_rounds, orders) {
   }
 }
 
-/** What the machine gives at most, and what the products reach of it, in both builds, on one worker and on two. */
+/** The limits of the machine, and how close the products come to them, in both builds, on one worker and on two. */
 async function limits({ origin }) {
   const opened = await page(`${origin}/bench.html?wait=1`);
   const types = ["q4_0", "q4_k", "q6_k", "q8_0"];
-  // One token and many with an 8B's matrices, and many with a matrix that stays in the processor's cache.
+  // One token and many tokens with an 8B's matrices, and many with a matrix that stays in the processor's cache.
   const shapes = types.flatMap((type) => [[type, 8192, 4096, 1], [type, 4096, 4096, 128], [type, 256, 2048, 128]]);
   const found = [];
   try {
@@ -63,7 +63,7 @@ async function limits({ origin }) {
   return { version: `Chromium ${opened.version}`, found };
 }
 
-/** Prefill of 512 tokens and decode after 256, 1B shape, beside llama.cpp. */
+/** Prefill of 512 tokens and decode after 256, 1B shape, compared with llama.cpp. */
 async function decode({ origin, n_rounds }) {
   const results = {};
   for (const type of ["q4_0", "q4_k"]) {
@@ -79,7 +79,7 @@ async function decode({ origin, n_rounds }) {
   return results;
 }
 
-/** The same beside wllama, with a shorter prompt: its prefill of 512 tokens takes minutes. */
+/** The same compared with wllama, with a shorter prompt: its prefill of 512 tokens takes minutes. */
 async function peers({ origin, n_rounds }) {
   const results = {};
   for (const type of ["q4_0", "q4_k"]) {
@@ -90,14 +90,14 @@ async function peers({ origin, n_rounds }) {
   return results;
 }
 
-/** One, two and four ranks, at the largest shape that fits into one. */
+/** One, two and four ranks, with the largest shape that fits into one. */
 async function scaling({ origin, n_rounds }) {
   const middle = model("3b-clip-s2");
   const makers = Object.fromEntries([1, 2, 4].map((ranks) => [ranks, () => ours(origin, middle, { ranks })]));
   return race(makers, n_rounds, { both: { prompt: 128, generate: 16 } });
 }
 
-/** CLIP-L/14-336 a tile, beside PyTorch. */
+/** One CLIP-L/14-336 tile, compared with PyTorch. */
 async function encoder({ origin, n_rounds }) {
   const small = model("1b-clip-s2");
   const n_tiles = 4;
@@ -109,7 +109,7 @@ async function encoder({ origin, n_rounds }) {
   return race(makers, n_rounds, { tile: { tiles: n_tiles } });
 }
 
-/** Everything of the 8B: load, decode and prefill beside llama.cpp, first token, memory. */
+/** Everything about the 8B: load, decode and prefill compared with llama.cpp, first token, memory. */
 async function large({ origin, n_rounds }) {
   const whole = model("8b-clip-s2");
   const profile = join(WORK, "profile");
@@ -148,7 +148,7 @@ async function large({ origin, n_rounds }) {
   }
 }
 
-/** Has the files of a folder read from the disk the next time, not from the system's cache, as far as the system lets a user ask for it. */
+/** Evicts a folder's files from the system's cache, so that the next read comes from disk, as far as the system allows a user to ask for it. */
 function dropFromCache(folder) {
   execFileSync("sync");
   for (const entry of readdirSync(folder, { withFileTypes: true, recursive: true })) {

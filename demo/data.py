@@ -14,13 +14,13 @@ import model
 from phantom import LABELS, SPLITS, distribution, make
 from questions import caption, questions
 
-N_CELLS = 64  # a side, of 4 pixels each
+N_CELLS = 64  # per side, of 4 pixels each
 TRAIN_SIZES = {"train": 12_000, "val": 400}
 TEST_SIZES = {"test": 2000, "test-paraphrase": 700, "test-ood": 1000}
 REPORT = "Give a full report."
 POLITE = ("greeting", "thanks", "about", "off_topic", "diagnosis")  # questions whose answers need no picture
 NO_PICTURE = "I see no picture. Open one, then ask me about it."
-NOISE, CASUAL = 0.3, 0.25  # shares of questions with random words in them, and of those typed without capital and full stop
+NOISE, CASUAL = 0.3, 0.25  # shares of questions with random words, and of questions without capital and full stop
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -28,7 +28,7 @@ def log(*parts):
     print(time.strftime("%H:%M:%S"), *parts, flush=True)
 
 
-# ---- pictures as the model's square, labels as bits, facts as they are
+# ---- pictures as the model's square, labels as bits, facts unchanged
 
 
 def make_one(seed, split):
@@ -57,7 +57,7 @@ def make_data(folder, sizes):
 
 
 class Data:
-    """One split as `make_data` left it."""
+    """One split as written by `make_data`."""
 
     def __init__(self, folder, split):
         self.squares = np.load(folder / f"{split}.squares.npy", mmap_mode="r")
@@ -88,13 +88,13 @@ class Text:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def noisy(self, ids, rng):
-        """Puts one to three random tokens somewhere into a question: words that training never has must not matter."""
+        """Inserts one to three random tokens into a question: words that training never has must not matter."""
         at = int(rng.integers(len(ids)))
         n_words = self.tokenizer.get_vocab_size() - len(model.SPECIAL)
         return [*ids[:at], *(int(i) for i in rng.integers(n_words, size=rng.integers(1, 4))), *ids[at:]]
 
     def turns(self, turns, has_image=True, rng=None):
-        """Ids after the image (or after the head), and which of them are answers."""
+        """Ids after the image (or after the head), and which of them belong to answers."""
         ids, is_answer = [], []
         for turn_idx, (question, answer) in enumerate(turns):
             opening = ("\n" if has_image else "") if turn_idx == 0 else "<|start_header_id|>user<|end_header_id|>\n\n"
@@ -110,7 +110,7 @@ class Text:
 
 
 class Batch:
-    """Several pictures, each with conversations packed behind one copy of its prefix: every conversation sees the prefix and itself alone."""
+    """Several pictures, each with conversations packed behind one copy of its prefix: every conversation sees only the prefix and itself."""
 
     def __init__(self, text, conversations, rng=None):
         """`conversations`: for each picture a list of (turns, has_image). With `rng`, some questions get random words."""
@@ -136,11 +136,11 @@ class Batch:
         self.packing = Packing(spans, len(rows), length, first)
 
     def run(self, llama, image_tokens):
-        """Logits that choose the answers' tokens, and these tokens."""
+        """Logits that predict the answers' tokens, and these tokens."""
         llama.config._attn_implementation = "packed"
         embeddings = llama.model.embed_tokens(self.ids)
         embeddings = torch.cat([embeddings[:, :self.image.start], image_tokens, embeddings[:, self.image.stop:]], 1)
-        unused = torch.empty(len(self.ids), 1, 1, 1, dtype=torch.bool)  # a mask, so that none is made
+        unused = torch.empty(len(self.ids), 1, 1, 1, dtype=torch.bool)  # a dummy mask, so that none is computed
         hidden = llama.model(inputs_embeds=embeddings, attention_mask=unused, position_ids=self.positions, use_cache=False,
                              packing=self.packing).last_hidden_state
         chosen = self.answers[:, 1:]
@@ -148,7 +148,7 @@ class Batch:
 
 
 class Packing:
-    """Who sees whom in a batch: prefixes are causal, and conversations of like length meet their prefix and themselves in one product.
+    """Which tokens see which in a batch: prefixes are causal, and conversations of equal length attend to their prefix and themselves in one product.
 
     A dense mask over whole rows would do four times the work.
     """
@@ -156,7 +156,7 @@ class Packing:
     def __init__(self, spans, n_rows, length, n_prefix):
         """`spans` of conversations: (tokens, row, first token in the row, how much of the prefix it sees)."""
         self.n_prefix = n_prefix
-        places = torch.full((n_rows, length), 0)  # where each token's output lies
+        places = torch.full((n_rows, length), 0)  # where each token's output is
         places[:, :n_prefix] = torch.arange(n_rows * n_prefix).view(n_rows, n_prefix)
         self.groups, start = [], n_rows * n_prefix
         spans = sorted(spans)
@@ -177,7 +177,7 @@ class Packing:
 
 
 def attend_packed(module, query, key, value, attention_mask, packing, **_):
-    """Attention (rows, heads, length, head_dim) of a packed batch, in f32 on a processor, where its gradient is slow in bf16."""
+    """Attention (rows, heads, length, head_dim) of a packed batch, in f32 on a CPU, where the gradient in bf16 is slow."""
     n_rows, n_heads, length, dim = query.shape
     n_prefix, n_shared = packing.n_prefix, n_heads // key.shape[1]
     with torch.autocast(DEVICE.type, enabled=False):
@@ -198,25 +198,25 @@ ALL_ATTENTION_FUNCTIONS["packed"] = attend_packed
 
 
 def typed(question, rng):
-    """A question as people type it: now and then without capital and without full stop."""
+    """A question as people type it: sometimes without capital and without full stop."""
     return question[0].lower() + question[1:].rstrip(".?!") if rng.random() < CASUAL else question
 
 
 def shares(found):
-    """How often to ask each question, from what `train.evaluate` found: what is answered well is asked less, general questions half as often."""
+    """How often to ask each question, from the results of `train.evaluate`: questions answered well are asked less, general questions half as often."""
     return {id: min(1.0, max(0.15, 2.2 - percent / 50)) for id, (percent, _) in found.items()}
 
 
 def conversations(phantom, rng, phase):
-    """What is asked about a picture this time: its report and questions, alone or several in a row, and now and then one without the picture.
+    """The questions about a picture this time: its report and questions, alone or several in a row, and sometimes one without the picture.
 
-    `phase` holds `reports_only` and, once something was evaluated, the `shares` of the questions.
+    `phase` has `reports_only` and, after the first evaluation, the `shares` of the questions.
     """
-    # A report denies what a file of another size cannot show.
+    # A report would deny what a file of another size cannot show.
     report = [(REPORT, caption(phantom))] if phantom.exact else []
     if report and phase["reports_only"]:
         return [(report, True)]
-    # Each with a probability of its own: a fixed number of questions would favour the pictures, and so the answers, that have few.
+    # Each question has its own probability: a fixed number of questions would favour pictures with few questions, and so their answers.
     share = lambda one: phase.get("shares", {}).get(one["id"], 0.4) * (0.5 if one["scale"] == "general" else 1.0)
     asked_of = [one for _ in range(2) for one in questions(phantom, rng) if rng.random() < share(one)]
     pairs = [(typed(one["question"], rng), one["answer"]) for one in asked_of] + report
@@ -233,7 +233,7 @@ def conversations(phantom, rng, phase):
 
 
 def batches(text, phantoms, rng, phase):
-    """Batches of 8 pictures without end, those of like length together: (indices, Batch)."""
+    """An endless stream of batches of 8 pictures, grouped by length: (indices, Batch)."""
     while True:
         order = rng.permutation(len(phantoms))
         for first in range(0, len(order) - 31, 32):

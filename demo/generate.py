@@ -3,7 +3,7 @@
     python demo/generate.py --split test --images 2000 -o data/phantomvqa [--keep 0.5] [--multi-turn] [--limit 12000]
 
 DIR/images/SEED.png are the pictures; DIR/SPLIT.json is a list of records, one for each question (or, with --multi-turn, one conversation for each
-picture); DIR/SPLIT.manifest.json states seeds, counts and the hash. The same arguments give the same hash.
+picture); DIR/SPLIT.manifest.json has seeds, counts and the hash. The same arguments give the same hash.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from PIL import Image
 import phantom
 import questions
 
-LIKELY = {"fine": 1.0, "middle": 0.7, "coarse": 0.7, "general": 0.25}  # share of the questions of a scale that --keep 1 keeps
+LIKELY = {"fine": 1.0, "middle": 0.7, "coarse": 0.7, "general": 0.25}  # fraction of a scale's questions kept with --keep 1
 
 
 def asked(p: phantom.Phantom, split: str, keep: float) -> list[dict]:
-    """The questions of a phantom in a random order. Each is kept by chance, whatever its answer, which leaves the answers balanced."""
+    """The questions of a phantom in random order. Each is kept at random, regardless of its answer, which keeps the answers balanced."""
     rng = np.random.default_rng([p.seed, 1])
     found = questions.questions(p, rng, held_out=split == "test-paraphrase")
     found = [q for q in found if rng.random() < keep * LIKELY[q["scale"]]]
@@ -29,7 +29,7 @@ def asked(p: phantom.Phantom, split: str, keep: float) -> list[dict]:
 
 
 def records(p: phantom.Phantom, found: list[dict], multi_turn: bool) -> list[dict]:
-    """LLaVA-Med's records of a picture's questions; the picture comes before the first question of a conversation."""
+    """LLaVA-Med records of a picture's questions; the picture comes before the first question of a conversation."""
 
     def turns(qs: list[dict]) -> list[dict]:
         said = []
@@ -48,7 +48,7 @@ def records(p: phantom.Phantom, found: list[dict], multi_turn: bool) -> list[dic
 
 
 def generate(split: str, n_images: int, directory: Path, keep: float = 1.0, multi_turn: bool = False, limit: int | None = None) -> dict:
-    """Write a split and return its manifest. `limit` is the largest number of records; the pictures after it are not written."""
+    """Write a split and return its manifest. `limit` is the largest number of records; pictures beyond it are not written."""
     seeds = phantom.SPLITS[split]
     if not 0 < n_images <= len(seeds):
         raise ValueError(f"images: expected 1 to {len(seeds)}, found {n_images}")
@@ -79,8 +79,8 @@ def main() -> None:
     parser.add_argument("--split", choices=list(phantom.SPLITS), required=True)
     parser.add_argument("--images", type=int, required=True, help="number of pictures")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--keep", type=float, default=1.0, help="share of the questions that is kept (default 1)")
-    parser.add_argument("--multi-turn", action="store_true", help="one conversation for each picture, for training")
+    parser.add_argument("--keep", type=float, default=1.0, help="fraction of the questions to keep (default 1)")
+    parser.add_argument("--multi-turn", action="store_true", help="one conversation per picture, for training")
     parser.add_argument("--limit", type=int, help="largest number of records")
     arguments = parser.parse_args()
     print(json.dumps(generate(arguments.split, arguments.images, arguments.output, arguments.keep, arguments.multi_turn, arguments.limit), indent=1))

@@ -1,7 +1,7 @@
-"""A Llama3-Med in small, built of transformers' CLIP and Llama, in the reference's own checkpoint layout.
+"""A small Llama3-Med, built from transformers' CLIP and Llama, in the reference's own checkpoint layout.
 
-The picture is seen at 64, 128 and 256 pixels: 1 + 4 + 16 tiles of 64 x 64, each 8 x 8 patches. The features of a scale's tiles are put together, averaged
-down to 8 x 8 and laid beside those of the other scales; an `mlp2x_gelu` connector makes 64 image tokens of them (arXiv 2406.09454).
+The picture is seen at 64, 128 and 256 pixels: 1 + 4 + 16 tiles of 64 x 64, each 8 x 8 patches. The features of a scale's tiles are joined, averaged
+down to 8 x 8 and concatenated with those of the other scales; an `mlp2x_gelu` connector makes 64 image tokens of them (arXiv 2406.09454).
 """
 
 import json
@@ -35,7 +35,7 @@ LLAMA3_PATTERN = (
 
 
 def square(image):
-    """The reference's pre-processing up to the crop: (height, width, 3) to (256, 256, 3), uint8. The identity on 256 x 256."""
+    """The reference's preprocessing up to the crop: (height, width, 3) to (256, 256, 3), uint8. The identity on 256 x 256."""
     size = SCALES[-1]
     height, width = image.shape[:2]
     short, long = min(width, height), max(width, height)
@@ -54,7 +54,7 @@ def normalise(squares):
 
 
 def at_scale(pixels, scale):
-    """The reference's bicubic, without a low-pass, as the published weights were trained on."""
+    """The reference's bicubic resize, without a low-pass filter: the published weights were trained on it."""
     if scale == pixels.shape[-1]:
         return pixels
     return F.interpolate(pixels, size=(scale, scale), mode="bicubic", align_corners=False)
@@ -88,7 +88,7 @@ def encode(tower, pixels, blur=False):
 
 
 def patches(tower, tiles):
-    """What the reference takes of a CLIP tower: the last layer but one, without the class token. The last layer is only added when saving."""
+    """What the reference takes from a CLIP tower: the second-to-last layer's output, without the class token. The last layer is only added when saving."""
     return tower(tiles, output_hidden_states=True).hidden_states[-1][:, 1:]
 
 
@@ -96,7 +96,7 @@ def patches(tower, tiles):
 
 
 def make_tower(n_layers=4):
-    """A CLIP tower of the layers that are used; a checkpoint has one more behind them."""
+    """A CLIP tower with only the layers that are used; a checkpoint has one more."""
     return CLIPVisionModel(CLIPVisionConfig(
         hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=n_layers, num_attention_heads=WIDTH // 32,
         image_size=TILE, patch_size=PATCH, hidden_act="quick_gelu"))
@@ -108,7 +108,7 @@ def make_connector(n_scales=len(SCALES)):
 
 
 def make_llama(tokenizer, n_layers=5):
-    """A Llama-3 of a few million parameters."""
+    """A Llama-3 with a few million parameters."""
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(), hidden_size=DIM, intermediate_size=512, num_hidden_layers=n_layers,
         num_attention_heads=DIM // 32, num_key_value_heads=2, rms_norm_eps=1e-5, max_position_embeddings=2048,
@@ -116,7 +116,7 @@ def make_llama(tokenizer, n_layers=5):
 
 
 def make_tokenizer(texts, vocab_size=1024):
-    """A byte-level BPE in the form of Llama-3's, trained on `texts`; its special tokens stand behind the vocabulary."""
+    """A byte-level BPE like Llama-3's, trained on `texts`; its special tokens come after the vocabulary."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated"),
@@ -135,7 +135,7 @@ def make_tokenizer(texts, vocab_size=1024):
 
 
 class Q4(nn.Module):
-    """Weights as Q4_0 stores them (blocks of 32 along a row, one f16 scale, 16 steps), with the gradient passed straight through."""
+    """Weights as Q4_0 stores them (blocks of 32 along a row, one f16 scale, 16 steps), with a straight-through gradient."""
 
     def forward(self, weight):
         blocks = weight.detach().reshape(-1, 32)
@@ -148,7 +148,7 @@ class Q4(nn.Module):
 
 
 def quantised(*modules):
-    """Lets every matrix of the modules be used as Q4_0 from here on."""
+    """Makes the modules use every matrix as Q4_0 from here on."""
     for module in modules:
         for part in module.modules():
             if isinstance(part, (nn.Linear, nn.Embedding)) and part.weight.shape[-1] % 32 == 0 and "Vision" not in type(part).__name__:
@@ -156,7 +156,7 @@ def quantised(*modules):
 
 
 def weights(module):
-    """A state dict with every parameter as it is trained, whether used as Q4_0 or not."""
+    """A state dict with the trained value of every parameter, whether used as Q4_0 or not."""
     return {re.sub(r"parametrizations\.(\w+)\.original", r"\1", name): value.detach() for name, value in module.state_dict().items()}
 
 

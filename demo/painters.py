@@ -1,9 +1,9 @@
-"""PhantomVQA's painters: what the four kinds of picture look like, and the canvas and drawing tools that they share.
+"""PhantomVQA's painters: how the four kinds of pictures look, and the canvas and drawing tools that they share.
 
-A painter draws the base image of one kind on a `Canvas`, as the facts say. It returns the image as grey levels (height, width) or as colours
-(3, height, width), the areas of the labels that it draws, and the cells of the zones in which a sign may lie. Areas are soft masks of the picture or
+A painter draws the base image of one kind on a `Canvas`, following the facts. It returns the image as grey levels (height, width) or as colours
+(3, height, width), the areas of the labels that it draws, and the cells of the zones where a sign may be. Areas are soft masks of the picture or
 cells of its central square. The chest's painter also adds the cardiothoracic ratio that it drew to the facts. `phantom.py` draws the facts, and
-exposes and textures what is painted here.
+exposes and textures the painted image.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def spread(n: int, size: float) -> np.ndarray:
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b, by blocks too small for BLAS to start threads, which would wait for each other when every core is busy."""
+    """a @ b, in blocks too small for BLAS to start threads, which would wait for each other when all cores are busy."""
     step = max(1, 400_000 // b.size)
     return np.concatenate([a[i : i + step] @ b for i in range(0, len(a), step)])
 
@@ -126,7 +126,7 @@ class Canvas:
         return mask
 
     def cloud(self, size_y: float, size_x: float | None = None) -> np.ndarray:
-        """Smooth noise (height, width) of about unit deviation with structures of `size` px."""
+        """Smooth noise (height, width) of about unit deviation, with structures of `size` px."""
         rows, columns = spread(self.height, size_y), spread(self.width, size_x or size_y)
         grid = self.rng.standard_normal((rows.shape[1], columns.shape[1]), np.float32) * np.float32(1.4)
         return product(rows, product(grid, columns.T))
@@ -160,7 +160,7 @@ def grow(cells: np.ndarray) -> np.ndarray:
 
 
 def shrink(cells: np.ndarray) -> np.ndarray:
-    """Cells all of whose eight neighbours are in the set; outside the grid counts as not in it."""
+    """Cells whose eight neighbours are all in the set; outside the grid counts as not in it."""
     return ~grow(~np.pad(cells, 1))[1:-1, 1:-1]
 
 
@@ -345,7 +345,7 @@ def paint_tissue(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple
     height, width = canvas.height, canvas.width
     stroma, fibre, ink = (colour(*rgb) + colour(*rng.normal(0, 4, 3)) for rgb in STAINS[facts["stain"]])
 
-    # fibres: noise stretched along a direction that wanders
+    # fibres: noise stretched along a wandering direction
     direction = rng.uniform(0, np.pi) + 0.25 * canvas.cloud(110)
     along, across = canvas.x * np.cos(direction) + canvas.y * np.sin(direction), canvas.y * np.cos(direction) - canvas.x * np.sin(direction)
     across += 5 * canvas.cloud(38)
@@ -376,7 +376,7 @@ def paint_tissue(canvas: Canvas, rng: np.random.Generator, facts: dict) -> tuple
     image += (0.45 * stroma + 0.55 * fibre - 6 - image) * gland * 0.85
     image += (215 - image) * lumen
 
-    # nuclei: a jittered grid (about a Poisson-disc sample), none in glands but those of their rings
+    # nuclei: a jittered grid (about a Poisson-disc sample), none in glands except in their rings
     step = rng.uniform(24, 28) if facts["cellularity"] == "low" else rng.uniform(12.5, 14)
     rows, columns = np.mgrid[-step : height + step : step * 0.87, -step : width + step : step]
     columns += (np.arange(len(columns)) % 2 * step / 2)[:, None]
@@ -497,7 +497,7 @@ def draw_vessels(rng: np.random.Generator, nasal: int, disc: tuple[float, float]
                 turn = rng.choice((-1, 1)) * rng.uniform(0.5, 0.9)
                 walk(layer, x, y, heading + turn, -turn * 0.006, width * 0.6, (length - step * i) * rng.uniform(0.4, 0.75))
         part = max(2, len(points) // 4)
-        for i in range(0, len(points) - 1, part):  # thinner along the way
+        for i in range(0, len(points) - 1, part):  # thinner towards the end
             taper = 1 - 0.2 * (i // part)
             layer.append((points[i : i + part + 1], width * taper, (0.95 if width > 1.2 else 0.7) * (0.5 + 0.5 * taper)))
 

@@ -1,11 +1,11 @@
 """PhantomVQA's pictures: drawn phantoms of four kinds, each a pure function of its seed.
 
-A phantom is a drawing, not medicine: a chest film, a CT slice of the brain, a stained tissue or the back of an eye, with signs whose size is known
-exactly. Some pictures are strangers, no phantoms at all, so that the model can learn to say so. Coarse signs are shapes. Middle and fine signs are zero-mean textures of period 4 and 2 px on aligned 4-px cells, which the reference's
-bicubic interpolation without anti-aliasing (taps -3/32, 19/32, 19/32, -3/32) maps to exactly zero: a fine sign exists at 256 px only (but for a leak
-of one grey level at the edge of its patch at 128 px), a middle sign at 128 and 256 px. For this the base image, which `painters.py` draws, is rounded
-and clipped to [LOW, HIGH] before the integer textures are added. `questions.py` asks about the facts, `generate.py` writes files, `train.py` learns
-from both.
+A phantom is a drawing, not medicine: a chest film, a CT slice of the brain, a stained tissue or the back of an eye, with signs of exactly known size.
+Some pictures are strangers, not phantoms, so that the model can learn to say so. Coarse signs are shapes. Middle and fine signs are zero-mean textures
+of period 4 and 2 px on aligned 4-px cells, which the reference's bicubic interpolation without anti-aliasing (taps -3/32, 19/32, 19/32, -3/32) maps to
+exactly zero: a fine sign exists at 256 px only (except for a leak of one grey level at the edge of its patch at 128 px), a middle sign at 128 and
+256 px. To make this exact, the base image, drawn by `painters.py`, is rounded and clipped to [LOW, HIGH] before the integer textures are added.
+`questions.py` asks about the facts, `generate.py` writes files, `train.py` learns from both.
 
 Sides of chest and brain are the patient's, as a radiologist names them: the patient's right is on the left of the picture. Quadrants of tissue and
 fundus are the picture's own.
@@ -23,7 +23,7 @@ from painters import BODY_ZONES, BRAIN_ZONES, CELL, GRID, PAINTERS, QUADRANTS, S
 from strangers import paint_stranger
 
 KINDS = ("chest", "brain", "tissue", "fundus")
-STRANGER = "stranger"  # the kind of a picture that is no phantom
+STRANGER = "stranger"  # the kind of a picture that is not a phantom
 P_STRANGER = 0.08
 LOW, HIGH = 38, 217  # range of the base image, so that a texture of amplitude 33 never saturates
 
@@ -68,7 +68,7 @@ class Phantom:
     seed: int
     kind: str  # one of KINDS, or STRANGER
     image: np.ndarray  # (height, width, 3) uint8
-    exact: bool  # the reference pre-processing keeps the pixels of the central square
+    exact: bool  # the reference preprocessing keeps the pixels of the central square
     facts: dict  # can be written as JSON
     cells: dict[str, np.ndarray] = field(repr=False)  # label -> (GRID, GRID) bool, cells of the central square
 
@@ -198,13 +198,13 @@ def expose(rng: np.random.Generator, base: np.ndarray, split: str) -> np.ndarray
     value = (base.reshape(-1, *base.shape[-2:]) - LOW) * (1 / (HIGH - LOW))
     value += tone * value * (1 - value)  # a monotonic tone curve, cheaper than a power
     value *= contrast * (HIGH - LOW)
-    if split == "train":  # shading, so that kinds are not told by the brightness of a corner
+    if split == "train":  # shading, so that kinds cannot be told by the brightness of a corner
         y, x = np.linspace(-1, 1, value.shape[1], dtype=np.float32)[:, None], np.linspace(-1, 1, value.shape[2], dtype=np.float32)
         a, b, c, d = rng.uniform(-6, 6, 4).astype(np.float32)
         value += a * y + b * x + c * y * x + d * (y * y + x * x - 1)
     value += brightness + (HIGH + LOW) / 2 - contrast * (HIGH - LOW) / 2
     value += rng.standard_normal(value.shape[1:], np.float32) * sigma
-    if len(value) == 3:  # a camera also has noise of colour
+    if len(value) == 3:  # a camera also has colour noise
         value[::2] += rng.integers(-2, 3, (2, *value.shape[1:]), np.int8)
     value = np.clip(np.rint(value), LOW, HIGH).astype(np.int16)
     return np.repeat(value[0, :, :, None], 3, 2) if len(value) == 1 else np.ascontiguousarray(value.transpose(1, 2, 0))
@@ -231,7 +231,7 @@ def is_spot(name: str, pattern: str) -> bool:
 def draw_patches(rng: np.random.Generator, signs: list[tuple[str, str, str]], zones: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Blobs of cells (GRID, GRID), clear of each other, for signs of (name, pattern, zone)."""
     best, best_size = [], -1.0
-    for _ in range(8):  # a zone that holds two patches may need another try
+    for _ in range(8):  # a zone with two patches may need a retry
         taken, patches = np.zeros((GRID, GRID), bool), []
         for name, pattern, zone in signs:
             patches.append(draw_patch(rng, zones[zone] & ~grow(grow(taken)), is_spot(name, pattern)))

@@ -1,9 +1,9 @@
-"""PhantomVQA's language: reports, questions and answers, from the facts of a phantom and nothing else.
+"""PhantomVQA's language: reports, questions and answers, derived only from the facts of a phantom.
 
 Every question has an id "kind_finding_form", wordings, and a few more that only `held_out=True` uses. Closed questions about a finding are asked
-such that, over many phantoms, yes and no (or the two words offered) are equally frequent for each id: a question is left out by chance where its
-answer is the commoner one. To keep this balance, thin the questions of a picture out one by one by chance; never take a fixed number of them, because
-pictures without a sign are asked less.
+such that, over many phantoms, yes and no (or the two words offered) are equally frequent for each id: a question is left out at random if its
+answer is the more common one. To keep this balance, thin out a picture's questions one by one at random; never take a fixed number of them, because
+pictures without a sign have fewer questions.
 
 Chest and brain name the patient's sides, so "right" is on the left of the picture; tissue and fundus name the picture's quadrants.
 """
@@ -38,7 +38,7 @@ NOUNS = {
 }
 
 class Form(NamedTuple):
-    """How something is asked. Indirect questions and requests are put behind every opener; `held_out` wordings are for `held_out=True` alone."""
+    """How something is asked. Indirect questions and requests are put after every opener; `held_out` wordings are for `held_out=True` only."""
 
     direct: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -298,7 +298,7 @@ def pattern_word(kind: str, pattern: str) -> str:
 
 
 def caption(p: Phantom) -> str:
-    """The full report: every finding of the kind, present or absent, in one fixed order."""
+    """The full report: every finding of the kind, present or absent, in a fixed order."""
     if p.kind == STRANGER:
         return NOT_KNOWN
     facts, area = p.facts, AREA[p.kind]
@@ -356,7 +356,7 @@ class Asker:
         self.found: list[dict] = []
 
     def word(self, form: str, finding: str | None = None, kind: str | None = None, **slots: str) -> str:
-        """A wording of a form about a finding's noun, or of an id of WORDINGS."""
+        """A wording of a form for a finding's noun, or of an id of WORDINGS."""
         text = self.wording((FORMS if finding else WORDINGS)[form])
         if finding:
             kind = kind or self.kind
@@ -365,7 +365,7 @@ class Asker:
         return text.format(**slots, **{name.capitalize(): slot[0].upper() + slot[1:] for name, slot in slots.items()})
 
     def wording(self, form: Form) -> str:
-        """One of the held-out wordings; or, half of the time, a direct one, else one behind an opener."""
+        """One of the held-out wordings; or, half of the time, a direct one, else one after an opener."""
         draw = lambda options: options[self.rng.integers(len(options))]
         if self.held_out:
             return draw(form.held_out)
@@ -376,7 +376,7 @@ class Asker:
         return draw(OPENERS[way]).format(draw(getattr(form, way)))
 
     def foreign(self, kind: str) -> str:
-        """A question that is about pictures of a kind."""
+        """A question about pictures of a kind."""
         item = FOREIGN[kind][self.rng.integers(len(FOREIGN[kind]))]
         return self.word(item) if isinstance(item, str) else self.word(item[1], item[0], kind=kind)
 
@@ -430,7 +430,7 @@ class Asker:
 
 
 def questions(p: Phantom, rng: np.random.Generator, held_out: bool = False) -> list[dict]:
-    """The questions that make sense for a phantom, at most one per id; wordings drawn by rng, from the held-out ones only if `held_out`."""
+    """The questions that make sense for a phantom, at most one per id; wordings are drawn by rng, from the held-out ones only if `held_out`."""
     ask, facts, kind = Asker(p, rng, held_out), p.facts, p.kind
     if kind == STRANGER:
         return ask_stranger(ask)
@@ -493,7 +493,7 @@ def questions(p: Phantom, rng: np.random.Generator, held_out: bool = False) -> l
 
 
 def ask_stranger(ask: Asker) -> list[dict]:
-    """Questions about a picture that is no phantom: whatever needs the picture is answered with NOT_KNOWN."""
+    """Questions about a picture that is not a phantom: everything that needs the picture is answered with NOT_KNOWN."""
     general = lambda id, text, answer, kind="OPEN": ask.add(id, text, answer, kind, "OTHER", "general", STRANGER)
     for id in ("modality", "body_part", "describe", "report", "unknowable"):
         general(f"{STRANGER}_{id}", ask.word(id), NOT_KNOWN)

@@ -4,7 +4,7 @@ FILES is a folder with the splits as `generate.py` writes them, QUANTIZE the com
 
 demo/results/ARM-STEPS-SEED.json     what `train.py test` found of every arm of the ablation, in PyTorch
 demo/results/native/NAME.json        what `quantize eval --json` printed of the bundled checkpoint, converted
-demo/{misses,training,strangers}.md  why thresholds were missed, how it was trained, pictures that nothing was built with; written by hand
+demo/{misses,training,strangers}.md  why thresholds were missed, how it was trained, pictures used for nothing else; written by hand
 
 The thresholds below were written before the final run and do not move.
 """
@@ -36,7 +36,7 @@ ARMS = {
     "blur": "blur control: all three, the larger ones enlarged from 64",
 }
 COLUMNS = [(scale, kind) for scale in ("coarse", "middle", "fine") for kind in ("CLOSED", "OPEN")]
-MAX_LOSS = 1.0  # points that 4 bits may cost against f32
+MAX_LOSS = 1.0  # points that 4 bits may lose compared with f32
 # Name of a run: number format, split, arguments of `quantize eval`. The formats and the controls answer the first questions of the test split.
 FIRST = ["--limit", "6000"]
 NATIVE = {
@@ -109,7 +109,7 @@ def columns_table(rows):
 
 
 def formats_table(native):
-    """What 4 bits cost: percent of the same questions, and points lost against f32."""
+    """What 4 bits cost: percent correct on the same questions, and points lost compared with f32."""
     reports = {name.split(",")[0]: native[name] for name in NATIVE if name.endswith("first 6000") and name in native}
     whole = reports["f32"]["strict"]
     rows = []
@@ -122,7 +122,7 @@ def formats_table(native):
 
 
 def majority(files):
-    """The most frequent answer of each question, asked as often as it is: (percent, number) for each column, from the test split's records."""
+    """The most frequent answer to each question, weighted by how often it is asked: (percent, number) for each column, from the test split's records."""
     answers = defaultdict(lambda: defaultdict(Counter))
     for record in json.loads((files / "test.json").read_text()):
         answers[record["scale"], record["answer_type"]][record["id"].split("-", 1)[1]][record["conversations"][1]["value"]] += 1
@@ -135,7 +135,7 @@ def majority(files):
 
 
 def swap(files):
-    """The test split again, each question beside another picture of the same kind: what the words alone tell."""
+    """The test split again, each question with another picture of the same kind: what the wording alone reveals."""
     records = json.loads((files / "test.json").read_text())
     images = defaultdict(list)
     for record in records:
@@ -146,7 +146,7 @@ def swap(files):
 
 
 def measure(quantize, files):
-    """Converts the checkpoint to every format and lets `quantize eval` ask and score; an interrupted run goes on where it was."""
+    """Converts the checkpoint to every format and lets `quantize eval` ask and score; an interrupted run resumes."""
     out = DEMO / "results" / "native"
     out.mkdir(parents=True, exist_ok=True)
     swap(files)
@@ -189,26 +189,26 @@ def main():
     parts = [
         "# PhantomVQA: what the demo model can do\n",
         "Made by `demo/report.py` from the files in `demo/results/`. PhantomVQA is drawn by a program. It shows that several scales see what one cannot, and that\n"
-        "the whole way from training to the browser works. It says nothing about medicine.\n",
+        "the whole pipeline from training to the browser works. It says nothing about medicine.\n",
         f"## Thresholds\n\nWritten down before the first training; they do not move. The bundled model at 4 bits, by `quantize eval`: {test['n_questions']} questions about 2000 pictures of\n"
-        "held-out seeds, the same with wordings that training never has, and other pictures: noise and contrast outside of the training's, and for half of the signs\n"
-        "of some findings a pair of place and direction that training never has. The last two rows are arms of the ablation. An answer is right if it is so word\n"
-        "for word; ± is half of the 95 % interval, which takes questions as independent.\n",
+        "held-out seeds; the same with wordings that never occur in training; and out-of-distribution pictures: noise and contrast beyond the training's range, and,\n"
+        "for half of the signs of some findings, pairs of place and direction that never occur in training. The last two rows are arms of the ablation. An answer is\n"
+        "correct if it matches word for word; ± is half of the 95 % interval, which treats questions as independent.\n",
         thresholds(found),
         (DEMO / "misses.md").read_text(),
-        "Published scripts would print, with their own rules, "
+        "With their own rules, published scripts would print "
         f"{protocol['yes/no accuracy']:.1f} for closed questions and {protocol['recall']:.1f} (token recall) for open ones.\n",
-        f"Of the questions about drawn and noisy pictures that are no phantoms, {shown(strangers['accuracy'], strangers['n'])} % were answered with "
+        f"Of the questions about drawn and noisy pictures that are not phantoms, {shown(strangers['accuracy'], strangers['n'])} % were answered with "
         "\"This is not a picture that I know.\", as they should be.\n",
         "## Without the right picture\n\nThe most frequent answer to each question, without any model; then the model's answers to the first 6000 questions of the test split with another picture of the\n"
-        "same kind, with any other picture, and with a grey one. With a picture of the same kind it does as well as guessing, so the words alone tell nothing; a grey picture\n"
-        "or one of another kind it refuses, which counts as wrong here.\n",
+        "same kind, with any other picture, and with a grey one. With a picture of the same kind it does no better than guessing, so the wording alone reveals nothing. It refuses a\n"
+        "grey picture or one of another kind, which counts as wrong here.\n",
         columns_table([("most frequent answer", json.loads((DEMO / "results/majority.json").read_text()))]
                       + [(name.removeprefix("q4_0, "), of_native(native[name])) for name in reversed(CONTROLS)]),
-        f"## What the scales are for\n\nEach arm: the same encoder, frozen; a new connector before the bundled decoder, which speaks already; both trained alike for {n_steps} steps, {'one seed' if n_seeds == 1 else f'{n_seeds} seeds'}; in PyTorch,\n"
+        f"## What the scales are for\n\nEach arm: the same frozen encoder; a new connector and the bundled decoder, which can already speak; both trained in the same way for {n_steps} steps, {'one seed' if n_seeds == 1 else f'{n_seeds} seeds'}; in PyTorch,\n"
         "the first 700 pictures of the test split. The features of one and two scales are slices of those of all. The blur control has the same network and cost as all scales, but its larger\n"
-        "pictures are enlarged from the coarse one: what it lacks is resolution, not capacity. This training is shorter than the bundled model's; what it shows is\n"
-        "who can see which signs at all.\n",
+        "pictures are enlarged from the coarse one: what it lacks is resolution, not capacity. This training is shorter than the bundled model's; it shows\n"
+        "which arm can see which signs at all.\n",
         columns_table([(ARMS[arm], of_arm(ablation[arm])) for arm in ARMS if arm in ablation]),
         seeds_table(ablation),
         "## Number formats\n\nThe same checkpoint, converted; the first 6000 questions of the test split, natively. Training ended on 4-bit weights (Q4_0).\n",

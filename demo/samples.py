@@ -1,4 +1,4 @@
-"""Writes the page's sample pictures (demo/samples/), enters them in demo/about.json, and prints the true answers to the questions that the page offers.
+"""Writes the page's sample pictures (demo/samples/), adds them to demo/about.json, and prints the true answers to the questions that the page suggests.
 
     python demo/samples.py
 """
@@ -15,8 +15,8 @@ from questions import caption, questions, suggested
 
 HERE = Path(__file__).parent
 
-# One picture of each kind, of the split "val", with signs of every scale, chosen for their looks and because the bundled model answers what the page
-# offers about them: seed and alternative text, which gives no answer away.
+# One picture of each kind, from the split "val", with signs of every scale, chosen for their looks and because the bundled model correctly answers what the
+# page suggests for them: seed and alternative text, which does not give away an answer.
 SAMPLES = {
     "chest": (10_036_853, "Drawn chest film"),
     "brain": (10_005_225, "Drawn CT slice of a brain"),
@@ -26,7 +26,7 @@ SAMPLES = {
 
 
 def true_answer(p: Phantom, question: str) -> str:
-    """The answer to a wording of `questions`, which draws wordings by chance."""
+    """The answer to a wording from `questions`, which draws wordings at random."""
     if question == "Give a full report.":
         return caption(p)
     return next(q["answer"] for seed in count() for q in questions(p, np.random.default_rng(seed)) if q["question"] == question)
@@ -41,7 +41,7 @@ def main() -> None:
         p = make(seed)
         assert p.kind == kind and p.exact, (seed, p.kind, p.exact)
         Image.fromarray(p.image).save(HERE / f"samples/{kind}.png", optimize=True)
-        own = suggested(p)[:-1]  # the last one is the report, which is offered with every picture
+        own = suggested(p)[:-1]  # the last one is the report, which is suggested for every picture
         about["samples"].append({"path": f"samples/{kind}.png", "alt": alt, "questions": own})
         print(f"{kind}.png")
         for question in own + about["suggested_questions"]:

@@ -1,6 +1,6 @@
-"""Pictures that are no phantoms: flat, noisy, patterned, written, drawn and photograph-like ones.
+"""Pictures that are not phantoms: flat, noisy, patterned, written, drawn and photograph-like ones.
 
-Nothing is ever asked about what they show. They teach the model to say that it does not know a picture; no real photograph was used.
+No question is ever about what they show. They teach the model to say that it does not know a picture; no real photograph was used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def paint_stranger(rng: np.random.Generator) -> np.ndarray:
     image = np.clip(np.broadcast_to(image, (*image.shape[:2], 3)), 0, 255).astype(np.uint8)
     if rng.random() < 0.2:
         image = np.repeat(image.mean(2, keepdims=True).astype(np.uint8), 3, 2)
-    if rng.random() < 0.4:  # as most files come
+    if rng.random() < 0.4:  # like most files
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=int(rng.integers(30, 95)))
         image = np.asarray(Image.open(file))
@@ -39,7 +39,7 @@ def clouds(rng, height: int, width: int, n: int = 3) -> np.ndarray:
     y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
     fall = np.maximum(np.hypot(y, x), 1 / max(height, width)) ** -rng.uniform(0.7, 1.8)
     noise = [np.fft.irfft2(np.fft.rfft2(rng.standard_normal((height, width))) * fall, s=(height, width)) for _ in range(n)]
-    mix = rng.normal(0, 1, (n, n)) * rng.uniform(0, 1) + np.ones((n, n))  # channels of a photograph are much alike
+    mix = rng.normal(0, 1, (n, n)) * rng.uniform(0, 1) + np.ones((n, n))  # a photograph's channels are similar
     image = np.stack(noise, 2) @ mix
     return (image - image.mean((0, 1))) / (image.std() + 1e-9)
 
@@ -104,7 +104,7 @@ def writing(rng, height, width):
 
 
 def leaves(rng, height, width):
-    """Things of all sizes before each other, each shaded and textured: what photographs have in common."""
+    """Objects of all sizes in front of each other, each shaded and textured: what photographs have in common."""
     palette = colours(rng, 12, rng.uniform(25, 80))
     image = palette[0] + clouds(rng, height, width) * rng.uniform(5, 40)
     textures = [clouds(rng, height, width) * rng.uniform(2, 30) for _ in range(3)]
@@ -130,7 +130,7 @@ def leaves(rng, height, width):
 
 
 def drawing(rng, height, width):
-    """A few plain shapes on a plain ground, as in a chart, an icon or a cartoon."""
+    """A few plain shapes on a plain background, as in a chart, an icon or a cartoon."""
     palette = rng.uniform(0, 255, (6, 3))
     if rng.random() < 0.6:
         palette[0] = 255
@@ -152,7 +152,7 @@ def drawing(rng, height, width):
 
 
 def landscape(rng, height, width):
-    """Light above, dark below, with rough ground, and perhaps something upright in the middle: a view, or somebody before a wall."""
+    """Light above, dark below, with rough ground, and perhaps something upright in the middle: a view, or somebody in front of a wall."""
     line = height * rng.uniform(0.2, 0.9) + clouds(rng, 2, width, 1)[0, :, 0] * height * rng.uniform(0, 0.08)
     below = (np.arange(height)[:, None] > line)[..., None]
     above = slope(rng, height, width) * 0.5 + rng.uniform(60, 130, 3) + clouds(rng, height, width) * rng.uniform(0, 18)

@@ -1,4 +1,4 @@
-"""Tests of the generator: the gate of the scales, determinism, balance, held-out wordings and the files.
+"""Tests of the generator: the scale gate, determinism, balance, held-out wordings and the files.
 
     python -m unittest demo/test_generator.py
 """
@@ -33,7 +33,7 @@ def bicubic(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def central(p: phantom.Phantom) -> np.ndarray:
-    """The square that the reference pre-processing keeps."""
+    """The square that the reference preprocessing keeps."""
     height, width = p.image.shape[:2]
     top, left = (height - phantom.SIDE) // 2, (width - phantom.SIDE) // 2
     return p.image[top : top + phantom.SIDE, left : left + phantom.SIDE]

@@ -1,4 +1,4 @@
-"""Tests of the trainer: a packed batch gives what each conversation gives alone.
+"""Tests of the trainer: a packed batch gives the same results as each conversation alone.
 
     python -m unittest demo/test_training.py
 """

@@ -1,16 +1,16 @@
-"""Trains the demo model on PhantomVQA in stages that can be interrupted, from fixed seeds; on a GPU where PyTorch finds one.
+"""Trains the demo model on PhantomVQA in stages that can be interrupted, from fixed seeds; on a GPU if PyTorch finds one.
 
     python demo/train.py data         pictures, dense labels and facts of every split
     python demo/train.py encoder      the tower, on dense labels of every patch at every scale
-    python demo/train.py features     the frozen tower's merged features, once for all that follows
+    python demo/train.py features     the frozen tower's merged features, computed once for all later stages
     python demo/train.py decoder      connector and decoder: reports first, then instructions; the last part on 4-bit weights
-    python demo/train.py all          the four of them; -o demo/checkpoint is where the bundled model lies
+    python demo/train.py all          all four; -o demo/checkpoint is the bundled model's folder
     python demo/train.py test         what a trained decoder answers on the held-out splits, into demo/results
 
-The paper trains a connector on captions and then connector and decoder on instructions, behind encoders that others had trained. Here nothing is
-pretrained, so the tower comes first, and the connector is told at each image token which signs are in its cell.
+The paper trains a connector on captions and then connector and decoder on instructions, with encoders that others had trained. Here nothing is
+pretrained, so the tower comes first, and for each image token the connector is also trained to predict which signs are in its cell.
 `--arm` trains a connector and a decoder of the ablation on the same features: `one` and `two` scales are slices of them, `blur` has its own. With
-`--init` the decoder can speak already and only learns to see.
+`--init` the decoder can already speak and only learns to see.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from questions import caption, questions
 
 ARMS = {"all": slice(None), "two": slice(0, 2 * model.WIDTH), "one": slice(0, model.WIDTH), "blur": slice(None)}
 
-# Products in bf16 where the processor has tiles for it (AMX) or on a GPU; elsewhere bf16 is slower than f32. Attention on a processor and the patch
-# embedding train in f32: the one's gradient is slow in bf16, the other takes small differences of large numbers.
+# Products in bf16 if the processor has tiles for it (AMX) or on a GPU; elsewhere bf16 is slower than f32. Attention on a CPU and the patch embedding train in
+# f32: the gradient of the former is slow in bf16, and the latter takes small differences of large numbers.
 HAS_TILES = DEVICE.type == "cuda" or torch.cpu._is_amx_tile_supported()
 attend = F.scaled_dot_product_attention
 
@@ -51,9 +51,9 @@ def mixed():
 
 
 class Run:
-    """Steps of a training that can be interrupted: `for done in run` gives the finished share, up to 1, and the caller takes one `step` of it.
+    """Steps of a training that can be interrupted: `for done in run` yields the finished fraction, up to 1, and the caller takes one `step` of it.
 
-    The learning rate rises, then falls along a cosine to `floor`; the last fifth runs on 4-bit weights. Everything is kept every 500 steps.
+    The learning rate rises, then falls along a cosine to `floor`; the last fifth runs on 4-bit weights. Everything is saved every 500 steps.
     """
 
     def __init__(self, path, modules, quantised, n_steps, seed, rate, warm_up, floor, beta, decay):
@@ -69,7 +69,7 @@ class Run:
             modules.load_state_dict(saved["modules"])
             self.optimiser.load_state_dict(saved["optimiser"])
             self.rng.bit_generator.state = saved["rng"]
-            log(f"{path.name} goes on from step {self.n_done}")
+            log(f"{path.name} continues from step {self.n_done}")
         self.first = self.n_done
 
     def quantise(self):
@@ -112,7 +112,7 @@ def encoder_of(tower):
 
 
 def whiten(tower, pixels):
-    """Starts the patch embedding as cosine patterns scaled to the same response: at first a flat patch answers 130 times as loudly as the finest one."""
+    """Initialises the patch embedding with cosine patterns scaled to equal response: at first a flat patch responds 130 times as strongly as the finest one."""
     n = model.PATCH
     steps = torch.arange(n) + 0.5
     cosines = torch.stack([torch.cos(math.pi * k * steps / n) for k in range(n)])
@@ -137,7 +137,7 @@ def whiten(tower, pixels):
 
 
 def tile_batch(data, idxs, rng):
-    """Tiles of every scale (n, 3, 64, 64) with their labels (n, 64 patches, labels): how much of a patch carries the sign; and which labels can be seen."""
+    """Tiles of every scale (n, 3, 64, 64) with their labels (n, 64 patches, labels): how much of a patch has the sign; and which labels can be seen."""
     pixels, cells = data.pixels(idxs), data.cells(idxs)
     visible_from = torch.tensor(list(LABELS.values()), device=DEVICE)
     rare = torch.tensor([name.startswith(("fine", "middle")) for name in LABELS], device=DEVICE)
@@ -158,12 +158,12 @@ def tile_batch(data, idxs, rng):
 
 
 def train_encoder(folder, n_steps):
-    """Every patch tells which signs lie in it and which lie anywhere in its tile."""
+    """Every patch predicts which signs are in it and which are anywhere in its tile."""
     if (folder / "encoder.pt").exists():
         return
     torch.manual_seed(1)
     data, val = Data(folder, "train"), Data(folder, "val")
-    data.squares = np.array(data.squares)  # 2.4 GB; drawn at random, pages of a file would be read from the disk again and again
+    data.squares = np.array(data.squares)  # 2.4 GB; in random order, pages of a file would be read from disk again and again
     tower = model.make_tower().to(DEVICE)
     whiten(tower, data.pixels(range(64)))
     heads = nn.Linear(model.WIDTH, 2 * len(LABELS)).to(DEVICE)
@@ -258,7 +258,7 @@ def standardise(connector, features):
 
 @torch.inference_mode()
 def evaluate(text, connector, llama, features, phantoms, channels, split="val"):
-    """Percent of answers that come out right token for token, and their number, by scale and kind of answer and by question."""
+    """Percent of answers that are correct token for token, and their number, by scale and kind of answer and by question."""
     right = {}
     for first in range(0, len(phantoms), 8):
         idxs = range(first, min(len(phantoms), first + 8))
@@ -271,7 +271,7 @@ def evaluate(text, connector, llama, features, phantoms, channels, split="val"):
         for row, of_picture in enumerate(found):
             for group_idx, one in enumerate(of_picture):
                 mine = batch.answers[row, 1:] & (batch.group[row, 1:] == group_idx)
-                # Greedy answers are right token for token exactly when each token is the likeliest after the right ones before it.
+                # A greedy answer is correct token for token exactly if each token is the most likely one after the correct ones before it.
                 for kind in (f"{one['scale']} {one['answer_type']}", one["id"]):
                     right.setdefault(kind, []).append(float(hits[row][mine].min()))
     return {kind: [round(100 * sum(hits) / len(hits), 2), len(hits)] for kind, hits in sorted(right.items())}
@@ -309,7 +309,7 @@ def train_decoder(folder, arm, n_steps, reports, rate, seed, out, init=None):
         llama.load_state_dict(model.load(init)[3].state_dict())
     else:
         nn.init.normal_(llama.model.embed_tokens.weight, 0, 0.5)
-    signs = nn.Linear(model.DIM, len(LABELS)).to(DEVICE)  # which signs lie in the cell of an image token; dropped afterwards
+    signs = nn.Linear(model.DIM, len(LABELS)).to(DEVICE)  # which signs are in the cell of an image token; dropped afterwards
     modules = nn.ModuleList([connector, llama, signs])
     run = Run(folder / f"decoder-{arm}-{seed}.pt", modules, [connector, llama], n_steps, seed, rate, 200, 0.02, 0.95, 0.05)
     running, phase = [0.0, 0.0], {}
@@ -340,16 +340,16 @@ def train_decoder(folder, arm, n_steps, reports, rate, seed, out, init=None):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["data", "encoder", "features", "decoder", "test", "all"])
-    parser.add_argument("--work", type=Path, default=Path("target/phantom"), help="where pictures and intermediate states are kept")
+    parser.add_argument("--work", type=Path, default=Path("target/phantom"), help="where pictures and intermediate states are saved")
     parser.add_argument("--arm", choices=ARMS, default="all", help="what the decoder sees")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--encoder-steps", type=int, default=6000, help="of 8 pictures each")
     parser.add_argument("--steps", type=int, default=9000, help="of the decoder's training, 8 pictures each")
-    parser.add_argument("--reports", type=float, default=1 / 3, help="share of these steps on reports alone: they are cheap, and each names every finding")
-    parser.add_argument("--init", type=Path, help="a checkpoint whose decoder is where this one starts; the connector starts anew")
+    parser.add_argument("--reports", type=float, default=1 / 3, help="fraction of these steps on reports only: they are cheap, and each names every finding")
+    parser.add_argument("--init", type=Path, help="a checkpoint whose decoder this one starts from; the connector starts from scratch")
     parser.add_argument("--rate", type=float, default=1e-3, help="the decoder's highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="pictures of each split that are tested")
+    parser.add_argument("--limit", type=int, help="number of pictures of each split to test")
     parser.add_argument("--results", type=Path, default=Path("demo/results"))
     parser.add_argument("-o", "--out", type=Path, help="the checkpoint's folder")
     args = parser.parse_args()

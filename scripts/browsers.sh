@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure that the browsers of the tests are here: installs Debian's where that is possible, says what is missing where it is not.
+# Makes sure that the browsers for the tests are installed: installs Debian's where possible, and says what is missing otherwise.
 set -eu
 
 missing=""

@@ -1,5 +1,5 @@
-// A plain static server without special headers: node scripts/serve.mjs [FOLDER] [PORT]. As any static host does, it serves ranges, compresses text and
-// wasm, and says so when a file is what the browser has already.
+// A plain static server without special headers: node scripts/serve.mjs [FOLDER] [PORT]. Like any static host, it serves ranges, compresses text and wasm, and
+// answers 304 for files that the browser already has.
 
 import { createReadStream } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
@@ -21,7 +21,7 @@ const TYPES = {
 
 const COMPRESSED = new Set([".html", ".css", ".js", ".json", ".wasm", ".svg"]);
 
-// Compressed files by path and time of change: as promises, so that a file is compressed once however many ask for it.
+// Compressed files by path and modification time, as promises, so that a file is compressed once however many requests come.
 const compressed = new Map();
 
 function gzipped(file, { mtimeMs, size }) {
@@ -30,7 +30,7 @@ function gzipped(file, { mtimeMs, size }) {
   return compressed.get(key);
 }
 
-/** The one range of a request as { start, end } inclusive; null where there is none to serve. */
+/** The single range of a request as { start, end } inclusive; null if there is no valid one. */
 function rangeOf(header, size) {
   const match = /^bytes=(\d*)-(\d*)$/.exec(header ?? "");
   if (!match || (match[1] === "" && match[2] === "")) return null;
@@ -80,12 +80,12 @@ export async function serveFile(root, request, response) {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const root = process.argv[2] ?? "dist";
   const port = Number(process.argv[3] ?? 8080);
-  // The builds take a second to compress: nobody is to wait for that.
+  // The builds take a second to compress: do it before anybody asks.
   for (const name of await readdir(join(root, "pkg")).catch(() => [])) {
     const file = join(root, "pkg", name);
     if (COMPRESSED.has(extname(name))) gzipped(file, await stat(file)).catch(() => {});
   }
   createServer((request, response) => serveFile(root, request, response)).listen(port, "localhost", () => {
-    console.log(`${root} is served at http://localhost:${port}/ (Ctrl+C ends it)`);
+    console.log(`${root} is served at http://localhost:${port}/ (stop with Ctrl+C)`);
   });
 }

@@ -1,6 +1,6 @@
-// Assembles the static site: node scripts/site.mjs PKG DEMO OUT. Copies www/, both wasm builds and the demo model, and stamps what depends on them:
-// the service worker gets the files with their sizes and hashes, it and the page a version that is a hash over all of them, and the page's policy gets the
-// host of MODEL_HOST where one is given.
+// Builds the static site: node scripts/site.mjs PKG DEMO OUT. Copies www/, both wasm builds and the demo model, and fills in what depends on them: the service
+// worker gets the files with their sizes and hashes, it and the page get a version, which is a hash over all of them, and the page's policy gets the host in
+// MODEL_HOST, if given.
 
 import { createHash } from "node:crypto";
 import { cp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
@@ -65,13 +65,13 @@ async function stamp() {
   return paths.length;
 }
 
-// Everything is made anew but the models that somebody has put beside the demo.
+// Everything is recreated except models that somebody has put beside the demo.
 for (const name of await readdir(out).catch(() => [])) {
   if (name !== "models") await rm(join(out, name), { recursive: true });
 }
 await cp("www", out, { recursive: true });
 await cp(pkg, join(out, "llama3med/pkg"), { recursive: true });
-// The page's one dependency: it cuts Markdown into tokens (markdown.js).
+// The page's only dependency: it splits Markdown into tokens (markdown.js).
 for (const file of ["lib/marked.esm.js", "LICENSE.md"]) await cp(join("node_modules/marked", file), join(out, "page/marked", file.split("/").at(-1)));
 await rm(join(out, "models/demo"), { recursive: true, force: true });
 await cp(demo, join(out, "models/demo"), { recursive: true });
