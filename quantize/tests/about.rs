@@ -1,4 +1,5 @@
-//! What people are told about a model: sample pictures that arrive with it, defects that are named, flags that go before the file.
+//! What users are told about a model: sample pictures are copied into the folder, defects are named, flags override the
+//! file.
 
 use llama3med::manifest::{ENCODER, Manifest};
 use quantize::model_folder::read_manifest;
@@ -70,7 +71,7 @@ fn samples_come_with_the_model_and_go_with_it() {
     assert_eq!(samples, [sample("film.png"), sample("slice.png")]);
     assert_eq!(fs::read(files.model().join("film.png")).unwrap(), Files::picture("clip-s2"));
     assert_eq!(fs::read(files.model().join("slice.png")).unwrap(), Files::picture("optimus-s2"));
-    // The pictures are the model's own: a new model takes their place, with samples or without.
+    // The pictures belong to the model: a new model replaces them, with samples or without.
     files.make(about);
     files.make(About::default());
     assert!(!files.model().join("film.png").exists());
@@ -124,7 +125,7 @@ fn flags_go_before_the_file() {
     assert_eq!(found.samples.len(), 1);
 }
 
-/// `make demo` writes what lies in the repository, so that the site needs no native tool.
+/// `make demo` writes exactly what is in the repository, so that the site needs no native tool.
 #[test]
 fn the_demo_model_is_made_from_its_checkpoint() {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo");

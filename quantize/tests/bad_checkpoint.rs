@@ -1,4 +1,5 @@
-//! Checkpoints with one defect each: refused, with the file and the field named, before anything is written.
+//! Checkpoints with one defect each: refused before anything is written, with an error that names the file and the
+//! field.
 
 mod common;
 
@@ -51,7 +52,7 @@ fn empty_file() {
     checkpoint.refused(&[SINGLE, "header length", "cut short: it has 0 bytes"]);
 }
 
-/// What `git clone` without Git LFS leaves, and what a server says that has no such file.
+/// What `git clone` leaves without Git LFS, and what a server sends that does not have the file.
 #[test]
 fn something_else_in_a_files_place() {
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
@@ -156,7 +157,7 @@ fn missing_tensor() {
     );
 }
 
-/// A tensor that no model needs, to be given another name or shape.
+/// A tensor that no model needs, to be renamed or reshaped.
 const NEEDLESS: &str = "vision_tower._vision_tower.vision_model.post_layernorm.bias";
 
 fn rename(header: &mut Value, from: &str, to: &str) {
@@ -195,7 +196,7 @@ fn what_python_and_editors_write_into_json_does_no_harm() {
     edit("generation_config.json", &wide);
     edit("tokenizer.json", &|text| format!("\u{feff}{text}").into());
     assert_eq!(convert(&checkpoint.options()).unwrap().files, good.files);
-    // Manifests are edited by hand, too.
+    // Manifests are edited by hand too.
     let manifest = checkpoint.output().join("manifest.json");
     fs::write(&manifest, wide(fs::read_to_string(&manifest).unwrap())).unwrap();
     assert_eq!(quantize::model_folder::read_manifest(checkpoint.output()).unwrap(), good);
@@ -453,7 +454,7 @@ fn tokenizer_defects() {
     checkpoint.refused(&["tokenizer.json", "cannot open"]);
 }
 
-/// Random bytes changed, removed and doubled in every file: an answer or an error, at once, never a panic.
+/// Random bytes changed, removed and duplicated in every file: an answer or an error, quickly, never a panic.
 #[test]
 fn thousands_of_mutations() {
     let mut state = 1u64;

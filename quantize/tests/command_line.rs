@@ -1,4 +1,4 @@
-//! The command as people and scripts meet it: exit codes, one line an error, a streamed answer, Ctrl-C.
+//! The command as users and scripts see it: exit codes, one line per error, a streamed answer, Ctrl-C.
 #![cfg(unix)]
 
 use safetensors::{Dtype, SafeTensors};
@@ -27,7 +27,7 @@ fn tiny(test: &str, dtype: &str) -> PathBuf {
     folder
 }
 
-/// Writes a small picture without a library: a binary PPM would not be read, a BMP is.
+/// Writes a small picture without a library: a binary PPM could not be read, but a BMP can.
 fn picture(name: &str) -> PathBuf {
     let (width, height) = (40u32, 30u32);
     let n_bytes = 54 + width * height * 3;
@@ -46,7 +46,7 @@ fn fails(args: &[&str], code: i32, words: &[&str]) {
     for word in words {
         assert!(error.contains(word), "{word:?} is not in {error:?}");
     }
-    // `ask` may have said how it went so far; the error itself is one line.
+    // `ask` may have printed progress; the error itself is one line.
     assert!(code != 1 || error.lines().last().is_some_and(|line| line.starts_with("quantize: ")), "{error}");
 }
 
@@ -119,7 +119,7 @@ fn mixtures_and_exceptions_reach_the_files() {
             .map(|(name, of)| format!("{} {name}", of[0]))
             .collect()
     };
-    // Two layers: the last has more bits, as the output matrix has.
+    // Two layers: the last one has more bits, like the output matrix.
     assert_eq!(types(0), ["1 f16", "6 f32", "12 q4_k", "3 q6_k"]);
     assert_eq!(types(1), ["1 f16", "47 f32", "23 q8_0"]);
     let answer = quantize(&["ask", folder.to_str().unwrap(), "--prompt", "x", "--max-tokens", "2"]);
@@ -128,7 +128,8 @@ fn mixtures_and_exceptions_reach_the_files() {
 
 #[test]
 fn answers_are_the_same_on_any_number_of_ranks() {
-    // In f32: the order of a sum alone makes no difference that could turn a token; 8-bit activations may round the other way.
+    // In f32: there the order of a sum alone makes no difference that could change a token; 8-bit activations may round
+    // the other way.
     let (folder, picture) = (tiny("ranks", "f32"), picture("ranks.bmp"));
     let ask = |ranks: &str| {
         let out = path(&format!("ranks_{ranks}.safetensors"));

@@ -1,4 +1,4 @@
-//! Models beside the unquantized ones that they were made from.
+//! Models compared with the unquantized ones that they were made from.
 
 use llama3med::Error;
 use llama3med::gguf::Dtype;
@@ -54,7 +54,7 @@ fn a_model_is_as_close_to_its_checkpoint_as_its_types_allow() {
     let reports = [&f32, &q8_0, &q4_0].map(|model| measure(&options(model, &checkpoint)));
     println!("{}", reports.iter().map(Report::to_string).collect::<String>());
     let errors = reports.each_ref().map(|report| report.fidelity.layer_errors[4]);
-    // The checkpoint is f16: in f32 nothing is lost, and the same kernel's sums are in the same order.
+    // The checkpoint is f16: in f32 nothing is lost, and the same kernel adds in the same order.
     assert!(errors[0] < 1e-6 && errors[0] < errors[1] && errors[1] < errors[2], "{errors:?}");
     assert!((0.01..0.15).contains(&errors[2]) && errors[1] < 0.03, "{errors:?}");
     let [_, q8_0, q4_0] = &reports;
@@ -106,7 +106,7 @@ fn a_model_beside_itself_is_the_same_and_its_card_stays() {
     assert_eq!(read_manifest(&folder).unwrap().fidelity, Some(fidelity));
     let shown = inspect::inspect(&folder, true).unwrap().to_string();
     assert!(shown.contains("tokens as Random weights (tiny), q4_0, KL divergence 0.0000"), "{shown}");
-    // Nothing else is left in the folder: it may be converted over.
+    // Nothing else is left in the folder, so it may be overwritten by a conversion.
     random(&random::Options::new("tiny", &folder)).unwrap();
     assert_eq!(read_manifest(&folder).unwrap().fidelity, None);
 }

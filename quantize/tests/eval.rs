@@ -1,4 +1,5 @@
-//! `quantize eval` and `quantize score` as people and scripts meet them: formats, resumption, control runs, one clear error for each bad input.
+//! `quantize eval` and `quantize score` as users and scripts see them: formats, resumption, control runs, one clear
+//! error for each bad input.
 #![cfg(unix)]
 
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// A folder of its own for a test, with a tiny model and pictures of different content.
+/// A separate folder for a test, with a tiny model and pictures of different content.
 struct Place {
     folder: PathBuf,
 }
@@ -58,7 +59,7 @@ impl Place {
         quantize(&[&["eval", &model, "--questions", &questions, "--images", &images], short, more].concat())
     }
 
-    /// The report and the answers of a run that goes well.
+    /// The report and the answers of a successful run.
     fn report(&self, questions: &str, more: &[&str]) -> (Value, Vec<Value>) {
         let answers = self.path("answers.jsonl");
         let _ = fs::remove_file(&answers);
@@ -82,7 +83,7 @@ fn read_lines(path: &str) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A picture of 40 by 30 pixels; BMP needs no library to be written.
+/// A picture of 40 by 30 pixels; writing a BMP needs no library.
 fn bmp(seed: u32) -> Vec<u8> {
     let (width, height) = (40u32, 30u32);
     let header = [54 + width * height * 3, 0, 54, 40, width, height, 1 | 24 << 16, 0, 0, 0, 0, 0, 0];
@@ -95,7 +96,7 @@ fn llava(id: impl Into<Value>, image: &str, answer_type: &str, question: &str, a
     json!({"id": id.into(), "image": image, "answer_type": answer_type, "conversations": turns})
 }
 
-/// Questions about three pictures in turn, so that the order of work is another than theirs.
+/// Questions about three pictures in turn, so that the work is done in another order.
 fn sample(place: &Place) -> Vec<Value> {
     let images = ["0.png", "1/source.png", "3.png"];
     let mut questions: Vec<Value> = (0..6)
@@ -137,14 +138,14 @@ fn a_set_is_asked_and_scored() {
     assert_eq!(report["breakdown"]["scale"]["fine"]["closed"]["n"], 2);
     assert_eq!((&report["run"]["n_cut"], &report["run"]["control"]), (&json!(6), &json!("none")));
     assert!(report["notes"][0].as_str().unwrap().starts_with("1 candidates"), "{report}");
-    // Scored by itself, the file says the same.
+    // Scored again by itself, the file gives the same result.
     let (answers, truth) = (place.path("answers.jsonl"), place.path("test.json"));
     let scored = quantize(&["score", &answers, "--truth", &truth, "--json"]);
     let scored: Value = serde_json::from_slice(&scored.stdout).unwrap();
     for key in ["protocol", "strict", "breakdown"] {
         assert_eq!(scored[key], report[key]);
     }
-    // As text, without keeping anything, the first questions alone.
+    // As text, without saving anything, for the first questions only.
     let output = place.eval("test.json", &["--limit", "2", "--protocol", "medtrinity"]);
     for word in [
         "protocol medtrinity: 1 open and 1 closed",
@@ -173,7 +174,7 @@ fn an_interrupted_run_goes_on() {
         text(&output.stderr).to_owned()
     };
     assert!(!again().contains("to ask"));
-    // Torn in the last line, in its first bytes, just before its end, and not at all but for the last byte.
+    // Truncated in the last line: in its first bytes, just before its end, and only by the last byte.
     let last = whole[..whole.len() - 1].iter().rposition(|&byte| byte == b'\n').unwrap() + 1;
     for (n_bytes, n_left) in
         [(last + 40, 1), (last + 1, 1), (whole.len() - 2, 1), (whole.len() - 1, 0), (last, 1), (0, 6), (20, 6)]
@@ -183,14 +184,14 @@ fn an_interrupted_run_goes_on() {
         assert_eq!(said.contains("is torn"), n_left > 0 && n_bytes != last && n_bytes > 0, "{n_bytes}: {said}");
         assert_eq!(said.contains(&format!("{n_left} questions to ask, {} answered", 6 - n_left)), n_left > 0, "{said}");
     }
-    // Answers beyond the limit are kept, in whatever order they stand.
+    // Answers beyond the limit are kept, whatever their order.
     let mut lines: Vec<&str> = text(&whole).lines().collect();
     lines.reverse();
     fs::write(&path, lines.join("\n\n")).unwrap();
     let output = place.eval("test.json", &["--limit", "2", "-o", &path]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(fs::read(&path).unwrap(), whole);
-    // What was made otherwise is not mixed in.
+    // Answers made with other settings are not mixed in.
     for (more, words) in [
         (vec!["--max-tokens", "4"], ["line 1", "max_tokens: expected 4, as in this run, found 3"]),
         (vec!["--blank"], ["line 1", "control: expected \"blank\""]),
@@ -205,7 +206,7 @@ fn an_interrupted_run_goes_on() {
     );
     let unknown = place.lines("unknown.jsonl", &[json!({"question_id": 17, "text": "yes"})]);
     place.fails(&place.eval("test.json", &["-o", &unknown]), &["line 1: question_id: expected an id of", "found 17"]);
-    // A file of another kind is left as it is, also without a line's end.
+    // A file of another kind is unchanged, even if it lacks a final newline.
     let other = place.write("other.json", "[{\"id\": 1,");
     place.fails(&place.eval("test.json", &["-o", &other]), &["other.json: line 1: expected a JSON object"]);
     assert_eq!(fs::read_to_string(other).unwrap(), "[{\"id\": 1,");
@@ -302,7 +303,7 @@ fn controls_show_other_pictures() {
         let place = images.iter().position(|image| shown == image).unwrap();
         assert_eq!(answer["text"], seen[place]["text"]);
     }
-    // The other picture does not depend on how many questions are asked.
+    // The other picture does not depend on the number of questions asked.
     assert_eq!(place.report("test.json", &["--shuffle", "--limit", "2"]).1, shuffled[..2]);
     place.write("test.json", json!([ask(0, "0.png")]).to_string());
     place.fails(&place.eval("test.json", &["--shuffle"]), &["test.json: --shuffle: expected two different pictures"]);
@@ -439,13 +440,13 @@ fn an_unreadable_picture_ends_nothing() {
         report["notes"].to_string().contains("1 pictures could not be read, 2 questions about them are left out"),
         "{report}"
     );
-    // Said when it happens, too, and asked as soon as the picture is mended; the answers given before stay.
+    // Also reported when it happens, and asked as soon as the picture is repaired; earlier answers stay.
     let path = place.path("answers.jsonl");
     let output = place.eval("test.json", &["-o", &path]);
     let said = text(&output.stderr);
     assert!(said.contains("images/3.png") && said.contains("; 2 questions about it are left out"), "{said}");
     assert!(text(&output.stdout).contains("note: 1 pictures could not be read"), "{}", text(&output.stdout));
-    // One that is missing is no different, and is known before anything is asked.
+    // A missing picture is treated in the same way, and is known before anything is asked.
     fs::remove_file(place.folder.join("images/3.png")).unwrap();
     let output = place.eval("test.json", &["-o", &path]);
     let said = text(&output.stderr);
@@ -500,7 +501,7 @@ fn bad_answers_are_named() {
     refused(&[json!({"text": "x"})], &["line 1: question_id is missing", "found the keys text"]);
     refused(&[json!({"question_id": 1})], &["line 1: text is missing: expected a text"]);
     refused(&[json!({"question_id": 1, "text": 5})], &["line 1: text: expected a text, found 5"]);
-    // Another protocol joins on ids and says what it left out.
+    // Another protocol joins by id and reports what it left out.
     let output = score(&[answer(json!(9)), two.clone()], &["--protocol", "medtrinity"]);
     assert!(text(&output.stdout).contains("note: 2 questions without an answer and 1 answers without a question"));
     place.fails(

@@ -1,4 +1,4 @@
-//! Which family a checkpoint belongs to, what each makes of its configuration, and what is refused by name.
+//! Which family a checkpoint belongs to, how each family's configuration is read, and which models are refused by name.
 
 mod common;
 
@@ -103,7 +103,7 @@ fn missing_parts_are_asked_for() {
     refused(&language_model, &parts, &["a language model without a tower and a connector", "--decoder"]);
 }
 
-/// Leaves of transformers' LLaVA the language model, as `LlamaForCausalLM` writes it.
+/// Reduces transformers' LLaVA to its language model, as `LlamaForCausalLM` writes it.
 fn language_model(test: &str) -> Checkpoint {
     let checkpoint = Checkpoint::new("llava-hf", test);
     checkpoint.edit_json("config.json", |config| {
@@ -126,7 +126,7 @@ fn a_language_model_alone_becomes_a_model_that_sees_no_pictures() {
     let whole = Checkpoint::new("llava-hf", "language_model_whole");
     let [manifest, of_whole] = [&checkpoint, &whole].map(|checkpoint| convert(&checkpoint.options()).unwrap());
     assert!(manifest.file(ENCODER).is_none() && of_whole.file(ENCODER).is_some());
-    // Byte by byte the decoder of the whole.
+    // Identical to the decoder of the whole model, byte for byte.
     assert_eq!(manifest.file(DECODER), of_whole.file(DECODER));
     let report = inspect::inspect(checkpoint.output(), true).unwrap();
     assert!(report.encoder.is_none() && report.decoder.is_some() && report.files.len() == 1, "{report}");
@@ -157,7 +157,7 @@ fn delta_weights_are_seen_by_their_norms() {
 #[test]
 fn numbers_come_from_where_each_family_keeps_them() {
     let read = |checkpoint: &Checkpoint, parts: &Parts| Understood::read(&checkpoint.folder, parts, None).unwrap();
-    // Sparse: widths, layers and key/value heads from the tensors, the vocabulary with its padding.
+    // Sparse: widths, layers and key/value heads come from the tensors, the vocabulary with its padding.
     let hf = read(&Checkpoint::new("llava-hf", "numbers_hf"), &Parts::default());
     let decoder =
         (hf.decoder.dim, hf.decoder.hidden_dim, hf.decoder.n_layers, hf.decoder.n_heads, hf.decoder.n_kv_heads);
@@ -200,14 +200,14 @@ fn numbers_come_from_where_each_family_keeps_them() {
     checkpoint.edit_json("config.json", |config| config["vision_feature_select_strategy"] = "full".into());
     assert_eq!(encoder(&read(&checkpoint, &Parts::default())).n_drop, None);
 
-    // Without a configuration of its own a tower is what its folder says.
+    // Without its own configuration, a tower is what its folder says.
     let vicuna = read(&Checkpoint::new("llava-vicuna", "numbers_vicuna"), &tower());
     assert_eq!((encoder(&vicuna).n_heads, encoder(&vicuna).image_size, vicuna.vocabulary.n_tokens()), (4, 24, 421));
 }
 
 #[test]
 fn scales_of_the_published_shape_follow_from_the_connector() {
-    // Three times the tower's width, 336 pixels: what LLaVA-Tri's configuration leaves out.
+    // Three times the tower's width, 336 pixels: not stated in LLaVA-Tri's configuration.
     let checkpoint = Checkpoint::new("llava-s2", "scales");
     checkpoint.edit_json("config.json", |config| {
         let config = config.as_object_mut().unwrap();
@@ -219,7 +219,7 @@ fn scales_of_the_published_shape_follow_from_the_connector() {
     assert_eq!(encoder(&understood).scales, [24, 48, 72]);
 }
 
-/// A checkpoint of Llama3-Med's code whose control tokens have other names.
+/// A checkpoint of Llama3-Med's code with renamed control tokens.
 fn with_tokens(test: &str, names: [(&str, &str); 4]) -> Checkpoint {
     let checkpoint = Checkpoint::new("siglip", test);
     checkpoint.edit_json("tokenizer.json", |json| {
@@ -255,7 +255,7 @@ fn the_tokenizer_decides_where_the_configuration_says_too_little() {
     let checkpoint = with_tokens("template_chatml", names("<|im_end|>"));
     let plain = Marks::chat_ml("").with_tokens("", "");
     assert_eq!(marks(&checkpoint, &Parts::default()), plain);
-    // The tokenizer's own template goes before the plain form, unless it cannot be used.
+    // The tokenizer's own template takes precedence over the plain one, unless it cannot be used.
     let jinja = "{% for m in messages %}{% if loop.first %}<|im_start|>system\nBe brief.<|im_end|>\n{% endif %}\
         {{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}\
         {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
@@ -327,7 +327,7 @@ fn tokenizers_and_templates_that_cannot_be_used() {
     refused(&checkpoint, &tower(), &["tokenizer.json", "cannot open"]);
 }
 
-/// A tokenizer is looked for beside the decoder, too, as LoRA runs leave it there.
+/// A tokenizer is also looked for beside the decoder, where LoRA runs leave it.
 #[test]
 fn the_decoders_tokenizer_serves() {
     let checkpoint = Checkpoint::new("llava-med", "decoders_tokenizer");

@@ -1,4 +1,4 @@
-//! Scores beside those of tests/golden/metrics.py, case by case and set by set.
+//! Scores compared with those of tests/golden/metrics.py, case by case and set by set.
 
 use clap::ValueEnum;
 use quantize::metrics::{self, Overlap};
@@ -20,7 +20,7 @@ fn cases(name: &str, at_least: usize) -> &'static [Value] {
     cases
 }
 
-/// Numbers differ by rounding alone. BLEU scores may be so small that only their ratio says anything.
+/// Numbers differ only by rounding. BLEU scores may be so small that only their ratio is meaningful.
 fn is_near(a: f64, b: f64) -> bool {
     a == b || (a - b).abs() <= 1e-11 * a.abs().max(b.abs())
 }
@@ -82,7 +82,7 @@ fn pairs_score_strictly() {
         let [hits, n] = [0, 1].map(|i| case[i].as_u64().unwrap() as usize);
         let ends = [2, 3].map(|i| case[i].as_f64().unwrap());
         let found = metrics::wilson(hits, n);
-        // The golden solves a quadratic equation, which cancels digits near 0.
+        // The golden solves a quadratic equation, which loses digits near 0 by cancellation.
         assert!(found.iter().zip(ends).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?} {case}");
     }
 }
@@ -96,7 +96,7 @@ fn candidates_are_chosen_as_published() {
     }
 }
 
-/// Everything that is expected is found; what is found beside it is not looked at.
+/// Everything that is expected must be found; additional results are ignored.
 fn assert_has(found: &Value, expected: &Value, at: &str) {
     match (found, expected) {
         (Value::Object(found), Value::Object(expected)) => {

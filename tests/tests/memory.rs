@@ -1,4 +1,5 @@
-//! Memory that runs short, on whichever rank: earlier conversations are given up on all ranks; if that is not enough, the operation alone fails.
+//! Memory that runs out, on any rank: earlier conversations are dropped on all ranks; if that is not enough, only the
+//! operation fails.
 
 use llama3med::image::Picture;
 use llama3med::model::{Listener, Stage};
@@ -16,9 +17,10 @@ use std::sync::{Mutex, PoisonError};
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
 static N_REFUSALS: AtomicUsize = AtomicUsize::new(0);
 
-/// The memory that is to stay free beside what an operation reserves; nothing else in these tests asks for as many bytes without alignment.
+/// The memory that must stay free besides what an operation reserves; nothing else in these tests allocates as many
+/// bytes without alignment.
 const SPARE: usize = 0;
-/// A page of keys or values: nothing else is made of 16-bit integers.
+/// A page of keys or values: nothing else consists of 16-bit integers.
 const PAGES: usize = 1;
 /// What the encoder needs for a picture: more than any one buffer.
 const WORK: usize = 2;
@@ -61,7 +63,7 @@ unsafe impl GlobalAlloc for Refusing {
 #[global_allocator]
 static ALLOCATOR: Refusing = Refusing;
 
-/// Refusals are the whole process's: one test at a time.
+/// Refusals affect the whole process: one test at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
 struct Nobody;
@@ -91,7 +93,7 @@ fn model() -> PathBuf {
 fn earlier_conversations_are_given_up_where_memory_is_short() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = model();
-    // Two pictures are read before a long question about a third: how many conversations are kept then, and the answer.
+    // Two pictures are read before a long question about a third: how many conversations are then kept, and the answer.
     let answer = |n_ranks, n_refusals: usize| {
         let run = |session: &mut llama3med::session::Session<_>| -> Result<_> {
             let mut chat = Chat::default();
@@ -111,14 +113,15 @@ fn earlier_conversations_are_given_up_where_memory_is_short() {
     let (n_kept, expected) = answer(1, 0);
     assert_eq!(n_kept, 2);
     for n_ranks in [1, 2, 4] {
-        // Fewer refusals than ranks: some have memory, and give up the same.
+        // Fewer refusals than ranks: some ranks have memory, and drop the same conversations.
         assert_eq!(answer(n_ranks, 1), (1, expected.clone()), "{n_ranks} ranks");
     }
-    // The present conversation goes on when nothing is left to be given up.
+    // The current conversation continues when nothing is left to drop.
     assert_eq!(answer(1, 4), (0, expected));
 }
 
-/// One rank of several finds no memory: the operation fails on rank 0, and the next ones give what they would have given without it.
+/// One of several ranks has no memory: the operation fails on rank 0, and the next ones give the same results as
+/// without the failure.
 #[test]
 fn want_of_memory_on_one_rank_fails_the_operation_alone() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

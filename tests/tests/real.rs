@@ -1,5 +1,6 @@
-//! A trained language model beside `tokenizers`, PyTorch and llama.cpp: on demand (`make test-real`), for it is downloaded. `REAL` names the folder that
-//! `golden/real.py` has written: what is in it is described there. Besides, `REAL/f16` is its checkpoint converted with `--type f16`.
+//! A trained language model compared with `tokenizers`, PyTorch and llama.cpp: on demand (`make test-real`), because it
+//! is downloaded. `REAL` names the folder written by `golden/real.py`, which describes its contents. In addition,
+//! `REAL/f16` is its checkpoint converted with `--type f16`.
 
 use llama3med::gguf::Gguf;
 use llama3med::image::Picture;
@@ -15,10 +16,12 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// Error of logits, root mean square in units of that of the reference's. In f16 nothing is quantized, and sums in another order are all that differs.
+/// Error of logits: root mean square, relative to that of the reference's. In f16 nothing is quantized, and only the
+/// order of sums differs.
 const F16_BOUND: f32 = 1e-5;
-/// With Q4_1 and Q8_0 both engines round activations to 8 bits a block, each in its own way, and 30 layers carry that along: single logits move by up to
-/// a fifth in either. So both are measured from the same weights in f32; this is the most that ours may be off, in units of llama.cpp's own error.
+/// With Q4_1 and Q8_0 both engines round activations to 8 bits per block, each in its own way, and 30 layers propagate
+/// the differences: single logits move by up to a fifth in either engine. So both are compared with the same weights in
+/// f32; this is the largest error allowed for ours, in units of llama.cpp's own error.
 const Q4_1_BOUND: f32 = 1.1;
 
 fn real(name: &str) -> PathBuf {
@@ -30,7 +33,7 @@ fn json(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(real(name)).unwrap()).unwrap()
 }
 
-/// The GGUF file as it is, without an encoder.
+/// The GGUF file itself, without an encoder.
 fn file() -> Files<Stored> {
     Source::Files(Files { decoder: real("smollm2.gguf"), encoder: None }).open().unwrap().1
 }
@@ -68,10 +71,10 @@ fn ids_are_those_of_tokenizers() {
     println!("{} texts", cases.as_array().unwrap().len());
 }
 
-/// Logits of one row after another, found beside expected.
+/// Logits, row by row: found and expected.
 #[derive(Default)]
 struct Rows {
-    /// Each row's error, root mean square in units of that of the expected logits.
+    /// Each row's error: root mean square, relative to that of the expected logits.
     errors: Vec<f32>,
     n_same: usize,
 }
@@ -102,7 +105,8 @@ impl Rows {
     }
 }
 
-/// The answers of a reference, read again: `visit` gets the logits found, the case's number, and the tokens of the greedy answer of our own.
+/// The answers of a reference, read again: `visit` gets the logits found, the case's number, and the tokens of our own
+/// greedy answer.
 fn reread(
     files: &Files<Stored>,
     reference: &Reference,
@@ -137,7 +141,7 @@ fn reread(
     }
 }
 
-/// What `golden/real.py` has written of one of the engines.
+/// What `golden/real.py` wrote for one of the engines.
 struct Reference {
     bytes: Vec<u8>,
     questions: Value,

@@ -1,4 +1,4 @@
-//! What is left to draw from after all cuts, against transformers: `golden/sampler.py` describes the cases.
+//! Which tokens remain after all cuts, compared with transformers: `golden/sampler.py` describes the cases.
 
 use llama3med::sampler::{Sampler, SamplerOptions};
 use serde_json::Value;

@@ -1,4 +1,5 @@
-//! A session natively, end to end, on a small random model: prefix reuse, stopping, dropping turns, several pictures, several ranks, lost ranks.
+//! A native session, end to end, on a small random model: prefix reuse, stopping, dropping turns, several pictures,
+//! several ranks, lost ranks.
 
 use llama3med::gguf::Dtype;
 use llama3med::image::Picture;
@@ -20,8 +21,8 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     folder
 });
 
-/// In f32 the order of sums is all that differs between numbers of ranks; 4-bit weights meet activations that are rounded to 8 bits, where a last bit
-/// becomes a whole step now and then.
+/// In f32 only the order of sums differs between numbers of ranks; with 4-bit weights, activations are rounded to 8
+/// bits, where a difference in the last bit sometimes becomes a whole step.
 static EXACT_FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("session-exact");
     let options = random::Options { types: Dtype::F32.into(), ..random::Options::new("tiny", &folder) };
@@ -29,7 +30,7 @@ static EXACT_FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     folder
 });
 
-/// Hears everything; stops where it is told to.
+/// Records everything; stops where it is told to.
 #[derive(Default)]
 struct Ear {
     tiles: usize,
@@ -89,7 +90,7 @@ fn two_turns_are_the_same_on_1_2_and_4_ranks_and_read_only_what_is_new() {
             let first = block_on(session.ask(&mut chat, "Is it large?", &options(12), &mut ear))?;
             assert!(first.n_reused >= session.model().vision().unwrap().n_image_tokens(), "{first:?}");
             let second = block_on(session.ask(&mut chat, "Where?", &options(12), &mut ear))?;
-            // All of the first turn but its last token, which was never run, is in the cache.
+            // All of the first turn except its last token, which was never run, is in the cache.
             assert!(second.n_reused + 2 >= first.n_prompt + chat.turns[0].answer.len(), "{first:?} {second:?}");
             assert_eq!(ear.n_read, second.n_prompt - second.n_reused);
             assert_eq!(
@@ -119,7 +120,7 @@ fn any_number_of_ranks_up_to_16_answers_as_one_does() {
         .unwrap()
     };
     let alone = answer(1);
-    // More ranks than heads (6, 2 of keys) too, and numbers that are no power of two.
+    // Also more ranks than heads (6, with 2 key heads), and numbers that are not powers of two.
     for n_ranks in [3, 6, 8, 13, 16] {
         assert_eq!(answer(n_ranks), alone, "{n_ranks} ranks");
     }
@@ -143,7 +144,8 @@ fn a_reused_prefix_gives_the_same_answer_as_a_fresh_start() {
     assert_eq!(answer(true), answer(false));
 }
 
-/// What pictures (and a text, 0) are answered when they take turns, each in a conversation of its own, and how much was read before the question.
+/// The answers for pictures (and for text, 0) that take turns, each in its own conversation, and how many tokens were
+/// read before each question.
 fn in_turns(n_ranks: usize, order: &[usize]) -> Vec<(Vec<u32>, usize)> {
     on(n_ranks, 1024, |session| {
         let answer_about = |&seed: &usize| {
@@ -193,7 +195,7 @@ fn preparing_for_an_earlier_picture_reads_nothing() {
 
 #[test]
 fn earlier_conversations_make_room_for_the_present_one() {
-    // Each takes three pages of 64 positions, the long one four; the context has six.
+    // Each takes three pages of 64 positions, the long one takes four; the context has six.
     on(2, 384, |session| {
         let mut reused = |seed, question: &str| {
             let key = block_on(session.look(&picture(seed), &mut Ear::default()))?.key;
@@ -223,7 +225,7 @@ fn no_more_conversations_are_kept_than_pictures() {
             block_on(session.prepare(&chat, &mut Ear::default()))?;
             assert_eq!(session.model().n_kept(), (seed - 1).min(3));
         }
-        // The one used last stays longest, as a picture and as a conversation.
+        // The most recently used one stays longest, as a picture and as a conversation.
         for seed in [3, 7, 8, 3] {
             let mut ear = Ear::default();
             let key = block_on(session.look(&picture(seed), &mut ear))?.key;
@@ -288,7 +290,8 @@ fn a_full_context_drops_the_oldest_turns_and_never_the_question() {
     .unwrap();
 }
 
-/// Asks in a context of so many tokens, without a picture: what came of it, the answer's tokens, and how many turns were dropped.
+/// Asks in a context of this many tokens, without a picture: the result, the answer's tokens, and how many turns were
+/// dropped.
 fn ask_in(
     folder: &Path,
     context: usize,
@@ -313,7 +316,7 @@ fn stopping_at(id: u32) -> PathBuf {
         let mut bytes = std::fs::read(&path).unwrap();
         let key = b"llama3med.stop_token_ids";
         if let Some(at) = bytes.windows(key.len()).position(|window| window == key) {
-            // Type of the value, type of its elements, their number.
+            // Type of the value, type of its elements, number of elements.
             let first = at + key.len() + 4 + 4 + 8;
             bytes[first..first + 4].copy_from_slice(&id.to_le_bytes());
         }
@@ -327,7 +330,7 @@ fn an_answer_fills_the_context_to_its_last_place() {
     let ask = |folder: &Path, context, max_tokens| ask_in(folder, context, &Chat::default(), max_tokens, false);
     let (whole, ids, _) = ask(&FOLDER, 1024, 20).unwrap();
     let n_prompt = whole.n_prompt;
-    // The last token is chosen from the last place, and itself needs none.
+    // The last token is chosen at the last position, and itself needs none.
     for n_places in 1..6 {
         for (max_tokens, finish) in [
             (n_places, Finish::Length),
@@ -342,7 +345,8 @@ fn an_answer_fills_the_context_to_its_last_place() {
     }
     let error = ask(&FOLDER, n_prompt, 1).unwrap_err();
     assert_eq!(error, Error::ContextFull { needed: n_prompt, context: n_prompt });
-    // A model that ends its answer at the last place has ended it; with a place less it was cut.
+    // A model that ends its answer at the last position has ended it itself; with one position less, the answer was cut
+    // off.
     let n = (2..ids.len()).find(|&n| !ids[..n].contains(&ids[n])).expect("a token that comes late");
     let folder = stopping_at(ids[n]);
     for (n_places, finish) in [(n + 1, Finish::Stop), (n, Finish::Stop), (n - 1, Finish::Context)] {
@@ -364,14 +368,14 @@ fn a_turn_is_dropped_only_where_the_answer_would_have_no_room() {
     };
     for n_dropped in 0..2 {
         let n_prompt = n_prompts[n_dropped];
-        // Room for a short answer is kept whole, of a long one a quarter of the context.
+        // The room for a short answer is reserved in full; for a long one, a quarter of the context.
         assert_eq!(in_context(n_prompt + 5, 5), (n_dropped, 5));
         assert_eq!(in_context(n_prompt + 4, 5), (n_dropped + 1, 5));
         let context = (n_prompt..).find(|context| n_prompt + context / 4 <= *context).unwrap();
         assert_eq!(in_context(context, 500), (n_dropped, context - n_prompt + 1));
         assert_eq!(in_context(context - 1, 500).0, n_dropped + 1);
     }
-    // The question alone needs no more room than for itself and one token.
+    // The question alone needs room only for itself and one token.
     assert_eq!(in_context(n_prompts[2] + 1, 500), (2, 2));
     let error = ask_in(&FOLDER, n_prompts[2], &chat(&[1, 2]), 500, false).unwrap_err();
     assert_eq!(error, Error::ContextFull { needed: n_prompts[2], context: n_prompts[2] });
@@ -379,7 +383,7 @@ fn a_turn_is_dropped_only_where_the_answer_would_have_no_room() {
 
 #[test]
 fn an_answer_that_only_repeats_itself_is_ended() {
-    // What small models do sooner or later when the likeliest token is always taken.
+    // What small models eventually do if the most likely token is always taken.
     let (_, ids, _) = ask_in(&FOLDER, 2048, &Chat::default(), 1000, false).unwrap();
     let (answer, found, _) = ask_in(&FOLDER, 2048, &Chat::default(), 1000, true).unwrap();
     assert_eq!(answer.finish, Finish::Repetition);

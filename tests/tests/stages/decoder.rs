@@ -9,7 +9,8 @@ use llama3med::shard::Shard;
 
 const LOGITS_BOUND: f32 = 5e-5;
 
-/// The same with keys and values in 16 bits. These models of random weights have sharp attention: their logits change by this much.
+/// The same with keys and values in 16 bits. These random models have sharp attention: their logits change by this
+/// much.
 const ROUNDED_BOUND: f32 = 2e-3;
 
 /// One rank's decoder.
@@ -25,7 +26,7 @@ fn decoder_with(files: &Files, shard: Shard, change: impl Fn(&mut Config)) -> De
     Decoder::new(config, shard, &mut tensors).unwrap()
 }
 
-/// Logits of the last `n` of `inputs`, read from `first_pos` on.
+/// Logits of the last `n` of `inputs`, read starting at `first_pos`.
 pub fn logits(decoder: &mut Decoder, peers: &Threads, inputs: &[Input], first_pos: usize, n: usize) -> Vec<f32> {
     let (mut logits, mut n_read) = (Vec::new(), 0);
     for batch in inputs.chunks(MAX_TOKENS) {

@@ -1,4 +1,5 @@
-//! LLaVA's families in their own layouts (`golden/families.py`): from picture and question to the greedy answer of PyTorch, and to the next turn's prompt.
+//! LLaVA's families in their own layouts (`golden/families.py`): from picture and question to PyTorch's greedy answer,
+//! and to the next turn's prompt.
 
 use crate::golden::{Files, Golden, assert_close, folder, header};
 use crate::whole::{QUESTION, Record, greedy, picture};
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 const FAMILIES: [&str; 5] = ["llava-med", "llava-vicuna", "llava-s2", "llava-hf", "llava-siglip"];
 
-/// LLaVA-1.5 leaves the tower where it came from.
+/// LLaVA-1.5 does not include the tower.
 fn parts(family: &str) -> Parts {
     let tower = folder(family).join("tower");
     Parts { encoder: tower.exists().then_some(tower), ..Parts::default() }
@@ -74,7 +75,8 @@ fn every_family_writes_prompts_as_it_was_trained() {
     }
 }
 
-/// transformers' names of a LLaVA's parts: language model, its head, tower, connector. In each generation of names they stand for the same tensors.
+/// transformers' names for a LLaVA's parts: language model, its head, tower, connector. In each generation, the names
+/// mean the same tensors.
 const GENERATIONS: [(&str, [&str; 4]); 4] = [
     (
         "4.51",
@@ -94,12 +96,12 @@ const GENERATIONS: [(&str, [&str; 4]); 4] = [
             "model.multi_modal_projector.linear_",
         ],
     ),
-    // What 5.6 and later save, and what they have in memory.
+    // What 5.6 and later save, and their names in memory.
     ("5.6", ["language_model.model.", "language_model.lm_head.", "vision_tower.", "multi_modal_projector.linear_"]),
     ("5.6-memory", ["model.language_model.", "lm_head.", "model.vision_tower.", "model.multi_modal_projector.linear_"]),
 ];
 
-/// A checkpoint's tensors with the prefixes of the four parts as given, and its other files, in a folder of its own.
+/// A checkpoint's tensors with the given prefixes for the four parts, and its other files, in a separate folder.
 fn renamed(family: &str, label: &str, prefixes: [&str; 4]) -> PathBuf {
     let from = folder(family).join("checkpoint");
     let to = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
@@ -111,7 +113,7 @@ fn renamed(family: &str, label: &str, prefixes: [&str; 4]) -> PathBuf {
     let bytes = fs::read(from.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let rename = |name: &str| {
-        // The longest prefix of all generations that fits.
+        // The longest matching prefix of all generations.
         let known = GENERATIONS.iter().flat_map(|(_, known)| known.iter().zip(prefixes));
         let fitting = known.filter(|(prefix, _)| name.starts_with(**prefix)).max_by_key(|(prefix, _)| prefix.len());
         let (prefix, other) = fitting.unwrap_or_else(|| panic!("{name}"));
@@ -122,7 +124,7 @@ fn renamed(family: &str, label: &str, prefixes: [&str; 4]) -> PathBuf {
     to
 }
 
-/// The same tensors under the names of every generation: the files are the same, byte by byte.
+/// The same tensors under the names of every generation: the files are identical, byte for byte.
 #[test]
 fn transformers_names_of_all_generations_mean_the_same() {
     for family in ["llava-hf", "llava-siglip"] {
@@ -136,7 +138,8 @@ fn transformers_names_of_all_generations_mean_the_same() {
     }
 }
 
-/// LLaVA's original layout around the same SigLIP tower, inside and as a whole model outside: the encoder is the same, byte by byte.
+/// LLaVA's original layout with the same SigLIP tower, inside it and as a whole model outside: the encoder is
+/// identical, byte for byte.
 #[test]
 fn a_siglip_tower_is_found_inside_and_outside() {
     let expected = convert("llava-siglip");
@@ -145,7 +148,7 @@ fn a_siglip_tower_is_found_inside_and_outside() {
     let path = checkpoint.join("model.safetensors");
     let bytes = fs::read(&path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    // LLaVA counts the connector's layers with its activation.
+    // LLaVA numbers the connector's layers including its activation.
     let tensors: Vec<_> = file
         .tensors()
         .into_iter()

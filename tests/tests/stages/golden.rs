@@ -1,4 +1,4 @@
-//! Goldens as `golden/make.py` wrote them, checkpoints as model files, and the measure of closeness.
+//! Goldens written by `golden/make.py`, checkpoints converted to model files, and the measure of closeness.
 
 use llama3med::gguf::{Dtype, Gguf};
 use llama3med::manifest::{DECODER, ENCODER};
@@ -10,10 +10,10 @@ use safetensors::SafeTensors;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// CLIP with three scales, SigLIP with one, H-optimus' shape with three.
+/// CLIP with three scales, SigLIP with one, H-optimus's shape with three.
 pub const VARIANTS: [&str; 3] = ["clip-s2", "siglip", "optimus-s2"];
 
-/// Rank counts that every stage runs on; with 4, SigLIP's 3 heads leave one rank without any.
+/// Rank counts on which every stage runs; with 4, SigLIP's 3 heads leave one rank without any.
 pub const RANKS: [usize; 4] = [1, 2, 3, 4];
 
 /// Folder of a variant.
@@ -48,7 +48,7 @@ impl Golden {
     }
 }
 
-/// A variant converted: its model folder, which goes away with this value, and the bytes of its two files.
+/// A converted variant: its model folder, which is deleted with this value, and the bytes of its two files.
 pub struct Files {
     pub folder: PathBuf,
     pub decoder: Vec<u8>,
@@ -56,12 +56,13 @@ pub struct Files {
 }
 
 impl Files {
-    /// Converts the checkpoint, every matrix to `dtype` where its rows allow it, in chunks of an odd size; puts the chunks together again.
+    /// Converts the checkpoint, with every matrix in `dtype` where its rows allow it, in chunks of an odd size; joins
+    /// the chunks again.
     pub fn convert(variant: &str, dtype: Dtype) -> Self {
         Self::convert_parts(folder(variant).join("checkpoint"), Parts::default(), dtype)
     }
 
-    /// The same for any checkpoint, of which parts may be elsewhere.
+    /// The same for any checkpoint, with parts that may be in other places.
     pub fn convert_parts(checkpoint: PathBuf, parts: Parts, dtype: Dtype) -> Self {
         static N_FOLDERS: AtomicUsize = AtomicUsize::new(0);
         let unique = format!("stages-{}-{}", std::process::id(), N_FOLDERS.fetch_add(1, Ordering::Relaxed));
@@ -97,7 +98,7 @@ pub fn load(gguf: &Gguf, bytes: &[u8], wants: &[Want]) -> Tensors {
     loader.finish().unwrap()
 }
 
-/// Runs every rank in its thread; results in rank order.
+/// Runs every rank in its own thread; results in rank order.
 pub fn on_ranks<T: Send>(n_ranks: usize, run: impl Fn(Threads, Shard) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let spawn = |(rank, peers)| {
@@ -109,7 +110,8 @@ pub fn on_ranks<T: Send>(n_ranks: usize, run: impl Fn(Threads, Shard) -> T + Syn
     })
 }
 
-/// The largest difference, in units of the expected values' root mean square: stricter than relative to the largest value.
+/// The largest difference, relative to the root mean square of the expected values: stricter than relative to the
+/// largest value.
 pub fn error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -117,14 +119,14 @@ pub fn error(found: &[f32], expected: &[f32]) -> f32 {
     worst / (expected.iter().map(|x| x * x).sum::<f32>() / expected.len() as f32).sqrt()
 }
 
-/// Fails above `bound`, and says what was measured (`cargo test -- --nocapture`).
+/// Fails above `bound`, and prints the measured value (`cargo test -- --nocapture`).
 pub fn assert_close(what: &str, found: &[f32], expected: &[f32], bound: f32) {
     let error = error(found, expected);
     println!("{what}: {error:.1e}");
     assert!(error <= bound, "{what}: error {error:e} is above {bound:e}");
 }
 
-/// Place of the largest of the first `n_known` logits.
+/// Index of the largest of the first `n_known` logits.
 pub fn best(logits: &[f32], n_known: usize) -> i64 {
     let known = logits[..n_known].iter().enumerate();
     known.max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as i64

@@ -9,7 +9,7 @@ use llama3med::model;
 use llama3med::ranks::block_on;
 use llama3med::tiles::{Merge, Scales, split};
 
-// Both sides compute in f32 and add in another order; a few hundred terms make a few 1e-6 of the values' size.
+// Both sides compute in f32 and add in a different order; a few hundred terms give a few 1e-6 of the values' size.
 const TOWER_BOUND: f32 = 2e-5;
 const CONNECTOR_BOUND: f32 = 1e-5;
 
@@ -30,7 +30,7 @@ fn pixels_are_those_of_pillow() {
         let n = pixels.size * pixels.size;
         let worst = (0..3 * n).map(|i| (pixels.values[i] - golden[i]).abs() * options.std[i / n]).fold(0.0, f32::max);
         println!("{variant} pixels: {worst:.1e} before normalisation");
-        assert!(worst < 1e-6, "{variant}: {worst}"); // bytes are equal; only the normalisation rounds
+        assert!(worst < 1e-6, "{variant}: {worst}"); // the bytes are equal; only the normalisation rounds
     }
 }
 
@@ -71,7 +71,7 @@ fn towers_are_those_of_transformers_and_timm() {
     }
 }
 
-/// One rank's features of a tile, from a header that may have been changed.
+/// One rank's features of a tile, from a header that may have been modified.
 fn tower(gguf: &Gguf, bytes: &[u8], tile: &[f32]) -> Vec<f32> {
     let config = Config::from_gguf(gguf).unwrap();
     let run = on_ranks(1, |peers, shard| {
@@ -92,7 +92,7 @@ fn a_file_may_drop_a_patch_and_may_swap_the_names_of_the_mlp() {
     let mut dropping = gguf.clone();
     dropping.metadata.insert("llama3med.vision.n_drop".into(), Value::Int(1));
     assert_eq!(tower(&dropping, &files.encoder, &tile), expected[width..]);
-    // Early converters of llama.cpp called fc1 ffn_down and fc2 ffn_up.
+    // llama.cpp's early converters called fc1 ffn_down and fc2 ffn_up.
     let mut swapped = gguf.clone();
     let other = |name: &str| match name.contains("ffn_up") {
         true => name.replace("ffn_up", "ffn_down"),

@@ -1,5 +1,6 @@
-//! A decoder of full size, of random weights, in llama.cpp and here: on demand (`make test-large`), for it needs some gigabytes of disk and memory.
-//! `LARGE_DECODER` names the GGUF file, `LARGE_LOGITS` what `golden/large_logits.py` has written of it.
+//! A full-size decoder with random weights, in llama.cpp and here: on demand (`make test-large`), because it needs
+//! several gigabytes of disk and memory. `LARGE_DECODER` names the GGUF file, `LARGE_LOGITS` the output of
+//! `golden/large_logits.py` for it.
 
 use crate::decoder::logits;
 use crate::golden::{best, on_ranks};
@@ -12,10 +13,11 @@ use std::path::PathBuf;
 
 const PIECE_BYTES: u64 = 4 << 20;
 
-/// Root mean square of the differences in units of that of llama.cpp's logits, after every token. Both round activations to 8 bits a block, llama.cpp the
-/// blocks' scales to 16 bits besides (Q4_K: 256 activations share one); where that tips an activation over to its next step, the following layers of
-/// random weights carry the difference along and add to it (`quantized.rs` has what the rounding itself costs). Measured: 0.029 for an 8B in Q4_0, 0.027
-/// and 0.037 for a 1B in Q4_0 and Q4_K.
+/// Root mean square of the differences relative to that of llama.cpp's logits, after every token. Both round
+/// activations to 8 bits per block; llama.cpp also rounds the blocks' scales to 16 bits (in Q4_K, 256 activations share
+/// one). Where that moves an activation to its next step, the following layers of random weights propagate the
+/// difference and add to it (`quantized.rs` has the cost of the rounding itself). Measured: 0.029 for an 8B in Q4_0,
+/// 0.027 and 0.037 for a 1B in Q4_0 and Q4_K.
 const BOUND: f32 = 0.05;
 
 fn load(stored: &Stored, shard: Shard) -> Decoder {

@@ -1,5 +1,5 @@
-//! Headers that lie: every key and every tensor of a good file, changed one at a time. Nothing may panic or take memory that the file does not have,
-//! and what is refused is refused by name.
+//! Invalid headers: every key and every tensor of a valid file, changed one at a time. Nothing may panic or take memory
+//! that the file does not justify, and every error names what it refuses.
 
 use crate::golden::{Files, VARIANTS, header};
 use llama3med::connector::Connector;
@@ -72,11 +72,12 @@ fn a_lying_key_is_named() {
 
 #[test]
 fn a_missing_surplus_or_misshapen_tensor_is_named() {
-    // Without these a file describes another model that is just as well formed: a tied head, no scaling, no registers, no bias.
+    // Without these, a file describes another model that is equally well formed: a tied head, no scaling, no registers,
+    // no bias.
     let optional = ["output.weight", "rope_freqs.weight", "v.reg_embd.weight", "v.patch_embd.bias"];
     let accepted = |name: &str, change: &str| match change {
         "missing" => optional.contains(&name),
-        _ => change == "other shape" && name == "v.reg_embd.weight", // any number of registers will do
+        _ => change == "other shape" && name == "v.reg_embd.weight", // any number of registers is valid
     };
     for gguf in headers() {
         for (name, info) in &gguf.tensors {
@@ -84,7 +85,7 @@ fn a_missing_surplus_or_misshapen_tensor_is_named() {
                 Ok(()) => assert!(accepted(name, change), "{name} {change}"),
                 Err(error) => {
                     let message = error.to_string();
-                    // A tensor that is missing may show by what no longer fits without it.
+                    // A missing tensor may show by something else that no longer fits.
                     let is_named = message.contains(&gguf.file) || message.starts_with("tensor ");
                     assert!(is_named, "{name} {change}: {message}");
                     assert!(change != "surplus" || message.contains(name.as_str()), "{name} {change}: {message}");

@@ -1,5 +1,5 @@
-//! The same decoder file in llama.cpp and here: our files there (`golden/ask_llama_cpp.py`), and every type that its quantizer writes here
-//! (`golden/types_llama_cpp.py`).
+//! The same decoder file in llama.cpp and here: our files there (`golden/ask_llama_cpp.py`), and every type that its
+//! quantizer writes here (`golden/types_llama_cpp.py`).
 
 use crate::decoder::{decoder, logits};
 use crate::golden::{Files, best, folder, header, load, n_known, on_ranks};
@@ -56,8 +56,9 @@ fn a_text_question_is_answered_as_llama_cpp_does() {
     }
 }
 
-/// What is behind the margin that a choice must have to be compared: llama.cpp rounds activations to f16 or to 8 bits per block before a product,
-/// whose effect on these random weights (logits of size 1.7, far less sure than trained ones) stays below this.
+/// The margin that a choice must have to be compared: llama.cpp rounds activations to f16 or to 8 bits per block before
+/// a product, and the effect on these random weights (logits of size 1.7, far less certain than trained ones) stays
+/// below this.
 fn least_margin(dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F32 => 0.0,
@@ -85,7 +86,7 @@ fn every_clear_choice_of_llama_cpp_is_ours_in_every_type() {
     }
 }
 
-/// Tensors of a golden file of `types/` (`golden/types_llama_cpp.py`).
+/// Tensors of a golden file in `types/` (`golden/types_llama_cpp.py`).
 fn types(file: &str) -> Vec<u8> {
     std::fs::read(folder("types").join(file)).unwrap()
 }
@@ -94,7 +95,8 @@ fn f32s(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-/// Every type's values, decoded from stored bytes and read back from kernel form, whole and cut as ranks cut: bit for bit those of ggml's own package.
+/// Every type's values, decoded from stored bytes and read back from kernel form, whole and cut as ranks cut them:
+/// equal to those of ggml's own package, bit for bit.
 #[test]
 fn blocks_of_every_type_mean_what_ggml_says() {
     let bytes = types("blocks.safetensors");
@@ -118,13 +120,16 @@ fn blocks_of_every_type_mean_what_ggml_says() {
     }
 }
 
-/// What rounding alone may put between the logits here and llama.cpp's, root mean square in units of the logits'.
+/// The largest difference between the logits here and llama.cpp's that rounding alone explains, as root mean square
+/// relative to the logits'.
 ///
-/// An activation is rounded by at most u, relative to its own size in f16 (2^-11) and bf16 (2^-8), to the largest of its block in 8 bits (1/254); a rounding
-/// error is spread evenly, so that its root mean square is u / sqrt(3). llama.cpp rounds so in blocks of 32, of 256 for K types, here it is f32 or
-/// blocks of 32: the two are independent. The largest of a block of normal values is about 2.3 (of 32) or 3 (of 256) times their root mean square;
-/// where a type's activations have heavier tails, as those of the gated MLP, 4 covers it. In a sum over many columns the relative error stays that of one
-/// activation, and errors of products add in squares: eight are in a row (q, k, v, output of attention, gate, up, down, output of the model).
+/// An activation is rounded by at most u: relative to its own size in f16 (2^-11) and bf16 (2^-8), relative to the
+/// largest of its block in 8 bits (1/254). A rounding error is uniformly distributed, so its root mean square is u /
+/// sqrt(3). llama.cpp rounds in blocks of 32, or of 256 for K types; here it is f32 or blocks of 32: the two are
+/// independent. The largest of a block of normal values is about 2.3 (of 32) or 3 (of 256) times their root mean
+/// square; if a type's activations have heavier tails, like those of the gated MLP, 4 covers it. In a sum over many
+/// columns the relative error stays that of one activation, and errors of successive products add in squares: there are
+/// eight in a row (q, k, v, output of attention, gate, up, down, output of the model).
 fn logits_bound(mixture: &str) -> f32 {
     let n_products = 8f32;
     let (ours, theirs) = match mixture {

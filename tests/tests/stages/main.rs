@@ -1,5 +1,6 @@
-//! Every stage against PyTorch, on the small random checkpoints of `golden/`: each starts from the golden output of the stage before it, so that a
-//! failure names its stage. Then the whole way, on several ranks and in 4 bits; then other implementations as a second opinion.
+//! Every stage compared with PyTorch, on the small random checkpoints in `golden/`: each starts from the golden output
+//! of the previous stage, so that a failure names its stage. Then the whole pipeline, on several ranks and in 4 bits;
+//! then other implementations as a second opinion.
 
 mod candle;
 mod decoder;

@@ -1,4 +1,5 @@
-//! A decoder and an mmproj as llama.cpp's converters write them (`golden/pair_llama_cpp.py`), unconverted, whole and split, and files that are no pair.
+//! A decoder and an mmproj from llama.cpp's converters (`golden/pair_llama_cpp.py`), unconverted, whole and split, and
+//! files that are not a pair.
 
 use crate::golden::{Files, assert_close, folder};
 use crate::whole::{QUESTION, Record, greedy, picture};
@@ -18,10 +19,10 @@ fn pair(file: &str) -> PathBuf {
     folder("pair").join(file)
 }
 
-/// Ids of the answer, and the logits that they were chosen from.
+/// Ids of the answer, and the logits from which they were chosen.
 type Answered = (Vec<u32>, Vec<f32>);
 
-/// The greedy answer of a model, about a picture or to the question alone.
+/// A model's greedy answer, about a picture or to the question alone.
 fn answer(files: &ModelFiles<Stored>, n_ranks: usize, picture: Option<&Picture>) -> Result<Answered> {
     with_files(files.bytes(), n_ranks, None, None, |session| {
         let (mut record, mut chat) = (Record::default(), Chat::default());
@@ -38,7 +39,8 @@ fn open(decoder: &Path, encoder: &Path) -> Result<ModelFiles<Stored>> {
     Ok(Source::Files(files).open()?.1)
 }
 
-/// The middle of a picture: a square is the same whether it is cropped, as the checkpoint says, or padded, as llama.cpp's files are taken to mean.
+/// The middle of a picture: a square is the same whether it is cropped, as the checkpoint specifies, or padded, as is
+/// assumed for llama.cpp's files.
 fn square() -> Picture {
     let whole = picture("llava-vicuna");
     let side = whole.width.min(whole.height);
@@ -62,7 +64,7 @@ fn a_pair_answers_as_the_same_weights_converted() {
             assert!(found == expected, "{file}, {n_ranks} ranks: not bit for bit");
         }
     }
-    // Our own files of the same model are such a pair, too.
+    // Our own files of the same model are also such a pair.
     let whole = files.folder.join("whole");
     std::fs::create_dir(&whole).unwrap();
     let [decoder, encoder] =
@@ -72,7 +74,7 @@ fn a_pair_answers_as_the_same_weights_converted() {
         });
     let opened = open(&decoder, &encoder).unwrap();
     assert!(answer(&opened, 1, Some(&picture)).unwrap() == expected);
-    // Through the folder as well, where the manifest names the parts.
+    // Also through the folder, where the manifest names the parts.
     let kept = with_session(&files.folder, 1, None, |session| Ok(session.model().config().clone())).unwrap();
     assert_eq!(kept.dim, 48);
 }
@@ -85,7 +87,7 @@ fn text_logits_are_llama_cpps() {
     let logits = golden.tensor("logits").unwrap();
     let logits: Vec<f32> = logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     let pair = open(&pair("decoder.gguf"), &pair("mmproj.gguf")).unwrap();
-    // The decoder needs no encoder for that.
+    // The decoder alone is enough for that.
     for files in [open_decoder(), pair] {
         let (n_prompt, found) = with_files(files.bytes(), 1, None, None, |session| {
             let mut record = Record::default();
@@ -107,7 +109,7 @@ fn a_decoder_alone_answers_as_with_its_encoder_and_sees_no_pictures() {
     let pair = open(&pair("decoder.gguf"), &pair("mmproj.gguf")).unwrap();
     for n_ranks in [1, 2] {
         assert!(answer(&open_decoder(), n_ranks, None).unwrap() == answer(&pair, n_ranks, None).unwrap());
-        // A picture is refused before the other ranks hear of it, and the session goes on.
+        // A picture is refused before the other ranks are told, and the session continues.
         let answered = with_files(open_decoder().bytes(), n_ranks, None, None, |session| {
             assert!(session.model().vision().is_none());
             let refused = block_on(session.look(&picture("llava-vicuna"), &mut Record::default()));
@@ -153,7 +155,7 @@ fn files_that_are_no_pair_are_named() {
     assert!(error(&decoder, &decoder).contains("decoder.gguf: general.architecture is \"llama\"; image encoders are"));
     assert!(error(&pair("text.safetensors"), &mmproj).contains("text.safetensors: magic: expected \"GGUF\""));
     assert!(error(&pair("none.gguf"), &mmproj).contains("none.gguf: cannot open"));
-    // Parts that lost their name, one another, or their place.
+    // Parts that lost their names, each other, or their order.
     let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("pair-{}", std::process::id()));
     std::fs::create_dir_all(&scratch).unwrap();
     let part = |n: usize| std::fs::read(pair(&format!("split-{n:05}-of-00003.gguf"))).unwrap();
@@ -178,7 +180,7 @@ fn files_that_are_no_pair_are_named() {
     let half = put("half.gguf", &std::fs::read(&decoder).unwrap()[..5000]);
     assert!(error(&half, &mmproj).contains("cut short"));
     std::fs::remove_dir_all(&scratch).unwrap();
-    // A part by itself, given to the engine.
+    // A single part, given to the engine.
     let bytes = part(2);
     let mut loader = llama3med::model::ModelLoader::new(llama3med::shard::Shard { rank: 0, n_ranks: 1 });
     let alone = loader.header("decoder.gguf", &bytes, bytes.len() as u64).unwrap_err();

@@ -1,4 +1,5 @@
-//! The siglip golden again, put together from what torch and PEFT save (`golden/parts.py`): pickles in shards, a tower alone, a projector, a LoRA adapter.
+//! The siglip golden, assembled from what torch and PEFT save (`golden/parts.py`): pickles in shards, a separate tower,
+//! a projector, a LoRA adapter.
 
 use crate::golden::{Files, Golden, assert_close, folder};
 use crate::whole::{QUESTION, Record, greedy, picture};
@@ -10,9 +11,10 @@ use quantize::native::with_session;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A folder with the golden's configuration and tokenizer but no tensors; with the adapter's files, as a training run leaves them, if asked for.
+/// A folder with the golden's configuration and tokenizer but no tensors; on request with the adapter's files, as a
+/// training run leaves them.
 fn bare(name: &str, with_adapter: bool) -> PathBuf {
-    // The folder's name is in the files.
+    // The files contain the folder's name.
     let bare = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("parts-{name}-{}/checkpoint", std::process::id()));
     fs::create_dir_all(&bare).unwrap();
     for file in ["config.json", "generation_config.json", "tokenizer.json"] {
@@ -37,7 +39,7 @@ fn a_model_of_parts_answers_as_the_whole_one() {
         adapter: at("adapter"),
         template: None,
     };
-    // The projector is among the adapter's other tensors, too.
+    // The projector is also among the adapter's other tensors.
     let in_the_folder = Parts { decoder, encoder, ..Parts::default() };
     let golden = Golden::read("siglip");
     let answer: Vec<u32> = golden.i64("greedy_ids").into_iter().map(|id| id as u32).collect();

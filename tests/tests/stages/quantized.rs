@@ -1,8 +1,10 @@
-//! Quantized weights against the same weights widened to f32: what the arithmetic in few bits costs, apart from what the rounding of the weights costs.
+//! Quantized weights compared with the same weights widened to f32: the cost of low-bit arithmetic, apart from the cost
+//! of rounding the weights.
 //!
-//! The difference is that of the activations, which the kernels round to 8 bits per block of 32: a relative error of about 1/127/sqrt(12) of a block's
-//! largest value, some 0.6 % of a typical one, in every product. Being random, it averages out within a product and adds up over the dozen or two in
-//! a row. Weights in f16 and f32 are multiplied in f32.
+//! The difference comes from the activations, which the kernels round to 8 bits per block of 32: a relative error of
+//! about 1/127/sqrt(12) of a block's largest value, about 0.6 % of a typical one, in every product. Being random, it
+//! averages out within a product and adds up over the dozen or two products in a row. Weights in f16 and f32 are
+//! multiplied in f32.
 
 use crate::decoder::{logits, prompt};
 use crate::golden::{Files, Golden, header, load, on_ranks};
@@ -30,7 +32,7 @@ pub fn widened(gguf: &Gguf, bytes: &[u8]) -> (Gguf, Vec<u8>) {
     (wide, data)
 }
 
-/// Root mean square of the difference in units of the expected values' root mean square.
+/// Root mean square of the difference, relative to the root mean square of the expected values.
 pub fn rms_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let square = |x: f32| x * x;
@@ -44,7 +46,8 @@ fn assert_small(what: &str, found: &[f32], expected: &[f32], bound: f32) {
     assert!(rms <= bound, "{what}: rms error {rms:e} is above {bound:e}");
 }
 
-/// Bound of the relative error (root mean square) after a whole decoder or encoder of these sizes: about twice what was measured.
+/// Bound on the relative error (root mean square) after a whole decoder or encoder of these sizes: about twice the
+/// measured value.
 fn bound(dtype: Dtype) -> f32 {
     match dtype {
         Dtype::F16 => 1e-5,
@@ -58,7 +61,7 @@ const CASES: [(&str, Dtype); 6] = [
     ("optimus-s2", Dtype::Q4_0),
     ("optimus-s2", Dtype::Q4K),
     ("optimus-s2", Dtype::F16),
-    ("siglip", Dtype::Q4_0), // no row is a whole number of blocks: f16 takes its place
+    ("siglip", Dtype::Q4_0), // no row is a whole number of blocks: f16 is used instead
 ];
 
 #[test]
@@ -87,8 +90,9 @@ fn logits_are_those_of_the_same_weights_in_f32() {
     }
 }
 
-/// On 1, 2 and 4 ranks sums are made of the same parts in the same order. With 8-bit activations that is what keeps the answers the same: another order
-/// of sums tips an activation over to its next step now and then, and a few layers on the difference is as large as that of the rounding itself.
+/// On 1, 2 and 4 ranks, sums are made of the same parts in the same order. With 8-bit activations this keeps the
+/// answers the same: a different order of sums sometimes moves an activation to its next step, and a few layers later
+/// the difference is as large as that of the rounding itself.
 #[test]
 fn answers_are_the_same_on_1_2_and_4_ranks() {
     for (variant, dtype) in CASES {

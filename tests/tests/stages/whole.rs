@@ -1,4 +1,4 @@
-//! The whole way, picture and question in, answer out, through the session that the tool and the page use.
+//! The whole pipeline, picture and question in, answer out, through the session that the tool and the page use.
 
 use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, folder};
 use llama3med::gguf::Dtype;
@@ -12,7 +12,7 @@ use quantize::native::with_session;
 /// The question of `golden/make.py`.
 pub const QUESTION: &str = "What does the picture show, and where is the mass?";
 
-/// Keeps what it hears.
+/// Records what it hears.
 #[derive(Default)]
 pub struct Record {
     ids: Vec<u32>,
