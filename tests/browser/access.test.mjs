@@ -55,11 +55,11 @@ test("a whole conversation by keyboard", async (t) => {
   const { page, answer, ...on } = await newPage(browser, t);
   await on.open(site, "fake=slow");
   await on.waitStatus(/^Ready: open/);
-  // Long before it is needed: only then is the browser sure to have heard that its dialog is to be intercepted.
+  // Long before it is needed: only then is it certain that the browser knows that its dialog must be intercepted.
   const chooser = page.waitForEvent("filechooser");
   const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.textContent);
   const order = [];
-  // Not farther than to the last control: behind it the focus leaves the page.
+  // Not beyond the last control: after it, the focus leaves the page.
   while (order.length < 20 && order.at(-1) !== "ask") {
     await page.keyboard.press("Tab");
     order.push(await focused());
@@ -82,7 +82,7 @@ test("a whole conversation by keyboard", async (t) => {
   assert.match(await answer.textContent(), /heart shadow/);
 });
 
-test("a chip hands the focus on, and a question without a picture says what is missing", async (t) => {
+test("a chip passes the focus on, and a question without a picture says what is missing", async (t) => {
   const { page, question, ...on } = await newPage(browser, t);
   await on.open(site, "fake=1");
   await on.ready();
@@ -99,7 +99,7 @@ test("a chip hands the focus on, and a question without a picture says what is m
   assert.equal(await focused(), "scroll");
 });
 
-test("an answer is spoken by sentences, by a named speaker, without its numbers", async (t) => {
+test("an answer is spoken sentence by sentence, by a named speaker, without its numbers", async (t) => {
   const { page, ...on } = await newPage(browser, t);
   await on.open(site, "fake=1");
   await on.ready();
@@ -134,7 +134,7 @@ test("Escape and a click elsewhere close the model's panel; Escape gives the foc
   assert.equal(await isOpen(), false);
 });
 
-test("where colours are forced the film stays on black", async (t) => {
+test("with forced colours the film stays on black", async (t) => {
   const { page, ...on } = await newPage(browser, t, { forcedColors: "active" });
   await on.open(site, "fake=1");
   await on.ready();

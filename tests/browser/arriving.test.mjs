@@ -1,4 +1,4 @@
-// A first visit on a slow line: what comes first, and what the bar says.
+// A first visit over a slow connection: what comes first, and what the progress bar shows.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -9,7 +9,7 @@ let site;
 before(async () => ([browser, site] = await Promise.all([startChromium(), startSite()])));
 after(() => Promise.all([browser.close(), site.stop()]));
 
-/** A first visit to the demo model, with everything that the bar shows. */
+/** A first visit to the demo model, recording everything that the bar shows. */
 async function visit(t, bytesPerSecond) {
   const { page, ...on } = await newPage(browser, t);
   await page.addInitScript(() => {
@@ -30,7 +30,7 @@ async function visit(t, bytesPerSecond) {
 
 test("small things come first, and one bar shows all bytes from the program's first", async (t) => {
   const { page, shown, ...on } = await visit(t, 1_000_000);
-  // The samples are there, and the program is not.
+  // The samples are loaded, and the program is not.
   await page.waitForFunction(() => [...document.querySelectorAll("#samples img")].filter((image) => image.complete && image.naturalWidth > 0).length === 4);
   assert.match(await on.status.textContent(), /^Loading the model: /);
   assert.equal(page.workers().length, 0);
@@ -50,7 +50,7 @@ test("small things come first, and one bar shows all bytes from the program's fi
   }
 });
 
-test("a sample that is clicked before the model is there is opened and answered", async (t) => {
+test("a sample that is clicked before the model is loaded is opened and answered", async (t) => {
   const { page, ...on } = await visit(t, 1_500_000);
   await page.getByRole("button", { name: "Drawn chest film" }).click();
   await page.waitForFunction(() => document.querySelector("#picture").width > 0);

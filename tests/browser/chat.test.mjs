@@ -59,7 +59,7 @@ test("a pasted image counts, a suggested question is one click", async (t) => {
   assert.equal(await page.locator(".asked").textContent(), question);
 });
 
-test("Stop stands where Ask was, ends the answer, and what came stays", async (t) => {
+test("Stop replaces Ask, ends the answer, and the text so far stays", async (t) => {
   const { ask, stop, answer, question, page, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
@@ -82,7 +82,7 @@ test("Stop stands where Ask was, ends the answer, and what came stays", async (t
   assert.equal(await page.locator(".answered").count(), 2);
 });
 
-test("an answer of a few tokens has no speed", async (t) => {
+test("an answer of a few tokens shows no speed", async (t) => {
   for (const [n_tokens, hasSpeed] of [[2, false], [16, true]]) {
     const { page, ...on } = await newPage(browser, t);
     await on.open(site, `model=models/test/manifest.json&tokens=${n_tokens}`);
@@ -107,7 +107,7 @@ test("a second turn knows the first", async (t) => {
   assert.ok(n_reused > 16 && n_reused < n_prompt, prompt);
 });
 
-test("an image and a question from before the model is there are kept", async (t) => {
+test("an image and a question given before the model is loaded are kept", async (t) => {
   let release;
   const held = new Promise((resolve) => (release = resolve));
   const slow = await startSite({ fault: (path) => path.endsWith("decoder.gguf.003") && held.then(() => false) });
@@ -124,7 +124,7 @@ test("an image and a question from before the model is there are kept", async (t
   assert.ok((await answer.textContent()).length > 0);
 });
 
-test("a second image starts afresh, also while the first is encoded or answered about", async (t) => {
+test("a second image starts over, even while the first is being encoded or answered about", async (t) => {
   const { page, image, question, ask, answer, seen, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
@@ -143,7 +143,7 @@ test("a second image starts afresh, also while the first is encoded or answered 
   assert.deepEqual(seen.errors, []);
 });
 
-test("asking while an answer streams keeps the question and disturbs nothing", async (t) => {
+test("asking while an answer streams keeps the question and changes nothing else", async (t) => {
   const { page, question, ask, stop, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
@@ -164,7 +164,7 @@ test("asking while an answer streams keeps the question and disturbs nothing", a
   assert.equal(await page.locator(".turn").count(), 2);
 });
 
-test("DICOM and files that are no image are refused in plain words; the page goes on", async (t) => {
+test("DICOM and files that are not images are refused in plain words; the page keeps working", async (t) => {
   const { page, image, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
@@ -188,7 +188,7 @@ test("DICOM and files that are no image are refused in plain words; the page goe
   assert.ok((await on.answerTo("Does it work now?")).length > 0);
 });
 
-test("copied and saved text carries the notice and no file name", async (t) => {
+test("copied and saved text includes the notice and no file name", async (t) => {
   const { page, context, ...on } = await newPage(browser, t);
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   await on.open(site);
@@ -221,7 +221,7 @@ test("questions and answers are read in the direction of their own script", asyn
   assert.equal(await direction(page.locator(".asked")), "rtl");
   await answer.evaluate((element) => (element.textContent = "نعم.\nNo."));
   assert.equal(await direction(answer), "rtl");
-  // Line by line: the second one stands at the left.
+  // Line by line: the second one is aligned left.
   const [first, second] = await answer.evaluate((element) => {
     const range = document.createRange();
     return [0, 5].map((start) => {
@@ -242,7 +242,7 @@ test("keys that belong to an input method neither send a question nor stop an an
   await on.show();
   await question.fill("心臓は大きいですか");
   const press = (init) => question.evaluate((element, init) => element.dispatchEvent(new KeyboardEvent("keydown", { bubbles: true, cancelable: true, ...init })), init);
-  // As Chromium and Firefox tell of it, and as Safari does.
+  // As Chromium and Firefox report it, and as Safari does.
   assert.ok(await press({ key: "Enter", keyCode: 13, isComposing: true }));
   assert.ok(await press({ key: "Enter", keyCode: 229, isComposing: false }));
   assert.equal(await page.locator(".turn").count(), 0);

@@ -1,10 +1,10 @@
-// The bundled model on its own samples: offered, opened with a click, asked with the chips, and answered as the pictures were drawn.
+// The bundled model on its own samples: offered, opened with a click, asked with the chips, and answered correctly.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { nativeAnswer, newPage, samplePath, startChromium, startSite } from "./support.mjs";
 
-// What demo/samples.py prints.
+// The output of demo/samples.py.
 const REPORT = "Give a full report.";
 const SHOWS = "What does the picture show?";
 const SAMPLES = {
@@ -43,7 +43,7 @@ let site;
 before(async () => ([browser, site] = await Promise.all([startChromium(), startSite()])));
 after(() => Promise.all([browser.close(), site.stop()]));
 
-/** A page with the bundled model, which nothing in the address names. */
+/** A page with the bundled model, without naming it in the address. */
 async function demoPage(t) {
   const { page, seen, ...on } = await newPage(browser, t);
   await on.open(site, "tokens=128");
@@ -62,7 +62,7 @@ test("the page offers the samples and says what the model has learned", async (t
 });
 
 for (const [alt, answers] of Object.entries(SAMPLES)) {
-  test(`${alt}: every question that is offered is answered as the picture was drawn`, async (t) => {
+  test(`${alt}: every suggested question is answered as the picture was drawn`, async (t) => {
     const { page, answer, seen, ...on } = await demoPage(t);
     await on.sample(alt);
     const chips = page.locator("#chips button");

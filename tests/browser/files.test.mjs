@@ -1,4 +1,4 @@
-// Files and text that come by drop, by paste and by choice: what opens, what does not, and what is said of the rest.
+// Files and text that arrive by drop, paste or choice: what opens, what does not, and what the page says about the rest.
 
 import assert from "node:assert/strict";
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
@@ -19,7 +19,7 @@ async function openPage(t) {
   return opened;
 }
 
-/** A folder with these files, by their paths in it; null makes a folder. */
+/** A folder with these files, by their paths in it; null creates a folder. */
 function makeFolder(name, files) {
   const folder = join(scratch(), name);
   rmSync(folder, { recursive: true, force: true });
@@ -31,14 +31,14 @@ function makeFolder(name, files) {
   return folder;
 }
 
-/** Drops files and folders of the disk, as a file manager does. */
+/** Drops files and folders from disk, as a file manager does. */
 async function drop(page, paths) {
   const session = await page.context().newCDPSession(page);
   const data = { items: [], files: paths, dragOperationsMask: 1 };
   for (const type of ["dragEnter", "dragOver", "drop"]) await session.send("Input.dispatchDragEvent", { type, x: 300, y: 300, data });
 }
 
-/** Puts this into the clipboard, each kind of it as `{ type: text or bytes }`, and presses the keys that paste. */
+/** Puts this into the clipboard, each kind as `{ type: text or bytes }`, and presses the keys that paste. */
 async function paste(page, kinds) {
   await page.evaluate(async (kinds) => {
     const blobs = Object.entries(kinds).map(([type, content]) => [type, new Blob([Array.isArray(content) ? new Uint8Array(content) : content], { type })]);
@@ -50,7 +50,7 @@ async function paste(page, kinds) {
 const PNG = [...IMAGE.buffer];
 const CELLS = { "text/plain": "Age\tFinding\n61\tnodule", "text/html": "<table><tr><td>Age<td>Finding<tr><td>61<td>nodule</table>", "image/png": PNG };
 
-test("cells of a spreadsheet pasted into the question are text; film and conversation stay", async (t) => {
+test("spreadsheet cells pasted into the question are text; film and conversation stay", async (t) => {
   const { page, question, seen, ...on } = await openPage(t);
   await on.show(OTHER_IMAGE);
   await on.answerTo("What is this?");
@@ -63,7 +63,7 @@ test("cells of a spreadsheet pasted into the question are text; film and convers
   assert.deepEqual(seen.errors, []);
 });
 
-test("a picture alone opens, wherever it is pasted; beside text it opens outside of a text field", async (t) => {
+test("a picture alone opens wherever it is pasted; together with text it opens outside a text field", async (t) => {
   const { page, question, ...on } = await openPage(t);
   await question.focus();
   await paste(page, { "image/png": PNG });
@@ -75,7 +75,7 @@ test("a picture alone opens, wherever it is pasted; beside text it opens outside
   assert.equal(await question.inputValue(), "");
 });
 
-test("text pasted outside of a text field goes into the question", async (t) => {
+test("text pasted outside a text field goes into the question", async (t) => {
   const { page, question } = await openPage(t);
   await question.fill("Is this a ");
   await page.locator("#choose").focus();
@@ -99,7 +99,7 @@ test("a file copied in a file manager comes with its name as text: it is a pictu
   }
 });
 
-test("a dropped folder gives its first picture, and says where the others are", async (t) => {
+test("a dropped folder opens its first picture, and the page says where the others are", async (t) => {
   const { page, seen, ...on } = await openPage(t);
   const folder = makeFolder("study", {
     ".hidden.png": IMAGE.buffer, "README.txt": "BMI and age", "b/film10.png": IMAGE.buffer, "b/film9": OTHER_IMAGE.buffer, "empty": null,
@@ -114,7 +114,7 @@ test("a dropped folder gives its first picture, and says where the others are", 
   assert.deepEqual(seen.errors, []);
 });
 
-test("folders and files without a picture are said to have none, and what is open stays", async (t) => {
+test("folders and files without a picture are reported, and the open picture stays", async (t) => {
   const { page, seen, ...on } = await openPage(t);
   await on.show(OTHER_IMAGE);
   const alert = page.locator("#image-error");
@@ -131,14 +131,14 @@ test("folders and files without a picture are said to have none, and what is ope
   assert.deepEqual(seen.errors, []);
 });
 
-// Files that are gone by the time the page reads them.
+// Files that no longer exist when the page reads them.
 const dropGone = (page) => page.evaluate(() => {
   const dataTransfer = new DataTransfer();
   for (const file of document.querySelector("#kept").files) dataTransfer.items.add(file);
   document.querySelector("main").dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
 });
 
-test("a file that cannot be read is said to be so, alone and among others", async (t) => {
+test("an unreadable file is reported, alone and among others", async (t) => {
   const { page, seen, ...on } = await openPage(t);
   const folder = makeFolder("gone", { "first.png": IMAGE.buffer, "second.png": OTHER_IMAGE.buffer });
   await page.evaluate(() => document.body.append(Object.assign(document.createElement("input"), { type: "file", id: "kept", multiple: true })));
@@ -160,7 +160,7 @@ test("a file that cannot be read is said to be so, alone and among others", asyn
   assert.deepEqual(seen.errors, []);
 });
 
-test("a picture whose file goes away while it is open is said to be unreadable", async (t) => {
+test("a picture whose file disappears while it is open is reported as unreadable", async (t) => {
   const { page, image, seen, ...on } = await newPage(browser, t);
   let release;
   const held = new Promise((resolve) => (release = resolve));

@@ -1,5 +1,4 @@
-// What the service worker keeps of the site: only what the build made. Hosts that answer with half a file or with a web page, storage that is full, and
-// versions that do not mix.
+// What the service worker keeps of the site: only what the build made. Hosts that send half a file or a web page, full storage, and versions that must not mix.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -31,7 +30,7 @@ for (const [what, fault] of [
   ["a web page", (path, request, response) => isProgram(path) && answer(response, "text/html", PAGE)],
   ["an error", (path, request, response) => isProgram(path) && (response.writeHead(503).end(), true)],
 ]) {
-  test(`${what} in the program's place is said and not kept; the mended host is asked again`, async (t) => {
+  test(`${what} in the program's place is reported and not kept; the repaired host is asked again`, async (t) => {
     const site = await withSite(t);
     const { page, ...on } = await newPage(browser, t);
     site.fault = fault;
@@ -47,7 +46,7 @@ for (const [what, fault] of [
     await on.ready();
   });
 
-  test(`without a service worker, ${what} that the browser's cache keeps is fetched again, unasked`, async (t) => {
+  test(`without a service worker, ${what} in the browser's cache is fetched again automatically`, async (t) => {
     const site = await withSite(t);
     site.url = `http://hospital.test:${site.port}/`;
     let n_left = 1;
@@ -60,7 +59,7 @@ for (const [what, fault] of [
   });
 }
 
-test("what the browser keeps of the program and has spoilt is fetched again", async (t) => {
+test("a damaged copy of the program in the browser is fetched again", async (t) => {
   const site = await withSite(t);
   const { page, ...on } = await newPage(browser, t);
   await on.open(site);
@@ -94,7 +93,7 @@ for (const [path, type] of [["page/numbers.js", "text/javascript"], ["style.css"
   test(`a wrong ${path} is not installed; later the right one is`, async (t) => {
     const site = await withSite(t);
     const { page, ...on } = await newPage(browser, t);
-    // The page itself gets the right one; to the service worker, which asks for the file by its own name, comes another.
+    // The page itself gets the right one; the service worker, which requests the file by its own name, gets another one.
     const isInstalling = (request) => request.headers.referer?.endsWith("/sw.js");
     for (const [type_, body] of [["text/html", PAGE], [type, "x"]]) {
       site.fault = (found, request, response) => found === path && isInstalling(request) && answer(response, type_, body);
@@ -114,10 +113,10 @@ for (const [path, type] of [["page/numbers.js", "text/javascript"], ["style.css"
   });
 }
 
-test("a manifest that is a web page is said to be one and is kept nowhere", async (t) => {
+test("a manifest that is a web page is reported and not kept", async (t) => {
   const site = await withSite(t);
   const { page, ...on } = await newPage(browser, t);
-  await on.open(site, "tokens=8"); // the service worker is in charge from here on
+  await on.open(site, "tokens=8"); // the service worker is in control from here on
   await on.ready();
   site.fault = (path, request, response) => path === "models/test/manifest.json" && answer(response, "text/html", PAGE);
   await on.open(site);
@@ -131,7 +130,7 @@ test("a manifest that is a web page is said to be one and is kept nowhere", asyn
   site.fault = null;
   await alert.getByRole("button", { name: "Load the model again" }).click();
   await on.ready();
-  // A model that is kept opens from what is kept, and stays as it is.
+  // A kept model opens from what is kept, and is unchanged.
   site.fault = (path, request, response) => path === "models/test/manifest.json" && answer(response, "text/html", PAGE);
   await page.reload();
   await on.ready();
@@ -146,7 +145,7 @@ for (const quota of [200_000, 2_000_000, 4_000_000, 6_000_000, 9_000_000]) {
     const { page, context, seen, ...on } = await newPage(browser, t);
     const devtools = await context.newCDPSession(page);
     await devtools.send("Storage.overrideQuotaForOrigin", { origin: new URL(site.url).origin, quotaSize: quota });
-    // Timers of the page stand still: nothing may be waited for that never comes.
+    // The page's timers stand still: it must not wait for anything that never comes.
     await page.clock.install({ time: 0 });
     await page.clock.pauseAt(1000);
     await on.open(site);
@@ -186,7 +185,7 @@ test("an open page never mixes two versions", async (t) => {
   await page.locator("#reload").click();
   await page.waitForFunction((before) => document.querySelector("meta[name=version]").content !== before, before);
   await on.ready();
-  // The other page is of the old version still, and says so before it would load anything.
+  // The other page still has the old version, and says so before it would load anything.
   assert.equal(await version(second), before);
   await second.getByText("A newer version of this page is here.").waitFor();
   await second.getByTestId("model-input").setInputFiles([join(DIST, "../tests/golden/pair/decoder.gguf"), join(DIST, "../tests/golden/pair/mmproj.gguf")]);

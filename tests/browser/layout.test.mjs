@@ -1,4 +1,4 @@
-// Windows of many sizes: nothing lies over anything else, and the newest answer and Ask are in sight.
+// Windows of many sizes: nothing overlaps, and the newest answer and Ask are visible.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -9,7 +9,7 @@ let site;
 before(async () => ([browser, site] = await Promise.all([startChromium(), startSite({ fake: true })])));
 after(() => Promise.all([browser.close(), site.stop()]));
 
-/** What people see and press, each with the part of it that is not cut off by what scrolls: [{ name, left, top, right, bottom, isSticky, inside }]. */
+/** What users see and press, each with the part of it that is not cut off by scrolling: [{ name, left, top, right, bottom, isSticky, inside }]. */
 function visibleBoxes() {
   const wanted = "h1, summary, button, textarea, .asked, .answered, .meta, #status, #notice, #about, #film, #update, .lead";
   const clipped = (element) => {
@@ -30,7 +30,7 @@ function visibleBoxes() {
     .map(({ element, ...box }, _, all) => ({ ...box, inside: all.filter((other) => other.element !== element && other.element.contains(element)).map(({ name }) => name) }));
 }
 
-/** Pairs that lie over each other. What sticks to an edge covers what scrolls there: that is its purpose. */
+/** Pairs that overlap. What sticks to an edge covers what scrolls there: that is its purpose. */
 function overlaps(boxes) {
   const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
   const isMeant = (a, b) => a.inside.includes(b.name) || b.inside.includes(a.name) || a.isSticky !== b.isSticky;
@@ -44,7 +44,7 @@ async function check(page, state) {
   assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), true, `${state}: wider than the window`);
 }
 
-/** Whether a point inside the element is that element, for the middle of its lower edge: seen, and not covered. */
+/** Whether a point inside the element is that element, for the middle of its lower edge: visible, and not covered. */
 const isSeen = (element) => {
   const { left, right, bottom, height } = element.getBoundingClientRect();
   const found = document.elementFromPoint((left + right) / 2, bottom - Math.min(height / 2, 6));
@@ -56,7 +56,7 @@ const WINDOWS = ["390x844", "844x390", "820x1180", "911x512", "1280x800", "1920x
 for (const size of WINDOWS) {
   const [width, height] = size.split("x").map(Number);
   for (const hasTouch of size === "911x512" || width > 1000 ? [false] : [true, false]) {
-    test(`nothing overlaps, the newest answer and Ask are in sight: ${size}${hasTouch ? " under fingers" : ""}`, async (t) => {
+    test(`nothing overlaps, the newest answer and Ask are visible: ${size}${hasTouch ? " with touch" : ""}`, async (t) => {
       const { page, ask, answer, ...on } = await newPage(browser, t, { viewport: { width, height }, hasTouch, isMobile: hasTouch });
       await on.open(site, "fake=1");
       await on.ready();
@@ -77,7 +77,7 @@ for (const size of WINDOWS) {
   }
 }
 
-test("on a phone a tap opens the film and closes it, and what is pressed is large enough", async (t) => {
+test("on a phone a tap opens the film and closes it, and the touch targets are large enough", async (t) => {
   const { page, ...on } = await newPage(browser, t, { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
   await on.open(site, "fake=1");
   await on.ready();
@@ -103,7 +103,7 @@ test("on a phone a tap opens the film and closes it, and what is pressed is larg
   assert.deepEqual(targets, []);
 });
 
-test("with a mouse the words are those of a mouse", async (t) => {
+test("with a mouse the texts are those for a mouse", async (t) => {
   const { page, ...on } = await newPage(browser, t);
   await on.open(site, "fake=1");
   await on.ready();

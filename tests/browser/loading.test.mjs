@@ -1,4 +1,4 @@
-// How the model arrives: kept and resumed, damaged and missing parts, other folders and origins, and pages that close too early.
+// How the model loads: kept and resumed, damaged and missing parts, other folders and origins, and pages that close too early.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -18,7 +18,7 @@ async function withSite(t, options) {
   return site;
 }
 
-test("with the network cut, page and model open from what this browser keeps", async (t) => {
+test("without a network, page and model open from what this browser keeps", async (t) => {
   const site = await withSite(t);
   const { page, seen, ...on } = await newPage(browser, t);
   await on.open(site);
@@ -32,7 +32,7 @@ test("with the network cut, page and model open from what this browser keeps", a
   assert.equal(await on.answerTo("What is this?"), text);
 });
 
-test("an interrupted download goes on at the first missing chunk", async (t) => {
+test("an interrupted download resumes at the first missing chunk", async (t) => {
   const all = chunks();
   const broken = all[Math.floor(all.length / 2)];
   const site = await withSite(t);
@@ -76,11 +76,11 @@ test("a damaged chunk is fetched once more, then named", async (t) => {
   await other.ready();
 });
 
-test("what is kept was checked before: it is not read by the store again unless that is asked for, and damage is made good", async (t) => {
+test("kept chunks were checked before: the store reads them again only on request, and repairs damage", async (t) => {
   const site = await withSite(t);
   const { page } = await newPage(browser, t);
   await page.goto(site.url);
-  // Loads on two ranks and gives the answer's first words, or the kind of the error.
+  // Loads on two ranks and returns the answer's first words, or the kind of error.
   const loaded = (options) => page.evaluate(async (options) => {
     const { load } = await import("./llama3med/index.js");
     try {
@@ -93,7 +93,7 @@ test("what is kept was checked before: it is not read by the store again unless 
       return { kind, message };
     }
   }, options);
-  // Has a chunk of the decoder damaged where it is kept.
+  // Damages a kept chunk of the decoder.
   const chunk = makeModel().files.find(({ name }) => name === "decoder.gguf").chunks.at(-2);
   const damage = (act) => page.evaluate(async ([name, act]) => {
     const [models] = await Array.fromAsync((await navigator.storage.getDirectory()).values());
@@ -126,12 +126,12 @@ test("what is kept was checked before: it is not read by the store again unless 
   assert.deepEqual(fetched(), [`models/test/${chunk.path}`]);
 });
 
-test("a download that loses the network waits for it, goes on where it broke off, and can be stopped", async (t) => {
+test("a download that loses the network waits for it, resumes where it broke off, and can be stopped", async (t) => {
   const all = chunks();
   const site = await withSite(t);
   const { page, ...on } = await newPage(browser, t);
   let isDown = false;
-  // The network goes in the middle of a part: half of it has arrived.
+  // The network fails in the middle of a part: half of it has arrived.
   site.fault = (path, request, response) => {
     if (!all.includes(path)) return false;
     if (isDown) return request.socket.destroy(), true;
@@ -165,13 +165,13 @@ test("a download that loses the network waits for it, goes on where it broke off
   assert.deepEqual(again, []);
 });
 
-test("while the browser is offline the manifest is waited for, too", async (t) => {
+test("while the browser is offline, loading also waits for the manifest", async (t) => {
   const site = await withSite(t);
   const { page, ...on } = await newPage(browser, t);
   await on.open(site, "tokens=8");
   await on.ready();
   await page.addInitScript(() => {
-    // As an offline browser has it: the workers know.
+    // Like an offline browser: the workers know.
     const Real = window.Blob;
     window.Blob = class extends Real {
       constructor(parts, options) {
@@ -197,7 +197,7 @@ for (const [what, act, title, details] of [
   ["a server that is down", say(503, "text/plain", "later"), /cannot deliver the model at the moment/, /HTTP 503/],
   ["a login", say(403, "text/plain", "no"), /does not give the model to everybody/, /HTTP 403/],
 ]) {
-  test(`${what} where a part should be is said in the headline`, async (t) => {
+  test(`${what} where a part should be is reported in the headline`, async (t) => {
     const [path] = chunks().filter((chunk) => chunk.endsWith(".gguf.002"));
     const site = await withSite(t, { fault: (found, request, response) => found === path && act(request, response) });
     const { page, ...on } = await newPage(browser, t);
@@ -212,7 +212,7 @@ for (const [what, act, title, details] of [
   });
 }
 
-test("a model that is not there and a manifest that lies are named", async (t) => {
+test("a missing model and a wrong manifest are named", async (t) => {
   const site = await withSite(t);
   const { page, ...on } = await newPage(browser, t);
   await on.open(site, "model=models/none/manifest.json");
@@ -224,7 +224,7 @@ test("a model that is not there and a manifest that lies are named", async (t) =
   assert.match(await alert.locator("pre").textContent(), /manifest\.json/);
 });
 
-test("closing during load leaves nothing broken behind", async (t) => {
+test("closing during a load leaves nothing broken", async (t) => {
   const site = await withSite(t);
   const { page, context, ...on } = await newPage(browser, t);
   site.fault = (path) => path.endsWith("decoder.gguf.006");
@@ -237,7 +237,7 @@ test("closing during load leaves nothing broken behind", async (t) => {
   await next.waitForFunction(() => document.querySelector("[data-testid=status]").textContent.startsWith("Ready: open"));
 });
 
-test("the site works from any folder of a host, without asking outside of it", async (t) => {
+test("the site works from any folder of a host, without requests outside it", async (t) => {
   const site = await withSite(t, { folder: "some/where/" });
   const { seen, ...on } = await newPage(browser, t);
   await on.open(site, "tokens=64");
@@ -271,9 +271,9 @@ test("the cached model is deleted on request", async (t) => {
   const { page, info, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
-  await page.reload(); // the service worker has seen the manifest, too
+  await page.reload(); // the service worker has seen the manifest too
   await on.ready();
-  // All that this browser keeps, wherever a page can keep something.
+  // Everything that this browser keeps, wherever a page can keep something.
   const kept = () => page.evaluate(async () => {
     const found = { files: [], cached: [], registrations: (await navigator.serviceWorker.getRegistrations()).length, stored: localStorage.length + sessionStorage.length, databases: (await indexedDB.databases()).length };
     const look = async (folder, path) => {
@@ -295,7 +295,7 @@ test("the cached model is deleted on request", async (t) => {
   await page.locator("#kept-here", { hasText: /^Kept on this device: the page itself/ }).waitFor();
   const rest = await kept();
   assert.deepEqual([rest.files, rest.cached.filter((path) => path.startsWith("/models/test/"))], [[], []]);
-  // The page goes on, and loads what it needs once more without keeping any of it.
+  // The page keeps working, and loads what it needs once more without keeping any of it.
   await page.getByRole("button", { name: "Delete the page's own files too" }).click();
   await page.getByText("Deleted, with all models.").waitFor();
   await page.locator("#kept-here", { hasText: "Kept on this device: nothing." }).waitFor();

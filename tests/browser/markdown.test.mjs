@@ -1,4 +1,4 @@
-// Markdown in answers: shown as what it means, made of elements and text alone, and without raw marks while it grows.
+// Markdown in answers: rendered, made only of elements and text, and without raw markup while it grows.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -9,7 +9,7 @@ let site;
 before(async () => ([browser, site] = await Promise.all([startChromium(), startSite()])));
 after(() => Promise.all([browser.close(), site.stop()]));
 
-/** A page with `draw(text)`, the HTML of a whole answer, and `grow(text)`, the HTML after every letter. */
+/** A page with `draw(text)`, the HTML of a complete answer, and `grow(text)`, the HTML after every letter. */
 async function openPage(t) {
   const { page, seen } = await newPage(browser, t);
   await page.goto(`${site.url}icon.svg`);
@@ -64,7 +64,7 @@ test("bold, lists, tables and code become elements", async (t) => {
     + `${table}<pre tabindex="0"><code>**raw** &lt;b&gt;code&lt;/b&gt;</code></pre><p>Done.</p>`);
 });
 
-test("text without marks stays as it is, and so do sizes, signs and numbers that look like marks", async (t) => {
+test("text without markup stays unchanged, and so do sizes, signs and numbers that look like markup", async (t) => {
   const { draw } = await openPage(t);
   for (const [text, html] of [["Yes.", "<p>Yes.</p>"], ["a < b & c_d_e, 2*3", "<p>a &lt; b &amp; c_d_e, 2*3</p>"], ["One\nTwo", "<p>One\nTwo</p>"], ["", ""], ["نعم", "<p>نعم</p>"],
     ["2.", "<p>2.</p>"], ["-", "<p>-</p>"], ["#", "<p>#</p>"], ["12*15*9 mm", "<p>12*15*9 mm</p>"], ["~5-~7 mm", "<p>~5-~7 mm</p>"],
@@ -85,7 +85,7 @@ test("nothing of an answer becomes HTML, a link or an image", async (t) => {
   assert.ok(seen.requests.every((url) => url.startsWith(site.url)), seen.requests.join(" "));
 });
 
-test("while it grows no raw mark is shown, what stands is not made again, and the end is that of the whole", async (t) => {
+test("a growing answer shows no raw markup, keeps finished elements, and ends like the complete one", async (t) => {
   const { page, draw, grow } = await openPage(t);
   const { shown, last } = await grow(REPORT);
   assert.equal(last, await draw(REPORT));
@@ -104,7 +104,7 @@ test("while it grows no raw mark is shown, what stands is not made again, and th
 
 test("a long answer costs in proportion to its length", async (t) => {
   const { page } = await openPage(t);
-  // Letters that are cut into tokens, over the whole growth: with everything made again at every piece it would be the square.
+  // Letters that are split into tokens, over the whole growth: if everything were rebuilt for every piece, it would be the square.
   const nLetters = (n_blocks) => page.evaluate((n_blocks) => {
     const markdown = window.make();
     const block = "A **sentence** of a block.\n\n";
@@ -120,7 +120,7 @@ test("a long answer costs in proportion to its length", async (t) => {
   assert.deepEqual([await nLetters(50), await nLetters(200)], [50, 200]);
 });
 
-test("on the page marks are shown as what they mean and are not spoken; what is copied is what the model wrote", async (t) => {
+test("the page renders markup and does not speak it; copying gives what the model wrote", async (t) => {
   const standIn = await startSite({ fake: true });
   t.after(() => standIn.stop());
   const { page, context, answer, ...on } = await newPage(browser, t);
@@ -136,7 +136,7 @@ test("on the page marks are shown as what they mean and are not spoken; what is 
   assert.ok((await page.evaluate(() => navigator.clipboard.readText())).includes("\n\nModel:\n## Findings\n\nThe heart is **not enlarged**. Two signs:\n\n1. *Opacity*, left upper zone\n"));
 });
 
-test("an answer that is there before the means to read Markdown is shown as it was written, then as what it means", async (t) => {
+test("an answer that arrives before the Markdown library is shown as written, then rendered", async (t) => {
   let release;
   const held = new Promise((resolve) => (release = resolve));
   const standIn = await startSite({ fake: true, fault: (path) => path === "page/marked/marked.esm.js" && held.then(() => false) });

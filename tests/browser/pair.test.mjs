@@ -1,5 +1,5 @@
-// A pair of GGUF files as llama.cpp's converters write them (tests/golden/pair_llama_cpp.py): from addresses and from files of the person's own, whole and
-// split, and files that are no pair.
+// A pair of GGUF files from llama.cpp's converters (tests/golden/pair_llama_cpp.py): from URLs and from the user's own files, whole and split, and files that
+// are not a pair.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -29,7 +29,7 @@ before(async () => {
 });
 after(() => Promise.all([browser.close(), site.stop()]));
 
-/** The answer of the same two files, natively. */
+/** The native answer of the same two files. */
 function nativeAnswer() {
   const args = ["ask", "--decoder", file("decoder.gguf"), "--encoder", file("mmproj.gguf"), "--image", samplePath("brain.png"), "--prompt", QUESTION,
     "--max-tokens", String(N_TOKENS), "--ranks", "1"];
@@ -38,7 +38,7 @@ function nativeAnswer() {
 
 const query = (decoder, encoder = "mmproj.gguf") => `decoder=models/pair/${decoder}&encoder=models/pair/${encoder}&tokens=${N_TOKENS}&ranks=2`;
 
-test("a pair at two addresses answers as it does natively, whole and split", async (t) => {
+test("a pair at two URLs answers as it does natively, whole and split", async (t) => {
   const expected = nativeAnswer();
   assert.ok(expected.length > 0);
   for (const decoder of ["decoder.gguf", "split-00001-of-00003.gguf"]) {
@@ -53,7 +53,7 @@ test("a pair at two addresses answers as it does natively, whole and split", asy
   }
 });
 
-/** Makes a decoder.gguf with 3 MB more of metadata: a real vocabulary has more than the first MiB of its file. */
+/** Makes a decoder.gguf with 3 MB of additional metadata: a real vocabulary goes beyond the first MiB of its file. */
 function withLongHeader() {
   const bytes = readFileSync(file("decoder.gguf"));
   const [key, n_fixed] = [Buffer.from("general.remarks"), 24];
@@ -91,7 +91,7 @@ test("however long a header is, no byte of a file is fetched twice", async (t) =
   }
 });
 
-test("files of the person's own take the model's place, and are not fetched", async (t) => {
+test("the user's own files replace the model, and are not fetched", async (t) => {
   const expected = nativeAnswer();
   const { page, seen, info, ...on } = await newPage(browser, t);
   await on.open(site, `model=models/test/manifest.json&tokens=${N_TOKENS}`);
@@ -135,7 +135,7 @@ test("a decoder alone answers in text, says that it sees no pictures, and refuse
   const { page, seen, ...on } = await newPage(browser, t);
   const error = page.locator("#image-error");
   const drop = page.locator("#drop");
-  // From an address, with a picture that came too early; then from a file, in place of a model that sees pictures and has one open.
+  // From a URL, with a picture that came too early; then from a file, replacing a model that sees pictures and has one open.
   await on.open(site, `decoder=models/pair/decoder.gguf&tokens=${N_TOKENS}&ranks=2`);
   await page.getByTestId("image-input").setInputFiles(IMAGE);
   await on.waitStatus(/^Ready: ask a question/);
@@ -164,7 +164,7 @@ test("a decoder alone answers in text, says that it sees no pictures, and refuse
   assert.deepEqual(seen.errors, []);
 });
 
-test("through the client: no picture for a decoder alone, no need of one for a pair", async (t) => {
+test("through the client: a decoder alone takes no picture, a pair needs none", async (t) => {
   const { page } = await newPage(browser, t);
   await page.goto(site.url);
   const found = await page.evaluate(async ([question, maxTokens, picture]) => {
@@ -188,7 +188,7 @@ test("through the client: no picture for a decoder alone, no need of one for a p
   assert.deepEqual(found.pair, { text, after: text, looked: 1, seesPictures: true });
 });
 
-test("what files are is told by their content, and what was not used is said", async (t) => {
+test("files are recognised by content, and unused ones are reported", async (t) => {
   const expected = nativeAnswer();
   const { page, seen, info, ...on } = await newPage(browser, t);
   await on.open(site, `model=models/test/manifest.json&tokens=${N_TOKENS}`);
@@ -215,7 +215,7 @@ test("what files are is told by their content, and what was not used is said", a
   assert.deepEqual(seen.errors, []);
 });
 
-test("a picture and a README dropped with a model are said; without a model the picture opens", async (t) => {
+test("a picture and a README dropped with a model are reported; without a model the picture opens", async (t) => {
   const { page, info, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
@@ -232,7 +232,7 @@ test("a picture and a README dropped with a model are said; without a model the 
   await on.waitStatus(/^Ready: ask/);
 });
 
-/** Opens a model whose last bytes do not come before the function that this gives is called. */
+/** Opens a model whose last bytes do not arrive before the returned function is called. */
 async function beginLoading(t, on) {
   let release;
   const held = new Promise((resolve) => (release = resolve));
@@ -243,7 +243,7 @@ async function beginLoading(t, on) {
   return release;
 }
 
-test("of two choices before the first model is there, the last one counts, and no other goes on running", async (t) => {
+test("of two choices before the first model is loaded, the last one counts, and no other keeps running", async (t) => {
   const { page, info, ...on } = await newPage(browser, t);
   const release = await beginLoading(t, on);
   const choose = (names) => page.getByTestId("model-input").setInputFiles(names.map(file));
@@ -268,7 +268,7 @@ test("a model that is still loading stays when the choice was wrong", async (t) 
   assert.match(await info.textContent(), /[Rr]andom/);
 });
 
-test("files that are no pair are named, and the model that works stays", async (t) => {
+test("files that are not a pair are named, and the working model stays", async (t) => {
   const { page, info, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
@@ -297,7 +297,7 @@ test("files that are no pair are named, and the model that works stays", async (
     assert.ok((await on.answerTo("What is this?")).length > 0);
   }
   assert.equal(await page.locator(".divider").count(), 0);
-  // An encoder alone, an address that is not there, and a template that nobody knows, instead of which the file's own is used.
+  // An encoder alone, a URL without a file, and an unknown template, in place of which the file's own is used.
   const addresses = [["encoder=models/pair/mmproj.gguf", "#load-error", /a language model \(architecture llama\) is missing/],
     [query("none.gguf"), "#load-error", /not at its place/], [`${query("decoder.gguf")}&template=alpaca`, "#notes", /template must be one of llama3/]];
   for (const [address, place, words] of addresses) {

@@ -1,4 +1,4 @@
-// The page answers as the same engine does natively: greedy, on 1, 2 and 4 ranks, in both builds.
+// The page gives the same answers as the same engine natively: greedy, on 1, 2 and 4 ranks, in both builds.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -20,8 +20,8 @@ async function pageAnswer(t, model, ranks, build) {
   return (await on.answerTo(QUESTION)).trimEnd();
 }
 
-// In f32: with 4-bit weights the activations are rounded to 8 bits, and where a sum in another order falls on the other side of a rounding, random
-// weights soon answer differently.
+// In f32: with 4-bit weights the activations are rounded to 8 bits, and if a sum in another order falls on the other side of a rounding, random weights soon
+// answer differently.
 test("1, 2 and 4 ranks give the native answer", async (t) => {
   makeModel("exact");
   const expected = nativeAnswer("exact", samplePath(IMAGE.name), QUESTION, N_TOKENS);

@@ -1,4 +1,4 @@
-// Pictures in the page: what is transparent, what only the browser decodes, what memory does not hold, and what is said of a file.
+// Pictures in the page: transparency, formats that only the browser decodes, pictures too large for memory, and the notes about a file.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -13,7 +13,7 @@ after(() => Promise.all([browser.close(), site.stop()]));
 const picture = (name, mimeType) => ({ name, mimeType, buffer: readFileSync(new URL(`../pictures/${name}`, import.meta.url)) });
 const svg = (inside) => ({ name: "drawing.svg", mimeType: "image/svg+xml", buffer: Buffer.from(`<svg xmlns="http://www.w3.org/2000/svg" width="90" height="60">${inside}</svg>`) });
 
-/** Parts of a screenshot that are near black, near the red of alpha.png, and neither. */
+/** Fractions of a screenshot that are nearly black, nearly the red of alpha.png, and neither. */
 async function colors(page, locator) {
   const shot = await locator.screenshot();
   return page.evaluate(async (png) => {
@@ -41,7 +41,7 @@ test("preview and thumbnails have black behind transparent parts, as the model h
   }
 });
 
-/** Levels of one row of the film, and of the first small picture. */
+/** Levels of one row of the film, and of the first thumbnail. */
 const shown = (page) => page.evaluate(() => ["#picture", "#thumbs canvas"].map((place) => {
   const canvas = document.querySelector(place);
   const { data } = canvas.getContext("2d").getImageData(0, canvas.height >> 1, canvas.width, 1);
@@ -67,7 +67,7 @@ for (const [what, file, notes] of [
   });
 }
 
-test("before the model is there, what the browser would show otherwise is not shown", async (t) => {
+test("before the model is loaded, files that the browser would show differently are not shown", async (t) => {
   let release;
   const held = new Promise((resolve) => (release = resolve));
   const slow = await startSite({ fault: (path) => path.endsWith("decoder.gguf.003") && held.then(() => false) });
@@ -90,13 +90,13 @@ test("before the model is there, what the browser would show otherwise is not sh
   assert.deepEqual([film[0], film[255]], [0, 255]);
 });
 
-test("of a picture that cannot be read nothing is shown, and one thing is said", async (t) => {
+test("an unreadable picture is not shown, and causes exactly one message", async (t) => {
   const { page, image, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
   const whole = wedgeTiff().buffer;
   const broken = Buffer.from(IMAGE.buffer);
-  broken.fill(0, 200, 400); // the browser shows what comes before
+  broken.fill(0, 200, 400); // the browser shows the part before it
   for (const [kind, buffer] of [["TIFF", whole.subarray(0, 30_000)], ["PNG", broken]]) {
     await image.setInputFiles({ name: "broken", mimeType: "", buffer });
     const alert = page.locator("#image-error");
@@ -109,7 +109,7 @@ test("of a picture that cannot be read nothing is shown, and one thing is said",
   assert.equal(await page.locator("#picture").isVisible(), true);
 });
 
-test("what the engine does not read the browser decodes", async (t) => {
+test("the browser decodes what the engine cannot", async (t) => {
   const { page, seen, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
@@ -124,7 +124,7 @@ test("what the engine does not read the browser decodes", async (t) => {
   assert.deepEqual(seen.errors, []);
 });
 
-test("a JPEG without its end opens and says so; kinds that nobody reads are named once", async (t) => {
+test("a truncated JPEG opens with a note; unsupported kinds are named once", async (t) => {
   const { page, image, ...on } = await newPage(browser, t);
   await on.open(site);
   await on.ready();
@@ -134,6 +134,6 @@ test("a JPEG without its end opens and says so; kinds that nobody reads are name
   await image.setInputFiles({ name: "photo.heic", mimeType: "image/heic", buffer: heic });
   await page.locator("#image-error").getByText("This is a HEIC picture.", { exact: true }).waitFor();
   assert.equal(await page.getByText("reads it all the same").isVisible(), false);
-  // What was open before comes back.
+  // The previously open picture comes back.
   await page.locator("#film-notes", { hasText: "The JPEG file lacks its end marker" }).waitFor();
 });

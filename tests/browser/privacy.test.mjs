@@ -40,7 +40,7 @@ test("the counter counts what the page and its workers fetch", async (t) => {
   await page.getByText("1 request since the image was opened").waitFor();
   await page.workers()[0].evaluate((url) => fetch(url), `${site.url}counted`);
   await page.getByText("2 requests since the image was opened").waitFor();
-  // What the service worker keeps is no request.
+  // What the service worker keeps is not a request.
   await page.evaluate(() => fetch("style.css"));
   await page.evaluate(() => fetch("counted-too"));
   await page.getByText("3 requests since the image was opened").waitFor();
@@ -57,19 +57,19 @@ test("the page counts what the server's log has, on a first visit and on two mor
     await page.waitForFunction(() => /since the image was opened/.test(document.querySelector("#requests-line").textContent));
     const opened = performance.now();
     await on.waitStatus(/^Ready: ask/);
-    await page.waitForTimeout(4000); // the browser's own question came two seconds after the page
+    await page.waitForTimeout(4000); // the browser's own check came two seconds after the page
     const logged = site.log.filter(({ time }) => time > opened).map(({ path }) => path);
     const counted = await count(page);
     t.diagnostic(`${visit} visit: ${counted} counted, ${logged.length} in the server's log: ${logged.join(" ")}`);
     if (visit === "first") assert.ok(logged.length > 0 && counted >= logged.length, `${counted} counted, ${logged}`);
     else assert.deepEqual([counted, logged], [0, []]);
   }
-  // Loaded once more while a picture is open: every request is in both.
+  // Loaded again while a picture is open: every request is in both.
   const before = [await count(page), site.log.length];
   await page.evaluate(() => Promise.all(["models/none/manifest.json", "nowhere.png", "nowhere"].map((path) => fetch(path))));
   await page.waitForFunction((n) => document.querySelector("#requests-line").textContent.includes(`: ${n} request`), before[0] + 3);
   assert.equal(site.log.length - before[1], 3);
-  // That it was asked at all: each later visit began with it.
+  // Evidence that the check happened: each later visit began with it.
   assert.equal(site.paths().filter((path) => path === "sw.js").length >= 3, true);
 });
 
@@ -82,7 +82,7 @@ test("on plain http the headline says what is not counted", async (t) => {
 });
 
 for (const [what, address] of [["with a service worker", null], ["without one", "http://hospital.test"]]) {
-  test(`locked ${what}, nothing is fetched, and model and picture go on`, async (t) => {
+  test(`locked ${what}, nothing is fetched, and model and picture keep working`, async (t) => {
     const { page, ...on } = await newPage(browser, t);
     await page.goto(`${address ? `${address}:${site.port}/` : site.url}?model=models/test/manifest.json&ranks=2&tokens=8`);
     await on.ready();
@@ -118,7 +118,7 @@ for (const [what, address] of [["with a service worker", null], ["without one", 
       return found;
     };
     assert.deepEqual(await page.evaluate(reach, `${page.url().split("?")[0]}?try`), []);
-    // Nobody can take `import` away from a worker; the service worker refuses it, and without one the page says so.
+    // `import` cannot be removed from a worker; the service worker refuses it, and without one the page says so.
     const acts = address ? "no import" : "all";
     assert.equal(/importing more scripts of this site/.test(await page.locator("#lock-how").textContent()), Boolean(address));
     for (const worker of page.workers()) {

@@ -1,4 +1,4 @@
-// What the page's address may ask for: sentences for what cannot be, the nearest that can, and pages that cannot start.
+// What the page's URL may ask for: messages for impossible values, the nearest possible ones, and pages that cannot start.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -14,7 +14,7 @@ after(() => Promise.all([browser.close(), site.stop()]));
 
 const read = (search) => readQuery(search, "http://host/page/", "http://host/page/models/demo/manifest.json");
 
-test("what is as it should be is taken as it is, without a word", () => {
+test("valid values are used unchanged, without a message", () => {
   const plain = { source: "http://host/page/models/demo/manifest.json", problem: "", ranks: undefined, tokens: undefined, build: undefined, template: undefined, notes: [] };
   assert.deepEqual(read(""), plain);
   assert.deepEqual(read("?utm_source=x&fbclid=1&lang=en&ranks="), plain);
@@ -23,7 +23,7 @@ test("what is as it should be is taken as it is, without a word", () => {
   assert.deepEqual(read("?decoder=a.gguf&encoder=https://h/b.gguf").source, ["http://host/page/a.gguf", "https://h/b.gguf"]);
 });
 
-test("numbers that cannot be give the nearest that can, and a note", () => {
+test("impossible numbers give the nearest possible ones, and a note", () => {
   const cases = { "ranks=1000": 64, "ranks=-1": 1, "ranks=0": 1, "ranks=2.6": 3, "ranks=abc": undefined, "ranks=NaN": undefined, "ranks=1e9": 64,
     "tokens=-5": 1, "tokens=0": 1, "tokens=0.4": 1, "tokens=many": undefined, "tokens=Infinity": Number.MAX_SAFE_INTEGER };
   for (const [text, value] of Object.entries(cases)) {
@@ -35,7 +35,7 @@ test("numbers that cannot be give the nearest that can, and a note", () => {
   }
 });
 
-test("builds that there are not, misspelt names and a model beside a pair are said", () => {
+test("unknown builds, misspelt names and a model beside a pair are reported", () => {
   assert.match(read("?build=fast").notes[0], /build=fast.*relaxed and simd128/);
   assert.equal(read("?build=fast").build, undefined);
   for (const [name, meant] of [["rank", "ranks"], ["token", "tokens"], ["Model", "model"], ["encorder", "encoder"], ["templete", "template"], ["modle", "model"]]) {
@@ -44,7 +44,7 @@ test("builds that there are not, misspelt names and a model beside a pair are sa
   assert.match(read("?model=a&decoder=b").notes[0], /model .*is ignored/);
 });
 
-test("addresses that are none, or of another kind, are a problem", () => {
+test("invalid URLs, or those of another kind, are a problem", () => {
   for (const [search, words] of [["?model=http://[bad", /model=http:\/\/\[bad/], ["?decoder=http://a:b:c&encoder=x", /decoder=/], ["?model=file:///etc/passwd", /http/], ["?model=data:,x", /http/]]) {
     const { source, problem } = read(search);
     assert.equal(source, null);
@@ -65,7 +65,7 @@ test("a page with wrong settings says so and works", async (t) => {
   assert.deepEqual(seen.errors, []);
 });
 
-test("an address that is none never hangs, and the page's own model is a click away", async (t) => {
+test("an invalid URL never hangs, and the page's own model is a click away", async (t) => {
   const { page, seen, ...on } = await newPage(browser, t);
   await on.open(site, "model=http://[bad");
   const alert = page.locator("#load-error");
@@ -82,7 +82,7 @@ test("opened as a file, the page says how it is opened", async (t) => {
   assert.equal(await status.textContent(), "The page could not start");
 });
 
-test("a script that did not arrive is said, and a reload after the host is mended helps", async (t) => {
+test("a script that did not arrive is reported, and a reload after the host is repaired helps", async (t) => {
   t.after(() => (site.fault = null));
   for (const broken of ["<!doctype html><p>Sign in</p>", "import { nothing"]) {
     const { page, ...on } = await newPage(browser, t); // a fresh profile: nothing is kept of the site before
@@ -91,7 +91,7 @@ test("a script that did not arrive is said, and a reload after the host is mende
     await on.open(site);
     await page.locator("#load-error").getByText("A part of this page's program did not arrive").waitFor();
     await on.waitStatus(/could not start/);
-    // What came wrong is fetched once more, past the browser's cache.
+    // The wrong response is fetched once more, bypassing the browser's cache.
     site.fault = null;
     await page.waitForFunction(() => performance.getEntriesByType("resource").length > 0);
     await page.evaluate(() => Promise.all(performance.getEntriesByType("resource").map(({ name }) => fetch(name, { cache: "reload" }))));

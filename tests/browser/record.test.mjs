@@ -20,7 +20,7 @@ async function copied(page) {
   return page.evaluate(() => navigator.clipboard.readText());
 }
 
-test("copy, file and print carry notice, warnings, date, model and hash, settings, picture and version", async (t) => {
+test("copy, file and print include notice, warnings, date, model and hash, settings, picture and version", async (t) => {
   const { page, context, ...on } = await newPage(browser, t);
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   await on.open(site, "model=models/demo/manifest.json&tokens=40&ranks=1");
@@ -67,7 +67,7 @@ test("print shows the picture and every turn, and nothing scrolls", async (t) =>
   assert.ok(found.film > 200 && found.record > 100, JSON.stringify(found));
 });
 
-test("a conversation that was returned to says what answered it then", async (t) => {
+test("a conversation that is returned to says what answered it then", async (t) => {
   const { page, context, ...on } = await newPage(browser, t);
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   await on.open(site);
@@ -85,7 +85,7 @@ test("a conversation that was returned to says what answered it then", async (t)
   assert.equal(await copied(page), text);
 });
 
-test("an answer that another picture cut off is there, with what it came from", async (t) => {
+test("an answer cut off by another picture is kept, with its source", async (t) => {
   const { page, context, question, ask, ...on } = await newPage(browser, t);
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   await on.open(site, "model=models/test/manifest.json&tokens=2000");

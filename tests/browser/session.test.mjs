@@ -1,4 +1,4 @@
-// How a session watches its workers, with workers and a clock made up here: which of them count as lost, and what many questions at once do.
+// How a session watches its workers, with made-up workers and a made-up clock: which of them count as lost, and what many simultaneous requests do.
 
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
@@ -40,7 +40,7 @@ beforeEach(() => {
 
 afterEach(() => mock.reset());
 
-/** A session of `n` ranks; with locks, `locks` holds what releasing each does. */
+/** A session of `n` ranks; with locks, `locks` has the functions that release them. */
 function start(n, withLocks) {
   const request = (name, lost) => new Promise(() => locks.set(name, lost));
   Object.defineProperty(globalThis, "navigator", { value: withLocks ? { locks: { request } } : {}, configurable: true });
@@ -50,7 +50,7 @@ function start(n, withLocks) {
   return session;
 }
 
-/** Lets time pass as it does for a page that is awake. */
+/** Lets time pass as for a page that is awake. */
 function pass(ms, during = () => {}) {
   for (const end = now + ms; now < end; ) {
     now += 5000;
@@ -69,7 +69,7 @@ test("a rank that computes for hours is alive as long as its lock is held", () =
   assert.ok(workers.every(({ isEnded }) => isEnded));
 });
 
-test("where there are no locks, ten minutes without a word are too long, and sleep does not count", () => {
+test("without locks, ten minutes of silence are too long, and sleep does not count", () => {
   const session = start(1, false);
   const [worker] = workers;
   pass(9 * MINUTE);
@@ -84,7 +84,7 @@ test("where there are no locks, ten minutes without a word are too long, and sle
   assert.match(session.error.message, /not answered for 10 minutes/);
 });
 
-test("memory may be asked for as often as one likes, at once", async () => {
+test("memory may be requested any number of times at once", async () => {
   const session = start(2, false);
   const asked = Array.from({ length: 400 }, () => session.memory());
   assert.equal(session.error, null);

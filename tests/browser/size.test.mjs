@@ -1,4 +1,4 @@
-// What a first visit costs: the size of each build, and the bytes that leave the server until the page and the demo model are there and kept.
+// The cost of a first visit: the size of each build, and the bytes sent by the server until the page and the demo model are loaded and kept.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -26,7 +26,7 @@ test("a first visit transfers at most 5 MB", async (t) => {
   const { page, ...on } = await newPage(browser, t);
   await on.open(site, "");
   await on.ready();
-  // The service worker keeps the page, and then the build that is in use.
+  // The service worker keeps the page, and then the build in use.
   await page.evaluate(() => navigator.serviceWorker.ready);
   await page.waitForFunction(async () => {
     const kept = await Promise.all((await caches.keys()).map(async (name) => (await caches.open(name)).keys()));

@@ -1,5 +1,5 @@
-// What the page tests share: a server with a log and with faults on demand, a model folder in many small chunks, Chromium, and the page's controls.
-// Where a long answer is needed, random weights give it, which never come to an end; the demo model answers in a few words.
+// Shared by the page tests: a server with a log and with faults on demand, a model folder in many small chunks, Chromium, and the page's controls. If a test
+// needs a long answer, it uses random weights, which never stop; the demo model answers in a few words.
 
 import { execFileSync } from "node:child_process";
 import { createReadStream, existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
@@ -17,12 +17,12 @@ export const TARGET = resolve(root, process.env.CARGO_TARGET_DIR ?? "target");
 export const QUANTIZE = resolve(root, process.env.QUANTIZE ?? join(TARGET, "debug/quantize"));
 export const DIST = join(root, "dist");
 
-// Models of random weights, by the name of their folder below models/. `test` comes in chunks of 100 kB, so that a download has many parts to break
-// off between; `exact` computes in f32, where the order of sums is all that differs between ranks.
+// Models with random weights, by the name of their folder below models/. `test` comes in chunks of 100 kB, so that a download can break off between many parts;
+// `exact` computes in f32, where only the order of sums differs between ranks.
 const MODELS = { test: ["--type", "q4_0", "--chunk-size", "100K"], exact: ["--type", "f32"] };
 const folderOf = (name) => (name === "demo" ? join(root, "demo/model") : join(TARGET, `${name}-model`));
 
-/** Makes the model folder of this name where it is older than the program that makes it, and gives its manifest. */
+/** Makes the model folder of this name if it is older than the program that makes it, and returns its manifest. */
 export function makeModel(name = "test") {
   const path = join(folderOf(name), "manifest.json");
   const madeAt = existsSync(path) ? statSync(path).mtimeMs : 0;
@@ -30,18 +30,18 @@ export function makeModel(name = "test") {
   return JSON.parse(readFileSync(path, "utf8"));
 }
 
-/** Where a sample picture of the demo model is. */
+/** The path of a sample picture of the demo model. */
 export const samplePath = (name) => join(root, "demo/samples", name);
 const sample = (name) => ({ name, mimeType: "image/png", buffer: readFileSync(samplePath(name)) });
 
-/** Two pictures that need cropping, one upright (256 x 300) and one across (348 x 256). */
+/** Two pictures that need cropping, one portrait (256 x 300) and one landscape (348 x 256). */
 export const IMAGE = sample("brain.png");
 export const OTHER_IMAGE = sample("chest.png");
 
-/** A wedge of 256 x 256 pixels from black on the left to white on the right, in numbers of 12 bits. */
+/** A wedge of 256 x 256 pixels from black on the left to white on the right, in 12-bit numbers. */
 const WEDGE = { edge: 256, value: (x) => 16 * x };
 
-/** The wedge as a TIFF of 16 bits, with so many pages. */
+/** The wedge as a 16-bit TIFF with this many pages. */
 export function wedgeTiff(n_pages = 1) {
   const { edge, value } = WEDGE;
   const entries = [[256, 3, edge], [257, 3, edge], [258, 3, 16], [259, 3, 1], [262, 3, 1], [273, 4, 8], [277, 3, 1], [278, 3, edge], [279, 4, 2 * edge * edge]];
@@ -63,7 +63,7 @@ export function wedgeTiff(n_pages = 1) {
   return { name: "wedge.tif", mimeType: "image/tiff", buffer: file };
 }
 
-/** The wedge as a PNG of 16 bits. */
+/** The wedge as a 16-bit PNG. */
 export function wedgePng() {
   const { edge, value } = WEDGE;
   const rows = Buffer.alloc(edge * (1 + 2 * edge));
@@ -83,9 +83,8 @@ export function wedgePng() {
 }
 
 /**
- * Serves dist/ below `/${folder}`, the models of the tests at models/test/ and models/exact/, and keeps a log.
- * `fault(path, request, response)` may answer a request itself, and then gives true, or hold it back; `fake` serves the stand-in client; `dist` is another
- * assembled site.
+ * Serves dist/ below `/${folder}`, the models of the tests at models/test/ and models/exact/, and keeps a log. `fault(path, request, response)` may answer a
+ * request itself, returning true, or delay it; `fake` serves the stand-in client; `dist` is another built site.
  */
 export async function startSite({ folder = "", fault = null, fake = false, dist = DIST } = {}) {
   makeModel();
@@ -103,7 +102,7 @@ export async function startSite({ folder = "", fault = null, fake = false, dist 
     request.url = `/${file ?? path}`;
     serveFile(name ? folderOf(name) : dist, request, response);
   });
-  // What has left the server since it started, heads and bodies.
+  // The bytes sent by the server since it started, heads and bodies.
   const sockets = [];
   server.on("connection", (socket) => sockets.push(socket));
   site.bytesSent = () => sockets.reduce((sum, socket) => sum + socket.bytesWritten, 0);
@@ -117,7 +116,7 @@ export async function startSite({ folder = "", fault = null, fake = false, dist 
   return site;
 }
 
-/** Answers with the file as it should not be: one byte differs. */
+/** Answers with a damaged file: one byte differs. */
 export function corrupt(path, response) {
   const bytes = readFileSync(join(folderOf("test"), path.replace("models/test/", "")));
   bytes[bytes.length >> 1] ^= 1;
@@ -127,7 +126,7 @@ export function corrupt(path, response) {
 
 const ARGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
-/** One Chromium for a file of tests; `hospital.test` is this machine, but not a secure context. */
+/** One Chromium per test file; `hospital.test` is this machine, but not a secure context. */
 export function startChromium() {
   const args = [...ARGS, "--host-resolver-rules=MAP hospital.test 127.0.0.1"];
   return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args });
@@ -145,7 +144,7 @@ export async function newPage(browser, t, options = {}) {
   return { page, context, seen, ...controls(page) };
 }
 
-/** The page's controls by their test ids, and what one does with them. */
+/** The page's controls by their test ids, and the actions on them. */
 export function controls(page) {
   const by = (id) => page.getByTestId(id);
   const status = by("status");
@@ -174,9 +173,9 @@ export function controls(page) {
       return by("answer").textContent();
     },
     answered: () => waitAnswered(page),
-    /** Until some of the newest answer is there. */
+    /** Waits until some of the newest answer has arrived. */
     begun: () => page.waitForFunction(() => document.querySelector("[data-testid=answer]")?.textContent.length > 0),
-    /** Has `act`, which runs in the page, done at the first word of the next answer: a small model would be through before a test is back. */
+    /** Runs `act` in the page at the first word of the next answer: a small model would finish before the test could react. */
     atFirstWord: async (act, value) => {
       await page.evaluate(`window.act = ${act}`);
       await page.evaluate((value) => {
@@ -195,13 +194,13 @@ function waitAnswered(page) {
   return page.waitForFunction(() => document.querySelector("[data-testid=answer]")?.getAttribute("aria-busy") === "false" && document.querySelector("[data-testid=stop]").hidden);
 }
 
-/** The answer of the same engine, natively: greedy, as the page asks. */
+/** The native answer of the same engine: greedy, as in the page. */
 export function nativeAnswer(model, imagePath, question, n_tokens) {
   const args = ["ask", folderOf(model), "--image", imagePath, "--prompt", question, "--max-tokens", String(n_tokens), "--ranks", "1"];
   return execFileSync(QUANTIZE, args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trimEnd();
 }
 
-/** A folder for files that a test writes. */
+/** A folder for files written by a test. */
 export function scratch() {
   const folder = join(TARGET, "test-files");
   mkdirSync(folder, { recursive: true });
@@ -209,11 +208,11 @@ export function scratch() {
 }
 
 /**
- * The site at so many bytes a second, all connections together, as a slow line has it: its address. Each gets its share in turn.
+ * The site at this many bytes per second over all connections, like a slow line: returns its URL. Connections take turns.
  */
 export async function startSlowLine(t, site, bytesPerSecond) {
   const TICK_MS = 20;
-  const waiting = new Map(); // what each connection is still to get
+  const waiting = new Map(); // what each connection is still waiting for
   const proxy = createTcpServer((client) => {
     const upstream = connect(site.port, "127.0.0.1");
     waiting.set(client, []);

@@ -1,4 +1,4 @@
-// Nothing is lost without asking: conversations are put away and returned to, kept on the device if that is wanted, and printed whole.
+// Nothing is lost without asking: conversations are set aside and returned to, kept on the device on request, and printed in full.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -14,7 +14,7 @@ const openTalks = async (page) => {
   await page.locator("#talks > summary").click();
   await page.locator("#talk-list li").first().waitFor();
 };
-/** Waits until the film shows the picture with this view box: the status line of the one before reads the same. */
+/** Waits until the film shows the picture with this view box: the status line of the previous one reads the same. */
 const framed = (page, box) => page.locator(`#overlay[viewBox="${box}"]`).waitFor({ state: "attached" });
 const talk = (page, name) => page.locator("#talk-list .talk", { hasText: name });
 
@@ -32,7 +32,7 @@ async function openPage(t, options) {
   return opened;
 }
 
-test("another picture puts the conversation away; one returns to it and the model remembers", async (t) => {
+test("another picture sets the conversation aside; on return the model remembers it", async (t) => {
   const { page, seen, answer, ...on } = await openPage(t);
   await on.show(IMAGE);
   await on.answerTo("First about the brain");
@@ -56,7 +56,7 @@ test("another picture puts the conversation away; one returns to it and the mode
   assert.deepEqual(seen.errors, []);
 });
 
-test("of several pictures none vanishes, and what is open is put away", async (t) => {
+test("with several pictures none is lost, and the open one is set aside", async (t) => {
   const { page, ...on } = await openPage(t);
   await on.show(IMAGE);
   await on.answerTo("Before the drop");
@@ -69,13 +69,13 @@ test("of several pictures none vanishes, and what is open is put away", async (t
   await framed(page, "0 0 348 256");
 });
 
-test("more pictures than can be taken are said", async (t) => {
+test("too many pictures are reported", async (t) => {
   const { page, ...on } = await openPage(t);
   await drop(page, Array.from({ length: 23 }, (_, idx) => ({ ...IMAGE, name: `${idx}.png` })));
   await page.getByText(/the first of 23 pictures; the first 20 are under Conversations, the others were not taken/).waitFor();
   await openTalks(page);
   assert.equal(await page.locator("#talk-list .talk").count(), 20);
-  // And there is an end to conversations: none goes for another.
+  // And there is a limit on conversations: none is deleted for another.
   for (let n_talks = 40; n_talks <= 100; n_talks += 20) {
     await drop(page, Array.from({ length: 20 }, (_, idx) => ({ ...IMAGE, name: `${n_talks} ${idx}.png` })));
     await page.waitForFunction((n_talks) => document.querySelector("#talk-count").textContent === String(n_talks), n_talks);
@@ -85,7 +85,7 @@ test("more pictures than can be taken are said", async (t) => {
   assert.equal(await page.locator("#talk-count").textContent(), "100");
 });
 
-test("what is no picture closes nothing: it is refused, also while an answer is written", async (t) => {
+test("a file that is not a picture closes nothing: it is refused, even while an answer is being written", async (t) => {
   const { page, question, ask, ...on } = await openPage(t);
   const dicom = Buffer.alloc(200);
   dicom.write("DICM", 128);
@@ -109,7 +109,7 @@ test("what is no picture closes nothing: it is refused, also while an answer is 
   assert.doesNotMatch(await page.locator(".meta").last().textContent(), /stopped/);
 });
 
-test("a reload asks while words would be lost, and not when they are kept or there are none", async (t) => {
+test("a reload asks if text would be lost, and not if it is kept or there is none", async (t) => {
   const { page, ...on } = await openPage(t);
   const dialogs = [];
   page.on("dialog", (dialog) => (dialogs.push(dialog.type()), dialog.accept()));
@@ -124,7 +124,7 @@ test("a reload asks while words would be lost, and not when they are kept or the
   assert.deepEqual(dialogs, ["beforeunload"]);
 });
 
-test("kept on the device only if that is wanted, the picture only if that is; the model remembers; switched off, all is deleted", async (t) => {
+test("kept on the device only on request, pictures separately; the model remembers; turning it off deletes everything", async (t) => {
   const { page, answer, ...on } = await openPage(t);
   const folder = () => page.evaluate(async () => {
     try {

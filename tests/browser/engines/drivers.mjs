@@ -1,5 +1,5 @@
-// The other two engines, each with the least protocol that a smoke test needs: Firefox over WebDriver BiDi, WebKit over plain WebDriver.
-// Both give { evaluate(function, ...arguments), open(url), close() }; functions run in the page and take and give JSON.
+// The other two engines, each with the minimal protocol for a smoke test: Firefox over WebDriver BiDi, WebKit over plain WebDriver.
+// Both return { evaluate(function, ...arguments), open(url), close() }; functions run in the page and exchange JSON.
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import WebSocket from "ws";
 
-/** Starts a program; resolves with the first match of `pattern` in a line that it writes. */
+/** Starts a program; resolves with the first match of `pattern` in a line that it prints. */
 function start(command, args, pattern, options = {}) {
   const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], ...options });
   const found = new Promise((resolve, reject) => {
@@ -68,7 +68,7 @@ export async function startFirefox() {
   };
 }
 
-/** WebKit, in a display of its own. */
+/** WebKit, on its own display. */
 export async function startWebKit() {
   const display = start("Xvfb", ["-displayfd", "1", "-screen", "0", "1280x800x24", "-nolisten", "tcp"], /^(\d+)$/);
   const [, number] = await display.found;

@@ -1,11 +1,11 @@
-// Firefox and WebKit: load, drop, ask, stop, second turn. What an engine lacks (relaxed SIMD, OPFS, service workers) the page does without.
+// Firefox and WebKit: load, drop, ask, stop, second turn. The page works without features that an engine lacks (relaxed SIMD, OPFS, service workers).
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { IMAGE, startSite, wedgeTiff } from "../support.mjs";
 import { startFirefox, startWebKit } from "./drivers.mjs";
 
-// These run in the page.
+// These functions run in the page.
 const film = () => {
   const canvas = document.querySelector("#picture");
   return canvas.width > 0 ? [...canvas.getContext("2d").getImageData(0, 9, canvas.width, 1).data].filter((_, at) => at % 4 === 1) : [];
@@ -65,7 +65,7 @@ for (const [name, startBrowser] of [["Firefox", startFirefox], ["WebKit", startW
     const { answer } = await until(browser, "second turn", ({ isBusy, answer, n_turns }) => n_turns === 2 && !isBusy && answer.length > 0);
     assert.ok(answer.length > 0);
     assert.deepEqual(site.paths().slice(n_served), []);
-    // Not every engine tells a worker what the page's policy forbade.
+    // Not every engine tells a worker what the page's policy blocked.
     await browser.open(`${site.url}?model=http://127.0.0.1:9/manifest.json`);
     for (;;) {
       const { error } = await browser.evaluate(state);

@@ -1,5 +1,5 @@
-// A stand-in for www/llama3med/index.js with the same interface and no model: for states that are hard to reach with the real one.
-// `?fake=slow` loads and encodes slowly, `load-error`, `image-error`, `answer-error` fail there; `repetition` ends answers so, `markdown` has marks in them.
+// A stand-in for www/llama3med/index.js with the same interface and no model: for states that are hard to reach with the real one. `?fake=slow` loads and
+// encodes slowly, `load-error`, `image-error`, `answer-error` fail there; `repetition` ends answers that way, `markdown` adds markup to them.
 
 export { Folder } from "./folder.js";
 export { giveUpNetwork } from "./lock.js";

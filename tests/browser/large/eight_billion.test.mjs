@@ -1,4 +1,4 @@
-// The largest models in headless Chromium, on demand (`make test-large`): an 8B of random weights on two ranks, with a picture. Each needs some 7 GB of
+// The largest models in headless Chromium, on demand (`make test-large`): an 8B with random weights on two ranks, with a picture. Each needs about 7 GB of
 // memory, and of disk once for the model.
 
 import assert from "node:assert/strict";
@@ -40,7 +40,7 @@ for (const [shape, n_tiles] of [["8b-clip-s2", 14], ["8b-optimus-s2", 46]]) {
     assert.equal(frame.tiles, n_tiles);
     assert.ok(memory.length === RANKS && memory.every((bytes) => bytes > 1e9 && bytes < MEMORY_LIMIT), String(memory));
     assert.ok(timings.nTokens === N_TOKENS || finish === "stop", `${timings.nTokens} tokens, ${finish}`);
-    // It streams: the pieces come one by one, with the work for a token between them.
+    // It streams: the pieces arrive one by one, with the work for a token in between.
     assert.ok(pieces.length >= 2 && pieces.at(-1).time - pieces[0].time > 100, JSON.stringify(pieces));
     assert.deepEqual(seen.errors, []);
   });

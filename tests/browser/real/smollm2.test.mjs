@@ -1,5 +1,5 @@
-// A trained language model in the page, on demand (make test-real): its GGUF file as it is, which sees no pictures, and the LLaVA that tests/golden/real.py
-// has made of its weights. REAL names the folder with both.
+// A trained language model in the page, on demand (make test-real): its original GGUF file, which sees no pictures, and the LLaVA that tests/golden/real.py
+// made from its weights. REAL names the folder with both.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -11,7 +11,7 @@ import { QUANTIZE, newPage, startChromium, startSite } from "../support.mjs";
 
 const REAL = process.env.REAL ?? "target/real";
 const N_TOKENS = 40;
-const LONG_MS = 300_000; // some 300 MB of weights and a prompt, on any machine
+const LONG_MS = 300_000; // about 300 MB of weights and a prompt, on any machine
 const PICTURE = join(REAL, "picture.png");
 const { pytorch, llama_cpp: llamaCpp } = JSON.parse(readFileSync(join(REAL, "questions.json"), "utf8"));
 
@@ -51,7 +51,7 @@ test("the GGUF file answers in the tool and in the page, which says that it sees
   const native = nativeAnswer("--decoder", file, "--prompt", question);
   const found = await answerTo(page, on, question);
   t.diagnostic(`llama.cpp: ${answer}\ntool: ${native}\npage: ${found}`);
-  // Activations of 8 bits: a last bit may tip a later word, the beginning is clear.
+  // Activations of 8 bits: a last bit may change a later word; the beginning is clear.
   for (const text of [answer, native, found]) assert.match(text, /^A stethoscope is a/);
   assert.deepEqual(seen.errors, []);
 });
@@ -79,7 +79,7 @@ test("the same weights in f16 answer as PyTorch's do, in the tool and in the pag
   for (const { question, image, answer } of pytorch) {
     assert.equal(nativeAnswer(folder, "--prompt", question, ...(image ? ["--image", PICTURE] : [])), answer.trim());
   }
-  // And as a person does it.
+  // And as a user does it.
   await on.open(site, `model=models/real/f16/manifest.json&tokens=${N_TOKENS}&ranks=2`);
   await on.waitStatus(/^Ready: open/, LONG_MS);
   await page.getByTestId("image-input").setInputFiles(PICTURE);
