@@ -31,7 +31,7 @@ const scriptsIn = (folder) => readdirSync(folder).filter((name) => name.endsWith
 
 test("every file that the client loads has its address written out, as bundlers need it, and lies in its folder", () => {
   for (const [name, text] of scriptsIn(new URL("../../www/llama3med/", import.meta.url))) {
-    for (const [all, address] of text.matchAll(/(?:\bimport\(|\bfrom |new URL\((?=[^()]*import\.meta\.url))\s*([^,);]*)/g)) {
+    for (const [all, address] of text.matchAll(/(?:\bimport\(|\bfrom (?=")|new URL\((?=[^()]*import\.meta\.url))\s*([^,);]*)/g)) {
       assert.match(address, /^"\.\/[\w./]+"$/, `${name}: ${all}`);
       assert.doesNotMatch(address, /\.\.\//, `${name}: ${all}`);
     }
@@ -353,7 +353,7 @@ test("what cannot be is refused in words", async (t) => {
 test("ranks are chosen by what this device reaches; the demo model takes one", async (t) => {
   const { use } = await clientPage(t);
   const { gmacsPerSecond, exchangeMs, ranks } = await use(async (url) => {
-    const { measure } = await import(`${url}ranks.js`);
+    const { measure } = await import(`${url}llama3med/ranks.js`);
     const module = await WebAssembly.compileStreaming(fetch(`${url}llama3med/pkg/llama3med_simd128_bg.wasm`));
     const measured = await measure([1, 2], { build: "simd128", module });
     const model = await client.load("models/demo/manifest.json");

@@ -52,7 +52,7 @@ test("a rank is killed while nobody asks", async (t) => {
   await on.ready();
   await page.evaluate(() => window.ranks[1].terminate());
   const alert = page.locator("#load-error");
-  await alert.getByText("A part of the model stopped").waitFor();
+  await alert.getByText("A part of the model stopped.", { exact: true }).waitFor();
   await alert.getByRole("button", { name: "Load the model again" }).click();
   await on.ready();
   await on.show();

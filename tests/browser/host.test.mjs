@@ -18,7 +18,7 @@ after(() => Promise.all([browser.close(), host.stop()]));
 function assemble(modelHost) {
   const out = join(scratch(), "site-with-host");
   const env = { ...process.env, MODEL_HOST: modelHost };
-  execFileSync("node", ["scripts/site.mjs", join(DIST, "pkg"), join(DIST, "models/demo"), out], { cwd: join(DIST, ".."), env, stdio: "pipe" });
+  execFileSync("node", ["scripts/site.mjs", join(DIST, "llama3med/pkg"), join(DIST, "models/demo"), out], { cwd: join(DIST, ".."), env, stdio: "pipe" });
   return out;
 }
 
