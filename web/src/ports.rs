@@ -46,7 +46,7 @@ impl Peers for Ports {
         self.links.len()
     }
     fn send(&self, to: usize, bytes: &[u8]) -> Result<()> {
-        self.link(to)?.send(bytes).map_err(|_| Error::RankLost(format!("rank {to} takes no message")))
+        self.link(to)?.send(bytes).map_err(|_| Error::RankLost(format!("rank {to} does not accept messages")))
     }
     async fn recv(&self, from: usize) -> Result<Vec<u8>> {
         Ok(Uint8Array::new(&self.link(from)?.recv().await.into()).to_vec())

@@ -2,19 +2,19 @@
 //
 // Messages from the page                                     answered by
 //   { type: "open", manifestUrl, build, module, cache,       { type: "manifest", manifest, isCopy, memory: { bytes, leastRanks } }
-//     context, template, early } or                            { type: "progress", ... } while the network is waited for
-//     pair: [address or File, ...] instead of manifestUrl;
-//     `early` is the manifest as it was fetched, if it was
+//     context, template, early } or                            { type: "progress", ... } while waiting for the network
+//     pair: [URL or File, ...] instead of manifestUrl;
+//     `early` is the manifest, if already fetched
 //   { type: "serve", ports: [MessagePort of each rank],      { type: "progress", done, total, waits }, ...
 //     verify }                                               { type: "served", cached, note }
 //   { type: "ping" }                                         { type: "pong" }
 //   any of them                                              { type: "failed", error: { kind, message, detail, instead } }, where `instead` are
-//                                                              options of `load` that would do
+//                                                              options of `load` that would work
 // Messages to a rank, over its port                          answered by
 //   { type: "header", file, size, bytes }                    { type: "ranges", ranges: [start, end, start, end, ...] }
 //   { type: "bytes", file, parts: [{ offset, bytes }] }      { type: "taken" }
-//   { type: "kept", file, parts: [{ offset, at, size }],     { type: "taken", problem }, the problem being what stood in the way of reading, if
-//     manifestUrl, chunk }                                     anything did; a part lies `at` a place of the chunk
+//   { type: "kept", file, parts: [{ offset, at, size }],     { type: "taken", problem }: `problem` says why reading failed, if it did;
+//     manifestUrl, chunk }                                     a part starts `at` an offset in the chunk
 //   { type: "end" }                                          nothing
 // A rank answers in order, one answer per message: this bounds how many bytes are in flight.
 //

@@ -62,7 +62,7 @@ pub fn tokenizer_json(file: &[u8], added: &BTreeMap<String, u32>, adds_bos: bool
     let expectations = [
         (model_type == 2, "trainer_spec.model_type", "expected 2, pairs merged by score"),
         (byte_fallback == 1, "trainer_spec.byte_fallback", "expected true"),
-        (!has_map && removes == 0 && escapes == 1, "normalizer_spec", "expected text as it stands with spaces as ▁"),
+        (!has_map && removes == 0 && escapes == 1, "normalizer_spec", "expected unchanged text with spaces as ▁"),
         (!pieces.is_empty(), "pieces", "there are none"),
     ];
     if let Some((_, field, problem)) = expectations.into_iter().find(|(holds, ..)| !holds) {
