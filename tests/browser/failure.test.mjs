@@ -1,4 +1,4 @@
-// A rank that dies ends the session with a message and leaves the page usable; an operation that fails leaves the model usable, too.
+// A rank that dies ends the session with a message and leaves the page usable; an operation that fails leaves the model usable too.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -10,7 +10,7 @@ before(async () => ([browser, site] = await Promise.all([startChromium(), startS
 after(() => Promise.all([browser.close(), site.stop()]));
 
 const QUERY = "model=models/test/manifest.json&ranks=2&tokens=64";
-// The page's workers within reach of the tests.
+// The page's workers, accessible to the tests.
 const keepWorkers = (page) => page.addInitScript(() => {
   const Real = window.Worker;
   window.ranks = [];
@@ -65,7 +65,7 @@ test("a rank runs out of memory", async (t) => {
   await on.ready();
   await on.show();
   await question.fill("Describe everything.");
-  // As the engine words it, out of the first rank, at the first token.
+  // As the engine words it, from the first rank, at the first token.
   const [worker] = page.workers();
   await worker.evaluate(() => {
     const real = self.postMessage.bind(self);
@@ -81,7 +81,7 @@ test("a rank runs out of memory", async (t) => {
   await on.waitStatus(/^Ready: ask/);
 });
 
-test("asking for the memory again and again, while an answer streams, harms nothing", async (t) => {
+test("requesting the memory use repeatedly while an answer streams does no harm", async (t) => {
   const { page } = await newPage(browser, t);
   await page.goto(`${site.url}icon.svg`);
   const { n_tokens, all } = await page.evaluate(async (url) => {
@@ -101,7 +101,7 @@ test("asking for the memory again and again, while an answer streams, harms noth
   assert.ok(all.every((memory) => memory.length === 2 && memory.every((bytes) => bytes > 1e6)));
 });
 
-test("a question that does not fit says so, not that the picture is to be opened again", async (t) => {
+test("a question that is too long says so, not that the picture must be opened again", async (t) => {
   const { page, question, ask, ...on } = await newPage(browser, t);
   await on.open(site, QUERY);
   await on.ready();
@@ -114,7 +114,7 @@ test("a question that does not fit says so, not that the picture is to be opened
   assert.ok((await on.answerTo("What is this?")).length > 0);
 });
 
-test("a model that needs more memory than there is says so", async (t) => {
+test("a model that needs more memory than available says so", async (t) => {
   const { page, ...on } = await newPage(browser, t, { serviceWorkers: "block" });
   await page.route("**/rank.js", async (route) => {
     const response = await route.fetch();
@@ -132,7 +132,7 @@ test("a model that needs more memory than there is says so", async (t) => {
   assert.equal(new URL(page.url()).searchParams.get("ranks"), "4");
 });
 
-/** Has the next `operation` of rank 0 ("look", "ask") throw what `failure` describes. */
+/** Makes the next `operation` of rank 0 ("look", "ask") throw what `failure` describes. */
 async function failNext(page, operation, failure) {
   const workers = page.workers();
   const names = await Promise.all(workers.map((worker) => worker.evaluate(() => self.name).catch(() => "ended")));
@@ -151,7 +151,7 @@ async function failNext(page, operation, failure) {
 }
 
 for (const isAsking of [false, true]) {
-  test(`a picture that has stopped the model is not opened again unasked${isAsking ? "; a question waited for it" : ""}`, async (t) => {
+  test(`a picture that stopped the model is not reopened automatically${isAsking ? "; a question waited for it" : ""}`, async (t) => {
     const { page, image, question, ...on } = await newPage(browser, t);
     await on.open(site, QUERY);
     await on.ready();
@@ -184,7 +184,7 @@ for (const isAsking of [false, true]) {
   });
 }
 
-test("a question for which there is no memory fails alone: the model answers the next one", async (t) => {
+test("if memory runs out for a question, only it fails: the model answers the next one", async (t) => {
   const { page, question, ask, ...on } = await newPage(browser, t);
   await on.open(site, QUERY);
   await on.ready();
@@ -201,7 +201,7 @@ test("a question for which there is no memory fails alone: the model answers the
   assert.equal(await page.locator("#load-error").textContent(), "");
 });
 
-test("a picture for which there is no memory fails alone: the next one is opened", async (t) => {
+test("if memory runs out for a picture, only it fails: the next one is opened", async (t) => {
   const { page, image, ...on } = await newPage(browser, t);
   await on.open(site, QUERY);
   await on.ready();
@@ -212,7 +212,7 @@ test("a picture for which there is no memory fails alone: the next one is opened
   assert.ok((await on.answerTo("What is this?")).length > 0);
 });
 
-test("an error that nobody has foreseen is shown with its details", async (t) => {
+test("an unexpected error is shown with its details", async (t) => {
   const { page, ...on } = await newPage(browser, t);
   await on.open(site, QUERY);
   await on.ready();

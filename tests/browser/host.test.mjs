@@ -1,4 +1,4 @@
-// A model on another host: only where the site was assembled for it.
+// A model on another host: only if the site was built for it.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -37,7 +37,7 @@ test("the policy of the plain site keeps the page from another host", async (t) 
   assert.deepEqual(host.paths(), []);
 });
 
-test("a host that lets no other site read its files is said to be one", async (t) => {
+test("a host that does not let other sites read its files is reported", async (t) => {
   const closed = await startSite();
   const site = await startSite({ dist: assemble(closed.url) });
   t.after(() => Promise.all([site.stop(), closed.stop()]));
@@ -46,7 +46,7 @@ test("a host that lets no other site read its files is said to be one", async (t
   await page.locator("#load-error strong", { hasText: "does not let other sites read its files" }).waitFor();
 });
 
-test("a host without ranges is said in the headline", async (t) => {
+test("a host without ranges is reported in the headline", async (t) => {
   const fault = (path, request, response) => path.endsWith(".gguf") && (response.writeHead(200).end(Buffer.alloc(1000)), true);
   const site = await startSite({ fault });
   t.after(() => site.stop());
@@ -55,7 +55,7 @@ test("a host without ranges is said in the headline", async (t) => {
   await page.locator("#load-error strong", { hasText: "does not serve parts of files" }).waitFor();
 });
 
-test("where a host's own policy forbids workers from blobs, they start from their files", async (t) => {
+test("if a host's own policy forbids workers from blobs, they start from their files", async (t) => {
   const fault = (path, request, response) => (response.setHeader("Content-Security-Policy", "worker-src 'self'"), false);
   const site = await startSite({ fault });
   t.after(() => site.stop());
@@ -67,7 +67,7 @@ test("where a host's own policy forbids workers from blobs, they start from thei
   assert.ok(page.workers().length === 2 && page.workers().every((worker) => worker.url() === `${site.url}llama3med/rank.js`));
 });
 
-test("a site that was assembled with MODEL_HOST loads from it", async (t) => {
+test("a site built with MODEL_HOST loads from it", async (t) => {
   const site = await startSite({ dist: assemble(host.url) });
   t.after(() => site.stop());
   const { seen, ...on } = await newPage(browser, t);
@@ -78,6 +78,6 @@ test("a site that was assembled with MODEL_HOST loads from it", async (t) => {
   assert.deepEqual(seen.errors, []);
 });
 
-test("a MODEL_HOST that is no host is refused", () => {
+test("an invalid MODEL_HOST is refused", () => {
   assert.throws(() => assemble("https://models.example.org/folder/"), /expected a host such as/);
 });
