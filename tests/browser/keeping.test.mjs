@@ -160,7 +160,7 @@ for (const quota of [200_000, 2_000_000, 4_000_000, 6_000_000, 9_000_000]) {
 
 test("an open page never mixes two versions", async (t) => {
   const out = join(scratch(), "other-version");
-  execFileSync("node", ["scripts/site.mjs", join(DIST, "pkg"), join(DIST, "models/demo"), out], { cwd: join(DIST, ".."), env: { ...process.env, MODEL_HOST: "https://other.example" }, stdio: "pipe" });
+  execFileSync("node", ["scripts/site.mjs", join(DIST, "llama3med/pkg"), join(DIST, "models/demo"), out], { cwd: join(DIST, ".."), env: { ...process.env, MODEL_HOST: "https://other.example" }, stdio: "pipe" });
   let isNew = false;
   const site = await withSite(t);
   site.fault = (path, request, response) => {

@@ -156,7 +156,7 @@ function tooMany(n_more) {
   return { title: `There are ${n_talks} conversations already, and ${MAX_TALKS} at most.`, next: "Delete some under Conversations: none is deleted automatically.", details: "" };
 }
 
-// A file that does not look like a picture is passed to the engine separately, which knows what it is; meanwhile the open picture stays.
+// A file that does not look like a picture is first passed to the engine in a separate chat, which identifies it; meanwhile the open picture stays.
 async function refusal(file) {
   if (!presentTalk() || !state.info || state.lost || (await looksLikePicture(file))) return null;
   await state.chat?.ready.catch(() => {});

@@ -61,7 +61,7 @@ fn choose(checkpoint: &Checkpoint, tokenizer: &Tokenizer, ends: &Ends) -> Result
             let first = format!("<|begin_of_text|>{}", marks.first);
             (Template::Marks(Marks { first, ..marks }), "LLaVA on Llama-3")
         }
-        // The tokenizer takes precedence over the family: no published model of it uses ChatML otherwise.
+        // The tokenizer takes precedence over the family, which has no published model with ChatML.
         Family::Llama3Med | Family::Llava if is_chat_ml => return chat_ml(checkpoint, ends),
         Family::Llama3Med => (vicuna(), "Llama3-Med or TinyLLaVA without Llama-3's headers"),
         Family::Llava if is_mistral => (Template::Marks(Marks::mistral()), "LLaVA on Mistral"),
