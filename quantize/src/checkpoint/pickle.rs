@@ -220,49 +220,14 @@ impl<'a> Machine<'a> {
                         return Err(format!("expected pickle protocol 2 as torch.save uses it, found {protocol}"));
                     }
                 }
-                b'(' => self.stack.push(Value::Mark),
-                b'N' | 0x88 | 0x89 | b']' => self.stack.push(Value::Opaque),
-                b'G' => self.take::<8>().map(|_| self.stack.push(Value::Opaque))?,
-                b'J' => self.take().map(|b| self.stack.push(Value::Int(i32::from_le_bytes(b).into())))?,
-                b'K' => self.take().map(|b| self.stack.push(Value::Int(u8::from_le_bytes(b).into())))?,
-                b'M' => self.take().map(|b| self.stack.push(Value::Int(u16::from_le_bytes(b).into())))?,
-                0x8a => {
-                    let long = self.long()?;
-                    self.stack.push(long);
-                }
-                b'X' => {
-                    let n = self.u32()? as usize;
-                    let text = (self.at, n);
-                    self.skip(n)?;
-                    self.stack.push(Value::Text(text));
-                }
-                b'c' => {
-                    let (module, name) = (self.line()?, self.line()?);
-                    self.stack.push(Value::Global(global(module, name)?));
-                }
                 b'q' | b'r' => {
                     let key = if code == b'q' { self.take::<1>()?[0].into() } else { self.u32()? };
                     let top = *self.stack.last().ok_or("an instruction found the stack empty")?;
                     self.memo.insert(key, top);
                 }
-                b'h' | b'j' => {
-                    let key = if code == b'h' { self.take::<1>()?[0].into() } else { self.u32()? };
-                    let value = self.memo.get(&key).ok_or_else(|| format!("nothing was kept as {key}"))?;
-                    self.stack.push(*value);
-                }
-                b')' => self.tuple(0)?,
-                0x85..=0x87 => self.tuple((code - 0x84) as usize)?,
-                b't' => {
-                    let n = self.above_mark()?;
-                    self.tuple(n)?;
-                    let (tuple, _mark) = (self.pop()?, self.pop()?);
-                    self.stack.push(tuple);
-                }
-                b'}' => {
-                    self.dicts.push(Vec::new());
-                    self.stack.push(Value::Dict(self.dicts.len() - 1));
-                }
                 b'a' => drop(self.pop()?),
+                // The state of an ordered dictionary is what torch stores beside the weights.
+                b'b' => drop(self.pop()?),
                 b'e' => {
                     let n = self.above_mark()?;
                     self.stack.truncate(self.stack.len() - n - 1);
@@ -272,21 +237,60 @@ impl<'a> Machine<'a> {
                     let n = self.above_mark()?;
                     self.set_items(n, 1)?;
                 }
-                b'Q' => {
-                    let id = self.pop()?;
-                    let storage = self.storage(id)?;
-                    self.stack.push(storage);
+                _ => {
+                    let value = self.value(code)?;
+                    self.stack.push(value);
                 }
-                b'R' => {
-                    let (arguments, function) = (self.pop()?, self.pop()?);
-                    let made = self.reduce(function, arguments)?;
-                    self.stack.push(made);
-                }
-                // The state of an ordered dictionary is what torch stores beside the weights.
-                b'b' => drop(self.pop()?),
-                other => return Err(format!("instruction {other:#04x} is not one that torch.save writes")),
             }
         }
+    }
+
+    /// What an instruction puts on the stack.
+    fn value(&mut self, code: u8) -> Problem<Value> {
+        Ok(match code {
+            b'(' => Value::Mark,
+            b'N' | 0x88 | 0x89 | b']' => Value::Opaque,
+            b'G' => self.take::<8>().map(|_| Value::Opaque)?,
+            b'J' => self.take().map(|b| Value::Int(i32::from_le_bytes(b).into()))?,
+            b'K' => self.take().map(|b| Value::Int(u8::from_le_bytes(b).into()))?,
+            b'M' => self.take().map(|b| Value::Int(u16::from_le_bytes(b).into()))?,
+            0x8a => self.long()?,
+            b'X' => {
+                let n = self.u32()? as usize;
+                let text = (self.at, n);
+                self.skip(n)?;
+                Value::Text(text)
+            }
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                Value::Global(global(module, name)?)
+            }
+            b'h' | b'j' => {
+                let key = if code == b'h' { self.take::<1>()?[0].into() } else { self.u32()? };
+                *self.memo.get(&key).ok_or_else(|| format!("nothing was kept as {key}"))?
+            }
+            b')' => self.tuple(0)?,
+            0x85..=0x87 => self.tuple((code - 0x84) as usize)?,
+            b't' => {
+                let n = self.above_mark()?;
+                let tuple = self.tuple(n)?;
+                let _mark = self.pop()?;
+                tuple
+            }
+            b'}' => {
+                self.dicts.push(Vec::new());
+                Value::Dict(self.dicts.len() - 1)
+            }
+            b'Q' => {
+                let id = self.pop()?;
+                self.storage(id)?
+            }
+            b'R' => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.reduce(function, arguments)?
+            }
+            other => return Err(format!("instruction {other:#04x} is not one that torch.save writes")),
+        })
     }
 
     fn take<const N: usize>(&mut self) -> Problem<[u8; N]> {
@@ -334,12 +338,11 @@ impl<'a> Machine<'a> {
         n.ok_or_else(|| "an instruction found no mark".into())
     }
 
-    fn tuple(&mut self, n: usize) -> Problem<()> {
+    fn tuple(&mut self, n: usize) -> Problem<Value> {
         let first = self.stack.len().checked_sub(n).ok_or("an instruction found the stack empty")?;
         let start = self.tuples.len();
         self.tuples.extend(self.stack.drain(first..));
-        self.stack.push(Value::Tuple(start, n));
-        Ok(())
+        Ok(Value::Tuple(start, n))
     }
 
     /// Puts the `n` topmost values, as pairs, into the dictionary below them and `n_marks`.

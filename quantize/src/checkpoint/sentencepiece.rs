@@ -28,90 +28,30 @@ struct Piece<'a> {
 /// The file as `tokenizer.json`, with further control tokens by id, as in `added_tokens.json`, and a beginning-of-text
 /// token if it `adds_bos`.
 pub fn tokenizer_json(file: &[u8], added: &BTreeMap<String, u32>, adds_bos: bool) -> Result<String> {
-    let (mut pieces, mut trainer, mut normalizer) = (Vec::new(), &[][..], &[][..]);
-    for field in fields(file) {
-        match field? {
-            (1, Field::Bytes(bytes)) => pieces.push(piece(pieces.len(), bytes)?),
-            (2, Field::Bytes(bytes)) => trainer = bytes,
-            (3, Field::Bytes(bytes)) => normalizer = bytes,
-            _ => {}
-        }
-        if pieces.len() > MAX_PIECES {
-            return Err(corrupt("pieces", format!("more than {MAX_PIECES}")));
-        }
-    }
-    let (mut model_type, mut byte_fallback, mut bos) = (1, 0, 1);
-    for field in fields(trainer) {
-        match field? {
-            (3, Field::Number(n)) => model_type = n,
-            (35, Field::Number(n)) => byte_fallback = n,
-            (41, Field::Number(n)) => bos = n,
-            _ => {}
-        }
-    }
-    let (mut has_map, mut dummy_prefix, mut removes, mut escapes) = (false, 1, 1, 1);
-    for field in fields(normalizer) {
-        match field? {
-            (2, Field::Bytes(map)) => has_map = !map.is_empty(),
-            (3, Field::Number(n)) => dummy_prefix = n,
-            (4, Field::Number(n)) => removes = n,
-            (5, Field::Number(n)) => escapes = n,
-            _ => {}
-        }
-    }
-    let expectations = [
-        (model_type == 2, "trainer_spec.model_type", "expected 2, pairs merged by score"),
-        (byte_fallback == 1, "trainer_spec.byte_fallback", "expected true"),
-        (!has_map && removes == 0 && escapes == 1, "normalizer_spec", "expected unchanged text with spaces as ▁"),
-        (!pieces.is_empty(), "pieces", "there are none"),
-    ];
-    if let Some((_, field, problem)) = expectations.into_iter().find(|(holds, ..)| !holds) {
-        return Err(corrupt(field, format!("{problem}, as Llama-2 and Mistral have it")));
-    }
+    let Model { pieces, bos, dummy_prefix } = Model::read(file)?;
     let mut vocab = BTreeMap::new();
     for (id, piece) in pieces.iter().enumerate() {
-        if let Some((other, _)) = vocab.insert(piece.text, (id, piece)) {
-            return Err(corrupt("pieces", format!("{:?} occurs twice, as {} and {id}", piece.text, other)));
+        if let Some(other) = vocab.insert(piece.text, id) {
+            return Err(corrupt("pieces", format!("{:?} occurs twice, as {other} and {id}", piece.text)));
         }
     }
-    let mut tokens: Vec<Value> = pieces
-        .iter()
-        .enumerate()
-        .filter(|(_, piece)| matches!(piece.kind, UNKNOWN | CONTROL | USER_DEFINED))
-        .map(|(id, piece)| token(piece.text, id, piece.kind != USER_DEFINED))
-        .collect();
-    tokens.extend(
-        added
-            .iter()
-            .filter(|(text, _)| !vocab.contains_key(text.as_str()))
-            .map(|(text, &id)| token(text, id as usize, true)),
-    );
+    let special = pieces.iter().enumerate().filter(|(_, piece)| matches!(piece.kind, UNKNOWN | CONTROL | USER_DEFINED));
+    let mut tokens: Vec<Value> = special.map(|(id, piece)| token(piece.text, id, piece.kind != USER_DEFINED)).collect();
+    let new = added.iter().filter(|(text, _)| !vocab.contains_key(text.as_str()));
+    tokens.extend(new.map(|(text, &id)| token(text, id as usize, true)));
     let texts = pieces.iter().filter(|piece| matches!(piece.kind, NORMAL | USER_DEFINED));
     let texts = texts.map(|piece| (piece.text, piece.score)).collect();
     let unknown = pieces.iter().find(|piece| piece.kind == UNKNOWN).map(|piece| piece.text);
-    let replace = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
-    let mut normalizers = vec![replace];
-    if dummy_prefix == 1 {
+    let mut normalizers = vec![json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" })];
+    if dummy_prefix {
         normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
     }
-    let post_processor = match pieces.get(bos as usize).filter(|_| adds_bos) {
-        Some(piece) => {
-            let special = json!({ "SpecialToken": { "id": piece.text, "type_id": 0 } });
-            let sequence = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
-            json!({
-                "type": "TemplateProcessing",
-                "single": [special, sequence("A")],
-                "pair": [special, sequence("A"), special, sequence("B")],
-                "special_tokens": { piece.text: { "id": piece.text, "ids": [bos], "tokens": [piece.text] } },
-            })
-        }
-        None => Value::Null,
-    };
+    let bos = pieces.get(bos).filter(|_| adds_bos).map(|piece| (piece.text, bos));
     Ok(json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": tokens,
         "normalizer": { "type": "Sequence", "normalizers": normalizers },
         "pre_tokenizer": null,
-        "post_processor": post_processor,
+        "post_processor": bos.map_or(Value::Null, |(text, id)| post_processor(text, id)),
         "decoder": { "type": "Sequence", "decoders": [
             { "type": "Replace", "pattern": { "String": "▁" }, "content": " " },
             { "type": "ByteFallback" }, { "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
@@ -119,11 +59,78 @@ pub fn tokenizer_json(file: &[u8], added: &BTreeMap<String, u32>, adds_bos: bool
         "model": {
             "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null, "end_of_word_suffix": null,
             "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-            "vocab": vocab.iter().map(|(&text, &(id, _))| (text.to_owned(), id.into())).collect::<serde_json::Map<_, _>>(),
+            "vocab": vocab.iter().map(|(&text, &id)| (text.to_owned(), id.into())).collect::<serde_json::Map<_, _>>(),
             "merges": merges_by_score(&texts),
         },
     })
     .to_string())
+}
+
+/// What the file says, checked to be of the form that Llama-2 and Mistral have.
+struct Model<'a> {
+    pieces: Vec<Piece<'a>>,
+    /// Id of the token of the beginning.
+    bos: usize,
+    /// Whether a blank is put before each text.
+    dummy_prefix: bool,
+}
+
+impl<'a> Model<'a> {
+    fn read(file: &'a [u8]) -> Result<Self> {
+        let (mut pieces, mut trainer, mut normalizer) = (Vec::new(), &[][..], &[][..]);
+        for field in fields(file) {
+            match field? {
+                (1, Field::Bytes(bytes)) => pieces.push(piece(pieces.len(), bytes)?),
+                (2, Field::Bytes(bytes)) => trainer = bytes,
+                (3, Field::Bytes(bytes)) => normalizer = bytes,
+                _ => {}
+            }
+            if pieces.len() > MAX_PIECES {
+                return Err(corrupt("pieces", format!("more than {MAX_PIECES}")));
+            }
+        }
+        let (mut model_type, mut byte_fallback, mut bos) = (1, 0, 1);
+        for field in fields(trainer) {
+            match field? {
+                (3, Field::Number(n)) => model_type = n,
+                (35, Field::Number(n)) => byte_fallback = n,
+                (41, Field::Number(n)) => bos = n,
+                _ => {}
+            }
+        }
+        let (mut has_map, mut dummy_prefix, mut removes, mut escapes) = (false, 1, 1, 1);
+        for field in fields(normalizer) {
+            match field? {
+                (2, Field::Bytes(map)) => has_map = !map.is_empty(),
+                (3, Field::Number(n)) => dummy_prefix = n,
+                (4, Field::Number(n)) => removes = n,
+                (5, Field::Number(n)) => escapes = n,
+                _ => {}
+            }
+        }
+        let expectations = [
+            (model_type == 2, "trainer_spec.model_type", "expected 2, pairs merged by score"),
+            (byte_fallback == 1, "trainer_spec.byte_fallback", "expected true"),
+            (!has_map && removes == 0 && escapes == 1, "normalizer_spec", "expected unchanged text with spaces as ▁"),
+            (!pieces.is_empty(), "pieces", "there are none"),
+        ];
+        if let Some((_, field, problem)) = expectations.into_iter().find(|(holds, ..)| !holds) {
+            return Err(corrupt(field, format!("{problem}, as Llama-2 and Mistral have it")));
+        }
+        Ok(Self { pieces, bos: bos as usize, dummy_prefix: dummy_prefix == 1 })
+    }
+}
+
+/// Puts the token of the beginning before every text.
+fn post_processor(text: &str, id: usize) -> Value {
+    let special = json!({ "SpecialToken": { "id": text, "type_id": 0 } });
+    let sequence = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
+    json!({
+        "type": "TemplateProcessing",
+        "single": [special, sequence("A")],
+        "pair": [special, sequence("A"), special, sequence("B")],
+        "special_tokens": { text: { "id": text, "ids": [id], "tokens": [text] } },
+    })
 }
 
 fn token(text: &str, id: usize, is_special: bool) -> Value {
