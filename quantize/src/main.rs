@@ -91,9 +91,9 @@ struct AskArgs {
     /// How conversations are written, if the file does not say so in a known way, or if you want another form than its own.
     #[arg(long, value_parser = TEMPLATES)]
     template: Option<String>,
-    /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF.
+    /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF. Given several times (up to 4), the pictures stand before the question in this order.
     #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
+    image: Vec<PathBuf>,
     /// The question.
     #[arg(long, value_name = "TEXT")]
     prompt: String,
@@ -127,6 +127,9 @@ struct AskArgs {
     /// Room for the conversation in tokens: its picture, questions and answers. Default: 4096, or less if the model was trained for less.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     context: Option<usize>,
+    /// Give the answer as JSON lines, one for each token: id, text, logprob (natural logarithm of its probability), and the N likeliest tokens in its place.
+    #[arg(long, value_name = "N")]
+    logprobs: Option<usize>,
     /// Save what was computed on the way (features, image_tokens, logits, tokens) as a safetensors file, to compare with other programs.
     #[arg(long, value_name = "FILE")]
     logits_out: Option<PathBuf>,
@@ -342,7 +345,7 @@ fn answer(args: AskArgs) -> Result<ExitCode> {
             None => Source::Folder(args.model.unwrap_or_default()),
         },
         template: args.template.as_deref().map(Template::named).transpose()?,
-        image: args.image,
+        images: args.image,
         prompt: args.prompt,
         max_tokens: args.max_tokens,
         sampler: SamplerOptions {
@@ -356,6 +359,7 @@ fn answer(args: AskArgs) -> Result<ExitCode> {
         stop_repetition: !args.allow_repetition,
         ranks: args.ranks,
         context: args.context,
+        logprobs: args.logprobs,
         logits_out: args.logits_out,
     };
     match ask::ask(&options, &stop)? {
