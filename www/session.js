@@ -16,10 +16,10 @@ const SENTENCES = {
 
 /** An error with a `kind` for programs, a `message` for people and a `detail` for engineers; `instead` are options of `load` that would do, if any would. */
 export class ModelError extends Error {
-  constructor({ kind, message, detail = "", instead }, where = "") {
+  constructor({ kind, message, detail = "", instead, images }, where = "") {
     const sentence = instead ? undefined : SENTENCES[kind];
     super(`${sentence ? `${sentence}: ${message}` : message}${where.startsWith("rank") ? ` (${where})` : ""}`);
-    Object.assign(this, { name: "ModelError", kind, detail, instead });
+    Object.assign(this, { name: "ModelError", kind, detail, instead, ...(images && { images }) });
   }
 }
 
@@ -248,8 +248,8 @@ export class Session {
     const [operation] = this.operations;
     if (!operation || operation.isRunning) return;
     operation.isRunning = true;
-    const { image } = operation.message;
-    this.ranks[0].postMessage({ ...operation.message, id: operation.id }, image ? [image] : []);
+    const { images = [] } = operation.message;
+    this.ranks[0].postMessage({ ...operation.message, id: operation.id }, images);
     delete operation.message;
   }
 

@@ -355,14 +355,16 @@ impl<P: Peers> Session<P> {
 
     /// A prompt position by position.
     fn items(&self, pieces: Vec<Piece>) -> Result<Vec<Item>> {
-        let mut items = Vec::new();
+        let n_image_tokens = self.model.vision().map_or(0, |vision| vision.n_image_tokens());
+        let n_images = pieces.iter().filter(|piece| matches!(piece, Piece::Image(_))).count();
+        if n_images > 0 && n_image_tokens == 0 {
+            return Err(Error::NoVision);
+        }
+        let mut items = Vec::with_capacity(pieces.len() + n_images * n_image_tokens);
         for piece in pieces {
             match piece {
                 Piece::Token(id) => items.push(Item::Token(id)),
-                Piece::Image(key) => {
-                    let n_image_tokens = self.model.vision().ok_or(Error::NoVision)?.n_image_tokens() as u32;
-                    items.extend((0..n_image_tokens).map(|row| Item::Image { key, row }));
-                }
+                Piece::Image(key) => items.extend((0..n_image_tokens as u32).map(|row| Item::Image { key, row })),
             }
         }
         Ok(items)

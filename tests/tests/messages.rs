@@ -317,7 +317,9 @@ fn several_pictures_are_read_once_in_whatever_turn_they_stand() {
     });
     // Read at once in a fresh session.
     let last = on(2048, |session| {
-        [1, 2, 3].iter().for_each(|&seed| _ = look(session, seed));
+        for seed in 1..=3 {
+            look(session, seed);
+        }
         let mut chat = Chat { messages: whole[..whole.len() - 1].to_vec() };
         let answer = block_on(session.answer(&mut chat, &options(6), &mut Ear::default()))?;
         assert_eq!(answer.n_reused, 0);
@@ -342,9 +344,12 @@ fn four_pictures_are_read_at_once_and_no_more() {
         // The first is no longer kept: all that are needed are looked at again.
         let Err(Error::NotKept { mut images }) = ask(session, &keys[..4]) else { panic!("the first was forgotten") };
         let mut needed = keys[..4].to_vec();
-        (images.sort(), needed.sort());
+        images.sort();
+        needed.sort();
         assert_eq!(images, needed);
-        [1, 2, 3, 4].iter().for_each(|&seed| _ = look(session, seed));
+        for seed in 1..=4 {
+            look(session, seed);
+        }
         ask(session, &keys[..4]).unwrap();
         // What has been read already need not be kept.
         look(session, 5);

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::tokenizer::{Place, Tokenizer};
 use serde::Deserialize;
+use std::borrow::Cow;
 
 /// Who says a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -125,7 +126,10 @@ impl Chat {
 
     /// The messages without the oldest `n_turns` turns. Their images go with them, except the first of the conversation, which most questions are about:
     /// it moves to the beginning of the first question that is left.
-    pub(crate) fn without(&self, n_turns: usize) -> Vec<Message> {
+    pub(crate) fn without(&self, n_turns: usize) -> Cow<'_, [Message]> {
+        if n_turns == 0 {
+            return Cow::Borrowed(&self.messages);
+        }
         let n_before = self.messages.iter().take_while(|message| message.role == Role::System).count();
         let (before, turns) = self.messages.split_at(n_before);
         let mut kept = turns[(2 * n_turns).min(turns.len())..].to_vec();
@@ -134,6 +138,6 @@ impl Chat {
         if let (Some(key), Some(question)) = (first, kept.first_mut()) {
             question.parts.insert(0, Part::Image(key));
         }
-        [before, &kept].concat()
+        [before, &kept].concat().into()
     }
 }
