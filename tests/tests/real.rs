@@ -3,7 +3,7 @@
 
 use llama3med::gguf::Gguf;
 use llama3med::image::Picture;
-use llama3med::model::{Listener, Stage};
+use llama3med::model::{Listener, Stage, Token};
 use llama3med::ranks::block_on;
 use llama3med::session::{AskOptions, Chat};
 use llama3med::tokenizer::Tokenizer;
