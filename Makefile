@@ -167,7 +167,7 @@ golden: toolchain node_modules
 	.venv/bin/pip install --quiet -r tests/golden/requirements.txt
 	node tests/golden/llama3-vocabulary.mjs
 	node tests/golden/sentencepiece-vocabularies.mjs
-	for script in make parts families preprocess text pieces sampler metrics ask_llama_cpp types_llama_cpp ggml pair_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
+	for script in make parts families images preprocess text pieces sampler metrics ask_llama_cpp types_llama_cpp ggml pair_llama_cpp; do .venv/bin/python tests/golden/$$script.py || exit 1; done
 
 # ---- the demo model, on demand, with Python; each step can be interrupted and resumed
 

@@ -37,6 +37,11 @@ pub enum Error {
     Unsupported(String),
     /// An image that cannot be read.
     Image(String),
+    /// Encoded images that must be read, of which some are no longer kept.
+    NotKept {
+        /// Keys of all of them.
+        images: Vec<u64>,
+    },
     /// A picture was shown to a model that has no image encoder.
     NoVision,
     /// A file that is not an image in a supported format: what it is, with its article.
@@ -111,6 +116,7 @@ impl fmt::Display for Error {
             }
             Self::Unsupported(what) => write!(f, "unsupported: {what}"),
             Self::Image(what) => write!(f, "image: {what}"),
+            Self::NotKept { .. } => write!(f, "image: the encoded image is no longer kept"),
             Self::NoVision => write!(f, "this model sees no pictures: it is a language model without an image encoder"),
             Self::Format(what) => write!(f, "this is {what}; PNG, JPEG, WebP, GIF, BMP and TIFF are read"),
             Self::Tokenizer(what) => write!(f, "tokenizer: {what}"),

@@ -22,11 +22,11 @@
 //! use llama3med::ranks::{Alone, block_on};
 //! use llama3med::session::{AskOptions, Chat, Session};
 //! use llama3med::shard::Shard;
-//! # use llama3med::model::{Listener, Stage};
+//! # use llama3med::model::{Listener, Stage, Token};
 //! # struct Quiet;
 //! # impl Listener for Quiet {
 //! #     async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool { true }
-//! #     async fn token(&mut self, _: u32, _: &str) -> bool { true }
+//! #     async fn token(&mut self, _: &Token) -> bool { true }
 //! # }
 //!
 //! let mut loader = ModelLoader::new(Shard { rank: 0, n_ranks: 1 });
@@ -38,10 +38,9 @@
 //! let (model, header) = loader.finish(Alone)?;
 //! let mut session = Session::new(model, &header, None, None)?;
 //! let picture = Picture::decode(&std::fs::read("film.png")?)?;
-//! let options = AskOptions { max_tokens: 100, sampler: Default::default(), stop_repetition: true };
+//! let options = AskOptions { max_tokens: 100, ..AskOptions::default() };
 //! let answer = block_on(async {
-//!     let image = Some(session.look(&picture, &mut Quiet).await?.key);
-//!     let mut chat = Chat { image, turns: Vec::new() };
+//!     let mut chat = Chat::about(session.look(&picture, &mut Quiet).await?.key);
 //!     session.ask(&mut chat, "Is the heart enlarged?", &options, &mut Quiet).await
 //! })?;
 //! println!("{}", answer.text);

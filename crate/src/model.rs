@@ -204,13 +204,39 @@ pub enum Stage {
     Reading,
 }
 
+/// A token of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The text that it completes: none inside a character.
+    pub text: String,
+    /// Logarithm of its probability by the model: log-softmax of the logits, before temperature, penalties and bans.
+    pub logprob: f32,
+    /// The likeliest tokens in its place, the best first, itself among them if it is one: as many as were asked for.
+    pub alternatives: Vec<Alternative>,
+}
+
+/// A token that might have been chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alternative {
+    /// Its id.
+    pub id: u32,
+    /// Its text; a broken character shows as U+FFFD, a control token has none.
+    pub text: String,
+    /// As of [`Token::logprob`].
+    pub logprob: f32,
+}
+
 /// Hears how the work goes, between its pieces, and may stop it.
 #[allow(async_fn_in_trait)] // single-threaded wasm and one thread per rank: nobody needs Send futures
 pub trait Listener {
     /// `done` of `total` tiles or tokens are done; `false` stops.
     async fn progress(&mut self, stage: Stage, done: usize, total: usize) -> bool;
-    /// The next token of the answer and the text that it completes (perhaps none yet); `false` stops.
-    async fn token(&mut self, id: u32, text: &str) -> bool;
+    /// The next token of the answer; `false` stops.
+    async fn token(&mut self, token: &Token) -> bool;
+    /// Text at the end of the answer that no token completes: of a character that is not whole, or of the token in which a stop text began.
+    async fn rest(&mut self, _text: &str) {}
     /// Logits (vocab_size) that the next token is chosen from, before any masking.
     fn logits(&mut self, _logits: &[f32]) {}
     /// The token that was chosen from them; one that ends the answer is heard of here alone.
@@ -334,7 +360,7 @@ impl<P: Peers> Model<P> {
                 Item::Token(id) => message.extend([0, id]),
                 Item::Image { key, row } => {
                     let place = self.images.iter().position(|(kept, _)| *kept == key);
-                    let place = place.ok_or_else(|| Error::Image("the encoded image is no longer kept".into()))?;
+                    let place = place.ok_or_else(|| Error::NotKept { images: vec![key] })?;
                     message.extend([place as u32 + 1, row]);
                 }
             }
@@ -551,7 +577,7 @@ impl Listener for Nobody {
     async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool {
         true
     }
-    async fn token(&mut self, _: u32, _: &str) -> bool {
+    async fn token(&mut self, _: &Token) -> bool {
         true
     }
 }

@@ -1,15 +1,20 @@
-//! The prompt: a conversation in the form that the model was trained on, with the image's place.
+//! The prompt: a conversation in the form that the model was trained on, with its images in their places.
 //!
 //! Every family writes the same things in its own marks: what opens the first question, what stands between question and answer, what stands between an
-//! answer and the next question. The image goes before the first question, and the pieces of text around it are tokenized apart, as all of LLaVA's
-//! descendants do. What a person types is text throughout, `<image>` and `<|eot_id|>` included.
+//! answer and the next question. The pieces of text around an image are tokenized apart, as all of LLaVA's descendants do. What a person types is text
+//! throughout, `<image>` and `<|eot_id|>` included.
 
+mod messages;
 mod recognise;
+mod system;
+mod writer;
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::tokenizer::{Place, Tokenizer};
+use crate::tokenizer::Tokenizer;
+pub use messages::{Chat, Message, Part, Role};
 use std::collections::BTreeSet;
+use writer::Writer;
 
 /// System text of Llama3-Med. Its reference code assigns one literal of three, so the text ends here, with the space.
 pub const LLAMA3_MED_SYSTEM: &str = "You are a helpful language and vision assistant. ";
@@ -43,8 +48,8 @@ pub const LLAMA3_TOKENS: [&str; 4] = ["<|begin_of_text|>", "<|start_header_id|>"
 pub enum Piece {
     /// A token.
     Token(u32),
-    /// All tokens of the image.
-    Image,
+    /// All tokens of the image with this key.
+    Image(u64),
 }
 
 /// How a family of models writes conversations.
@@ -62,9 +67,9 @@ pub enum Template {
 /// The texts between what people and models say. Names of control tokens in them stand for the tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
-    /// Before the first question, and before the image if there is one: token of the beginning and system text included.
+    /// Before the first question: token of the beginning and system text included.
     pub first: String,
-    /// Between the image and the first question.
+    /// After each image that begins a question.
     pub after_image: String,
     /// Between a question and its answer.
     pub reply: String,
@@ -233,47 +238,26 @@ impl Template {
         }
     }
 
-    /// The whole prompt: finished turns (question, ids of the answer without the token that ended it), the oldest first, then the open question.
+    /// The whole prompt: the messages, and what opens the answer to the last one. If that is an answer itself, it is gone on with.
     ///
-    /// Leave turns out at the front to shorten it: the image moves to the first question that is left. Answers are ids because other ids may stand for
-    /// the same text.
-    pub fn prompt(
-        &self,
-        tokenizer: &Tokenizer,
-        turns: &[(&str, &[u32])],
-        question: &str,
-        has_image: bool,
-    ) -> Result<Vec<Piece>> {
+    /// # Errors
+    /// [`Error::Invalid`] if the messages are not perhaps a system text and then questions and answers in turns, or if one holds what its role cannot.
+    pub fn prompt(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<Piece>> {
         let marks = self.marks();
-        let mut writer = self.head_writer(&marks, tokenizer, has_image)?;
-        for (question, answer) in turns {
-            writer.typed(question);
+        let mut writer = Writer::new(tokenizer);
+        if writer.conversation(&marks, messages)? != Some(Role::Assistant) {
             writer.marks(&marks.reply)?;
-            writer.answer(answer)?;
-            writer.marks(&marks.next)?;
         }
-        writer.typed(question);
-        writer.marks(&marks.reply)?;
         writer.flush()?;
         Ok(writer.pieces)
     }
 
-    /// What comes before any question and does not depend on it: up to the last control token or, if there is an image, up to and with it.
-    pub fn head(&self, tokenizer: &Tokenizer, has_image: bool) -> Result<Vec<Piece>> {
-        Ok(self.head_writer(&self.marks(), tokenizer, has_image)?.pieces)
-    }
-
-    /// A writer that has written all before the first question; the text behind the last control token or the image is held back.
-    fn head_writer<'a>(&self, marks: &Marks, tokenizer: &'a Tokenizer, has_image: bool) -> Result<Writer<'a>> {
-        let mut writer = Writer { tokenizer, pieces: Vec::new(), text: String::new(), place: Place::Start };
-        writer.marks(&marks.first)?;
-        if has_image {
-            writer.flush()?;
-            writer.pieces.push(Piece::Image);
-            writer.place = Place::Apart;
-            writer.marks(&marks.after_image)?;
-        }
-        Ok(writer)
+    /// What is known of the prompt while the last question is still being written: up to the last control token or image, since the text behind it may
+    /// become one token with the text to come.
+    pub fn known(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<Piece>> {
+        let mut writer = Writer::new(tokenizer);
+        writer.conversation(&self.marks(), messages)?;
+        Ok(writer.pieces)
     }
 
     /// Ids that end an answer: all of Llama-3's that there are, since published configurations disagree, those that the file names, and the token that ends
@@ -336,48 +320,3 @@ const MARKS_JINJA: &str = "{%- set ns = namespace(n=0) -%}\
 {{- message['content'] -}}\
 {%- endif -%}\
 {%- endfor -%}";
-
-/// Writes a prompt. How a text splits into tokens depends on all of it, so it is held until a control token or the image ends it.
-struct Writer<'a> {
-    tokenizer: &'a Tokenizer,
-    pieces: Vec<Piece>,
-    text: String,
-    place: Place,
-}
-
-impl Writer<'_> {
-    /// Text in which control tokens are meant.
-    fn marks(&mut self, mut text: &str) -> Result<()> {
-        while let Some((at, token, id)) = self.tokenizer.first_special(text) {
-            self.text.push_str(&text[..at]);
-            self.flush()?;
-            self.pieces.push(Piece::Token(id));
-            self.place = Place::Apart;
-            text = &text[at + token.len()..];
-        }
-        self.text.push_str(text);
-        Ok(())
-    }
-
-    /// Text in which none is.
-    fn typed(&mut self, text: &str) {
-        self.text.push_str(text);
-    }
-
-    fn answer(&mut self, ids: &[u32]) -> Result<()> {
-        self.flush()?;
-        self.pieces.extend(ids.iter().map(|&id| Piece::Token(id)));
-        self.place = Place::Inside;
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        if !self.text.is_empty() {
-            let ids = self.tokenizer.encode_text_at(&self.text, self.place)?;
-            self.pieces.extend(ids.into_iter().map(Piece::Token));
-            self.text.clear();
-            self.place = Place::Inside;
-        }
-        Ok(())
-    }
-}

@@ -4,6 +4,7 @@
 //! top-k, top-p, min-p. Random numbers come from ChaCha8, which gives the same stream on every machine.
 
 use crate::error::{Error, Result};
+use crate::kernels::float::exp;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::cmp::Ordering;
@@ -55,6 +56,17 @@ fn within(option: &str, value: f32, is_within: bool, range: &str) -> Result<()> 
     }
 }
 
+/// What was chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// The token.
+    pub id: u32,
+    /// Logarithm of its probability: log-softmax of the logits as they came.
+    pub logprob: f32,
+    /// The likeliest tokens that were allowed, with the same of theirs, the best first.
+    pub best: Vec<(u32, f32)>,
+}
+
 /// Chooses tokens, one after the other.
 pub struct Sampler {
     options: SamplerOptions,
@@ -66,6 +78,31 @@ impl Sampler {
     pub fn new(options: &SamplerOptions) -> Result<Self> {
         options.check()?;
         Ok(Self { options: options.clone(), rng: ChaCha8Rng::seed_from_u64(options.seed) })
+    }
+
+    /// Advances the seed's sequence as if `n` tokens had been chosen.
+    pub fn skip(&mut self, n: usize) {
+        for _ in 0..n {
+            self.rng.next_u64();
+        }
+    }
+
+    /// The next id, as [`Self::sample`] chooses it, its probability before the logits are changed, and the `n_best` most
+    /// likely tokens.
+    pub fn choose(
+        &mut self,
+        logits: &mut [f32],
+        recent: &[u32],
+        n_best: usize,
+        allowed: impl Fn(u32) -> bool,
+    ) -> Result<Choice> {
+        let (total, best) = likeliest(logits, n_best, &allowed);
+        let window = &recent[recent.len().saturating_sub(REPETITION_WINDOW)..];
+        let raw: Vec<Option<f32>> = window.iter().map(|&id| logits.get(id as usize).copied()).collect();
+        let id = self.sample(logits, recent, allowed)?;
+        let before = window.iter().position(|&other| other == id).and_then(|place| raw[place]);
+        let logprob = f64::from(before.unwrap_or(logits[id as usize])) - total;
+        Ok(Choice { id, logprob: logprob as f32, best })
     }
 
     /// The next id, never one that `allowed` refuses. `recent` has the ids for the repetition penalty. Changes the
@@ -174,17 +211,29 @@ fn keep_probable(weights: &mut Vec<(u32, f64)>, p: f64) {
     weights.sort_unstable_by(lowest_id_first);
 }
 
+/// Logarithm of the sum of all exponentials, and the `n` most likely ids that `allowed` accepts, with their
+/// log-probabilities, most likely first; of equals the lowest ids.
+fn likeliest(logits: &[f32], n: usize, allowed: impl Fn(u32) -> bool) -> (f64, Vec<(u32, f32)>) {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // In f32 the many small terms of a large vocabulary would be lost.
+    let sum = logits.chunks(64).map(|chunk| f64::from(chunk.iter().map(|logit| exp(logit - max)).sum::<f32>()));
+    let total = f64::from(max) + sum.sum::<f64>().ln();
+    let mut best: Vec<(u32, f32)> = Vec::new();
+    for (id, &logit) in logits.iter().enumerate().filter(|_| n > 0) {
+        let is_better = best.len() < n || best.last().is_some_and(|&(_, last)| logit > last);
+        if is_better && allowed(id as u32) {
+            best.truncate(n - 1);
+            best.insert(best.partition_point(|&(_, other)| other >= logit), (id as u32, logit));
+        }
+    }
+    best.iter_mut().for_each(|(_, logit)| *logit = (f64::from(*logit) - total) as f32);
+    (total, best)
+}
+
 /// The `k` most likely tokens with their probabilities (softmax of the logits as given), most likely first.
 pub fn top_probabilities(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
-    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| ((logit - best) as f64).exp()).sum();
-    let mut top: Vec<(u32, f64)> = logits.iter().enumerate().map(|(id, &logit)| (id as u32, logit.into())).collect();
-    if k == 0 {
-        return Vec::new();
-    }
-    keep_best(&mut top, k);
-    top.sort_unstable_by(best_first);
-    top.into_iter().map(|(id, logit)| (id, ((logit - f64::from(best)).exp() / sum) as f32)).collect()
+    let (_, best) = likeliest(logits, k, |_| true);
+    best.into_iter().map(|(id, logprob)| (id, logprob.exp())).collect()
 }
 
 #[cfg(test)]

@@ -5,52 +5,69 @@
 //! picture finds it read. The last conversations about other pictures are kept for that; together they take no more positions than the largest
 //! conversation may have, and no more of them are kept than encoded images.
 
+mod held;
+
 use crate::decoder::MAX_TOKENS;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::image::{Crop, Picture, preprocess};
 use crate::kv_cache::PAGE_LEN;
-use crate::model::{Item, Listener, MAX_IMAGES, Model, Stage};
-use crate::prompt::{Piece, Template};
+use crate::model::{Alternative, Item, Listener, MAX_IMAGES, Model, Stage, Token};
+use crate::prompt::{Message, Part, Piece, Role, Template};
 use crate::ranks::Peers;
-use crate::sampler::{Sampler, SamplerOptions};
+use crate::sampler::{Choice, Sampler, SamplerOptions};
 use crate::tokenizer::Tokenizer;
 use crate::watch::Watch;
+use held::Held;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 
-/// A conversation about at most one picture. Belongs to the caller; any number may take turns in one session.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Chat {
-    /// Key of the encoded picture, from [`Session::look`].
-    pub image: Option<u64>,
-    /// Questions with their answers, the oldest first.
-    pub turns: Vec<Turn>,
-}
-
-/// A question and its answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Turn {
-    /// As the person wrote it.
-    pub question: String,
-    /// Tokens of the answer exactly as they were generated, so that the cache fits them; without the token that ended it.
-    pub answer: Vec<u32>,
-}
+pub use crate::prompt::Chat;
 
 /// How to answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AskOptions {
-    /// Tokens at most.
+    /// New tokens at most.
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampler: SamplerOptions,
     /// Ends an answer that only repeats itself, as small models do when they always take the likeliest token: see [`Finish::Repetition`].
     pub stop_repetition: bool,
+    /// The answer ends before the first of these texts.
+    pub stop: Vec<String>,
+    /// The likeliest tokens that are reported in the place of each token of the answer: see [`Token::alternatives`].
+    pub alternatives: usize,
+}
+
+/// More alternatives to a token are not reported.
+pub const MAX_ALTERNATIVES: usize = 100;
+
+impl Default for AskOptions {
+    fn default() -> Self {
+        let (sampler, stop) = (SamplerOptions::default(), Vec::new());
+        Self { max_tokens: 512, sampler, stop_repetition: true, stop, alternatives: 0 }
+    }
+}
+
+impl AskOptions {
+    /// Fails if an option is outside its range.
+    pub fn check(&self) -> Result<()> {
+        self.sampler.check()?;
+        if self.stop.iter().any(String::is_empty) {
+            return Err(Error::Invalid("a stop text must not be empty".into()));
+        }
+        if self.alternatives > MAX_ALTERNATIVES {
+            let found = self.alternatives;
+            return Err(Error::Invalid(format!("alternatives must be at most {MAX_ALTERNATIVES}, found {found}")));
+        }
+        Ok(())
+    }
 }
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended it.
+    /// The model ended it, or a stop text came.
     Stop,
     /// It has as many tokens as allowed.
     Length,
@@ -63,10 +80,10 @@ pub enum Finish {
     Cancelled,
 }
 
-/// What came of a question. The answer itself is the last turn of the chat.
+/// What came of a question. The answer itself is the last message of the chat.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// The whole text, trimmed.
+    /// The whole text, trimmed, with the beginning that was given.
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
@@ -88,7 +105,7 @@ pub struct Forced {
 /// What the model sees of a picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Look {
-    /// Key for [`Chat::image`].
+    /// Key for [`Part::Image`].
     pub key: u64,
     /// What the model sees, in the picture's pixels.
     pub crop: Crop,
@@ -164,27 +181,18 @@ impl<P: Peers> Session<P> {
         Ok(Look { key, crop: pixels.crop, features })
     }
 
-    /// Adds turns of another session, question and answer as text: the conversation goes on as if they had been asked here.
-    pub fn remember(&self, chat: &mut Chat, turns: Vec<(String, String)>) -> Result<()> {
-        for (question, answer) in turns {
-            chat.turns.push(Turn { question, answer: self.tokenizer.encode_text(&answer)? });
-        }
-        Ok(())
-    }
-
     /// Reads everything of the next prompt that is known before its question: call it while the person is typing.
     pub async fn prepare(&mut self, chat: &Chat, listener: &mut impl Listener) -> Result<()> {
-        let n_dropped = self.n_turns_to_drop(chat, "", 0)?;
-        let (with_a, with_b) = (self.items(chat, n_dropped, "a")?, self.items(chat, n_dropped, "b")?);
-        let n_known = with_a.iter().zip(&with_b).take_while(|(a, b)| a == b).count();
-        let known = &with_a[..n_known];
-        if self.cache.go_to(&mut self.model, known).await? < n_known {
-            self.cache.read(&mut self.model, known, listener).await?;
+        let open = chat.asked("");
+        let (n_dropped, _) = self.fit(&open, 0)?;
+        let known = self.items(self.template.known(&self.tokenizer, &open.without(n_dropped))?)?;
+        if !known.is_empty() && self.cache.go_to(&mut self.model, &known).await? < known.len() {
+            self.cache.read(&mut self.model, &known, listener).await?;
         }
         Ok(())
     }
 
-    /// Answers a question. The turn is added to the chat, also when the answer is cut short; a question that was never read is not.
+    /// Answers a question, which is added to the chat: see [`Session::answer`].
     pub async fn ask(
         &mut self,
         chat: &mut Chat,
@@ -192,32 +200,68 @@ impl<P: Peers> Session<P> {
         options: &AskOptions,
         listener: &mut impl Listener,
     ) -> Result<Answer> {
-        let mut sampler = Sampler::new(&options.sampler)?;
-        let n_dropped = self.n_turns_to_drop(chat, question, options.max_tokens)?;
+        let mut asked = chat.asked(question);
+        let answer = self.answer(&mut asked, options, listener).await?;
+        *chat = asked;
+        Ok(answer)
+    }
+
+    /// Answers the last message, or goes on with it if it is the beginning of an answer. What is written is added to the chat, also when it is cut short.
+    ///
+    /// # Errors
+    /// [`Error::NotKept`] if images that must be read are no longer kept encoded: [`Session::look`] at all that it names, and answer again.
+    pub async fn answer(
+        &mut self,
+        chat: &mut Chat,
+        options: &AskOptions,
+        listener: &mut impl Listener,
+    ) -> Result<Answer> {
+        options.check()?;
+        let (n_dropped, prompt) = self.fit(chat, options.max_tokens)?;
         if n_dropped > 0 {
             listener.dropped(n_dropped);
         }
-        let prompt = self.items(chat, n_dropped, question)?;
+        let begun = chat.begun(&self.tokenizer)?;
         // The last is always read again, for its logits.
         let n_reused = self.cache.go_to(&mut self.model, &prompt).await?.min(prompt.len() - 1);
-        let mut logits = self.cache.read(&mut self.model, &prompt, listener).await?;
-        let (mut ids, mut text) = (Vec::new(), String::new());
-        let mut stream = self.tokenizer.stream();
+        self.check_images(&prompt[n_reused..])?;
+        let logits = self.cache.read(&mut self.model, &prompt, listener).await?;
+        let Written { parts, text, finish } = self.write(begun, logits, options, listener).await?;
+        chat.add(Message::new(Role::Assistant, parts));
+        Ok(Answer { text: text.trim().into(), finish, n_prompt: prompt.len(), n_reused })
+    }
+
+    /// Writes an answer, token by token, from the ids that it begins with and the logits after them.
+    async fn write(
+        &mut self,
+        mut ids: Vec<u32>,
+        mut logits: Vec<f32>,
+        options: &AskOptions,
+        listener: &mut impl Listener,
+    ) -> Result<Written> {
+        let mut sampler = Sampler::new(&options.sampler)?;
+        sampler.skip(ids.len());
+        let (n_begun, mut stream) = (ids.len(), self.tokenizer.stream());
+        let mut heard = Heard { n_tokens: 0, text: ids.iter().map(|&id| stream.push(id)).collect() };
+        let mut held = Held::new(&options.stop);
         let finish = loop {
             listener.logits(&logits);
             let known = |id| self.tokenizer.is_known(id);
-            let id = sampler.sample(&mut logits, &ids, known)?;
+            let choice = sampler.choose(&mut logits, &ids, options.alternatives, known)?;
+            let id = choice.id;
             listener.chosen(id);
             if self.stop_ids.contains(&id) {
                 break Finish::Stop;
             }
             ids.push(id);
-            let piece = stream.push(id);
-            text.push_str(&piece);
-            if !listener.token(id, &piece).await {
+            let is_stopped = held.push(token(&self.tokenizer, choice, stream.push(id)));
+            if !heard.release(&mut held, listener).await {
                 break Finish::Cancelled;
             }
-            if ids.len() >= options.max_tokens {
+            if is_stopped {
+                break Finish::Stop;
+            }
+            if ids.len() - n_begun >= options.max_tokens {
                 break Finish::Length;
             }
             if self.cache.items.len() >= self.cache.context {
@@ -228,13 +272,25 @@ impl<P: Peers> Session<P> {
             }
             logits = self.cache.forward(&mut self.model, &[Item::Token(id)], 1).await?;
         };
-        let rest = stream.finish();
-        if !rest.is_empty() && finish != Finish::Cancelled {
-            text.push_str(&rest);
-            listener.token(ids[ids.len() - 1], &rest).await;
+        let mut rest = String::new();
+        if finish != Finish::Cancelled {
+            rest = held.end();
+            heard.release(&mut held, listener).await;
         }
-        chat.turns.push(Turn { question: question.into(), answer: ids });
-        Ok(Answer { text: text.trim().into(), finish, n_prompt: prompt.len(), n_reused })
+        let mut new = ids.split_off(n_begun);
+        if finish != Finish::Cancelled && heard.n_tokens == new.len() {
+            rest = stream.finish();
+        }
+        let mut parts = Vec::new();
+        if heard.n_tokens < new.len() && !rest.is_empty() {
+            parts.push(Part::Text(rest.clone()));
+        }
+        new.truncate(heard.n_tokens);
+        parts.insert(0, Part::Tokens(new));
+        if !rest.is_empty() {
+            listener.rest(&rest).await;
+        }
+        Ok(Written { parts, text: heard.text + &rest, finish })
     }
 
     /// What the model would have said at every token of an answer that is given: logits (1 + answer.len(), vocab_size) after the prompt and after each
@@ -247,7 +303,7 @@ impl<P: Peers> Session<P> {
         watch: Watch,
         listener: &mut impl Listener,
     ) -> Result<Forced> {
-        let mut items = self.items(chat, 0, question)?;
+        let mut items = self.items(self.template.prompt(&self.tokenizer, &chat.asked(question).messages)?)?;
         let n_known = items.len() - 1;
         items.extend(answer.iter().map(|&id| Item::Token(id)));
         if items.len() > self.cache.context {
@@ -275,40 +331,95 @@ impl<P: Peers> Session<P> {
         self.model.close().await
     }
 
-    /// How many of the oldest turns must go so that the prompt, and after it the answer, fit into the context.
-    fn n_turns_to_drop(&self, chat: &Chat, question: &str, max_tokens: usize) -> Result<usize> {
+    /// How many of the oldest turns must go so that the prompt, and after it the answer, fit into the context; and that prompt, position by position.
+    fn fit(&self, chat: &Chat, max_tokens: usize) -> Result<(usize, Vec<Item>)> {
         // An answer may be shorter than allowed: no turn is given up for more than a quarter of the context.
         let reserve = max_tokens.min(self.cache.context / 4);
-        for n_dropped in 0..chat.turns.len() {
-            if self.items(chat, n_dropped, question)?.len() + reserve <= self.cache.context {
-                return Ok(n_dropped);
+        let mut n_dropped = 0;
+        loop {
+            let items = self.items(self.template.prompt(&self.tokenizer, &chat.without(n_dropped))?)?;
+            if items.len() + reserve <= self.cache.context {
+                return Ok((n_dropped, items));
             }
+            if n_dropped == chat.n_turns() {
+                return match items.len() {
+                    needed if needed >= self.cache.context => {
+                        Err(Error::ContextFull { needed, context: self.cache.context })
+                    }
+                    _ => Ok((n_dropped, items)),
+                };
+            }
+            n_dropped += 1;
         }
-        let needed = self.items(chat, chat.turns.len(), question)?.len();
-        if needed >= self.cache.context {
-            return Err(Error::ContextFull { needed, context: self.cache.context });
-        }
-        Ok(chat.turns.len())
     }
 
-    /// The prompt without its oldest `n_dropped` turns, position by position.
-    fn items(&self, chat: &Chat, n_dropped: usize, question: &str) -> Result<Vec<Item>> {
-        let turns: Vec<(&str, &[u32])> =
-            chat.turns[n_dropped..].iter().map(|turn| (turn.question.as_str(), turn.answer.as_slice())).collect();
-        let pieces = self.template.prompt(&self.tokenizer, &turns, question, chat.image.is_some())?;
-        let n_image_tokens = self.model.vision().map_or(0, |vision| vision.n_image_tokens() as u32);
-        let mut items = Vec::new();
+    /// A prompt position by position.
+    fn items(&self, pieces: Vec<Piece>) -> Result<Vec<Item>> {
+        let n_image_tokens = self.model.vision().map_or(0, |vision| vision.n_image_tokens());
+        let n_images = pieces.iter().filter(|piece| matches!(piece, Piece::Image(_))).count();
+        if n_images > 0 && n_image_tokens == 0 {
+            return Err(Error::NoVision);
+        }
+        let mut items = Vec::with_capacity(pieces.len() + n_images * n_image_tokens);
         for piece in pieces {
-            match (piece, chat.image) {
-                (Piece::Token(id), _) => items.push(Item::Token(id)),
-                (Piece::Image, Some(key)) => {
-                    items.extend((0..n_image_tokens).map(|row| Item::Image { key, row }));
-                }
-                (Piece::Image, None) => {}
+            match piece {
+                Piece::Token(id) => items.push(Item::Token(id)),
+                Piece::Image(key) => items.extend((0..n_image_tokens as u32).map(|row| Item::Image { key, row })),
             }
         }
         Ok(items)
     }
+
+    /// Whether the images that must be read are all kept encoded.
+    fn check_images(&self, items: &[Item]) -> Result<()> {
+        let key = |item: &Item| if let Item::Image { key, .. } = item { Some(*key) } else { None };
+        let images: BTreeSet<u64> = items.iter().filter_map(key).collect();
+        if images.len() > MAX_IMAGES {
+            let n_images = images.len();
+            let problem = format!("{n_images} pictures would have to be read at once, at most {MAX_IMAGES} can be");
+            return Err(Error::Invalid(problem));
+        }
+        match images.iter().all(|&key| self.model.image(key).is_some()) {
+            true => Ok(()),
+            false => Err(Error::NotKept { images: images.into_iter().collect() }),
+        }
+    }
+}
+
+/// What has been written of an answer.
+struct Written {
+    parts: Vec<Part>,
+    text: String,
+    finish: Finish,
+}
+
+/// What the listener has heard of an answer.
+struct Heard {
+    /// New tokens.
+    n_tokens: usize,
+    /// Text, with the beginning that was given.
+    text: String,
+}
+
+impl Heard {
+    /// Tells of the tokens that are certain; returns whether the answer is to go on.
+    async fn release(&mut self, held: &mut Held<'_>, listener: &mut impl Listener) -> bool {
+        while let Some(token) = held.release() {
+            self.n_tokens += 1;
+            self.text.push_str(&token.text);
+            if !listener.token(&token).await {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// What is said of a token that was chosen and completes `text`.
+fn token(tokenizer: &Tokenizer, choice: Choice, text: String) -> Token {
+    let alternative = |(id, logprob)| Alternative { id, text: tokenizer.piece(id), logprob };
+    let alternatives = choice.best.into_iter().map(alternative).collect();
+    Token { id: choice.id, text, logprob: choice.logprob, alternatives }
 }
 
 /// Longest piece that is looked for, how often it must come, and how many tokens all of that must be: see [`Finish::Repetition`].

@@ -238,6 +238,11 @@ impl Tokenizer {
         text
     }
 
+    /// Text of one id among others; a broken character shows as U+FFFD.
+    pub fn piece(&self, id: u32) -> String {
+        String::from_utf8_lossy(self.text(id)).into_owned()
+    }
+
     fn kind(&self, id: u32) -> Kind {
         self.kinds.get(id as usize).copied().unwrap_or(Kind::Unknown)
     }

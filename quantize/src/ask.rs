@@ -6,14 +6,15 @@ use crate::model_folder::{Files, Source, Stored, failed, read_small};
 use crate::native::with_files;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::image::Picture;
-use llama3med::model::{Listener, Stage};
-use llama3med::prompt::Template;
+use llama3med::model::{Alternative, Listener, MAX_IMAGES, Stage, Token};
+use llama3med::prompt::{Message, Part, Role, Template};
 use llama3med::ranks::{Threads, block_on};
 use llama3med::sampler::SamplerOptions;
 use llama3med::session::{Answer, AskOptions, Chat, Finish, Session};
 use llama3med::{Error, Result};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
+use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,8 +33,8 @@ pub struct Options {
     pub model: Source,
     /// The form of conversations, where it is not to be the model's own.
     pub template: Option<Template>,
-    /// A picture to ask about.
-    pub image: Option<PathBuf>,
+    /// Pictures to ask about, in the order in which they stand before the question.
+    pub images: Vec<PathBuf>,
     /// The question.
     pub prompt: String,
     /// Tokens of the answer at most.
@@ -46,25 +47,40 @@ pub struct Options {
     pub ranks: Option<usize>,
     /// The largest conversation in tokens; `None` is the engine's default.
     pub context: Option<usize>,
+    /// Gives the answer as JSON lines, one for each token, with its log-probability and those of so many alternatives.
+    pub logprobs: Option<usize>,
     /// Where features, image tokens and logits are stored for checks.
     pub logits_out: Option<PathBuf>,
 }
 
 /// Asks; `stop` ends the answer after the next token.
 pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
-    options.sampler.check()?;
-    let picture = options.image.as_deref().map(decode).transpose()?;
-    let notes = picture.iter().flat_map(|picture| &picture.notes);
+    let ask = AskOptions {
+        max_tokens: options.max_tokens,
+        sampler: options.sampler.clone(),
+        stop_repetition: options.stop_repetition,
+        alternatives: options.logprobs.unwrap_or(0),
+        ..AskOptions::default()
+    };
+    ask.check()?;
+    if options.images.len() > MAX_IMAGES {
+        let n_images = options.images.len();
+        return Err(Error::Invalid(format!(
+            "at most {MAX_IMAGES} pictures can be asked about at once, found {n_images}"
+        )));
+    }
+    let pictures = options.images.iter().map(|path| decode(path)).collect::<Result<Vec<_>>>()?;
+    let notes = pictures.iter().flat_map(|picture| &picture.notes);
     notes.for_each(|note| eprintln!("{note}"));
     let (name, files) = options.model.open()?;
-    if picture.is_some() && files.encoder.is_none() {
+    if !pictures.is_empty() && files.encoder.is_none() {
         return Err(Error::NoVision);
     }
     let n_ranks = options.ranks.unwrap_or_else(|| default_ranks(&files));
     let start = Instant::now();
     with_files(files.bytes(), n_ranks, options.template.clone(), options.context, |session| {
         eprintln!("loaded {:?} on {n_ranks} rank(s) in {}", name, seconds(start.elapsed()));
-        block_on(run(session, options, picture.as_ref(), stop))
+        block_on(run(session, options, &ask, &pictures, stop))
     })
 }
 
@@ -88,33 +104,32 @@ pub(crate) fn decode(path: &Path) -> Result<Picture> {
 async fn run(
     session: &mut Session<Threads>,
     options: &Options,
-    picture: Option<&Picture>,
+    ask: &AskOptions,
+    pictures: &[Picture],
     stop: &AtomicBool,
 ) -> Result<Finish> {
-    let mut listener = Terminal::new(stop, options.logits_out.is_some());
+    let mut listener = Terminal::new(stop, options);
     let mut chat = Chat::default();
-    let mut features = Vec::new();
-    if let Some(picture) = picture {
+    let (mut image_tokens, mut features) = (Vec::new(), Vec::new());
+    for picture in pictures {
         let start = Instant::now();
         let look = session.look(picture, &mut listener).await?;
         listener.end_stage();
         let n_tiles = session.model().vision().map_or(0, |vision| vision.scales.n_tiles());
         eprintln!("encoded {n_tiles} tiles in {}", seconds(start.elapsed()));
-        (chat.image, features) = (Some(look.key), look.features);
+        chat.add(Message::new(Role::User, [Part::Image(look.key)]));
+        image_tokens.extend_from_slice(session.model().image(look.key).unwrap_or_default());
+        features.extend(look.features);
     }
-    let ask = AskOptions {
-        max_tokens: options.max_tokens,
-        sampler: options.sampler.clone(),
-        stop_repetition: options.stop_repetition,
-    };
     let start = Instant::now();
-    let answer = session.ask(&mut chat, &options.prompt, &ask, &mut listener).await?;
-    let _ = writeln!(std::io::stdout());
+    let answer = session.ask(&mut chat, &options.prompt, ask, &mut listener).await?;
+    if !listener.is_json {
+        print("\n");
+    }
     report(&listener, &answer, start);
     if let Some(path) = &options.logits_out {
-        let image_tokens = chat.image.and_then(|key| session.model().image(key)).unwrap_or_default();
         let dim = session.model().config().dim;
-        store(path, &listener, session.model().config().vocab_size, (&features, image_tokens, dim))?;
+        store(path, &listener, session.model().config().vocab_size, (&features, &image_tokens, dim))?;
     }
     Ok(answer.finish)
 }
@@ -145,13 +160,15 @@ struct Terminal<'a> {
     bar: Option<ProgressBar>,
     ids: Vec<u32>, // (n_steps), with the one that ends the answer
     first_token: Option<Instant>,
+    is_json: bool,
     keep_logits: bool,
     logits: Vec<f32>, // (n_steps, vocab_size)
 }
 
 impl<'a> Terminal<'a> {
-    fn new(stop: &'a AtomicBool, keep_logits: bool) -> Self {
-        Self { stop, bar: None, ids: Vec::new(), first_token: None, keep_logits, logits: Vec::new() }
+    fn new(stop: &'a AtomicBool, options: &Options) -> Self {
+        let (is_json, keep_logits) = (options.logprobs.is_some(), options.logits_out.is_some());
+        Self { stop, bar: None, ids: Vec::new(), first_token: None, is_json, keep_logits, logits: Vec::new() }
     }
 
     fn end_stage(&mut self) {
@@ -187,10 +204,24 @@ impl Listener for Terminal<'_> {
         self.ids.push(id);
     }
 
-    async fn token(&mut self, _: u32, text: &str) -> bool {
+    async fn token(&mut self, token: &Token) -> bool {
+        let alternative = |other: &Alternative| json!({ "id": other.id, "text": other.text, "logprob": other.logprob });
+        let line = || {
+            let alternatives: Vec<_> = token.alternatives.iter().map(alternative).collect();
+            let (id, text, logprob) = (token.id, &token.text, token.logprob);
+            format!("{}\n", json!({ "id": id, "text": text, "logprob": logprob, "alternatives": alternatives }))
+        };
         // A closed pipe ends the answer as Ctrl-C does.
-        let mut stdout = std::io::stdout();
-        stdout.write_all(text.as_bytes()).and_then(|_| stdout.flush()).is_ok() && self.go_on()
+        let is_taken = if self.is_json { print(&line()) } else { print(&token.text) };
+        is_taken && self.go_on()
+    }
+
+    async fn rest(&mut self, text: &str) {
+        if self.is_json {
+            print(&format!("{}\n", json!({ "text": text })));
+        } else {
+            print(text);
+        }
     }
 
     fn logits(&mut self, logits: &[f32]) {
@@ -202,6 +233,12 @@ impl Listener for Terminal<'_> {
     fn dropped(&mut self, n_turns: usize) {
         eprintln!("the oldest {n_turns} turn(s) no longer fit into the context");
     }
+}
+
+/// Whether standard output takes it.
+fn print(text: &str) -> bool {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(text.as_bytes()).and_then(|_| stdout.flush()).is_ok()
 }
 
 /// Stores what was computed on the way. The token that ended the answer counts as a step.

@@ -9,9 +9,8 @@ use crate::model_folder::Unwritten;
 use crate::native::with_files;
 use crate::prompts::{self, Prompt};
 use indicatif::{ProgressBar, ProgressStyle};
-use llama3med::model::{Listener, Stage};
+use llama3med::model::{Listener, Stage, Token};
 use llama3med::ranks::{Threads, block_on};
-use llama3med::sampler::SamplerOptions;
 use llama3med::session::{AskOptions, Chat, Session};
 use llama3med::watch::{Part, Place, Point, Watch};
 use llama3med::{Error, Result};
@@ -94,11 +93,11 @@ async fn answer(session: &mut Session<Threads>, prompts: &[Prompt]) -> Result<()
     let bar = ProgressBar::new(prompts.len() as u64).with_style(style.expect("the template is a constant"));
     bar.set_message("calibrating");
     bar.tick();
-    let options = AskOptions { max_tokens: MAX_TOKENS, sampler: SamplerOptions::default(), stop_repetition: false };
+    let options = AskOptions { max_tokens: MAX_TOKENS, stop_repetition: false, ..AskOptions::default() };
     for group in prompts.chunk_by(|a, b| a.image == b.image) {
         let mut chat = Chat::default();
         if let Some(path) = &group[0].image {
-            chat.image = Some(session.look(&decode(path)?, &mut Patient).await?.key);
+            chat = Chat::about(session.look(&decode(path)?, &mut Patient).await?.key);
         }
         for prompt in group {
             session.ask(&mut chat.clone(), &prompt.question, &options, &mut Patient).await?;
@@ -116,7 +115,7 @@ impl Listener for Patient {
         true
     }
 
-    async fn token(&mut self, _: u32, _: &str) -> bool {
+    async fn token(&mut self, _: &Token) -> bool {
         true
     }
 }

@@ -15,9 +15,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::gguf::Gguf;
 use llama3med::manifest::{DECODER, Fidelity};
-use llama3med::model::{Listener, Stage};
+use llama3med::model::{Listener, Stage, Token};
 use llama3med::ranks::{Threads, block_on};
-use llama3med::sampler::SamplerOptions;
 use llama3med::session::{AskOptions, Chat, Forced, Session};
 use llama3med::watch::{Part, Place, Point, Watch};
 use llama3med::{Error, Result};
@@ -204,7 +203,7 @@ impl Run<'_> {
                     let look = block_on(session.look(&decode(path)?, &mut listener))?;
                     (looked, features) = ((Some(path), Some(look.key)), look.features);
                 }
-                let chat = Chat { image: prompt.image.as_ref().and(looked.1), turns: Vec::new() };
+                let chat = Chat::about(prompt.image.as_ref().and(looked.1));
                 let answer = reference.get(idx).map(|trace| trace.answer.clone());
                 let trace = block_on(self.trace(session, chat, &prompt.question, answer, features, &mut listener))?;
                 done(idx, trace)?;
@@ -219,7 +218,7 @@ impl Run<'_> {
     async fn trace(
         &self,
         session: &mut Session<Threads>,
-        mut chat: Chat,
+        chat: Chat,
         question: &str,
         answer: Option<Vec<u32>>,
         features: Vec<f32>,
@@ -228,10 +227,11 @@ impl Run<'_> {
         let answer = match answer {
             Some(answer) => answer,
             None => {
-                let (max_tokens, sampler) = (self.max_tokens, SamplerOptions::default());
-                let options = AskOptions { max_tokens, sampler, stop_repetition: false };
-                session.ask(&mut chat, question, &options, listener).await?;
-                chat.turns.pop().map(|turn| turn.answer).unwrap_or_default()
+                let max_tokens = self.max_tokens;
+                let options = AskOptions { max_tokens, stop_repetition: false, ..AskOptions::default() };
+                let mut asked = chat.clone();
+                session.ask(&mut asked, question, &options, listener).await?;
+                asked.answers().pop().unwrap_or_default()
             }
         };
         if self.stop.load(Ordering::Relaxed) {
@@ -264,7 +264,7 @@ impl Listener for Patient<'_> {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    async fn token(&mut self, _: u32, _: &str) -> bool {
+    async fn token(&mut self, _: &Token) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
 }

@@ -15,7 +15,7 @@ use answers::Answers;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::manifest::Manifest;
-use llama3med::model::{Listener, Stage};
+use llama3med::model::{Listener, Stage, Token};
 use llama3med::ranks::{Threads, block_on};
 use llama3med::sampler::SamplerOptions;
 use llama3med::session::{AskOptions, Chat, Finish, Session};
@@ -227,7 +227,8 @@ async fn ask_all(
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta} left");
     let bar = ProgressBar::new(todo.len() as u64).with_style(style.expect("the template is a constant"));
     // Like the published scripts, which let a model repeat itself.
-    let ask = AskOptions { max_tokens: options.max_tokens, sampler: options.sampler(), stop_repetition: false };
+    let (max_tokens, sampler) = (options.max_tokens, options.sampler());
+    let ask = AskOptions { max_tokens, sampler, stop_repetition: false, ..AskOptions::default() };
     let mut listener = Patient { stop };
     for group in todo.chunk_by(|a, b| a.image_idx == b.image_idx) {
         let picture = match group[0].picture(options.blank) {
@@ -248,7 +249,7 @@ async fn ask_all(
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
-            let mut chat = Chat { image: Some(look.key), ..Chat::default() };
+            let mut chat = Chat::about(look.key);
             let answer = session.ask(&mut chat, &asked.prompt, &ask, &mut listener).await;
             let answer = answer.map_err(|error| asked.located(error))?;
             answers.push(asked, &answer.text, answer.finish == Finish::Stop)?;
@@ -269,7 +270,7 @@ impl Listener for Patient<'_> {
         stage == Stage::Reading || !self.stop.load(Ordering::Relaxed)
     }
 
-    async fn token(&mut self, _: u32, _: &str) -> bool {
+    async fn token(&mut self, _: &Token) -> bool {
         true
     }
 }

@@ -93,9 +93,9 @@ struct AskArgs {
     /// The chat template, if the file does not specify a known one, or to override it.
     #[arg(long, value_parser = TEMPLATES)]
     template: Option<String>,
-    /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF.
+    /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF. Given several times (up to 4), the pictures stand before the question in this order.
     #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
+    image: Vec<PathBuf>,
     /// The question.
     #[arg(long, value_name = "TEXT")]
     prompt: String,
@@ -132,6 +132,10 @@ struct AskArgs {
     /// was trained for less.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     context: Option<usize>,
+    /// Print the answer as JSON lines, one per token: id, text, logprob (natural logarithm of its probability), and the
+    /// N most likely tokens at its place.
+    #[arg(long, value_name = "N")]
+    logprobs: Option<usize>,
     /// Save intermediate results (features, image_tokens, logits, tokens) as a safetensors file, to compare with other
     /// programs.
     #[arg(long, value_name = "FILE")]
@@ -354,7 +358,7 @@ fn answer(args: AskArgs) -> Result<ExitCode> {
             None => Source::Folder(args.model.unwrap_or_default()),
         },
         template: args.template.as_deref().map(Template::named).transpose()?,
-        image: args.image,
+        images: args.image,
         prompt: args.prompt,
         max_tokens: args.max_tokens,
         sampler: SamplerOptions {
@@ -368,6 +372,7 @@ fn answer(args: AskArgs) -> Result<ExitCode> {
         stop_repetition: !args.allow_repetition,
         ranks: args.ranks,
         context: args.context,
+        logprobs: args.logprobs,
         logits_out: args.logits_out,
     };
     match ask::ask(&options, &stop)? {

@@ -192,7 +192,7 @@ test("an earlier picture costs no new reading", async (t) => {
     return results;
   }, pictures);
   const prepared = results.map(({ n_prepared }) => n_prepared);
-  assert.ok(prepared[0] > 64 && prepared[1] > 64 && prepared[2] === 0, JSON.stringify(prepared));
+  assert.ok(prepared[0] > 64 && prepared[1] >= 64 && prepared[2] === 0, JSON.stringify(prepared));
   assert.equal(results[2].text, results[0].text);
   assert.ok(results[2].n_read < 64);
 });
@@ -267,7 +267,10 @@ test("a picture of long ago is looked at again when it is asked about", async (t
     const chat = model.chat({ image: bytes, onProgress: ({ stage }) => (n_tiles += stage === "encoding") });
     await chat.ready;
     bytes.fill(0); // the chat has what it was given
-    for (let seed = 0; seed < 4; seed++) await model.chat({ image: makePicture(64, seed) }).ready;
+    for (let seed = 0; seed < 4; seed++) {
+      await model.chat({ image: makePicture(64, seed) }).ready;
+      await model.countTokens("a"); // comes after what the chat prepares: what was read of the first picture has to go, too
+    }
     n_tiles = 0;
     const later = await textOf(chat.ask(...question));
     chat.close();

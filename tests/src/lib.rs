@@ -5,7 +5,7 @@ use llama3med::gguf::{Gguf, Header};
 use llama3med::image::{Fit, Picture, Preprocess, preprocess};
 use llama3med::manifest::{DECODER, ENCODER, Manifest};
 use llama3med::model::ModelLoader;
-use llama3med::prompt::{Marks, Template};
+use llama3med::prompt::{Chat, Marks, Message, Part, Role, TEMPLATES, Template};
 use llama3med::shard::Shard;
 use llama3med::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
@@ -28,7 +28,8 @@ pub fn gguf(data: &[u8]) {
         }
         if let Ok(vocabulary) = Tokenizer::from_gguf(&gguf) {
             let prompt = Template::from_gguf(&gguf, &vocabulary);
-            let _ = prompt.and_then(|template| template.prompt(&vocabulary, &[], "Is there a mass? 肺🩻 </s>", true));
+            let _ = prompt
+                .and_then(|template| template.prompt(&vocabulary, &messages(&[], "Is there a mass? 肺🩻 </s>", true)));
         }
     }
     let _ = Gguf::parse("fuzz.gguf", data, u64::MAX - 1);
@@ -75,20 +76,32 @@ pub fn vocabulary(data: &[u8]) {
     gguf(&header.to_bytes());
 }
 
-/// What a user types, and before it the four texts of a template, one per line.
+/// Turns of question and answer and an open question; the first one begins with the image of key 0, if it is to.
+pub fn messages(turns: &[(&str, &[u32])], question: &str, has_image: bool) -> Vec<Message> {
+    let mut chat = Chat::about(has_image.then_some(0));
+    for (question, answer) in turns {
+        chat = chat.asked(question);
+        chat.add(Message::new(Role::Assistant, [Part::Tokens(answer.to_vec())]));
+    }
+    chat.asked(question).messages
+}
+
+/// Vocabularies of bytes, of SentencePiece's, and of a file of llama.cpp's.
+static TOKENIZERS: LazyLock<[Tokenizer; 3]> = LazyLock::new(|| {
+    let pieces =
+        sentencepiece::tokenizer_json(&golden("llava-med/checkpoint/tokenizer.model"), &Default::default(), true);
+    let pair = golden("pair/decoder.gguf");
+    let pair = Gguf::parse("decoder.gguf", &pair, pair.len() as u64).unwrap().unwrap();
+    [
+        Tokenizer::from_json(&golden("clip-s2/checkpoint/tokenizer.json")).unwrap(),
+        Tokenizer::from_json(pieces.unwrap().as_bytes()).unwrap(),
+        Tokenizer::from_gguf(&pair).unwrap(),
+    ]
+});
+
+/// What a person types, and the four texts of a template before it, one a line.
 pub fn prompt(data: &[u8]) {
-    static TOKENIZERS: LazyLock<[Tokenizer; 3]> = LazyLock::new(|| {
-        let pieces =
-            sentencepiece::tokenizer_json(&golden("llava-med/checkpoint/tokenizer.model"), &Default::default(), true);
-        let pair = golden("pair/decoder.gguf");
-        let pair = Gguf::parse("decoder.gguf", &pair, pair.len() as u64).unwrap().unwrap();
-        [
-            Tokenizer::from_json(&golden("clip-s2/checkpoint/tokenizer.json")).unwrap(),
-            Tokenizer::from_json(pieces.unwrap().as_bytes()).unwrap(),
-            Tokenizer::from_gguf(&pair).unwrap(),
-        ]
-    });
-    // Longer texts take more time and show nothing new.
+    // Long texts take longer and show nothing new.
     let text = String::from_utf8_lossy(data.get(..1 << 14).unwrap_or(data));
     let mut lines = text.splitn(5, '\n').map(String::from);
     let mut line = || lines.next().unwrap_or_default();
@@ -98,9 +111,22 @@ pub fn prompt(data: &[u8]) {
     for (idx, tokenizer) in TOKENIZERS.iter().enumerate() {
         if let Ok(ids) = tokenizer.encode_text(&text) {
             assert!(ids.iter().all(|&id| tokenizer.is_known(id)));
-            let _ = template.prompt(tokenizer, &[(&question, &ids)], &question, true);
+            let _ = template.prompt(tokenizer, &messages(&[(&question, &ids)], &question, true));
             let decoded = tokenizer.decode(&ids);
             assert!(idx > 0 || decoded == text, "bytes lose nothing: {decoded:?} for {text:?}");
+        }
+    }
+}
+
+/// A conversation as JavaScript gives it, written in every well-known form.
+pub fn conversation(data: &[u8]) {
+    let Ok(messages) = serde_json::from_slice::<Vec<Message>>(data) else { return };
+    for name in TEMPLATES {
+        let template = Template::named(name).expect("it is one of those");
+        for tokenizer in TOKENIZERS.iter() {
+            let (prompt, known) = (template.prompt(tokenizer, &messages), template.known(tokenizer, &messages));
+            let prompts = prompt.ok().zip(known.ok());
+            assert!(prompts.is_none_or(|(prompt, known)| prompt.starts_with(&known)));
         }
     }
 }
@@ -272,12 +298,13 @@ fn scratch(purpose: &str) -> PathBuf {
 pub type Parser = fn(&[u8]);
 
 /// Every parser by name.
-pub const PARSERS: [(&str, Parser); 17] = [
+pub const PARSERS: [(&str, Parser); 18] = [
     ("about", about),
     ("answers", answers),
     ("chat_template", chat_template),
     ("companions", companions),
     ("config", config),
+    ("conversation", conversation),
     ("gguf", gguf),
     ("image", image),
     ("manifest", manifest),

@@ -168,7 +168,7 @@ fn both_ways_to_the_same_vocabulary_give_the_same_prompts() {
         let template = Template::from_gguf(&theirs, &tokenizer).unwrap();
         let turns: [(&str, &[u32]); 1] = [("Is there a mass? </s><|eot_id|>", &[300, 301])];
         for has_image in [true, false] {
-            let prompt = |tokenizer| template.prompt(tokenizer, &turns, "Where?", has_image).unwrap();
+            let prompt = |tokenizer| template.prompt(tokenizer, &tests::messages(&turns, "Where?", has_image)).unwrap();
             assert_eq!(prompt(&tokenizer), prompt(&json), "{name}");
         }
         let stops = |tokenizer| template.stop_ids(&theirs, tokenizer).unwrap();
@@ -283,7 +283,7 @@ fn one_blank_stands_before_a_question_whose_mark_is_a_token() {
     let gguf = gguf(&header);
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
     let template = Template::from_gguf(&gguf, &tokenizer).unwrap();
-    let prompt = template.prompt(&tokenizer, &[("he", &[263])], "he", false).unwrap();
+    let prompt = template.prompt(&tokenizer, &tests::messages(&[("he", &[263])], "he", false)).unwrap();
     assert_eq!(prompt, [1, 264, 263, 265, 263, 2, 264, 263, 265].map(Piece::Token));
     let without = {
         let mut gguf = gguf.clone();

@@ -2,7 +2,7 @@
 //! operation fails.
 
 use llama3med::image::Picture;
-use llama3med::model::{Listener, Stage};
+use llama3med::model::{Listener, Stage, Token};
 use llama3med::ranks::block_on;
 use llama3med::session::{AskOptions, Chat};
 use llama3med::{Error, Result};
@@ -72,7 +72,7 @@ impl Listener for Nobody {
     async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool {
         true
     }
-    async fn token(&mut self, _: u32, _: &str) -> bool {
+    async fn token(&mut self, _: &Token) -> bool {
         true
     }
 }
@@ -98,15 +98,15 @@ fn earlier_conversations_are_given_up_where_memory_is_short() {
         let run = |session: &mut llama3med::session::Session<_>| -> Result<_> {
             let mut chat = Chat::default();
             for seed in 1..=3 {
-                chat.image = Some(block_on(session.look(&picture(seed), &mut Nobody))?.key);
+                chat = Chat::about(block_on(session.look(&picture(seed), &mut Nobody))?.key);
                 block_on(session.prepare(&chat, &mut Nobody))?;
             }
             assert_eq!(session.model().n_kept(), 2);
             refuse(SPARE, n_refusals);
-            let options = AskOptions { max_tokens: 8, sampler: Default::default(), stop_repetition: false };
+            let options = AskOptions { max_tokens: 8, stop_repetition: false, ..AskOptions::default() };
             block_on(session.ask(&mut chat, &"What? ".repeat(30), &options, &mut Nobody))?;
             assert_eq!(N_REFUSALS.load(Ordering::Relaxed), 0, "fewer pages were asked for than refused");
-            Ok((session.model().n_kept(), chat.turns.remove(0).answer))
+            Ok((session.model().n_kept(), chat.answers().remove(0)))
         };
         with_session(&folder, n_ranks, None, run).unwrap()
     };
@@ -129,29 +129,28 @@ fn want_of_memory_on_one_rank_fails_the_operation_alone() {
     let question = "What? ".repeat(30);
     let answers = |n_ranks: usize, fails: bool| {
         let run = |session: &mut llama3med::session::Session<_>| -> Result<_> {
-            let options = AskOptions { max_tokens: 8, sampler: Default::default(), stop_repetition: false };
+            let options = AskOptions { max_tokens: 8, stop_repetition: false, ..AskOptions::default() };
             let mut answers = Vec::new();
             for refused in [WORK, PAGES] {
-                let mut chat = Chat::default();
                 if fails && refused == WORK {
                     refuse(WORK, 1);
                     let error = block_on(session.look(&picture(1), &mut Nobody)).unwrap_err();
                     assert!(error.to_string().ends_with(&format!("for a picture on 1 of {n_ranks} ranks")), "{error}");
                     assert_eq!(N_REFUSALS.load(Ordering::Relaxed), 0);
                 }
-                chat.image = Some(block_on(session.look(&picture(1), &mut Nobody))?.key);
+                let mut chat = Chat::about(block_on(session.look(&picture(1), &mut Nobody))?.key);
                 block_on(session.prepare(&chat, &mut Nobody))?;
                 if fails && refused == PAGES {
                     refuse(PAGES, 1);
                     let error = block_on(session.ask(&mut chat, &question, &options, &mut Nobody)).unwrap_err();
                     let end = format!("for a longer conversation on 1 of {n_ranks} ranks");
                     assert!(matches!(error, Error::OutOfMemory { .. }) && error.to_string().ends_with(&end), "{error}");
-                    assert_eq!((N_REFUSALS.load(Ordering::Relaxed), chat.turns.len()), (0, 0));
+                    assert_eq!((N_REFUSALS.load(Ordering::Relaxed), chat.answers().len()), (0, 0));
                 }
                 for question in [question.as_str(), "And?"] {
                     block_on(session.ask(&mut chat, question, &options, &mut Nobody))?;
                 }
-                answers.push(chat.turns);
+                answers.push(chat.messages);
             }
             Ok(answers)
         };

@@ -4,9 +4,8 @@
 
 use llama3med::gguf::Gguf;
 use llama3med::image::Picture;
-use llama3med::model::{Listener, Stage};
+use llama3med::model::{Listener, Stage, Token};
 use llama3med::ranks::block_on;
-use llama3med::sampler::SamplerOptions;
 use llama3med::session::{AskOptions, Chat};
 use llama3med::tokenizer::Tokenizer;
 use llama3med::watch::Watch;
@@ -49,7 +48,7 @@ impl Listener for Patient {
     async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool {
         true
     }
-    async fn token(&mut self, _: u32, _: &str) -> bool {
+    async fn token(&mut self, _: &Token) -> bool {
         true
     }
 }
@@ -121,7 +120,7 @@ fn reread(
             let question = case["question"].as_str().unwrap();
             let mut chat = Chat::default();
             if case["image"] == true {
-                chat.image = Some(block_on(session.look(&picture, &mut Patient))?.key);
+                chat = Chat::about(block_on(session.look(&picture, &mut Patient))?.key);
             }
             let forced = block_on(session.force(&chat, question, &answer, Watch::default(), &mut Patient))?;
             assert_eq!(forced.items.len(), prompt.len() + answer.len(), "{question}");
@@ -129,9 +128,9 @@ fn reread(
                 use llama3med::model::Item::{Image, Token};
                 assert!(*item == Token(*id) || matches!(item, Image { .. }), "{question}: {item:?} is not {id}");
             }
-            let options = AskOptions { max_tokens: 40, sampler: SamplerOptions::default(), stop_repetition: false };
+            let options = AskOptions { max_tokens: 40, stop_repetition: false, ..AskOptions::default() };
             block_on(session.ask(&mut chat, question, &options, &mut Patient))?;
-            cases.push((forced.logits, chat.turns[0].answer.clone()));
+            cases.push((forced.logits, chat.answers()[0].clone()));
         }
         Ok((cases, session.model().config().vocab_size))
     });

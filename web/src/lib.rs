@@ -52,10 +52,17 @@ fn object(fields: &[(&str, JsValue)]) -> Result<js_sys::Object, JsValue> {
 
 /// An error as a JavaScript `Error`: its message, and the variant's name in kebab case as `kind`.
 fn to_js(error: Error) -> JsValue {
+    if let Error::NotKept { images } = &error {
+        let keys: js_sys::Array = images.iter().map(|&key| JsValue::from(key)).collect();
+        let error = js_error("not-encoded", &error.to_string());
+        let _ = js_sys::Reflect::set(&error, &"images".into(), &keys);
+        return error;
+    }
     let kind = match &error {
         Error::Corrupt { .. } | Error::MissingTensor { .. } | Error::Shape { .. } => "corrupt",
         Error::Unsupported(_) => "unsupported",
         Error::Image(_) => "image",
+        Error::NotKept { .. } => "not-encoded",
         Error::NoVision => "no-vision",
         Error::Format(_) => "format",
         Error::Tokenizer(_) => "tokenizer",

@@ -7,10 +7,10 @@ use crate::{js_error, object, to_js};
 use js_sys::{Array, Function, Object, Uint8Array};
 use llama3med::Error;
 use llama3med::image::{Picture, Preprocess};
-use llama3med::model::{Listener, Model, ModelLoader, Stage};
-use llama3med::prompt::Template;
+use llama3med::model::{Alternative, Listener, Model, ModelLoader, Stage, Token};
+use llama3med::prompt::{Message, Template};
 use llama3med::sampler::{SamplerOptions, top_probabilities};
-use llama3med::session::{Answer, AskOptions, Chat, Finish, Look, Session};
+use llama3med::session::{Answer, AskOptions, Chat, Finish, Session};
 use llama3med::shard::Shard;
 use serde::Deserialize;
 use std::cell::{Cell, RefCell};
@@ -51,20 +51,24 @@ struct WebOptions {
     repetition_penalty: f32,
     seed: f64,
     stop_repetition: bool,
+    stop: Vec<String>,
+    alternatives: f64,
 }
 
 impl Default for WebOptions {
     fn default() -> Self {
-        let SamplerOptions { temperature, top_p, min_p, repetition_penalty, .. } = SamplerOptions::default();
+        let AskOptions { max_tokens, sampler, stop_repetition, stop, alternatives } = AskOptions::default();
         Self {
-            max_tokens: 512.0,
-            temperature,
-            top_k: 0.0,
-            top_p,
-            min_p,
-            repetition_penalty,
-            seed: 0.0,
-            stop_repetition: true,
+            max_tokens: max_tokens as f64,
+            temperature: sampler.temperature,
+            top_k: sampler.top_k as f64,
+            top_p: sampler.top_p,
+            min_p: sampler.min_p,
+            repetition_penalty: sampler.repetition_penalty,
+            seed: sampler.seed as f64,
+            stop_repetition,
+            stop,
+            alternatives: alternatives as f64,
         }
     }
 }
@@ -83,9 +87,11 @@ impl WebOptions {
             repetition_penalty: self.repetition_penalty,
             seed: whole("seed", self.seed, 0.0)? as u64,
         };
-        sampler.check()?;
         let max_tokens = whole("maxTokens", self.max_tokens, 1.0)? as usize;
-        Ok(AskOptions { max_tokens, sampler, stop_repetition: self.stop_repetition })
+        let alternatives = whole("alternatives", self.alternatives, 0.0)? as usize;
+        let Self { stop_repetition, stop, .. } = self;
+        let options = AskOptions { max_tokens, sampler, stop_repetition, stop, alternatives };
+        options.check().map(|()| options)
     }
 }
 
@@ -172,9 +178,10 @@ impl Rank {
         Ok(session.tokenizer().encode_text(text).map_err(to_js)?.len())
     }
 
-    /// Encodes the picture of a new chat (rank 0). `on("picture", frame, view)` hears of it as soon as it is decoded, `on("encoding", done, total)` of every
-    /// tile. `frame` is what is returned, `view` the pixels for a screen: `{ width, height, rgba }`, undefined where there is no memory for them.
-    pub async fn look(&self, chat: u32, picture: &Uint8Array, on: Function) -> JsResult<Object> {
+    /// Encodes a picture (rank 0). `on("picture", frame, view)` hears of it as soon as it is decoded, `on("encoding", done, total)` of every tile. `frame` is
+    /// what is returned, there with the encoded image's `key`; `view` the pixels for a screen: `{ width, height, rgba }`, undefined where there is no memory
+    /// for them.
+    pub async fn look(&self, picture: &Uint8Array, on: Function) -> JsResult<Object> {
         let decoded = decode(picture).map_err(to_js)?;
         let mut session = self.lead()?;
         let frame = session.model().vision().map(|vision| frame(&decoded, &vision.preprocess, vision.scales.n_tiles()));
@@ -182,26 +189,18 @@ impl Rank {
             // An exception of the listener is its own affair.
             let _ = on.call3(&JsValue::NULL, &"picture".into(), frame, &view(&decoded)?);
         }
-        self.chats.borrow_mut().insert(chat, Chat::default());
         let result = session.look(&decoded, &mut self.events(&on)).await;
         self.state.replace(State::Leading(session));
-        if result.is_err() {
-            self.forget(chat);
-        }
-        let Look { key, .. } = result.map_err(to_js)?;
-        self.put_back(chat, Chat { image: Some(key), turns: Vec::new() });
-        frame.unwrap_or_else(|| object(&[]))
+        let key = result.map_err(to_js)?.key;
+        let frame = frame.unwrap_or_else(|| object(&[]))?;
+        js_sys::Reflect::set(&frame, &"key".into(), &key.into())?;
+        Ok(frame)
     }
 
-    /// Adds turns that a chat had in another session: [[question, answer], ...] (rank 0).
-    pub fn remember(&self, chat: u32, turns: JsValue) -> JsResult<()> {
-        let turns =
-            serde_wasm_bindgen::from_value(turns).map_err(|error| js_error("invalid", &format!("history: {error}")))?;
-        let state = self.state.borrow();
-        let State::Leading(session) = &*state else { return Err(busy()) };
-        let mut remembered = self.chat(chat);
-        session.remember(&mut remembered, turns).map_err(to_js)?;
-        self.put_back(chat, remembered);
+    /// Begins a chat with these messages, each `{ role, parts }` with parts `{ text }`, `{ image: key }` or `{ tokens: ids }` (rank 0).
+    pub fn begin(&self, chat: u32, messages: JsValue) -> JsResult<()> {
+        let chat_begun = Chat { messages: read(messages)? };
+        self.chats.borrow_mut().insert(chat, chat_begun);
         Ok(())
     }
 
@@ -214,27 +213,32 @@ impl Rank {
         result.map_err(to_js)
     }
 
-    /// Answers a question (rank 0). `on("token", text)` hears of every token, `on("rest", text)` of text that the last one left incomplete,
-    /// `on("reading", done, total)` of the prompt, `on("dropped", n)` of turns that no longer fit.
+    /// Adds `messages` to a chat, a question and perhaps the beginning of its answer, and answers (rank 0). `on("token", text, token)` hears of every token,
+    /// `{ id, logprob, alternatives }`, `on("rest", text)` of text at the end that no token completes, `on("reading", done, total)` of the prompt,
+    /// `on("dropped", n)` of turns that no longer fit.
     ///
-    /// Only the last few pictures are kept encoded. An error of the kind "not-encoded" says that the chat's is no longer among them: ask again with its
-    /// file as `picture`, which is not looked at otherwise.
+    /// Only the last few pictures are kept encoded. An error of the kind "not-encoded" has in `images` the keys of the pictures that the question needs:
+    /// ask again with their files as `pictures`, which are looked at before.
     pub async fn ask(
         &self,
         chat: u32,
-        question: &str,
-        picture: Option<Uint8Array>,
+        messages: JsValue,
+        pictures: Vec<Uint8Array>,
         options: JsValue,
         on: Function,
     ) -> JsResult<Object> {
         let options: WebOptions = serde_wasm_bindgen::from_value(options)
             .map_err(|error| js_error("invalid", &format!("options: {error}")))?;
         let options = options.check().map_err(to_js)?;
+        let messages: Vec<Message> = read(messages)?;
         let mut session = self.lead()?;
         let (id, mut chat) = (chat, self.chat(chat));
+        messages.into_iter().for_each(|message| chat.add(message));
         let mut events = self.events(&on);
-        let result = answer(&mut session, &mut chat, question, picture, &options, &mut events).await;
-        self.put_back(id, chat);
+        let result = answer(&mut session, &mut chat, &pictures, &options, &mut events).await;
+        if result.is_ok() {
+            self.put_back(id, chat);
+        }
         let named = |&(id, probability): &(u32, f32)| (session.tokenizer().decode(&[id]), probability);
         let named: Vec<_> = events.first.iter().map(named).collect();
         self.state.replace(State::Leading(session));
@@ -279,7 +283,7 @@ impl Rank {
         }
     }
 
-    /// A copy of a chat for an operation; one without a picture begins with its first.
+    /// A copy of a chat for an operation; one without messages begins with its first.
     fn chat(&self, id: u32) -> Chat {
         self.chats.borrow_mut().entry(id).or_default().clone()
     }
@@ -293,7 +297,7 @@ impl Rank {
 
     fn events<'a>(&'a self, on: &'a Function) -> Events<'a> {
         self.stop.set(false);
-        Events { on, rank: self, first: Vec::new(), is_new: false }
+        Events { on, rank: self, first: Vec::new() }
     }
 }
 
@@ -341,21 +345,24 @@ fn view(picture: &Picture) -> JsResult<JsValue> {
     Ok(view.into())
 }
 
-/// Asks, after looking at the picture again if that was so long ago that it is no longer kept.
+/// What JavaScript gives of a conversation.
+fn read(messages: JsValue) -> JsResult<Vec<Message>> {
+    serde_wasm_bindgen::from_value(messages).map_err(|error| js_error("invalid", &format!("messages: {error}")))
+}
+
+/// Answers, after looking again at pictures that are no longer kept.
 async fn answer(
     session: &mut Session<Ports>,
     chat: &mut Chat,
-    question: &str,
-    picture: Option<Uint8Array>,
+    pictures: &[Uint8Array],
     options: &AskOptions,
     events: &mut Events<'_>,
 ) -> JsResult<Answer> {
-    if chat.image.is_some_and(|key| session.model().image(key).is_none()) {
-        let file = picture.ok_or_else(|| js_error("not-encoded", "the picture is no longer kept encoded"))?;
-        let decoded = decode(&file).map_err(to_js)?;
+    for file in pictures {
+        let decoded = decode(file).map_err(to_js)?;
         session.look(&decoded, events).await.map_err(to_js)?;
     }
-    session.ask(chat, question, options, events).await.map_err(to_js)
+    session.answer(chat, options, events).await.map_err(to_js)
 }
 
 /// Passes events to JavaScript and lets "stop" in between.
@@ -364,8 +371,6 @@ struct Events<'a> {
     rank: &'a Rank,
     /// The likeliest first tokens of the answer with their probabilities.
     first: Vec<(u32, f32)>,
-    /// Logits have come for which no token has: the text of the next one is not a rest of the last.
-    is_new: bool,
 }
 
 impl Events<'_> {
@@ -385,12 +390,20 @@ impl Listener for Events<'_> {
         };
         self.tell(name, done.into(), total.into()).await
     }
-    async fn token(&mut self, _: u32, text: &str) -> bool {
-        let event = if std::mem::take(&mut self.is_new) { "token" } else { "rest" };
-        self.tell(event, text.into(), JsValue::UNDEFINED).await
+    async fn token(&mut self, token: &Token) -> bool {
+        let alternative = |other: &Alternative| {
+            let text = other.text.as_str().into();
+            object(&[("id", other.id.into()), ("text", text), ("logprob", other.logprob.into())]).ok()
+        };
+        let alternatives: Array = token.alternatives.iter().filter_map(alternative).collect();
+        let about = [("id", token.id.into()), ("logprob", token.logprob.into()), ("alternatives", alternatives.into())];
+        let about = object(&about).map_or(JsValue::UNDEFINED, JsValue::from);
+        self.tell("token", token.text.as_str().into(), about).await
+    }
+    async fn rest(&mut self, text: &str) {
+        self.tell("rest", text.into(), JsValue::UNDEFINED).await;
     }
     fn logits(&mut self, logits: &[f32]) {
-        self.is_new = true;
         if self.first.is_empty() {
             self.first = top_probabilities(logits, 2);
         }

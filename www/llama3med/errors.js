@@ -42,10 +42,10 @@ const FROM_ENGINE = ["corrupt", "unsupported", "image", "tokenizer", "invalid", 
 
 /** An error with a `kind` for programs, a `message` for users and a `detail` for engineers; `instead` are `load` options that would work, if any would. */
 export class ModelError extends Error {
-  constructor({ kind, message, detail = "", instead }, where = "") {
+  constructor({ kind, message, detail = "", instead, images }, where = "") {
     const meaning = !instead && FROM_ENGINE.includes(kind) ? `${KINDS[kind][0].slice(0, -1)}: ` : "";
     super(`${meaning}${message}${where.startsWith("rank") ? ` (${where})` : ""}`);
-    Object.assign(this, { name: "ModelError", kind, detail, instead });
+    Object.assign(this, { name: "ModelError", kind, detail, instead, ...(images && { images }) });
   }
 }
 

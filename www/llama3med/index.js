@@ -27,9 +27,16 @@ export { Folder, giveUpNetwork, KINDS, MAX_RANKS, ModelError };
  * @typedef {{ width: number, height: number, crop: { x: number, y: number, width: number, height: number }, padding?: number[], tiles: number,
  *   notes: string[] }} Frame  A picture's size; what of it the model's square shows, in its pixels, and the colour around it where that is more than the
  *   picture; sentences about how the file was read.
+ * @typedef {Blob|ArrayBuffer|Uint8Array} Picture  A picture's file.
+ * @typedef {{ role: "system"|"user"|"assistant", content: string | ({ type: "text", text: string } | { type: "image", image: Picture })[] }} Message
+ * @typedef {{ id: number, text: string, logprob: number, alternatives: { id: number, text: string, logprob: number }[] }} Token  A token of an answer, the text
+ *   that it completes, and the logarithm of its probability by the model, before temperature and penalties; the likeliest tokens in its place, the best
+ *   first, itself among them if it is one. A control token has no text.
  * @typedef {{ maxTokens?: number, temperature?: number, topK?: number, topP?: number, minP?: number, repetitionPenalty?: number, seed?: number,
- *   stopRepetition?: boolean, signal?: AbortSignal }} AskOptions  Without any: the likeliest token always, 512 tokens at most, and an answer that only
- *   repeats itself is ended.
+ *   stopRepetition?: boolean, stop?: string[], images?: Picture[], begin?: string|number[], alternatives?: number, onToken?: (token: Token) => void,
+ *   signal?: AbortSignal }} AskOptions  Without any: the likeliest token always, 512 tokens at most, and an answer that only repeats itself is ended. The
+ *   answer ends before the first of the texts in `stop`; `images` stand before the question; `begin` is how the answer begins, as text or ids of tokens, and is not
+ *   given out again; `onToken` hears of every token, with as many `alternatives` as that says (0 to 100).
  */
 
 // (module (func (result v128) (i8x16.popcnt (i8x16.splat (i32.const 0)))))
@@ -230,13 +237,15 @@ export class Model {
 
   /**
    * Begins a conversation, with a picture or without. A picture that is still being encoded for another chat is given up: the newest wins.
-   * @param {{ image?: Blob|ArrayBuffer|Uint8Array, history?: { question: string, answer: string }[], onPicture?: (picture: Frame & { view?: ImageData }) => void,
-   *   onProgress?: (progress: Progress) => void }} [options]  `history` are the turns of an earlier conversation, which this one continues; `onPicture` hears
-   *   of the picture when it is decoded and before it is encoded, once; `view` is the picture as the model has it, upright, at most 1600 pixels on an edge
+   * @param {{ image?: Picture, system?: string, history?: ({ question: string, answer: string } | Message)[],
+   *   onPicture?: (picture: Frame & { view?: ImageData }) => void, onProgress?: (progress: Progress) => void }} [options]  `image` stands before the first
+   *   question; `system` is what the model is told in the place of its own system text, "" for none; `history` is an earlier conversation, which this one
+   *   continues; `onPicture` hears of `image` when it is decoded and before it is encoded, once; `view` is the picture as the model has it, upright, at most 1600
+   *   pixels on an edge
    */
-  chat({ image, history = [], onPicture, onProgress } = {}) {
+  chat({ image, system, history = [], onPicture, onProgress } = {}) {
     this.#looking?.giveUp();
-    const chat = new Chat(this.#session, this.#nChats++, { image, history, onPicture, onProgress, loadMs: this.loadMs });
+    const chat = new Chat(this.#session, this.#nChats++, { image, system, history, onPicture, onProgress, loadMs: this.loadMs });
     this.#looking = chat;
     return chat;
   }
@@ -267,24 +276,23 @@ export class Model {
   }
 }
 
-/** A conversation about at most one picture. */
+/** A conversation. Four pictures may stand in it; when old turns are left out, theirs go with them, except the first, which moves to the next question. */
 export class Chat {
   #session;
   #id;
   #onPicture;
   #onProgress;
-  #image = null; // a Blob: the browser keeps its bytes, or reads them again from the disk
+  #images = new Map(); // from the key of each picture to its file as a Blob: the browser keeps its bytes, or reads them again from the disk
   #preparing = []; // operations that a newer picture makes superfluous
   #answer = null;
   #isGivenUp = false;
   #isClosed = false;
 
-  constructor(session, id, { image, history, onPicture = () => {}, onProgress = () => {}, loadMs }) {
+  constructor(session, id, { image, system, history, onPicture = () => {}, onProgress = () => {}, loadMs }) {
     this.#session = session;
     this.#id = id;
     this.#onPicture = onPicture;
     this.#onProgress = onProgress;
-    if (image !== undefined && image !== null) this.#image = image instanceof Blob ? image : new Blob([image]);
     /** Milliseconds and speeds: loadMs, encodeMs, prefillMs, prefillTokensPerSecond, firstTokenMs, answerMs, nTokens, tokensPerSecond, nPrompt, nReused. */
     this.timings = { loadMs };
     /**
@@ -299,34 +307,48 @@ export class Chat {
      * `ready` fails with the kind "no-vision".
      * @type {Promise<Frame>}
      */
-    this.ready = this.#begin(history);
+    this.ready = this.#begin(image && blobOf(image), system, history.map(asMessages).flat());
     this.ready.catch(() => {}); // whoever waits for it hears of it
   }
 
-  async #begin(history) {
-    const frame = this.#image ? await this.#look() : { tiles: 0, notes: [] };
-    if (history.length > 0) await this.#prepare({ type: "remember", chat: this.#id, turns: history.map(({ question, answer }) => [question, answer]) });
+  async #begin(image, system, history) {
+    const messages = system === undefined ? [] : [{ role: "system", parts: [{ text: String(system) }] }];
+    const look = (file, onPicture) => this.#look(file, (message, hear) => this.#prepare(message, hear), onPicture);
+    const { key, frame } = image ? await look(image, this.#onPicture) : { frame: { tiles: 0, notes: [] } };
+    const first = image ? [{ image: key }] : [];
+    for (const { role, parts } of history) {
+      const said = role === "user" ? first.splice(0) : [];
+      for (const part of parts) said.push(part.image ? { image: (await look(part.image)).key } : part);
+      messages.push({ role, parts: said });
+    }
+    if (first.length > 0) messages.push({ role: "user", parts: first });
+    if (this.#isClosed) throw abortError("the conversation was closed");
+    if (messages.length > 0) await this.#session.operate({ type: "begin", chat: this.#id, messages }).promise;
     // The beginning of the prompt is read while the question is being typed. Should that fail, the question itself will say so.
     this.#prepare({ type: "prepare", chat: this.#id }).catch(() => {});
     return frame;
   }
 
-  // What the engine does not read, the browser may.
-  async #look() {
+  // Has a picture encoded; `operate` has the engine do it. What the engine does not read, the browser may.
+  async #look(image, operate, onPicture = () => {}) {
     let notes = [];
     const withNotes = (frame) => ({ ...frame, notes: [...notes, ...frame.notes] });
     const hear = (event) => {
       if (event.type !== "picture") return this.#tell(event);
       const { view } = event;
-      this.#onPicture({ ...withNotes(event.frame), view: view && new ImageData(new Uint8ClampedArray(view.rgba.buffer), view.width, view.height) });
+      onPicture({ ...withNotes(event.frame), view: view && new ImageData(new Uint8ClampedArray(view.rgba.buffer), view.width, view.height) });
     };
-    const look = async () => withNotes(await this.#prepare({ type: "look", chat: this.#id, image: await bytesOf(this.#image) }, hear));
+    const look = async () => {
+      const { key, ...frame } = await operate({ type: "look", images: [await bytesOf(image)] }, hear);
+      if (!this.#isClosed) this.#images.set(key, image);
+      return { key, frame: withNotes(frame) };
+    };
     try {
       return await look();
     } catch (error) {
-      const png = error.kind === "format" ? await redraw(this.#image, /SVG/.test(error.message)) : null;
+      const png = error.kind === "format" ? await redraw(image, /SVG/.test(error.message)) : null;
       if (!png) throw error;
-      this.#image = new Blob([png]);
+      image = new Blob([png]);
       notes = [REDRAWN];
       return look();
     }
@@ -374,28 +396,40 @@ export class Chat {
     return answer;
   }
 
-  async #run(answer, question, options) {
+  async #run(answer, question, { images = [], begin, onToken = () => {}, ...options }) {
+    const blobs = images.map(blobOf); // what is given now, whatever becomes of it
     await Promise.race([this.ready, answer.stopped]);
+    const operate = (message) => this.#operate(answer, message, onToken);
+    const parts = [];
+    for (const blob of blobs) {
+      if (answer.isStopped) return;
+      const { key } = await this.#look(blob, async (message) => (await operate(message)).result);
+      parts.push({ image: key });
+    }
     if (answer.isStopped) return;
-    const message = { type: "ask", chat: this.#id, question, options };
-    const { result, timings } = await this.#operate(answer, message).catch(async (error) => {
-      // So many pictures have come since that the model must look at this one again.
+    const messages = [{ role: "user", parts: [...parts, { text: question }] }];
+    if (begin !== undefined) messages.push({ role: "assistant", parts: [typeof begin === "string" ? { text: begin } : { tokens: [...begin] }] });
+    const message = { type: "ask", chat: this.#id, messages, options };
+    const { result, timings } = await operate(message).catch(async (error) => {
+      // So many pictures have come since that the model must look at these again.
       if (error.kind !== "not-encoded") throw error;
-      const image = this.#image && (await bytesOf(this.#image)); // none if it was closed just now
+      const files = error.images.map((key) => this.#images.get(key)).filter(Boolean); // none if it was closed just now
+      const images = await Promise.all(files.map(bytesOf));
       if (answer.isStopped) throw abortError("stopped");
-      return this.#operate(answer, { ...message, image });
+      return operate({ ...message, images });
     });
     const { nPrompt, nReused, finish, first } = result;
     Object.assign(this.timings, timings, { nPrompt, nReused });
     Object.assign(this, { finish, first });
   }
 
-  #operate(answer, message) {
-    const total = message.options.maxTokens ?? 512;
+  #operate(answer, message, onToken) {
+    const total = message.options?.maxTokens ?? 512;
     const operation = this.#session.operate(message, (event) => {
       if (event.type === "dropped") this.timings.nDropped = event.turns;
       if (event.type !== "token") return this.#tell(event);
       answer.push(event.text);
+      if (event.token) onToken({ text: event.text, ...event.token });
       const { done, tokensPerSecond } = event;
       this.#onProgress({ stage: "answering", done, total, tokensPerSecond });
     });
@@ -414,7 +448,7 @@ export class Chat {
   close() {
     this.#answer?.stop();
     this.#isGivenUp = this.#isClosed = true;
-    this.#image = null;
+    this.#images.clear();
     this.#preparing.forEach((operation) => operation.stop());
     if (!this.#session.error) this.#session.ranks[0].postMessage({ type: "forget", chat: this.#id });
   }
@@ -463,6 +497,16 @@ class Answer {
   [Symbol.asyncIterator]() {
     return this;
   }
+}
+
+/** A picture's file as a Blob, which keeps what it is given. */
+const blobOf = (image) => (image instanceof Blob ? image : new Blob([image]));
+
+/** What an entry of a conversation's history stands for, pictures as Blobs. */
+function asMessages({ question, answer, role, content }) {
+  if (role === undefined) return [{ role: "user", parts: [{ text: String(question) }] }, { role: "assistant", parts: [{ text: String(answer) }] }];
+  const partOf = ({ type, text, image }) => (type === "image" ? { image: blobOf(image) } : { text: String(text) });
+  return [{ role, parts: Array.isArray(content) ? content.map(partOf) : [{ text: String(content) }] }];
 }
 
 /** The bytes of a Blob, as a buffer that may be given away. */

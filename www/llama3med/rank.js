@@ -4,11 +4,11 @@
 // Messages from the page                                     answered by
 //   { type: "start", rank, ports, store, build, module,      { type: "started" } at once,
 //     lock, context, template }                              { type: "loaded", memory, info } when the store has given everything
-//   { type: "look", id, chat, image }                        the picture, progress, then done with the same frame   (rank 0 only, as all below)
-//   { type: "remember", id, chat, turns }                    done; turns of another session: [[question, answer], …]
+//   { type: "look", id, images: [image] }                    the picture, progress, then done with the same frame and its key   (rank 0 only, as all below)
+//   { type: "begin", id, chat, messages }                    done; what a chat begins with: [{ role, parts: [{ text } | { image: key } | { tokens: ids }] }, …]
 //   { type: "prepare", id, chat }                            progress, then done
-//   { type: "ask", id, chat, question, options, image }      progress and tokens, then done with { text, finish, nPrompt, nReused, first };
-//                                                            `image` only after an error of the kind "not-encoded"
+//   { type: "ask", id, chat, messages, options, images }     progress and tokens, then done with { text, finish, nPrompt, nReused, first };
+//                                                            `images` only after an error of the kind "not-encoded", which names their keys
 //   { type: "count", id, text }                              done with the number of tokens
 //   { type: "stop", id }                                     the operation `id` ends at its next tile, piece of the prompt or token
 //   { type: "forget", chat }                                 nothing
@@ -18,9 +18,9 @@
 //   { type: "progress", id, stage: "encoding"|"reading", done, total, secondsLeft }
 //   { type: "picture", id, frame, view }                     decoded, not yet encoded: `frame` is { width, height, crop, padding, tiles, notes }, `view`
 //                                                            its pixels for a screen, { width, height, rgba }, undefined where there is no memory for them
-//   { type: "token", id, text, done, tokensPerSecond }
+//   { type: "token", id, text, token, done, tokensPerSecond } `token` is { id, logprob, alternatives: [{ id, text, logprob }] }; none of a rest of the text
 //   { type: "dropped", id, turns }                           the oldest turns were left out of the prompt
-//   { type: "done", id, result, timings, memory }            or { type: "done", id, error: { kind, message } }
+//   { type: "done", id, result, timings, memory }            or { type: "done", id, error: { kind, message, images } }
 //   { type: "failed", error: { kind, message, detail } }     this rank is lost
 // The store's messages are listed in store.js.
 
@@ -37,7 +37,7 @@ let rank = null; // the instance's Rank
 let folder = null; // what this browser keeps of the model
 let current = null; // id of the operation that runs
 
-const handlers = { start, look, remember, prepare, ask, count, stop, forget, lock, ping };
+const handlers = { start, look, begin, prepare, ask, count, stop, forget, lock, ping };
 
 self.addEventListener("message", async ({ data }) => {
   try {
@@ -152,19 +152,19 @@ async function operate(id, run, timings = () => ({})) {
     // Ranks that are out of step, and traps, end the session; everything else only this operation. Want of memory that has a kind was found before the
     // ranks changed anything.
     if (!error?.kind || error.kind === "rank-lost") throw error;
-    answer = { error: { kind: error.kind, message: error.message } };
+    answer = { error: { kind: error.kind, message: error.message, images: error.images } };
   }
   current = null;
   postMessage({ type: "done", id, ...answer, memory: memory.buffer.byteLength });
 }
 
-function look({ id, chat, image }) {
+function look({ id, images: [image] }) {
   const clock = new Clock(id);
-  return operate(id, () => rank.look(chat, new Uint8Array(image), clock.listener), () => ({ encodeMs: clock.sinceStart() }));
+  return operate(id, () => rank.look(new Uint8Array(image), clock.listener), () => ({ encodeMs: clock.sinceStart() }));
 }
 
-function remember({ id, chat, turns }) {
-  return operate(id, () => rank.remember(chat, turns));
+function begin({ id, chat, messages }) {
+  return operate(id, () => rank.begin(chat, messages));
 }
 
 function prepare({ id, chat }) {
@@ -172,10 +172,10 @@ function prepare({ id, chat }) {
   return operate(id, () => rank.prepare(chat, clock.listener), () => ({ prepareMs: clock.sinceStart() }));
 }
 
-function ask({ id, chat, question, options, image }) {
+function ask({ id, chat, messages, options, images = [] }) {
   const clock = new Clock(id);
   const run = async () => {
-    const result = await rank.ask(chat, question, image && new Uint8Array(image), options, clock.listener);
+    const result = await rank.ask(chat, messages, images.map((image) => new Uint8Array(image)), options, clock.listener);
     clock.n_read = result.nPrompt - result.nReused;
     return result;
   };
@@ -227,14 +227,14 @@ class Clock {
     if (done === total) this.read = performance.now();
   }
 
-  token(text) {
+  token(text, token) {
     this.lastToken = performance.now();
     if (this.n_tokens++ === 0) this.firstToken = this.lastToken;
-    this.rest(text);
+    this.rest(text, token);
   }
 
-  rest(text) {
-    postMessage({ type: "token", id: this.id, text, done: this.n_tokens, tokensPerSecond: this.#tokensPerSecond() });
+  rest(text, token) {
+    postMessage({ type: "token", id: this.id, text, token, done: this.n_tokens, tokensPerSecond: this.#tokensPerSecond() });
   }
 
   dropped(turns) {

@@ -224,8 +224,8 @@ export class Session {
     const [operation] = this.operations;
     if (!operation || operation.isRunning) return;
     operation.isRunning = true;
-    const { image } = operation.message;
-    this.ranks[0].postMessage({ ...operation.message, id: operation.id }, image ? [image] : []);
+    const { images = [] } = operation.message;
+    this.ranks[0].postMessage({ ...operation.message, id: operation.id }, images);
     delete operation.message;
   }
 

@@ -23,7 +23,7 @@ fn parts(family: &str) -> Parts {
     Parts { encoder: tower.exists().then_some(tower), ..Parts::default() }
 }
 
-fn convert(family: &str) -> Files {
+pub fn convert(family: &str) -> Files {
     Files::convert_parts(folder(family).join("checkpoint"), parts(family), Dtype::F32)
 }
 
@@ -36,12 +36,12 @@ fn every_family_answers_as_in_pytorch() {
             let (features, ids, record) = with_session(&files.folder, n_ranks, None, |session| {
                 let mut record = Record::default();
                 let look = block_on(session.look(&picture(family), &mut record)).unwrap();
-                let mut chat = Chat { image: Some(look.key), turns: Vec::new() };
+                let mut chat = Chat::about(look.key);
                 let asked = block_on(session.ask(&mut chat, QUESTION, &greedy(answer.len()), &mut record)).unwrap();
                 assert_eq!(asked.finish, Finish::Length, "{family}");
                 let n_image_tokens = golden.shape("image_tokens")[0];
                 assert_eq!(asked.n_prompt, golden.i64("prompt_ids").len() - 1 + n_image_tokens, "{family}");
-                Ok((look.features, chat.turns.remove(0).answer, record))
+                Ok((look.features, chat.answers().remove(0), record))
             })
             .unwrap();
             assert_close(&format!("{family} features, {n_ranks} ranks"), &features, &golden.f32("features"), 2e-5);
@@ -62,15 +62,16 @@ fn every_family_writes_prompts_as_it_was_trained() {
         let ids = |pieces: Vec<Piece>| -> Vec<i64> {
             let id = |piece| match piece {
                 Piece::Token(id) => i64::from(id),
-                Piece::Image => -200,
+                Piece::Image(_) => -200,
             };
             pieces.into_iter().map(id).collect()
         };
-        let first = template.prompt(&tokenizer, &[], QUESTION, true).unwrap();
-        let head = template.head(&tokenizer, true).unwrap();
+        let first = template.prompt(&tokenizer, &tests::messages(&[], QUESTION, true)).unwrap();
+        let head = template.known(&tokenizer, &tests::messages(&[], "", true)).unwrap();
         assert_eq!(first[..head.len()], head, "{family}");
         assert_eq!(ids(first), golden.i64("prompt_ids"), "{family}");
-        let turns = template.prompt(&tokenizer, &[(QUESTION, &answer)], "Is it large?", true).unwrap();
+        let turns =
+            template.prompt(&tokenizer, &tests::messages(&[(QUESTION, &answer)], "Is it large?", true)).unwrap();
         assert_eq!(ids(turns), golden.i64("turns_ids"), "{family}");
     }
 }

@@ -26,7 +26,11 @@ pub struct Golden(Vec<u8>);
 
 impl Golden {
     pub fn read(variant: &str) -> Self {
-        Self(std::fs::read(folder(variant).join("golden.safetensors")).expect("the goldens are committed"))
+        Self::open(variant, "golden.safetensors")
+    }
+
+    pub fn open(variant: &str, file: &str) -> Self {
+        Self(std::fs::read(folder(variant).join(file)).expect("the goldens are committed"))
     }
 
     pub fn shape(&self, name: &str) -> Vec<usize> {

@@ -42,16 +42,16 @@ fn a_text_question_is_answered_as_llama_cpp_does() {
         let gguf = header("decoder.gguf", &files.decoder);
         let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
         let template = Template::from_gguf(&gguf, &tokenizer).unwrap();
-        let prompt = template.prompt(&tokenizer, &[], question, false).unwrap();
+        let prompt = template.prompt(&tokenizer, &tests::messages(&[], question, false)).unwrap();
         assert_eq!(prompt, ids(case, "prompt_ids").into_iter().map(Piece::Token).collect::<Vec<_>>());
         for n_ranks in [1, 3] {
-            let options = AskOptions { max_tokens: answer.len(), sampler: Default::default(), stop_repetition: false };
+            let options = AskOptions { max_tokens: answer.len(), stop_repetition: false, ..AskOptions::default() };
             let mut chat = Chat::default();
             let asked = with_session(&files.folder, n_ranks, None, |session| {
                 block_on(session.ask(&mut chat, question, &options, &mut Record::default()))
             });
             assert_eq!(asked.unwrap().n_prompt, prompt.len());
-            assert_eq!(chat.turns[0].answer, answer, "{variant} {}, {n_ranks} ranks", dtype.name());
+            assert_eq!(chat.answers()[0], answer, "{variant} {}, {n_ranks} ranks", dtype.name());
         }
     }
 }

@@ -7,6 +7,7 @@ mod decoder;
 mod families;
 mod golden;
 mod image;
+mod images;
 mod large;
 mod lies;
 mod llama_cpp;

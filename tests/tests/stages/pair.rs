@@ -27,10 +27,10 @@ fn answer(files: &ModelFiles<Stored>, n_ranks: usize, picture: Option<&Picture>)
     with_files(files.bytes(), n_ranks, None, None, |session| {
         let (mut record, mut chat) = (Record::default(), Chat::default());
         if let Some(picture) = picture {
-            chat.image = Some(block_on(session.look(picture, &mut record))?.key);
+            chat = Chat::about(block_on(session.look(picture, &mut record))?.key);
         }
         block_on(session.ask(&mut chat, QUESTION, &greedy(16), &mut record))?;
-        Ok((chat.turns.remove(0).answer, record.logits))
+        Ok((chat.answers().remove(0), record.logits))
     })
 }
 
@@ -116,7 +116,7 @@ fn a_decoder_alone_answers_as_with_its_encoder_and_sees_no_pictures() {
             assert_eq!(refused.unwrap_err(), Error::NoVision);
             let mut chat = Chat::default();
             block_on(session.ask(&mut chat, QUESTION, &greedy(16), &mut Record::default()))?;
-            Ok(chat.turns.remove(0).answer)
+            Ok(chat.answers().remove(0))
         });
         assert_eq!(answered.unwrap(), answer(&pair, n_ranks, None).unwrap().0);
     }

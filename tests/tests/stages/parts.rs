@@ -51,9 +51,9 @@ fn a_model_of_parts_answers_as_the_whole_one() {
         let (ids, record) = with_session(&files.folder, 2, None, |session| {
             let mut record = Record::default();
             let look = block_on(session.look(&picture("siglip"), &mut record)).unwrap();
-            let mut chat = Chat { image: Some(look.key), turns: Vec::new() };
+            let mut chat = Chat::about(look.key);
             block_on(session.ask(&mut chat, QUESTION, &greedy(answer.len()), &mut record)).unwrap();
-            Ok((chat.turns.remove(0).answer, record))
+            Ok((chat.answers().remove(0), record))
         })
         .unwrap();
         assert_close(&format!("{name}: logits"), &record.logits, &golden.f32("logits"), 1e-4);

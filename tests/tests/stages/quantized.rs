@@ -101,9 +101,9 @@ fn answers_are_the_same_on_1_2_and_4_ranks() {
             let answer = with_session(&files.folder, n_ranks, None, |session| {
                 let mut record = Record::default();
                 let look = block_on(session.look(&picture(variant), &mut record))?;
-                let mut chat = Chat { image: Some(look.key), turns: Vec::new() };
+                let mut chat = Chat::about(look.key);
                 block_on(session.ask(&mut chat, QUESTION, &greedy(24), &mut record))?;
-                Ok((look.features, record.logits, chat.turns.remove(0).answer))
+                Ok((look.features, record.logits, chat.answers().remove(0)))
             });
             answer.unwrap()
         };

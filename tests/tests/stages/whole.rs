@@ -3,9 +3,8 @@
 use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, folder};
 use llama3med::gguf::Dtype;
 use llama3med::image::Picture;
-use llama3med::model::{Listener, Stage};
+use llama3med::model::{Listener, Stage, Token};
 use llama3med::ranks::block_on;
-use llama3med::sampler::SamplerOptions;
 use llama3med::session::{AskOptions, Chat, Finish};
 use quantize::native::with_session;
 
@@ -28,10 +27,13 @@ impl Listener for Record {
         }
         true
     }
-    async fn token(&mut self, id: u32, text: &str) -> bool {
-        self.ids.push(id);
-        self.text.push_str(text);
+    async fn token(&mut self, token: &Token) -> bool {
+        self.ids.push(token.id);
+        self.text.push_str(&token.text);
         true
+    }
+    async fn rest(&mut self, text: &str) {
+        self.text.push_str(text);
     }
     fn logits(&mut self, logits: &[f32]) {
         self.logits.extend_from_slice(logits);
@@ -39,7 +41,7 @@ impl Listener for Record {
 }
 
 pub fn greedy(max_tokens: usize) -> AskOptions {
-    AskOptions { max_tokens, sampler: SamplerOptions::default(), stop_repetition: false }
+    AskOptions { max_tokens, stop_repetition: false, ..AskOptions::default() }
 }
 
 pub fn picture(variant: &str) -> Picture {
@@ -55,13 +57,13 @@ fn answers_are_those_of_pytorch_on_any_number_of_ranks() {
             let (features, ids, record) = with_session(&files.folder, n_ranks, None, |session| {
                 let mut record = Record::default();
                 let look = block_on(session.look(&picture(variant), &mut record)).unwrap();
-                let mut chat = Chat { image: Some(look.key), turns: Vec::new() };
+                let mut chat = Chat::about(look.key);
                 let asked = block_on(session.ask(&mut chat, QUESTION, &greedy(answer.len()), &mut record)).unwrap();
-                assert_eq!((asked.finish, chat.turns[0].answer.len()), (Finish::Length, answer.len()));
+                assert_eq!((asked.finish, chat.answers()[0].len()), (Finish::Length, answer.len()));
                 let n_image_tokens = golden.shape("image_tokens")[0];
                 assert_eq!(asked.n_prompt, golden.i64("prompt_ids").len() - 1 + n_image_tokens);
                 assert_eq!(asked.text, record.text.trim());
-                Ok((look.features, chat.turns.remove(0).answer, record))
+                Ok((look.features, chat.answers().remove(0), record))
             })
             .unwrap();
             let what = |stage: &str| format!("{variant} from picture to {stage}, {n_ranks} ranks");
