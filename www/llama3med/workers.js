@@ -52,7 +52,7 @@ const PING_MS = 5000;
 const MAX_SILENCE_MS = 600_000;
 
 /** All workers of one model. */
-export class Session {
+export class Workers {
   constructor() {
     this.ranks = [];
     this.store = null;

@@ -1,8 +1,8 @@
-// How a session watches its workers, with made-up workers and a made-up clock: which of them count as lost, and what many simultaneous requests do.
+// How workers are watched its workers, with made-up workers and a made-up clock: which of them count as lost, and what many simultaneous requests do.
 
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
-import { Session } from "../../www/llama3med/workers.js";
+import { Workers } from "../../www/llama3med/workers.js";
 
 const MINUTE = 60_000;
 let workers;
@@ -40,14 +40,14 @@ beforeEach(() => {
 
 afterEach(() => mock.reset());
 
-/** A session of `n` ranks; with locks, `locks` has the functions that release them. */
+/** The workers of `n` ranks; with locks, `locks` has the functions that release them. */
 function start(n, withLocks) {
   const request = (name, lost) => new Promise(() => locks.set(name, lost));
   Object.defineProperty(globalThis, "navigator", { value: withLocks ? { locks: { request } } : {}, configurable: true });
-  const session = new Session();
-  session.startRanks(n, {});
+  const all = new Workers();
+  all.startRanks(n, {});
   workers.forEach((worker) => worker.say({ type: "started" }));
-  return session;
+  return all;
 }
 
 /** Lets time pass as for a page that is awake. */
@@ -60,42 +60,42 @@ function pass(ms, during = () => {}) {
 }
 
 test("a rank that computes for hours is alive as long as its lock is held", () => {
-  const session = start(2, true);
+  const all = start(2, true);
   pass(180 * MINUTE);
-  assert.equal(session.error, null);
+  assert.equal(all.error, null);
   assert.equal(workers[0].pings(), 1, "one ping is under way at a time");
   locks.get([...locks.keys()][1])();
-  assert.equal(session.error.kind, "rank-lost");
+  assert.equal(all.error.kind, "rank-lost");
   assert.ok(workers.every(({ isEnded }) => isEnded));
 });
 
 test("without locks, ten minutes of silence are too long, and sleep does not count", () => {
-  const session = start(1, false);
+  const all = start(1, false);
   const [worker] = workers;
   pass(9 * MINUTE);
-  assert.equal(session.error, null);
+  assert.equal(all.error, null);
   worker.say({ type: "progress" });
   pass(9 * MINUTE);
   now += 600 * MINUTE;
   mock.timers.tick(5000);
-  assert.equal(session.error, null);
+  assert.equal(all.error, null);
   pass(2 * MINUTE);
-  assert.equal(session.error.kind, "rank-lost");
-  assert.match(session.error.message, /not answered for 10 minutes/);
+  assert.equal(all.error.kind, "rank-lost");
+  assert.match(all.error.message, /not answered for 10 minutes/);
 });
 
 test("memory may be requested any number of times at once", async () => {
-  const session = start(2, false);
-  const asked = Array.from({ length: 400 }, () => session.memory());
-  assert.equal(session.error, null);
+  const all = start(2, false);
+  const asked = Array.from({ length: 400 }, () => all.memory());
+  assert.equal(all.error, null);
   assert.deepEqual(workers.map((worker) => worker.pings()), [1, 1]);
   workers.forEach((worker, rank) => worker.say({ type: "pong", memory: 100 + rank }));
   for (const memory of await Promise.all(asked)) assert.deepEqual(memory, [100, 101]);
-  const again = session.memory();
+  const again = all.memory();
   workers.forEach((worker) => worker.say({ type: "pong", memory: 200 }));
   assert.deepEqual(await again, [200, 200]);
-  const last = session.memory();
-  session.end(new Error("over"));
+  const last = all.memory();
+  all.end(new Error("over"));
   assert.deepEqual(await last, [200, 200]);
-  assert.deepEqual(await session.memory(), [200, 200]);
+  assert.deepEqual(await all.memory(), [200, 200]);
 });
