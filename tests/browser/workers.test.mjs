@@ -1,4 +1,4 @@
-// How workers are watched its workers, with made-up workers and a made-up clock: which of them count as lost, and what many simultaneous requests do.
+// How the workers of a model are watched, with made-up workers and a made-up clock: which of them count as lost, and what many simultaneous requests do.
 
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
