@@ -1,6 +1,6 @@
 //! Which part of which tensor a rank holds, and how a file's bytes find their way there.
 //!
-//! Each stage lists its tensors as [`Want`]s; a [`Loader`] checks them against a file's header, says which byte ranges it needs, takes those bytes in
+//! The tables of [`crate::spec`] become [`Want`]s; a [`Loader`] checks them against a file's header, says which byte ranges it needs, takes those bytes in
 //! the order of the file, and hands out the finished [`Tensors`].
 
 use crate::error::{Error, Result};
@@ -234,6 +234,12 @@ impl Tensors {
             parts.push(part);
         }
         Ok(parts)
+    }
+
+    /// Takes `name.bias`; empty if the model has none, which its [`crate::spec`] says.
+    pub fn bias(&mut self, name: &str) -> Result<Vec<f32>> {
+        let name = format!("{name}.bias");
+        if self.tensors.contains_key(&(name.clone(), 0)) { self.vector(&name) } else { Ok(Vec::new()) }
     }
 
     /// Takes a tensor as f32 values, row after row.

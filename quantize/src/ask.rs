@@ -113,8 +113,8 @@ async fn run(
     report(&listener, &answer, start);
     if let Some(path) = &options.logits_out {
         let image_tokens = chat.image.and_then(|key| session.model().image(key)).unwrap_or_default();
-        let dim = session.model().config().dim;
-        store(path, &listener, session.model().config().vocab_size, (&features, image_tokens, dim))?;
+        let dim = session.model().spec().dim;
+        store(path, &listener, session.model().spec().vocab_size, (&features, image_tokens, dim))?;
     }
     Ok(answer.finish)
 }

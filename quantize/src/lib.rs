@@ -1,6 +1,6 @@
 //! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random models, looks into both, measures them.
 //!
-//! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `layout` -> `types` -> `encode` -> `model_folder`; of a measurement:
+//! The command-line tool on top is `main.rs`. Order of the data: `checkpoint` -> `types` -> `encode` -> `model_folder`; of a measurement:
 //! `json` -> `records` -> `questions` -> `eval` -> `score` -> `protocol` -> `metrics`, or `prompts` -> `compare`.
 pub mod about;
 pub mod ask;
@@ -13,7 +13,6 @@ pub mod encode;
 pub mod eval;
 pub mod inspect;
 pub mod json;
-pub mod layout;
 pub mod metrics;
 pub mod model_folder;
 pub mod native;

@@ -2,7 +2,7 @@
 //! this project runs.
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::names::Part;
+use llama3med::watch::Part;
 use llama3med::{Error, Result};
 
 /// Families by how their configurations are written and what their code does with an image.
