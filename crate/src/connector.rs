@@ -3,13 +3,13 @@
 //! `linear` or `mlpNx_gelu` of LLaVA (arXiv 2310.03744): N products with the exact GELU between them. Tensor-parallel in pairs: a product split by rows
 //! feeds one split by columns, whose sum over the ranks makes the whole output again.
 
-use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::error::Result;
 use crate::linear::{Linear, LinearSum, SumState};
 use crate::matrix::Activations;
 use crate::ops::Activation;
 use crate::ranks::Peers;
-use crate::shard::{Shard, Tensors, Want};
+use crate::shard::{Shard, Tensors};
+use crate::spec::{ConnectorSpec, Split};
 use crate::watch::{Part, Point, Watch};
 use std::ops::Range;
 
@@ -17,7 +17,6 @@ use std::ops::Range;
 pub struct Connector {
     layers: Vec<Layer>,
     n_inputs: usize,
-    n_outputs: usize,
     state: State,
     watch: Watch,
 }
@@ -40,68 +39,22 @@ struct State {
     input: Activations,
 }
 
-/// A layer as the file has it.
-struct Shape {
-    name: String,
-    n_outputs: usize,
-    n_inputs: usize,
-    place: Place,
-}
-
-/// Where a layer stands in a pair.
-enum Place {
-    First,
-    Second,
-    Alone,
-}
-
-/// Parts are cut at whole blocks of the 4-bit types.
-const UNIT: usize = 32;
-
-/// Far more than any connector has.
-const MAX_LAYERS: usize = 64;
-
 impl Connector {
-    /// The tensors that this rank needs.
-    pub fn wants(gguf: &Gguf, shard: Shard) -> Result<Vec<Want>> {
-        let mut wants = Vec::new();
-        for Shape { name, n_outputs, n_inputs, place } in shapes(gguf)? {
-            match place {
-                Place::First => wants.extend(Linear::wants(&name, n_outputs, n_inputs, shard.share(n_outputs, UNIT))),
-                Place::Second | Place::Alone => {
-                    wants.extend(LinearSum::wants(&name, n_outputs, n_inputs, &shard.parts(n_inputs, UNIT), true));
+    /// Takes the tensors that [`ConnectorSpec::tensors`] lists.
+    pub fn new(spec: &ConnectorSpec, shard: Shard, tensors: &mut Tensors) -> Result<Self> {
+        let layer = |idx: usize| {
+            let name = ConnectorSpec::name(idx);
+            Ok(match spec.split(idx) {
+                Split::Cols(_) if idx.is_multiple_of(2) => {
+                    let cols = shard.share(spec.widths[idx], ConnectorSpec::UNIT);
+                    Layer::SumOfWhole(LinearSum::new(&name, tensors)?, cols)
                 }
-            }
-        }
-        Ok(wants)
-    }
-
-    /// Takes the tensors that [`Connector::wants`] named.
-    pub fn new(gguf: &Gguf, shard: Shard, tensors: &mut Tensors) -> Result<Self> {
-        let shapes = shapes(gguf)?;
-        let (n_inputs, n_outputs) = (shapes[0].n_inputs, shapes[shapes.len() - 1].n_outputs);
-        let layer = |shape: Shape| {
-            Ok(match shape.place {
-                Place::First => Layer::Rows(Linear::new(&shape.name, tensors)?),
-                Place::Second => Layer::Sum(LinearSum::new(&shape.name, tensors, true)?),
-                Place::Alone => {
-                    let cols = shard.share(shape.n_inputs, UNIT);
-                    Layer::SumOfWhole(LinearSum::new(&shape.name, tensors, true)?, cols)
-                }
+                Split::Cols(_) => Layer::Sum(LinearSum::new(&name, tensors)?),
+                _ => Layer::Rows(Linear::new(&name, tensors)?),
             })
         };
-        let layers = shapes.into_iter().map(layer).collect::<Result<_>>()?;
-        Ok(Self { layers, n_inputs, n_outputs, state: State::default(), watch: Watch::default() })
-    }
-
-    /// Channels of a merged feature.
-    pub fn n_inputs(&self) -> usize {
-        self.n_inputs
-    }
-
-    /// Width of an image token.
-    pub fn n_outputs(&self) -> usize {
-        self.n_outputs
+        let layers = (0..spec.n_layers()).map(layer).collect::<Result<_>>()?;
+        Ok(Self { layers, n_inputs: spec.n_inputs(), state: State::default(), watch: Watch::default() })
     }
 
     /// From now on `watch` sees what passes through.
@@ -134,33 +87,4 @@ impl Connector {
         }
         Ok(x.clone())
     }
-}
-
-/// Every layer in order: `mm.0`, `mm.2`, ...; an activation stands between.
-fn shapes(gguf: &Gguf) -> Result<Vec<Shape>> {
-    let mut shapes: Vec<Shape> = Vec::new();
-    for layer in 0..MAX_LAYERS {
-        let name = format!("mm.{}", 2 * layer);
-        let Some(info) = gguf.tensors.get(&format!("{name}.weight")) else { break };
-        if let Some(before) = shapes.last()
-            && info.n_cols != before.n_outputs
-        {
-            return Err(Error::Shape {
-                tensor: format!("{name}.weight"),
-                expected: format!("[_, {}], as the layer before gives", before.n_outputs),
-                found: format!("{:?}", info.shape),
-            });
-        }
-        if info.n_rows == 0 || info.n_cols == 0 {
-            return Err(Error::corrupt(&gguf.file, format!("{name}.weight"), "a dimension is 0"));
-        }
-        let place = if layer % 2 == 0 { Place::First } else { Place::Second };
-        shapes.push(Shape { name, n_outputs: info.n_rows, n_inputs: info.n_cols, place });
-    }
-    match shapes.last_mut() {
-        None => return Err(Error::MissingTensor { file: gguf.file.clone(), tensor: "mm.0.weight".into() }),
-        Some(last) if matches!(last.place, Place::First) => last.place = Place::Alone,
-        Some(_) => {}
-    }
-    Ok(shapes)
 }

@@ -4,15 +4,16 @@
 //! and the output matrix are split by vocabulary rows.
 
 use crate::attention::{Heads, attend};
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kv_cache::KvCache;
-use crate::linear::{LinearSum, SumState, product};
+use crate::linear::{Linear, LinearSum, SumState, product};
+use crate::manifest::DECODER;
 use crate::matrix::{Activations, Matrix};
 use crate::ops;
 use crate::ranks::{self, Peers};
 use crate::rope::Rope;
-use crate::shard::{HeadShare, N_PARTS, Shard, Tensors, Want};
+use crate::shard::{N_PARTS, Shard, Tensors};
+use crate::spec::DecoderSpec;
 use crate::watch::{Part, Point, Watch};
 use std::ops::Range;
 
@@ -30,7 +31,7 @@ pub enum Input<'a> {
 
 /// Weights, cache and buffers of one rank.
 pub struct Decoder {
-    config: Config,
+    spec: DecoderSpec,
     shard: Shard,
     heads: Heads,
     /// This rank's rows of the embedding table and of the output matrix.
@@ -48,13 +49,13 @@ pub struct Decoder {
 
 struct Layer {
     attention_norm: Vec<f32>, // (dim)
-    wq: Matrix,               // (n_heads * head_dim, dim), this rank's heads
-    wk: Matrix,               // (n_kv_heads * head_dim, dim)
-    wv: Matrix,
+    wq: Linear,               // (n_heads * head_dim, dim), this rank's heads
+    wk: Linear,               // (n_kv_heads * head_dim, dim)
+    wv: Linear,
     wo: LinearSum,      // (dim, n_heads * head_dim)
     ffn_norm: Vec<f32>, // (dim)
-    w1: Matrix,         // (hidden_dim, dim), this rank's rows
-    w3: Matrix,
+    w1: Linear,         // (hidden_dim, dim), this rank's rows
+    w3: Linear,
     w2: LinearSum, // (dim, hidden_dim)
 }
 
@@ -76,74 +77,32 @@ struct State {
 }
 
 impl Decoder {
-    /// The tensors that this rank needs.
-    pub fn wants(config: &Config, shard: Shard) -> Vec<Want> {
-        let Config { dim, hidden_dim, head_dim, n_heads, n_kv_heads, vocab_size, .. } = *config;
-        let share = HeadShare::new(shard, n_heads, n_kv_heads, config.head_unit);
-        let columns = |heads: &Range<usize>| heads.start * head_dim..heads.end * head_dim;
-        let (q, kv) = (columns(&share.heads), columns(&share.kv_heads));
-        let hidden = shard.share(hidden_dim, 32);
-        let vocab = shard.share(vocab_size, 4);
-        let mut wants = vec![
-            Want::rows("token_embd.weight", vocab_size, dim, vocab.clone()),
-            Want::whole("output_norm.weight", 1, dim),
-        ];
-        if !config.tied {
-            wants.push(Want::rows("output.weight", vocab_size, dim, vocab));
-        }
-        if config.rope_scaled {
-            wants.push(Want::whole("rope_freqs.weight", 1, head_dim / 2));
-        }
-        for layer in 0..config.n_layers {
-            let name = |tensor: &str| format!("blk.{layer}.{tensor}.weight");
-            wants.extend([
-                Want::whole(name("attn_norm"), 1, dim),
-                Want::rows(name("attn_q"), n_heads * head_dim, dim, q.clone()),
-                Want::rows(name("attn_k"), n_kv_heads * head_dim, dim, kv.clone()),
-                Want::rows(name("attn_v"), n_kv_heads * head_dim, dim, kv.clone()),
-                Want::whole(name("ffn_norm"), 1, dim),
-                Want::rows(name("ffn_gate"), hidden_dim, dim, hidden.clone()),
-                Want::rows(name("ffn_up"), hidden_dim, dim, hidden.clone()),
-            ]);
-            let heads = shard.parts(n_heads * head_dim, config.head_unit * head_dim);
-            let name = |tensor: &str| format!("blk.{layer}.{tensor}");
-            wants.extend(LinearSum::wants(&name("attn_output"), dim, n_heads * head_dim, &heads, false));
-            wants.extend(LinearSum::wants(&name("ffn_down"), dim, hidden_dim, &shard.parts(hidden_dim, 32), false));
-        }
-        wants
-    }
-
-    /// Takes the tensors that [`Decoder::wants`] named.
-    pub fn new(config: Config, shard: Shard, tensors: &mut Tensors) -> Result<Self> {
-        let share = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit);
-        let heads = Heads {
-            head_dim: config.head_dim,
-            kv_head: share.kv_head_of_each(config.n_heads, config.n_kv_heads),
-            n_kv_heads: share.kv_heads.len(),
-        };
-        let factors = if config.rope_scaled { Some(tensors.vector("rope_freqs.weight")?) } else { None };
+    /// Takes the tensors that [`DecoderSpec::tensors`] lists.
+    pub fn new(spec: DecoderSpec, shard: Shard, tensors: &mut Tensors) -> Result<Self> {
+        let heads = spec.heads().of_rank(shard);
+        let factors = if spec.rope_scaled { Some(tensors.vector(DecoderSpec::ROPE_FACTORS)?) } else { None };
         if factors.iter().flatten().any(|factor| !factor.is_finite() || *factor <= 0.0) {
-            return Err(Error::corrupt("decoder.gguf", "rope_freqs.weight", "a factor is not a positive number"));
+            return Err(Error::corrupt(DECODER, DecoderSpec::ROPE_FACTORS, "a factor is not a positive number"));
         }
         Ok(Self {
-            vocab: shard.share(config.vocab_size, 4),
-            tok_embeddings: tensors.matrix("token_embd.weight")?,
-            layers: (0..config.n_layers).map(|layer| Layer::new(layer, tensors)).collect::<Result<_>>()?,
-            norm: tensors.vector("output_norm.weight")?,
-            output: if config.tied { None } else { Some(tensors.matrix("output.weight")?) },
-            rope: Rope::new(config.head_dim, config.rope_theta, factors.as_deref()),
-            kv_cache: KvCache::new(config.n_layers, heads.n_kv_heads, config.head_dim, config.exact_cache),
+            vocab: spec.vocab(shard),
+            tok_embeddings: tensors.matrix(DecoderSpec::TOKEN_EMBEDDING)?,
+            layers: (0..spec.n_layers).map(|layer| Layer::new(layer, tensors)).collect::<Result<_>>()?,
+            norm: tensors.vector(DecoderSpec::OUTPUT_NORM)?,
+            output: if spec.tied { None } else { Some(tensors.matrix(DecoderSpec::OUTPUT)?) },
+            rope: Rope::new(spec.head_dim, spec.rope_theta, factors.as_deref()),
+            kv_cache: KvCache::new(spec.n_layers, heads.n_kv_heads, spec.head_dim, spec.exact_cache),
             state: State::default(),
             watch: Watch::default(),
             heads,
             shard,
-            config,
+            spec,
         })
     }
 
     /// Shape of the whole decoder.
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
     }
 
     /// The keys and values of the conversation that [`Decoder::forward`] goes on with; another may be put in their place.
@@ -158,19 +117,18 @@ impl Decoder {
 
     /// Bytes that a forward of `n_tokens` and its logits allocate, roughly: buffers that are too small, and what is given back at once.
     pub fn missing_bytes(&self, n_tokens: usize) -> usize {
-        let buffers =
-            if self.has_buffers(n_tokens) { 0 } else { Self::buffer_bytes(&self.config, self.shard, n_tokens) };
-        buffers + 4 * size_of::<f32>() * self.config.vocab_size
+        let buffers = if self.has_buffers(n_tokens) { 0 } else { Self::buffer_bytes(&self.spec, self.shard, n_tokens) };
+        buffers + 4 * size_of::<f32>() * self.spec.vocab_size
     }
 
     /// Bytes of the buffers for `n_tokens`, roughly.
-    pub fn buffer_bytes(config: &Config, shard: Shard, n_tokens: usize) -> usize {
-        let share = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit);
-        let (q, kv) = (share.heads.len() * config.head_dim, share.kv_heads.len() * config.head_dim);
-        let hidden = shard.share(config.hidden_dim, 32).len();
+    pub fn buffer_bytes(spec: &DecoderSpec, shard: Shard, n_tokens: usize) -> usize {
+        let share = spec.heads().share(shard);
+        let (q, kv) = (share.heads.len() * spec.head_dim, share.kv_heads.len() * spec.head_dim);
+        let hidden = shard.share(spec.hidden_dim, 32).len();
         // x, xb, the parts of a sum, and a sum on its way to another rank and from there.
-        let whole = config.dim * (2 + N_PARTS + 2);
-        n_tokens * size_of::<f32>() * (whole + 2 * (q + kv + hidden) + config.dim.max(hidden))
+        let whole = spec.dim * (2 + N_PARTS + 2);
+        n_tokens * size_of::<f32>() * (whole + 2 * (q + kv + hidden) + spec.dim.max(hidden))
     }
 
     /// From now on `watch` sees what passes through.
@@ -180,7 +138,7 @@ impl Decoder {
 
     /// Runs `inputs` (at most [`MAX_TOKENS`]) at the positions from `first_pos` on, over whatever the cache held there.
     pub async fn forward<P: Peers>(&mut self, peers: &P, inputs: &[Input<'_>], first_pos: usize) -> Result<()> {
-        let Config { dim, head_dim, norm_eps, .. } = self.config;
+        let DecoderSpec { dim, head_dim, norm_eps, .. } = self.spec;
         let (n_tokens, n_heads, n_kv_heads) = (inputs.len(), self.heads.kv_head.len(), self.heads.n_kv_heads);
         self.kv_cache.reserve(first_pos, first_pos + n_tokens)?;
         self.state.n_tokens = self.state.n_tokens.max(n_tokens);
@@ -194,9 +152,9 @@ impl Decoder {
             // h = x + self.attention(self.attention_norm(x))
             ops::rms_norm(&s.x, &layer.attention_norm, norm_eps, &mut s.xb);
             see(Point::Attention, &s.xb);
-            product(&layer.wq, &s.xb, n_tokens, &mut s.input, &mut s.q);
-            product(&layer.wk, &s.xb, n_tokens, &mut s.input, &mut s.k);
-            product(&layer.wv, &s.xb, n_tokens, &mut s.input, &mut s.v);
+            layer.wq.forward(&s.xb, n_tokens, &mut s.input, &mut s.q);
+            layer.wk.forward(&s.xb, n_tokens, &mut s.input, &mut s.k);
+            layer.wv.forward(&s.xb, n_tokens, &mut s.input, &mut s.v);
             self.rope.rotate(&mut s.q, n_heads);
             self.rope.rotate(&mut s.k, n_kv_heads);
             self.kv_cache.write(idx, first_pos, &s.k, &s.v);
@@ -210,8 +168,8 @@ impl Decoder {
             // out = h + w2(silu(w1(ffn_norm(h))) * w3(ffn_norm(h)))
             ops::rms_norm(&s.x, &layer.ffn_norm, norm_eps, &mut s.xb);
             see(Point::Mlp, &s.xb);
-            product(&layer.w1, &s.xb, n_tokens, &mut s.input, &mut s.hb);
-            product(&layer.w3, &s.xb, n_tokens, &mut s.input, &mut s.hb2);
+            layer.w1.forward(&s.xb, n_tokens, &mut s.input, &mut s.hb);
+            layer.w3.forward(&s.xb, n_tokens, &mut s.input, &mut s.hb2);
             ops::silu_mul(&mut s.hb, &s.hb2);
             see(Point::Hidden, &s.hb);
             layer.w2.forward(peers, &s.hb, n_tokens, &mut s.input, &mut s.sum, &mut s.xb).await?;
@@ -223,7 +181,7 @@ impl Decoder {
 
     /// Logits of the last `n` positions of the latest forward: (n, vocab_size), appended to `logits` on rank 0 and there alone.
     pub async fn logits<P: Peers>(&mut self, peers: &P, n: usize, logits: &mut Vec<f32>) -> Result<()> {
-        let Config { dim, norm_eps, .. } = self.config;
+        let DecoderSpec { dim, norm_eps, .. } = self.spec;
         let s = &mut self.state;
         let first = s.x.len() / dim - n;
         let output = self.output.as_ref().unwrap_or(&self.tok_embeddings);
@@ -239,7 +197,7 @@ impl Decoder {
 
     /// Fills the residual stream: each rank looks up the tokens that it holds, the sum joins them, image tokens are put in by everybody.
     async fn embed<P: Peers>(&mut self, peers: &P, inputs: &[Input<'_>]) -> Result<()> {
-        let dim = self.config.dim;
+        let dim = self.spec.dim;
         let x = &mut self.state.x;
         x.clear();
         x.resize(inputs.len() * dim, 0.0);
@@ -264,17 +222,17 @@ impl Decoder {
 
 impl Layer {
     fn new(layer: usize, tensors: &mut Tensors) -> Result<Self> {
-        let name = |tensor: &str| format!("blk.{layer}.{tensor}.weight");
+        let name = |tensor: &str| DecoderSpec::name(layer, tensor);
         Ok(Self {
-            attention_norm: tensors.vector(&name("attn_norm"))?,
-            wq: tensors.matrix(&name("attn_q"))?,
-            wk: tensors.matrix(&name("attn_k"))?,
-            wv: tensors.matrix(&name("attn_v"))?,
-            wo: LinearSum::new(&format!("blk.{layer}.attn_output"), tensors, false)?,
-            ffn_norm: tensors.vector(&name("ffn_norm"))?,
-            w1: tensors.matrix(&name("ffn_gate"))?,
-            w3: tensors.matrix(&name("ffn_up"))?,
-            w2: LinearSum::new(&format!("blk.{layer}.ffn_down"), tensors, false)?,
+            attention_norm: tensors.vector(&format!("{}.weight", name("attn_norm")))?,
+            wq: Linear::new(&name("attn_q"), tensors)?,
+            wk: Linear::new(&name("attn_k"), tensors)?,
+            wv: Linear::new(&name("attn_v"), tensors)?,
+            wo: LinearSum::new(&name("attn_output"), tensors)?,
+            ffn_norm: tensors.vector(&format!("{}.weight", name("ffn_norm")))?,
+            w1: Linear::new(&name("ffn_gate"), tensors)?,
+            w3: Linear::new(&name("ffn_up"), tensors)?,
+            w2: LinearSum::new(&name("ffn_down"), tensors)?,
         })
     }
 }

@@ -48,7 +48,6 @@
 //! ```
 
 pub mod bench;
-pub mod config;
 pub mod connector;
 pub mod decoder;
 pub mod encoder;
@@ -66,6 +65,7 @@ pub mod ranks;
 pub mod sampler;
 pub mod session;
 pub mod shard;
+pub mod spec;
 pub mod tiles;
 pub mod tokenizer;
 pub mod watch;

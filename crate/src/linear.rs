@@ -7,25 +7,18 @@ use crate::error::Result;
 use crate::matrix::{Activations, Matrix};
 use crate::ops;
 use crate::ranks::{self, Peers};
-use crate::shard::{Tensors, Want};
-use std::ops::Range;
+use crate::shard::Tensors;
 
 /// y = x W^T + b, split by rows or whole.
 pub struct Linear {
     weight: Matrix,
-    bias: Vec<f32>,
+    bias: Vec<f32>, // empty if there is none
 }
 
 impl Linear {
-    /// The tensors needed by a rank that computes the outputs `rows`.
-    pub fn wants(name: &str, n_outputs: usize, n_inputs: usize, rows: Range<usize>) -> [Want; 2] {
-        let weight = Want::rows(format!("{name}.weight"), n_outputs, n_inputs, rows.clone());
-        [weight, Want::cols(format!("{name}.bias"), 1, n_outputs, rows)]
-    }
-
-    /// Takes the tensors that [`Linear::wants`] listed.
+    /// Takes `name.weight` and, if the model has it, `name.bias`.
     pub fn new(name: &str, tensors: &mut Tensors) -> Result<Self> {
-        Ok(Self { weight: tensors.matrix(&format!("{name}.weight"))?, bias: tensors.vector(&format!("{name}.bias"))? })
+        Ok(Self { weight: tensors.matrix(&format!("{name}.weight"))?, bias: tensors.bias(name)? })
     }
 
     /// From a matrix that was assembled from other tensors, and its bias.
@@ -57,20 +50,9 @@ pub struct SumState {
 }
 
 impl LinearSum {
-    /// The tensors needed by a rank that takes the inputs `parts`, which are consecutive ranges. The bias is whole: it
-    /// is added after the sum.
-    pub fn wants(name: &str, n_outputs: usize, n_inputs: usize, parts: &[Range<usize>], has_bias: bool) -> Vec<Want> {
-        let mut wants: Vec<Want> = Want::col_parts(&format!("{name}.weight"), n_outputs, n_inputs, parts).collect();
-        if has_bias {
-            wants.push(Want::whole(format!("{name}.bias"), 1, n_outputs));
-        }
-        wants
-    }
-
-    /// Takes the tensors that [`LinearSum::wants`] listed.
-    pub fn new(name: &str, tensors: &mut Tensors, has_bias: bool) -> Result<Self> {
-        let bias = if has_bias { tensors.vector(&format!("{name}.bias"))? } else { Vec::new() };
-        Ok(Self { parts: tensors.parts(&format!("{name}.weight"))?, bias })
+    /// Takes all parts of `name.weight` and, if the model has it, the whole of `name.bias`, which is added after the sum.
+    pub fn new(name: &str, tensors: &mut Tensors) -> Result<Self> {
+        Ok(Self { parts: tensors.parts(&format!("{name}.weight"))?, bias: tensors.bias(name)? })
     }
 
     /// `out` (n_tokens, n_outputs), the same on every rank, from this rank's part of `x` (n_tokens, n_inputs).

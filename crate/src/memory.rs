@@ -1,16 +1,15 @@
 //! How much memory a rank needs for a model, from the file headers alone: the number of ranks is known before any
 //! weights are read.
 
-use crate::config::Config;
-use crate::connector::Connector;
 use crate::decoder::{Decoder, MAX_TOKENS};
-use crate::encoder::{self, Encoder};
+use crate::encoder::Encoder;
 use crate::error::Result;
 use crate::gguf::Gguf;
 use crate::kv_cache::KvCache;
-use crate::model::{MAX_IMAGES, scales};
+use crate::model::MAX_IMAGES;
 use crate::session::DEFAULT_CONTEXT;
-use crate::shard::{HeadShare, Shard, held_bytes};
+use crate::shard::{Shard, held_bytes};
+use crate::spec::{DecoderSpec, VisionSpec, wants};
 
 /// Memory limit of one rank. A wasm memory may have 4 GiB; the rest is for temporary allocations and fragmentation.
 pub const MAX_RANK_BYTES: u64 = 3_300_000_000;
@@ -38,29 +37,26 @@ impl Held {
         let mut held = Self::default();
         let mut dim = 0;
         if let Some(gguf) = decoder {
-            let config = Config::from_gguf(gguf)?;
-            let kv_heads = HeadShare::new(shard, config.n_heads, config.n_kv_heads, config.head_unit).kv_heads;
-            dim = config.dim;
-            held.weights += held_bytes(gguf, &Decoder::wants(&config, shard))?;
-            held.kv_per_position = (config.n_layers
-                * KvCache::bytes_per_position(kv_heads.len(), config.head_dim, config.exact_cache))
-                as u64;
-            held.work += Decoder::buffer_bytes(&config, shard, MAX_TOKENS) as u64;
+            let spec = DecoderSpec::read(gguf)?;
+            let kv_heads = spec.heads().share(shard).kv_heads;
+            dim = spec.dim;
+            held.weights += held_bytes(gguf, &wants(&spec.tensors(), shard))?;
+            held.kv_per_position =
+                (spec.n_layers * KvCache::bytes_per_position(kv_heads.len(), spec.head_dim, spec.exact_cache)) as u64;
+            held.work += Decoder::buffer_bytes(&spec, shard, MAX_TOKENS) as u64;
             if shard.rank == 0 {
                 held.work += BYTES_PER_HEADER_BYTE * gguf.data_offset;
             }
         }
         if let Some(gguf) = encoder {
-            let config = encoder::Config::from_gguf(gguf)?;
-            let scales = scales(gguf, &config)?;
-            let mut wants = Encoder::wants(&config, shard);
-            wants.extend(Connector::wants(gguf, shard)?);
-            held.weights += held_bytes(gguf, &wants)?;
+            let vision = VisionSpec::read(gguf)?;
+            held.weights += held_bytes(gguf, &wants(&vision.tensors(), shard))?;
+            let (spec, scales) = (&vision.encoder, vision.encoder.scales());
             // Pixels in transit and in place; features of all scales, before and after merging; image tokens.
             let n_pixels = 3 * scales.size() * scales.size();
-            let n_features = config.n_tokens() * config.dim * scales.scales.len();
-            let n_values = 2 * n_pixels + 3 * n_features + MAX_IMAGES * config.n_tokens() * dim;
-            held.work += (Encoder::buffer_bytes(&config, shard) + n_values * size_of::<f32>()) as u64;
+            let n_features = spec.n_tokens() * spec.dim * scales.scales.len();
+            let n_values = 2 * n_pixels + 3 * n_features + MAX_IMAGES * spec.n_tokens() * dim;
+            held.work += (Encoder::buffer_bytes(spec, shard) + n_values * size_of::<f32>()) as u64;
         }
         Ok(held)
     }
@@ -88,7 +84,7 @@ impl Held {
 pub fn least_ranks(decoder: Option<&Gguf>, encoder: Option<&Gguf>, context: Option<usize>) -> Result<usize> {
     let mut context = context.unwrap_or(DEFAULT_CONTEXT);
     if let Some(gguf) = decoder {
-        context = context.min(Config::from_gguf(gguf)?.context_length);
+        context = context.min(DecoderSpec::read(gguf)?.context_length);
     }
     for n_ranks in 1..MAX_RANKS {
         if Held::most(decoder, encoder, n_ranks)?.total(context) <= MAX_RANK_BYTES {

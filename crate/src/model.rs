@@ -3,17 +3,17 @@
 //! Rank 0 leads. It announces each operation to the others by a broadcast, then everybody runs the same code; [`Model::follow`] is the loop of the other
 //! ranks. Weights arrive through [`ModelLoader`], as byte ranges of the model's files: the decoder's, and the encoder's if there is one.
 
-use crate::config::Config;
 use crate::connector::Connector;
 use crate::decoder::{Decoder, Input, MAX_TOKENS};
-use crate::encoder::{self, Encoder};
+use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::image::{Crop, Fit, Pixels, Preprocess};
+use crate::image::{Crop, Pixels, Preprocess};
 use crate::kv_cache::KvCache;
-use crate::manifest::DECODER;
+use crate::manifest::{DECODER, ENCODER};
 use crate::ranks::{self, Peers};
 use crate::shard::{Loader, Shard, Tensors};
+use crate::spec::{DecoderSpec, VisionSpec, wants};
 use crate::tiles::{Merge, Scales};
 use crate::watch::Watch;
 use std::ops::Range;
@@ -21,8 +21,8 @@ use std::ops::Range;
 /// Collects the bytes of a model's files for one rank.
 pub struct ModelLoader {
     shard: Shard,
-    decoder: Option<(Gguf, Config, Loader)>,
-    encoder: Option<(Gguf, encoder::Config, Loader)>,
+    decoder: Option<(Gguf, DecoderSpec, Loader)>,
+    encoder: Option<(VisionSpec, Loader)>,
 }
 
 impl ModelLoader {
@@ -47,21 +47,19 @@ impl ModelLoader {
             return Err(Error::Unsupported(problem));
         }
         if file == DECODER {
-            let config = Config::from_gguf(&gguf)?;
+            let spec = DecoderSpec::read(&gguf)?;
             if shard.rank > 0 {
                 gguf.forget_keys();
             }
-            let loader = Loader::new(&gguf, &Decoder::wants(&config, shard))?;
+            let loader = Loader::new(&gguf, &wants(&spec.tensors(), shard))?;
             let ranges = loader.ranges();
-            self.decoder = Some((gguf, config, loader));
+            self.decoder = Some((gguf, spec, loader));
             return Ok(ranges);
         }
-        let config = encoder::Config::from_gguf(&gguf)?;
-        let mut wants = Encoder::wants(&config, shard);
-        wants.extend(Connector::wants(&gguf, shard)?);
-        let loader = Loader::new(&gguf, &wants)?;
+        let spec = VisionSpec::read(&gguf)?;
+        let loader = Loader::new(&gguf, &wants(&spec.tensors(), shard))?;
         let ranges = loader.ranges();
-        self.encoder = Some((gguf, config, loader));
+        self.encoder = Some((spec, loader));
         Ok(ranges)
     }
 
@@ -69,19 +67,17 @@ impl ModelLoader {
     pub fn feed(&mut self, file: &str, offset: u64, bytes: &[u8]) -> Result<()> {
         let loader = match file {
             DECODER => self.decoder.as_mut().map(|(_, _, loader)| loader),
-            _ => self.encoder.as_mut().map(|(_, _, loader)| loader),
+            _ => self.encoder.as_mut().map(|(_, loader)| loader),
         };
         loader.ok_or_else(|| missing(file))?.feed(offset, bytes)
     }
 
     /// The model, and the header of the decoder file, from which the first rank gets its tokenizer. Without an encoder file it sees no pictures.
     pub fn finish<P: Peers>(self, peers: P) -> Result<(Model<P>, Gguf)> {
-        let (decoder_gguf, config, loader) = self.decoder.ok_or_else(|| missing(DECODER))?;
-        let decoder = Decoder::new(config, self.shard, &mut loader.finish()?)?;
+        let (decoder_gguf, spec, loader) = self.decoder.ok_or_else(|| missing(DECODER))?;
+        let decoder = Decoder::new(spec, self.shard, &mut loader.finish()?)?;
         let vision = match self.encoder {
-            Some((gguf, config, loader)) => {
-                Some(Vision::new(&gguf, config, self.shard, &mut loader.finish()?, decoder.config().dim)?)
-            }
+            Some((spec, loader)) => Some(Vision::new(spec, self.shard, &mut loader.finish()?, decoder.spec().dim)?),
             None => None,
         };
         Ok((Model { peers, vision, decoder, images: Vec::new(), kept: Vec::new() }, decoder_gguf))
@@ -109,30 +105,32 @@ impl Vision {
     }
 
     /// The vision part for a decoder of width `dim`.
-    fn new(gguf: &Gguf, config: encoder::Config, shard: Shard, tensors: &mut Tensors, dim: usize) -> Result<Self> {
-        let scales = scales(gguf, &config)?;
-        let preprocess = preprocess(gguf, &scales)?;
-        let n_patches = config.grid() * config.grid();
-        if scales.n_tiles() > 1 && config.n_tokens() != n_patches {
-            let n_tokens = config.n_tokens();
+    fn new(spec: VisionSpec, shard: Shard, tensors: &mut Tensors, dim: usize) -> Result<Self> {
+        let VisionSpec { encoder, connector } = spec;
+        let (scales, preprocess) = (encoder.scales(), encoder.preprocess());
+        let (n_tokens, n_patches) = (encoder.n_tokens(), encoder.grid() * encoder.grid());
+        if scales.n_tiles() > 1 && n_tokens != n_patches {
             let problem = format!("leaves {n_tokens} tokens of {n_patches} patches: several scales cannot be merged");
-            return Err(Error::corrupt(&gguf.file, "llama3med.vision.n_drop", problem));
+            return Err(Error::corrupt(ENCODER, "llama3med.vision.n_drop", problem));
         }
-        let encoder = Encoder::new(config, shard, tensors)?;
-        let connector = Connector::new(gguf, shard, tensors)?;
-        let width = encoder.dim() * scales.scales.len();
+        let width = encoder.dim * scales.scales.len();
         if connector.n_inputs() != width || connector.n_outputs() != dim {
             return Err(Error::Shape {
                 tensor: "mm.0.weight".into(),
                 expected: format!(
                     "a connector from {width} ({} scales of {}) to {dim}",
                     scales.scales.len(),
-                    encoder.dim()
+                    encoder.dim
                 ),
                 found: format!("one from {} to {}", connector.n_inputs(), connector.n_outputs()),
             });
         }
-        Ok(Self { encoder, connector, scales, preprocess })
+        Ok(Self {
+            encoder: Encoder::new(encoder, shard, tensors)?,
+            connector: Connector::new(&connector, shard, tensors)?,
+            scales,
+            preprocess,
+        })
     }
 
     /// Tokens that an image becomes.
@@ -143,42 +141,6 @@ impl Vision {
 
 fn missing(file: &str) -> Error {
     Error::corrupt(file, "header", "it was not given")
-}
-
-/// The scales of an encoder file; without the key, the one size that the encoder was made for.
-pub fn scales(gguf: &Gguf, config: &encoder::Config) -> Result<Scales> {
-    let sizes = match gguf.get_ints("llama3med.scales")? {
-        None => vec![config.image_size],
-        Some(sizes) => sizes.into_iter().map(|size| usize::try_from(size).unwrap_or(0)).collect(),
-    };
-    Scales::new(config.image_size, &sizes)
-}
-
-/// How a picture becomes the square of the largest scale.
-pub fn preprocess(gguf: &Gguf, scales: &Scales) -> Result<Preprocess> {
-    let channels = |key: &str| -> Result<[f32; 3]> {
-        let values = gguf.get_floats(key)?.ok_or_else(|| gguf.missing_key(key))?;
-        let finite = values.iter().all(|value| value.is_finite());
-        <[f32; 3]>::try_from(values)
-            .ok()
-            .filter(|_| finite)
-            .ok_or_else(|| Error::corrupt(&gguf.file, key, "expected three finite numbers"))
-    };
-    let std = channels("clip.vision.image_std")?;
-    if std.iter().any(|&std| std <= 0.0) {
-        return Err(Error::corrupt(&gguf.file, "clip.vision.image_std", "expected positive numbers"));
-    }
-    // Files without the key are llama.cpp's, of LLaVA, which pads.
-    let fit = match gguf.get_str("llama3med.image.fit")? {
-        Some("crop") => Fit::Crop,
-        None | Some("pad") => Fit::Pad,
-        Some("stretch") => Fit::Stretch,
-        Some(other) => {
-            let problem = format!("expected crop, pad or stretch, found {other:?}");
-            return Err(Error::corrupt(&gguf.file, "llama3med.image.fit", problem));
-        }
-    };
-    Ok(Preprocess { size: scales.size(), fit, mean: channels("clip.vision.image_mean")?, std })
 }
 
 /// One position of a conversation, comparable: what the cache holds is compared with what comes next.
@@ -275,8 +237,8 @@ const FORGET: u32 = 6;
 
 impl<P: Peers> Model<P> {
     /// Shape of the decoder.
-    pub fn config(&self) -> &Config {
-        self.decoder.config()
+    pub fn spec(&self) -> &DecoderSpec {
+        self.decoder.spec()
     }
 
     /// What sees pictures; a language model alone has none.
@@ -440,7 +402,7 @@ impl<P: Peers> Model<P> {
         pixels: Option<&Pixels>,
         mut listener: Option<&mut impl Listener>,
     ) -> Result<Vec<f32>> {
-        let n_bytes = self.vision.as_ref().ok_or(Error::NoVision)?.encode_bytes(self.decoder.config().dim);
+        let n_bytes = self.vision.as_ref().ok_or(Error::NoVision)?.encode_bytes(self.decoder.spec().dim);
         self.agree("a picture", |_| spare(n_bytes, "a picture")).await?;
         let Vision { encoder, connector, scales, .. } = self.vision.as_mut().ok_or(Error::NoVision)?;
         let mut message = pixels.map_or_else(Vec::new, |pixels| bytemuck::cast_slice(&pixels.values).to_vec());
@@ -532,7 +494,7 @@ impl<P: Peers> Model<P> {
 
     /// Every rank: `words` is a [`FORWARD`] message without its first word.
     async fn run_forward(&mut self, words: &[u32]) -> Result<Vec<f32>> {
-        let (first_pos, n_logits, dim) = (words[0] as usize, words[1] as usize, self.decoder.config().dim);
+        let (first_pos, n_logits, dim) = (words[0] as usize, words[1] as usize, self.decoder.spec().dim);
         self.make_room(first_pos, first_pos + (words.len() - 2) / 2).await?;
         let mut inputs = Vec::with_capacity(words.len() / 2);
         for item in words[2..].chunks_exact(2) {

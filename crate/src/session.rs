@@ -142,7 +142,7 @@ impl<P: Peers> Session<P> {
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         let template = Template::for_file(template, gguf, &tokenizer)?;
         let stop_ids = template.stop_ids(gguf, &tokenizer)?;
-        let context = context.unwrap_or(DEFAULT_CONTEXT).min(model.config().context_length);
+        let context = context.unwrap_or(DEFAULT_CONTEXT).min(model.spec().context_length);
         let cache = Cache { context, items: Vec::new(), kept: Vec::new() };
         Ok(Self { model, tokenizer, template, stop_ids, cache })
     }

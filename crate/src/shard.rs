@@ -1,7 +1,7 @@
 //! Which part of which tensor a rank holds, and how a file's bytes get there.
 //!
-//! Each stage lists its tensors as [`Want`]s; a [`Loader`] checks them against a file's header, lists the byte ranges
-//! it needs, takes those bytes in file order, and hands out the finished [`Tensors`].
+//! The tables of [`crate::spec`] become [`Want`]s; a [`Loader`] checks them against a file's header, lists the byte
+//! ranges it needs, takes those bytes in file order, and hands out the finished [`Tensors`].
 
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
@@ -240,6 +240,12 @@ impl Tensors {
             parts.push(part);
         }
         Ok(parts)
+    }
+
+    /// Takes `name.bias`; empty if the model has none, which its [`crate::spec`] says.
+    pub fn bias(&mut self, name: &str) -> Result<Vec<f32>> {
+        let name = format!("{name}.bias");
+        if self.tensors.contains_key(&(name.clone(), 0)) { self.vector(&name) } else { Ok(Vec::new()) }
     }
 
     /// Takes a tensor as f32 values, row by row.

@@ -6,12 +6,12 @@ use std::rc::Rc;
 /// A part of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
+    /// The language model. The input of its output matrix is seen at [`Point::Mlp`] of a layer after the last.
+    Decoder,
     /// The image tower.
     Tower,
     /// Between tower and decoder; every product counts as a layer, whose input is seen at [`Point::Mlp`].
     Connector,
-    /// The language model. The input of its output matrix is seen at [`Point::Mlp`] of the layer after the last.
-    Decoder,
 }
 
 /// A point within a layer.

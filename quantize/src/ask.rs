@@ -128,8 +128,8 @@ async fn run(
     }
     report(&listener, &answer, start);
     if let Some(path) = &options.logits_out {
-        let dim = session.model().config().dim;
-        store(path, &listener, session.model().config().vocab_size, (&features, &image_tokens, dim))?;
+        let dim = session.model().spec().dim;
+        store(path, &listener, session.model().spec().vocab_size, (&features, &image_tokens, dim))?;
     }
     Ok(answer.finish)
 }

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::model::{Listener, Stage, Token};
 use llama3med::ranks::{Threads, block_on};
 use llama3med::session::{AskOptions, Chat, Session};
-use llama3med::watch::{Part, Place, Point, Watch};
+use llama3med::watch::{Place, Point, Watch};
 use llama3med::{Error, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -75,15 +75,14 @@ pub fn calibrate(understood: &Understood, options: &Options) -> Result<Importanc
         block_on(answer(session, &prompts))?;
         Ok(squares.take())
     })?;
-    let n_layers = understood.decoder.n_layers;
-    let mut columns = BTreeMap::new();
+    let (tensors, mut columns) = (understood.tensors(), BTreeMap::new());
     for (place, (n_rows, sums)) in squares {
         let weights = weights(n_rows, &sums).ok_or_else(|| {
             let problem = "what enters a matrix is all zero, or not finite: there is nothing to weight its columns by";
             Error::corrupt(options.prompts.display().to_string(), format!("{place:?}"), problem)
         })?;
-        columns
-            .extend(matrices(place, n_layers, understood.decoder.tied).into_iter().map(|name| (name, weights.clone())));
+        let matrices = tensors.iter().filter(|(_, tensor)| tensor.input == Some(place));
+        columns.extend(matrices.map(|(_, tensor)| (tensor.name.clone(), weights.clone())));
     }
     Ok(Importance { columns })
 }
@@ -136,29 +135,10 @@ fn weights(n_rows: usize, sums: &[f64]) -> Option<Vec<f32>> {
     (mean.is_finite() && mean > 0.0).then(|| sums.iter().map(weight).collect())
 }
 
-/// The matrices that what is seen at a place enters.
-fn matrices(place: Place, n_layers: usize, tied: bool) -> Vec<String> {
-    let (prefix, output) = match place.part {
-        Part::Connector => return vec![format!("mm.{}.weight", 2 * place.layer)],
-        Part::Decoder if place.layer == n_layers => {
-            return vec![if tied { "token_embd.weight" } else { "output.weight" }.into()];
-        }
-        Part::Decoder => ("blk", "attn_output"),
-        Part::Tower => ("v.blk", "attn_out"),
-    };
-    let names: &[&str] = match place.point {
-        Point::Attention => &["attn_q", "attn_k", "attn_v"],
-        Point::Heads => &[output],
-        Point::Mlp => &["ffn_gate", "ffn_up"],
-        Point::Hidden => &["ffn_down"],
-        Point::Residual => &[],
-    };
-    names.iter().map(|name| format!("{prefix}.{}.{name}.weight", place.layer)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use llama3med::watch::Part;
 
     #[test]
     fn columns_count_by_their_mean_squares() {
@@ -173,8 +153,5 @@ mod tests {
         assert!(weights.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{weights:?}");
         assert_eq!(super::weights(3, &[0.0; 3]), None);
         assert_eq!(super::weights(3, &[1.0, f64::NAN]), None);
-        assert_eq!(matrices(place, 9, false), ["v.blk.3.ffn_gate.weight", "v.blk.3.ffn_up.weight"]);
-        let head = Place { part: Part::Decoder, layer: 9, point: Point::Mlp };
-        assert_eq!(matrices(head, 9, true), ["token_embd.weight"]);
     }
 }

@@ -16,12 +16,12 @@ pub mod tensor;
 
 use crate::checkpoint::config::Json;
 use crate::checkpoint::family::Family;
-use crate::checkpoint::names::Part;
 use crate::checkpoint::tensor::Tensor;
 use crate::json;
 use crate::model_folder::read_small;
 use clap::Args;
 use llama3med::prompt::TEMPLATES;
+use llama3med::watch::Part;
 use llama3med::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -96,8 +96,8 @@ impl Checkpoint {
             checkpoint.add(&name, tensor)?;
         }
         for part in [Part::Decoder, Part::Tower, Part::Connector] {
-            for (name, tensor) in tensors_in(&folder.join(part.folder()))? {
-                let prefix = format!("{}.", part.folder());
+            for (name, tensor) in tensors_in(&folder.join(names::folder(part)))? {
+                let prefix = format!("{}.", names::folder(part));
                 let full = if name.starts_with(&prefix) { name } else { prefix + &name };
                 checkpoint.add(&full, tensor)?;
             }
@@ -222,14 +222,17 @@ impl Checkpoint {
         // A tower's norm.weight looks like a decoder's: if one name identifies its part, all names belong to that part.
         let is_whole = part == Part::Decoder || tensors.keys().any(|name| of_part(name));
         for (name, tensor) in tensors {
-            let full = if is_whole { name } else { format!("{}.{name}", part.folder()) };
+            let full = if is_whole { name } else { format!("{}.{name}", names::folder(part)) };
             if of_part(&full) && !names::is_unused_outside(&tensor.name) {
                 self.add(&full, tensor)?;
             }
         }
         if !self.tensors.keys().any(|(found, _)| *found == part) {
-            let problem =
-                format!("there is no {} in it: expected a file or a folder with {}", part.folder(), FILES.join(" or "));
+            let problem = format!(
+                "there is no {} in it: expected a file or a folder with {}",
+                names::folder(part),
+                FILES.join(" or ")
+            );
             return Err(Error::corrupt(place.display().to_string(), "tensors", problem));
         }
         Ok(())

@@ -248,8 +248,7 @@ impl Run<'_> {
             }
         });
         let forced = session.force(&chat, question, &answer, watch, listener).await?;
-        let known =
-            (0..session.model().config().vocab_size as u32).map(|id| session.tokenizer().is_known(id)).collect();
+        let known = (0..session.model().spec().vocab_size as u32).map(|id| session.tokenizer().is_known(id)).collect();
         Ok(Trace { answer, forced, layers: layers.take(), features, known })
     }
 }

@@ -5,17 +5,18 @@
 use crate::About;
 use crate::calibrate::{self, Importance};
 use crate::checkpoint::family::Family;
-use crate::checkpoint::names::{self, Part};
+use crate::checkpoint::names;
 use crate::checkpoint::tensor::Tensor;
 use crate::checkpoint::{Checkpoint, Parts, chat, config};
 use crate::encode::{encode, encode_for};
-use crate::layout::{Decoder, Encoder, Role, Slot, Tower};
 use crate::model_folder::{Files, Plan, Rows, Writer};
 use crate::types::Types;
 use crate::vocabulary::Vocabulary;
-use llama3med::gguf::Dtype;
+use llama3med::gguf::{Dtype, Header};
 use llama3med::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
+use llama3med::spec::{self, DecoderSpec, Role, Source, Tower, VisionSpec};
 use llama3med::tokenizer::Tokenizer;
+use llama3med::watch::Part;
 use llama3med::{Error, Result};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -66,9 +67,11 @@ pub struct Understood {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// Shape of the decoder.
-    pub decoder: Decoder,
+    pub decoder: DecoderSpec,
+    /// Llama-3.1's factors of the rotary frequencies (head_dim / 2).
+    pub rope_factors: Option<Vec<f32>>,
     /// Shape of tower and connector; `None` for a language model alone.
-    pub encoder: Option<Encoder>,
+    pub vision: Option<VisionSpec>,
     /// The tokenizer's vocabulary.
     pub vocabulary: Vocabulary,
 }
@@ -77,15 +80,15 @@ impl Understood {
     /// Reads everything but the weights.
     pub fn read(folder: &std::path::Path, parts: &Parts, scales: Option<&[usize]>) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder, parts)?;
-        let decoder = config::decoder(&checkpoint)?;
-        let encoder = match checkpoint.family {
+        let (decoder, rope_factors) = config::decoder(&checkpoint)?;
+        let vision = match checkpoint.family {
             Family::Language if scales.is_some() => {
                 return Err(Error::Invalid(
                     "scales: this checkpoint is a language model, which sees no pictures".into(),
                 ));
             }
             Family::Language => None,
-            _ => Some(config::encoder(&checkpoint, scales, decoder.dim)?),
+            _ => Some(config::vision(&checkpoint, scales, decoder.dim)?),
         };
         let pad = checkpoint.config.ids("pad_token_id")?.first().copied();
         let json = checkpoint.tokenizer()?;
@@ -98,16 +101,16 @@ impl Understood {
                 format!("it has ids up to {}, the embedding {} rows", vocabulary.n_tokens() - 1, decoder.vocab_size);
             return Err(Error::corrupt("tokenizer.json", "model.vocab", problem));
         }
-        let understood = Self { checkpoint, decoder, encoder, vocabulary };
+        let understood = Self { checkpoint, decoder, rope_factors, vision, vocabulary };
         understood.check_tensors()?;
         Ok(understood)
     }
 
     /// Drops the first patch of a single-scale SigLIP tower, as TinyLLaVA's own models were trained.
     pub fn drop_first_patch(&mut self) -> Result<()> {
-        match &mut self.encoder {
-            Some(encoder) if encoder.tower == Tower::Siglip && encoder.scales.len() == 1 => {
-                encoder.n_drop = Some(1);
+        match &mut self.vision {
+            Some(VisionSpec { encoder, .. }) if encoder.tower == Tower::Siglip && encoder.scales.len() == 1 => {
+                encoder.n_drop = 1;
                 Ok(())
             }
             _ => {
@@ -123,24 +126,25 @@ impl Understood {
         format!("{}\n{importance:?}", tensors.join("\n"))
     }
 
-    /// Every slot with its part.
-    fn slots(&self) -> Vec<(Part, Slot)> {
-        let with = |part| move |slot| (part, slot);
-        let (tower, connector) = self.encoder.as_ref().map(Encoder::slots).unwrap_or_default();
-        let decoder = self.decoder.slots().into_iter().map(with(Part::Decoder));
-        decoder
-            .chain(tower.into_iter().map(with(Part::Tower)))
-            .chain(connector.into_iter().map(with(Part::Connector)))
-            .collect()
+    /// Every tensor of the model with its part.
+    pub fn tensors(&self) -> Vec<(Part, spec::Tensor)> {
+        let of = |part: Part, tensors: Vec<spec::Tensor>| tensors.into_iter().map(move |tensor| (part, tensor));
+        let mut tensors: Vec<_> = of(Part::Decoder, self.decoder.tensors()).collect();
+        if let Some(VisionSpec { encoder, connector }) = &self.vision {
+            tensors.extend(of(Part::Tower, encoder.tensors()));
+            tensors.extend(of(Part::Connector, connector.tensors()));
+        }
+        tensors
     }
 
     fn check_tensors(&self) -> Result<()> {
         let mut left = self.checkpoint.tensors.clone();
-        for (part, slot) in self.slots() {
-            self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?;
-            left.remove(&(part, slot.source));
+        for (part, tensor) in self.tensors() {
+            let Some(source) = tensor.source else { continue };
+            self.checkpoint.tensor(part, &source.name, &source.shape)?;
+            left.remove(&(part, source.name));
         }
-        let n_blocks = self.encoder.as_ref().map_or(0, |encoder| encoder.n_blocks);
+        let n_blocks = self.vision.as_ref().map_or(0, |vision| vision.encoder.n_layers);
         let used = |part: Part, name: &str| !names::is_unused(part, name, n_blocks, self.decoder.tied);
         match left.iter().find(|((part, name), _)| used(*part, name)) {
             Some((_, tensor)) => {
@@ -158,63 +162,71 @@ impl Understood {
         types: &Types,
         importance: Option<&'a Importance>,
     ) -> Result<Files<Plan<'a>>> {
-        let slots = self.slots();
-        let dtypes = types.assign(slots.iter().map(|(_, slot)| slot))?;
-        self.plans_with(name, slots.into_iter().zip(dtypes), importance)
+        let tensors = self.tensors();
+        let dtypes = types.assign(tensors.iter().map(|(_, tensor)| tensor))?;
+        self.plans_with(name, tensors.into_iter().zip(dtypes), importance)
     }
 
     /// The files with every matrix at the checkpoint's precision.
     pub fn exact_plans(&self) -> Result<Files<Plan<'_>>> {
-        let exact = |(part, slot): (Part, Slot)| {
-            let dtype = match slot.role {
-                Role::Matrix => self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?.exact_dtype(),
-                Role::Exact | Role::Patch => Dtype::F32,
+        let exact = |(part, tensor): (Part, spec::Tensor)| {
+            let dtype = match &tensor.source {
+                Some(source) if tensor.role == Role::Matrix => {
+                    self.checkpoint.tensor(part, &source.name, &source.shape)?.exact_dtype()
+                }
+                _ => Dtype::F32,
             };
-            Ok(((part, slot), dtype))
+            Ok(((part, tensor), dtype))
         };
-        let slots = self.slots().into_iter().map(exact).collect::<Result<Vec<_>>>()?;
-        self.plans_with("reference", slots.into_iter(), None)
+        let tensors = self.tensors().into_iter().map(exact).collect::<Result<Vec<_>>>()?;
+        self.plans_with("reference", tensors.into_iter(), None)
     }
 
     fn plans_with<'a>(
         &'a self,
         name: &str,
-        slots: impl Iterator<Item = ((Part, Slot), Dtype)>,
+        tensors: impl Iterator<Item = ((Part, spec::Tensor), Dtype)>,
         importance: Option<&'a Importance>,
     ) -> Result<Files<Plan<'a>>> {
-        let mut decoder = Plan::new(self.decoder.keys(name, &self.vocabulary));
-        let mut encoder = self.encoder.as_ref().map(|encoder| Plan::new(encoder.keys(name)));
-        if let Some(factors) = &self.decoder.rope_factors {
-            let rows: Rows = Box::new(|_| encode("rope_freqs.weight", Dtype::F32, factors.clone()));
-            decoder.push("rope_freqs.weight", Dtype::F32, &[factors.len()], rows);
-        }
-        for ((part, slot), dtype) in slots {
+        let mut header = Header::default();
+        self.decoder.write(name, &mut header);
+        self.vocabulary.keys(&mut header, self.decoder.vocab_size);
+        let mut decoder = Plan::new(header);
+        let mut encoder = self.vision.as_ref().map(|vision| {
+            let mut header = Header::default();
+            vision.write(name, &mut header);
+            Plan::new(header)
+        });
+        for ((part, tensor), dtype) in tensors {
             let plan = encoder.as_mut().filter(|_| part != Part::Decoder).unwrap_or(&mut decoder);
-            self.push(plan, part, slot, dtype, importance)?;
+            let rows = self.rows(part, &tensor, dtype, importance)?;
+            plan.push(&tensor.name, dtype, &tensor.shape, rows);
         }
         Ok(Files { decoder, encoder })
     }
 
-    fn push<'a>(
+    /// What writes the rows of a tensor.
+    fn rows<'a>(
         &'a self,
-        plan: &mut Plan<'a>,
         part: Part,
-        slot: Slot,
+        tensor: &spec::Tensor,
         dtype: Dtype,
         importance: Option<&'a Importance>,
-    ) -> Result<()> {
-        let tensor = self.checkpoint.tensor(part, &slot.source, &slot.source_shape)?;
-        let (name, shape) = (slot.name.clone(), slot.shape.clone());
-        let columns = importance.and_then(|importance| importance.of(&name));
-        let rows: Rows = Box::new(move |rows| {
-            let values = read_rows(&tensor, &slot, rows)?;
+    ) -> Result<Rows<'a>> {
+        let Some(source) = tensor.source.clone() else {
+            // The factors alone come from no checkpoint.
+            let factors = self.rope_factors.as_deref().unwrap_or_default();
+            return Ok(Box::new(|_| encode(DecoderSpec::ROPE_FACTORS, Dtype::F32, factors.to_vec())));
+        };
+        let (n_cols, columns) = (tensor.n_cols(), importance.and_then(|importance| importance.of(&tensor.name)));
+        let tensor = self.checkpoint.tensor(part, &source.name, &source.shape)?;
+        Ok(Box::new(move |rows| {
+            let values = read_rows(&tensor, &source, n_cols, rows)?;
             match columns {
                 Some(columns) => encode_for(&tensor.name, dtype, values, columns),
                 None => encode(&tensor.name, dtype, values),
             }
-        });
-        plan.push(&name, dtype, &shape, rows);
-        Ok(())
+        }))
     }
 }
 
@@ -238,26 +250,25 @@ pub fn convert(options: &Options) -> Result<Manifest> {
     };
     let plans = understood.plans(&about.name, &options.types, importance.as_ref())?;
     // The output must load: the engine's own readers check the headers first.
-    llama3med::config::Config::from_gguf(&plans.decoder.gguf(DECODER)?.0)?;
+    DecoderSpec::read(&plans.decoder.gguf(DECODER)?.0)?;
     if let Some(encoder) = &plans.encoder {
-        llama3med::encoder::Config::from_gguf(&encoder.gguf(ENCODER)?.0)?;
+        VisionSpec::read(&encoder.gguf(ENCODER)?.0)?;
     }
     let source = understood.source(importance.as_ref());
     Writer::create(&options.output, options.chunk_size, &plans, source.as_bytes())?.write_all(&plans, &about)
 }
 
-/// Some rows of a slot as f32, from the checkpoint's tensor.
-fn read_rows(tensor: &Tensor, slot: &Slot, rows: Range<usize>) -> Result<Vec<f32>> {
-    let n_cols = slot.n_cols();
+/// Some rows of `n_cols` weights as f32, from their place in the checkpoint's tensor.
+fn read_rows(tensor: &Tensor, source: &Source, n_cols: usize, rows: Range<usize>) -> Result<Vec<f32>> {
     let read = |rows: Range<usize>| {
         let mut values = Vec::with_capacity(rows.len() * n_cols);
         let (start, end) = (rows.start * n_cols, rows.end * n_cols);
-        tensor.read(slot.source_offset + start..slot.source_offset + end, &mut values).map(|()| values)
+        tensor.read(source.offset + start..source.offset + end, &mut values).map(|()| values)
     };
-    let Some(head_dim) = slot.head_dim else { return read(rows) };
+    let Some(head_dim) = source.permuted else { return read(rows) };
     // Pairs of rows (i, i + head_dim / 2) become adjacent: see `llama3med::rope`. Whole heads are read at once.
     let first = rows.start / head_dim * head_dim;
     let heads = read(first..rows.end.next_multiple_of(head_dim))?;
-    let source = |row: usize| row / head_dim * head_dim + row % head_dim / 2 + row % 2 * (head_dim / 2) - first;
-    Ok(rows.flat_map(|row| &heads[source(row) * n_cols..][..n_cols]).copied().collect())
+    let place = |row: usize| row / head_dim * head_dim + row % head_dim / 2 + row % 2 * (head_dim / 2) - first;
+    Ok(rows.flat_map(|row| &heads[place(row) * n_cols..][..n_cols]).copied().collect())
 }

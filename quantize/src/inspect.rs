@@ -4,16 +4,13 @@
 
 use crate::checkpoint::Parts;
 use crate::convert::Understood;
-use crate::layout::Tower;
 use crate::model_folder::{Files, Plan, Source, Stored, open_folder};
 use crate::types::Types;
-use llama3med::config::Config;
-use llama3med::encoder;
 use llama3med::gguf::Gguf;
 use llama3med::manifest::{Fidelity, Manifest};
 use llama3med::memory::Held;
-use llama3med::model;
 use llama3med::prompt::{TEMPLATE_KEY, Template};
+use llama3med::spec::{DecoderSpec, Tower, VisionSpec};
 use llama3med::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use serde::Serialize;
@@ -54,7 +51,7 @@ pub struct Report {
 
 /// A Llama decoder.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)] // as in `llama3med::config`
+#[allow(missing_docs)] // as in `DecoderSpec`
 pub struct DecoderReport {
     pub family: &'static str,
     pub n_parameters: u64,
@@ -76,7 +73,7 @@ pub struct DecoderReport {
 
 /// An image encoder with its connector.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)] // as in `llama3med::encoder`
+#[allow(missing_docs)] // as in `EncoderSpec`
 pub struct EncoderReport {
     pub family: &'static str,
     pub n_parameters: u64,
@@ -178,12 +175,8 @@ fn inspect_checkpoint(path: &Path) -> Result<Report> {
     let files = headers.iter().map(|(gguf, size)| file_report(gguf, *size, 0)).collect();
     let gguf = |idx: usize| headers.get(idx).map(|(gguf, _)| gguf);
     let mut report = report("checkpoint", name, gguf(0), gguf(1), files)?;
-    if let (Some(encoder), Some(shape)) = (&mut report.encoder, &understood.encoder) {
-        encoder.family = match shape.tower {
-            Tower::Clip => "CLIP",
-            Tower::Siglip => "SigLIP",
-            Tower::Timm => "timm ViT",
-        };
+    if let (Some(encoder), Some(vision)) = (&mut report.encoder, &understood.vision) {
+        encoder.family = family(vision.encoder.tower);
     }
     Ok(report)
 }
@@ -213,21 +206,21 @@ fn n_parameters(gguf: &Gguf) -> u64 {
 }
 
 fn decoder_report(gguf: &Gguf) -> Result<DecoderReport> {
-    let config = Config::from_gguf(gguf)?;
+    let spec = DecoderSpec::read(gguf)?;
     Ok(DecoderReport {
-        family: if config.rope_scaled { "Llama (Llama-3.1 rope)" } else { "Llama" },
+        family: if spec.rope_scaled { "Llama (Llama-3.1 rope)" } else { "Llama" },
         n_parameters: n_parameters(gguf),
-        dim: config.dim,
-        hidden_dim: config.hidden_dim,
-        n_layers: config.n_layers,
-        n_heads: config.n_heads,
-        n_kv_heads: config.n_kv_heads,
-        head_dim: config.head_dim,
-        vocab_size: config.vocab_size,
-        context_length: config.context_length,
-        rope_theta: config.rope_theta,
-        rope_scaled: config.rope_scaled,
-        tied: config.tied,
+        dim: spec.dim,
+        hidden_dim: spec.hidden_dim,
+        n_layers: spec.n_layers,
+        n_heads: spec.n_heads,
+        n_kv_heads: spec.n_kv_heads,
+        head_dim: spec.head_dim,
+        vocab_size: spec.vocab_size,
+        context_length: spec.context_length,
+        rope_theta: spec.rope_theta,
+        rope_scaled: spec.rope_scaled,
+        tied: spec.tied,
         template: template(gguf),
         system_prompt: gguf.get_str("llama3med.system_prompt")?.map(String::from),
         stop_token_ids: gguf.get_ints("llama3med.stop_token_ids")?.unwrap_or_default(),
@@ -246,37 +239,31 @@ fn template(gguf: &Gguf) -> String {
     )
 }
 
-fn encoder_report(gguf: &Gguf) -> Result<EncoderReport> {
-    let config = encoder::Config::from_gguf(gguf)?;
-    let scales = model::scales(gguf, &config)?;
-    let sizes = gguf.get_ints("llama3med.scales")?.unwrap_or_else(|| vec![config.image_size as i64]);
-    let mut connector = Vec::new();
-    for layer in (0..).step_by(2) {
-        let Some(tensor) = gguf.tensors.get(&format!("mm.{layer}.weight")) else { break };
-        if layer == 0 {
-            connector.push(tensor.n_cols);
-        }
-        connector.push(tensor.n_rows);
+fn family(tower: Tower) -> &'static str {
+    match tower {
+        Tower::Clip => "CLIP",
+        Tower::Siglip => "SigLIP",
+        Tower::Timm => "timm ViT",
     }
+}
+
+fn encoder_report(gguf: &Gguf) -> Result<EncoderReport> {
+    let VisionSpec { encoder, connector } = VisionSpec::read(gguf)?;
     Ok(EncoderReport {
-        family: match (config.cls_token, config.layer_scale || config.n_reg_tokens > 0 || config.gated) {
-            (_, true) => "timm ViT",
-            (true, false) => "CLIP",
-            (false, false) => "SigLIP",
-        },
+        family: family(encoder.tower),
         n_parameters: n_parameters(gguf),
-        image_size: config.image_size,
-        patch_size: config.patch_size,
-        dim: config.dim,
-        hidden_dim: config.hidden_dim,
-        n_blocks: config.n_layers,
-        n_heads: config.n_heads,
-        n_registers: config.n_reg_tokens,
-        scales: sizes.into_iter().map(|size| size as usize).collect(),
-        n_tiles: scales.n_tiles(),
-        n_image_tokens: config.n_tokens(),
-        fit: gguf.get_str("llama3med.image.fit")?.unwrap_or("pad").into(),
-        connector,
+        image_size: encoder.image_size,
+        patch_size: encoder.patch_size,
+        dim: encoder.dim,
+        hidden_dim: encoder.hidden_dim,
+        n_blocks: encoder.n_layers,
+        n_heads: encoder.n_heads,
+        n_registers: encoder.n_reg_tokens,
+        n_tiles: encoder.scales().n_tiles(),
+        n_image_tokens: encoder.n_tokens(),
+        fit: encoder.fit_name().into(),
+        scales: encoder.scales,
+        connector: connector.widths,
     })
 }
 

@@ -1,9 +1,9 @@
 //! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random
 //! models, inspects both, measures them.
 //!
-//! The command-line tool on top is `main.rs`. Data flow: `checkpoint` -> `layout` -> `types` -> `encode` ->
-//! `model_folder`; for a measurement: `json` -> `records` -> `questions` -> `eval` -> `score` -> `protocol` ->
-//! `metrics`, or `prompts` -> `compare`.
+//! The command-line tool on top is `main.rs`. Data flow: `checkpoint` -> `types` -> `encode` -> `model_folder`; for a
+//! measurement: `json` -> `records` -> `questions` -> `eval` -> `score` -> `protocol` -> `metrics`, or `prompts` ->
+//! `compare`.
 pub mod about;
 pub mod ask;
 pub mod calibrate;
@@ -15,7 +15,6 @@ pub mod encode;
 pub mod eval;
 pub mod inspect;
 pub mod json;
-pub mod layout;
 pub mod metrics;
 pub mod model_folder;
 pub mod native;

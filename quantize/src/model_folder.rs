@@ -6,11 +6,10 @@ use crate::About;
 use crate::disk::{beside, check_space, copy, flush_folder, write_whole};
 use crate::json;
 use indicatif::{ProgressBar, ProgressStyle};
-use llama3med::config::Config;
-use llama3med::encoder;
 use llama3med::error::stand_in;
 use llama3med::gguf::{ALIGNMENT, Dtype, Gguf, Header, part_names};
 use llama3med::manifest::{Chunk, DECODER, ENCODER, File, MAX_MANIFEST_BYTES, Manifest};
+use llama3med::spec::{DecoderSpec, VisionSpec};
 use llama3med::{Error, Result};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -603,9 +602,9 @@ impl Source {
                 let encoder = encoder.as_deref().map(Stored::open).transpose()?;
                 let (_, gguf) = decoder.header()?;
                 // Done here, where the files still have their own names.
-                Config::from_gguf(&gguf)?;
+                DecoderSpec::read(&gguf)?;
                 if let Some(encoder) = &encoder {
-                    encoder::Config::from_gguf(&encoder.header()?.1)?;
+                    VisionSpec::read(&encoder.header()?.1)?;
                 }
                 let name = gguf.get_str("general.name")?.unwrap_or(decoder.name()).to_owned();
                 Ok((name, Files { decoder, encoder }))

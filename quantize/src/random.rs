@@ -3,16 +3,18 @@
 //! Blocks are made directly in their stored type, a few bytes of randomness a weight, so that an 8B takes little longer than writing it. Weights have
 //! mean 0 and deviation 1 / sqrt(row length) and norms are 1: activations neither vanish nor explode.
 
-use crate::layout::{Decoder, Encoder, Role, Slot, Tower};
 use crate::model_folder::{Files, Plan, Rows, Writer};
 use crate::types::Types;
 use crate::vocabulary::Vocabulary;
 use crate::{About, CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use half::f16;
-use llama3med::gguf::Dtype;
+use llama3med::gguf::{Dtype, Header};
+use llama3med::image::Fit;
 use llama3med::manifest::{CHUNK_SIZE, Manifest};
+use llama3med::ops::Activation;
 use llama3med::prompt::{LLAMA3_MED_SYSTEM, Template};
 use llama3med::rope::llama3_factors;
+use llama3med::spec::{ConnectorSpec, DecoderSpec, EncoderSpec, Role, Tensor, Tower, VisionSpec};
 use llama3med::tokenizer::split;
 use llama3med::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -63,23 +65,24 @@ impl Options {
 
 /// Writes a model folder of random weights.
 pub fn random(options: &Options) -> Result<Manifest> {
-    let (decoder, encoder) = shape(&options.shape)?;
+    let (decoder, rope_factors, vision) = shape(&options.shape)?;
     let about = about(options);
     let vocabulary = Vocabulary::parse(tokenizer(decoder.vocab_size), template(), &[], None)?;
-    let mut decoder_plan = Plan::new(decoder.keys(&about.name, &vocabulary));
-    if let Some(factors) = &decoder.rope_factors {
+    let (mut decoder_keys, mut vision_keys) = (Header::default(), Header::default());
+    decoder.write(&about.name, &mut decoder_keys);
+    vocabulary.keys(&mut decoder_keys, decoder.vocab_size);
+    vision.write(&about.name, &mut vision_keys);
+    let (mut decoder_plan, mut encoder_plan) = (Plan::new(decoder_keys), Plan::new(vision_keys));
+    let (decoder_tensors, encoder_tensors) = (decoder.tensors(), vision.tensors());
+    let mut dtypes = options.types.assign(decoder_tensors.iter().chain(&encoder_tensors))?;
+    let encoder_dtypes = dtypes.split_off(decoder_tensors.len());
+    if let Some(factors) = rope_factors {
         let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
         let rows: Rows = Box::new(move |_| Ok(bytes.clone()));
-        decoder_plan.push("rope_freqs.weight", Dtype::F32, &[factors.len()], rows);
+        decoder_plan.push(DecoderSpec::ROPE_FACTORS, Dtype::F32, &[factors.len()], rows);
     }
-    let mut encoder_plan = Plan::new(encoder.keys(&about.name));
-    let decoder_slots = decoder.slots();
-    let (tower, connector) = encoder.slots();
-    let encoder_slots = [tower, connector].concat();
-    let mut dtypes = options.types.assign(decoder_slots.iter().chain(&encoder_slots))?;
-    let encoder_dtypes = dtypes.split_off(decoder_slots.len());
-    push_all(&mut decoder_plan, decoder_slots, dtypes, options.seed);
-    push_all(&mut encoder_plan, encoder_slots, encoder_dtypes, !options.seed);
+    push_all(&mut decoder_plan, decoder_tensors, dtypes, options.seed);
+    push_all(&mut encoder_plan, encoder_tensors, encoder_dtypes, !options.seed);
     let source = format!("random {} {}", options.shape, options.seed);
     let plans = Files { decoder: decoder_plan, encoder: Some(encoder_plan) };
     Writer::create(&options.output, options.chunk_size, &plans, source.as_bytes())?.write_all(&plans, &about)
@@ -103,26 +106,29 @@ fn about(options: &Options) -> About {
     about
 }
 
-pub(crate) fn shape(name: &str) -> Result<(Decoder, Encoder)> {
-    let llama = |dim, hidden_dim, n_layers, n_heads, head_dim: usize, factor: Option<f32>| Decoder {
-        dim,
-        hidden_dim,
-        n_layers,
-        n_heads,
-        n_kv_heads: 8,
-        head_dim,
-        vocab_size: 128_256,
-        context_length: if factor.is_some() { 131_072 } else { 8192 },
-        norm_eps: 1e-5,
-        rope_theta: 500_000.0,
-        rope_factors: factor.map(|factor| llama3_factors(head_dim, 500_000.0, factor, 1.0, 4.0, 8192.0)),
-        tied: dim < 4096,
+/// The decoder, the factors of its rotary frequencies, and the encoder with its connector.
+pub(crate) fn shape(name: &str) -> Result<(DecoderSpec, Option<Vec<f32>>, VisionSpec)> {
+    let llama = |dim, hidden_dim, n_layers, n_heads, head_dim: usize, factor: Option<f32>| {
+        let decoder = DecoderSpec {
+            dim,
+            hidden_dim,
+            n_layers,
+            n_heads,
+            n_kv_heads: 8,
+            head_dim,
+            vocab_size: 128_256,
+            context_length: if factor.is_some() { 131_072 } else { 8192 },
+            tied: dim < 4096,
+            rope_scaled: factor.is_some(),
+            ..tiny_decoder()
+        };
+        (decoder, factor.map(|factor| llama3_factors(head_dim, 500_000.0, factor, 1.0, 4.0, 8192.0)))
     };
     let llama_1b = || llama(2048, 8192, 16, 32, 64, Some(32.0));
     let llama_8b = || llama(4096, 14_336, 32, 32, 128, None);
     let s2 = &[336, 672, 1008];
-    let (decoder, encoder) = match name {
-        "tiny" => (tiny_decoder(), tiny_encoder()),
+    let ((decoder, rope_factors), encoder) = match name {
+        "tiny" => ((tiny_decoder(), None), tiny_encoder()),
         "1b" => (llama_1b(), clip(&[336])),
         "1b-clip-s2" => (llama_1b(), clip(s2)),
         "3b-clip-s2" => (llama(3072, 8192, 28, 24, 128, Some(32.0)), clip(s2)),
@@ -135,12 +141,12 @@ pub(crate) fn shape(name: &str) -> Result<(Decoder, Encoder)> {
             return Err(Error::Invalid(format!("shape must be one of {}, found {name:?}", known.join(", "))));
         }
     };
-    let connector = vec![encoder.dim * encoder.scales.len(), decoder.dim, decoder.dim];
-    Ok((decoder, Encoder { connector, ..encoder }))
+    let connector = ConnectorSpec { widths: vec![encoder.dim * encoder.scales.len(), decoder.dim, decoder.dim] };
+    Ok((decoder, rope_factors, VisionSpec { encoder, connector }))
 }
 
-fn tiny_decoder() -> Decoder {
-    Decoder {
+fn tiny_decoder() -> DecoderSpec {
+    DecoderSpec {
         dim: 192,
         hidden_dim: 512,
         n_layers: 6,
@@ -151,75 +157,99 @@ fn tiny_decoder() -> Decoder {
         context_length: 2048,
         norm_eps: 1e-5,
         rope_theta: 500_000.0,
-        rope_factors: None,
+        rope_scaled: false,
         tied: false,
+        head_unit: 1,
+        exact_cache: false,
     }
 }
 
-fn tiny_encoder() -> Encoder {
+fn tiny_encoder() -> EncoderSpec {
     let scales = vec![64, 128, 256];
-    Encoder { image_size: 64, patch_size: 8, dim: 96, hidden_dim: 384, n_blocks: 4, n_heads: 3, scales, ..clip(&[]) }
+    EncoderSpec {
+        image_size: 64,
+        patch_size: 8,
+        dim: 96,
+        hidden_dim: 384,
+        n_layers: 4,
+        n_heads: 3,
+        scales,
+        ..clip(&[])
+    }
 }
 
 /// CLIP-L/14-336 up to its last block but one.
-fn clip(scales: &[usize]) -> Encoder {
+fn clip(scales: &[usize]) -> EncoderSpec {
     let (mean, std) = CLIP_MEAN_STD;
-    Encoder {
+    EncoderSpec {
         tower: Tower::Clip,
         image_size: 336,
         patch_size: 14,
         dim: 1024,
         hidden_dim: 4096,
-        n_blocks: 23,
+        n_layers: 23,
         n_heads: 16,
-        n_registers: 0,
-        class_position: true,
+        head_unit: 1,
+        cls_token: true,
+        n_reg_tokens: 0,
+        embed_prefix: true,
+        patch_bias: false,
+        norm_pre: true,
+        norm: false,
         layer_scale: false,
         gated: false,
-        activation: "quick_gelu",
+        mlp_swapped: false,
+        activation: Activation::QuickGelu,
         norm_eps: 1e-5,
         mean,
         std,
-        fit: "crop",
+        fit: Fit::Crop,
         scales: scales.into(),
-        n_drop: None,
-        connector: Vec::new(),
+        n_drop: 1,
     }
 }
 
 /// SigLIP-so400m/14-384 up to its last block but one.
-fn siglip() -> Encoder {
+fn siglip() -> EncoderSpec {
     let (mean, std) = SIGLIP_MEAN_STD;
-    Encoder {
+    EncoderSpec {
         tower: Tower::Siglip,
         image_size: 384,
         dim: 1152,
         hidden_dim: 4304,
-        n_blocks: 26,
-        class_position: false,
-        activation: "gelu_tanh",
+        n_layers: 26,
+        cls_token: false,
+        embed_prefix: false,
+        patch_bias: true,
+        norm_pre: false,
+        n_drop: 0,
+        activation: Activation::GeluTanh,
         norm_eps: 1e-6,
         mean,
         std,
-        fit: "stretch",
+        fit: Fit::Stretch,
         ..clip(&[384, 768, 1152])
     }
 }
 
 /// H-optimus-0.
-fn optimus() -> Encoder {
+fn optimus() -> EncoderSpec {
     let (mean, std) = OPTIMUS_MEAN_STD;
-    Encoder {
+    EncoderSpec {
         tower: Tower::Timm,
         image_size: 224,
         dim: 1536,
-        n_blocks: 40,
+        n_layers: 40,
         n_heads: 24,
-        n_registers: 4,
-        class_position: false,
+        n_reg_tokens: 4,
+        embed_prefix: false,
+        patch_bias: true,
+        norm_pre: false,
+        norm: true,
         layer_scale: true,
         gated: true,
-        activation: "silu",
+        n_drop: 5,
+        activation: Activation::Silu,
         norm_eps: 1e-6,
         mean,
         std,
@@ -227,11 +257,11 @@ fn optimus() -> Encoder {
     }
 }
 
-fn push_all(plan: &mut Plan, slots: Vec<Slot>, dtypes: Vec<Dtype>, seed: u64) {
-    for (idx, (slot, dtype)) in slots.into_iter().zip(dtypes).enumerate() {
-        let (shape, name) = (slot.shape.clone(), slot.name.clone());
-        let values = values(&slot);
-        let n_cols = slot.n_cols();
+fn push_all(plan: &mut Plan, tensors: Vec<Tensor>, dtypes: Vec<Dtype>, seed: u64) {
+    // What no checkpoint holds is not random either.
+    let random = tensors.into_iter().zip(dtypes).filter(|(tensor, _)| tensor.source.is_some());
+    for (idx, (tensor, dtype)) in random.enumerate() {
+        let (values, n_cols) = (values(&tensor), tensor.n_cols());
         let rows: Rows = Box::new(move |rows| {
             let mut bytes = Vec::with_capacity(rows.len() * dtype.row_bytes(n_cols));
             for row in rows {
@@ -240,7 +270,7 @@ fn push_all(plan: &mut Plan, slots: Vec<Slot>, dtypes: Vec<Dtype>, seed: u64) {
             }
             Ok(bytes)
         });
-        plan.push(&name, dtype, &shape, rows);
+        plan.push(&tensor.name, dtype, &tensor.shape, rows);
     }
 }
 
@@ -251,15 +281,15 @@ enum Values {
     Deviation(f32),
 }
 
-fn values(slot: &Slot) -> Values {
-    let fan_in = match slot.role {
-        Role::Patch => slot.shape[1..].iter().product(),
-        _ => slot.n_cols(),
+fn values(tensor: &Tensor) -> Values {
+    let fan_in = match tensor.role {
+        Role::Patch => tensor.shape[1..].iter().product(),
+        _ => tensor.n_cols(),
     };
-    let is_norm = slot.name.contains("norm") || slot.name.contains("ln");
-    match slot.role {
-        Role::Exact if slot.name.ends_with(".bias") => Values::Constant(0.0),
-        Role::Exact if slot.name.contains(".ls") => Values::Constant(0.1),
+    let is_norm = tensor.name.contains("norm") || tensor.name.contains("ln");
+    match tensor.role {
+        Role::Exact if tensor.name.ends_with(".bias") => Values::Constant(0.0),
+        Role::Exact if tensor.name.contains(".ls") => Values::Constant(0.1),
         Role::Exact if is_norm => Values::Constant(1.0),
         Role::Exact => Values::Deviation(0.5),
         Role::Matrix | Role::Patch => Values::Deviation(1.0 / (fan_in as f32).sqrt()),

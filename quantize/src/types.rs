@@ -2,8 +2,8 @@
 //! exceptions by name.
 
 use crate::encode::TYPES;
-use crate::layout::{Role, Slot, fitting};
 use llama3med::gguf::Dtype;
+use llama3med::spec::{Role, Tensor};
 use llama3med::{Error, Result};
 use regex::Regex;
 use std::fmt;
@@ -129,30 +129,32 @@ impl From<Dtype> for Types {
 }
 
 impl Types {
-    /// The format of every tensor of a model, in the order of `slots`.
+    /// The format of every tensor of a model, in the order of `tensors`.
     ///
     /// If a row is not a whole number of blocks, the nearest finer format that fits replaces the chosen one
     /// ([`fitting`]). An exception must be followed exactly: one that does not fit, or that matches no large matrix, is
     /// an error.
-    pub fn assign<'a>(&self, slots: impl Iterator<Item = &'a Slot> + Clone) -> Result<Vec<Dtype>> {
-        let is_decoder = |slot: &Slot| !slot.name.starts_with("v.") && !slot.name.starts_with("mm.");
+    pub fn assign<'a>(&self, tensors: impl Iterator<Item = &'a Tensor> + Clone) -> Result<Vec<Dtype>> {
+        let is_decoder = |tensor: &Tensor| !tensor.name.starts_with("v.") && !tensor.name.starts_with("mm.");
         let n_layers = |decoder: bool| {
-            let layers = slots.clone().filter(|slot| is_decoder(slot) == decoder).filter_map(|slot| layer(&slot.name));
+            let layers =
+                tensors.clone().filter(|tensor| is_decoder(tensor) == decoder).filter_map(|tensor| layer(&tensor.name));
             layers.max().map_or(0, |last| last + 1)
         };
         let n_layers = [n_layers(false), n_layers(true)];
-        let tied = !slots.clone().any(|slot| slot.name == "output.weight");
+        let tied = !tensors.clone().any(|tensor| tensor.name == "output.weight");
         let output = if tied { "token_embd.weight" } else { "output.weight" };
         let mut used = vec![false; self.exceptions.len()];
         let mut assigned = Vec::new();
-        for slot in slots {
-            let in_decoder = is_decoder(slot);
+        for tensor in tensors {
+            let in_decoder = is_decoder(tensor);
             let choice = if in_decoder { self.decoder } else { self.encoder.unwrap_or(self.decoder) };
-            let mut dtype = slot.dtype(choice.of(&slot.name, n_layers[in_decoder as usize], slot.name == output));
-            if slot.role == Role::Matrix {
+            let mut dtype =
+                stored_as(tensor, choice.of(&tensor.name, n_layers[in_decoder as usize], tensor.name == output));
+            if tensor.role == Role::Matrix {
                 for (exception, used) in self.exceptions.iter().zip(&mut used) {
-                    if exception.pattern.is_match(&slot.name) {
-                        (*used, dtype) = (true, exception.check(slot)?);
+                    if exception.pattern.is_match(&tensor.name) {
+                        (*used, dtype) = (true, exception.check(tensor)?);
                     }
                 }
             }
@@ -167,14 +169,33 @@ impl Types {
     }
 }
 
+/// The type that a tensor gets when `dtype` was asked for.
+fn stored_as(tensor: &Tensor, dtype: Dtype) -> Dtype {
+    match tensor.role {
+        Role::Exact => Dtype::F32,
+        Role::Patch if dtype == Dtype::F32 => Dtype::F32,
+        Role::Patch => Dtype::F16,
+        Role::Matrix => fitting(dtype, tensor.n_cols()),
+    }
+}
+
+/// The nearest type whose blocks fill rows of `n_cols`: never a coarser one.
+fn fitting(dtype: Dtype, n_cols: usize) -> Dtype {
+    match dtype {
+        _ if n_cols.is_multiple_of(dtype.block_len()) => dtype,
+        Dtype::Q4K | Dtype::Q6K if n_cols.is_multiple_of(32) => Dtype::Q8_0,
+        _ => Dtype::F16,
+    }
+}
+
 impl Exception {
-    fn check(&self, slot: &Slot) -> Result<Dtype> {
-        let n_cols = slot.n_cols();
+    fn check(&self, tensor: &Tensor) -> Result<Dtype> {
+        let n_cols = tensor.n_cols();
         if fitting(self.dtype, n_cols) == self.dtype {
             return Ok(self.dtype);
         }
         let unit = self.dtype.block_len();
-        let problem = format!("--tensor {self}: {} has rows of {n_cols} weights, not blocks of {unit}", slot.name);
+        let problem = format!("--tensor {self}: {} has rows of {n_cols} weights, not blocks of {unit}", tensor.name);
         Err(Error::Invalid(problem))
     }
 }
@@ -195,15 +216,19 @@ mod tests {
     use super::*;
     use crate::random::shape;
 
-    fn slots(name: &str) -> Vec<Slot> {
-        let (decoder, encoder) = shape(name).unwrap();
-        let (tower, connector) = encoder.slots();
-        [decoder.slots(), tower, connector].concat()
+    fn tensors(name: &str) -> Vec<Tensor> {
+        let (decoder, _, vision) = shape(name).unwrap();
+        [decoder.tensors(), vision.tensors()].concat()
     }
 
-    fn finer(types: &Types, slots: &[Slot], dtype: Dtype) -> Vec<String> {
-        let assigned = types.assign(slots.iter()).unwrap();
-        slots.iter().zip(assigned).filter(|(_, found)| *found == dtype).map(|(slot, _)| slot.name.clone()).collect()
+    fn finer(types: &Types, tensors: &[Tensor], dtype: Dtype) -> Vec<String> {
+        let assigned = types.assign(tensors.iter()).unwrap();
+        tensors
+            .iter()
+            .zip(assigned)
+            .filter(|(_, found)| *found == dtype)
+            .map(|(tensor, _)| tensor.name.clone())
+            .collect()
     }
 
     #[test]
@@ -217,35 +242,35 @@ mod tests {
                 .collect()
         };
         // The choices of llama.cpp's quantizer for models of 32 layers with an output matrix and of 16 without.
-        let names = finer(&types, &slots("8b-clip"), Dtype::Q6K);
+        let names = finer(&types, &tensors("8b-clip"), Dtype::Q6K);
         let expected = [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31];
         assert_eq!((layers(&names, "attn_v"), layers(&names, "ffn_down")), (expected.into(), expected.into()));
         assert!(names.contains(&"output.weight".into()) && !names.contains(&"token_embd.weight".into()));
-        let names = finer(&types, &slots("1b"), Dtype::Q6K);
+        let names = finer(&types, &tensors("1b"), Dtype::Q6K);
         assert_eq!(layers(&names, "attn_v"), [0, 1, 4, 7, 10, 13, 14, 15]);
         assert!(names.contains(&"token_embd.weight".into()));
         // The tower's 23 blocks follow the same rule.
         assert!(names.contains(&"v.blk.22.ffn_down.weight".into()) && names.contains(&"v.blk.4.attn_v.weight".into()));
         // Rows of 192 and 96 weights: not blocks of 256.
-        assert!(finer(&types, &slots("tiny"), Dtype::Q8_0).contains(&"blk.5.attn_v.weight".into()));
+        assert!(finer(&types, &tensors("tiny"), Dtype::Q8_0).contains(&"blk.5.attn_v.weight".into()));
     }
 
     #[test]
     fn exceptions_go_before_and_the_last_counts() {
         let exceptions = ["ffn_down=q8_0", r"^blk\.(0|1)\.ffn_down=f16", "^mm=f32"].map(|text| text.parse().unwrap());
         let types = Types { exceptions: exceptions.into(), ..Dtype::Q4_0.into() };
-        let slots = slots("tiny");
-        assert_eq!(finer(&types, &slots, Dtype::Q8_0).len(), 4 + 4);
-        let f16 = finer(&types, &slots, Dtype::F16);
+        let tensors = tensors("tiny");
+        assert_eq!(finer(&types, &tensors, Dtype::Q8_0).len(), 4 + 4);
+        let f16 = finer(&types, &tensors, Dtype::F16);
         assert_eq!(f16, ["blk.0.ffn_down.weight", "blk.1.ffn_down.weight", "v.patch_embd.weight"]);
-        assert!(finer(&types, &slots, Dtype::F32).contains(&"mm.2.weight".into()));
+        assert!(finer(&types, &tensors, Dtype::F32).contains(&"mm.2.weight".into()));
     }
 
     #[test]
     fn exceptions_that_cannot_be_met_are_named() {
         let assign = |text: &str| {
             let types = Types { exceptions: vec![text.parse().unwrap()], ..Dtype::Q4_0.into() };
-            types.assign(slots("tiny").iter()).unwrap_err().to_string()
+            types.assign(tensors("tiny").iter()).unwrap_err().to_string()
         };
         assert_eq!(assign("ffn_dwn=q8_0"), "--tensor ffn_dwn=q8_0: no large matrix has such a name");
         assert_eq!(assign("attn_norm=f16"), "--tensor attn_norm=f16: no large matrix has such a name");

@@ -4,12 +4,14 @@ mod common;
 
 use common::Checkpoint;
 use llama3med::gguf::{Gguf, Header};
+use llama3med::image::Fit;
 use llama3med::manifest::{DECODER, ENCODER};
+use llama3med::ops::Activation;
 use llama3med::prompt::{Marks, Template};
+use llama3med::spec::EncoderSpec;
 use llama3med::tokenizer::Tokenizer;
 use quantize::checkpoint::Parts;
 use quantize::convert::Understood;
-use quantize::layout::Encoder;
 use quantize::{convert, inspect};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -28,8 +30,8 @@ fn refused(checkpoint: &Checkpoint, parts: &Parts, words: &[&str]) {
     assert!(!error.contains('\n'), "{error}");
 }
 
-fn encoder(understood: &Understood) -> &Encoder {
-    understood.encoder.as_ref().unwrap()
+fn encoder(understood: &Understood) -> &EncoderSpec {
+    &understood.vision.as_ref().unwrap().encoder
 }
 
 #[test]
@@ -163,12 +165,12 @@ fn numbers_come_from_where_each_family_keeps_them() {
         (hf.decoder.dim, hf.decoder.hidden_dim, hf.decoder.n_layers, hf.decoder.n_heads, hf.decoder.n_kv_heads);
     assert_eq!(decoder, (48, 80, 2, 4, 2));
     assert_eq!((hf.decoder.vocab_size, hf.vocabulary.n_tokens()), (394, 384));
-    assert_eq!((encoder(&hf).fit, encoder(&hf).activation, encoder(&hf).n_drop), ("crop", "quick_gelu", None));
+    assert_eq!((encoder(&hf).fit, encoder(&hf).activation, encoder(&hf).n_drop), (Fit::Crop, Activation::QuickGelu, 1));
     let med = read(&Checkpoint::new("llava-med", "numbers_med"), &Parts::default());
-    assert_eq!((encoder(&med).fit, encoder(&med).n_blocks, med.decoder.rope_theta), ("pad", 2, 1e6));
+    assert_eq!((encoder(&med).fit, encoder(&med).n_layers, med.decoder.rope_theta), (Fit::Pad, 2, 1e6));
     let s2 = read(&Checkpoint::new("llava-s2", "numbers_s2"), &Parts::default());
     assert_eq!(
-        (encoder(&s2).n_blocks, encoder(&s2).scales.as_slice()),
+        (encoder(&s2).n_layers, encoder(&s2).scales.as_slice()),
         (3, &[24, 48, 72][..]),
         "layer -1 is honoured with scales, too"
     );
@@ -179,7 +181,7 @@ fn numbers_come_from_where_each_family_keeps_them() {
         config["mm_vision_select_feature"] = "cls_patch".into();
     });
     let window = read(&checkpoint, &Parts::default());
-    assert_eq!((window.decoder.context_length, encoder(&window).n_drop), (4096, Some(0)));
+    assert_eq!((window.decoder.context_length, encoder(&window).n_drop), (4096, 0));
 
     let checkpoint = Checkpoint::new("llava-hf", "numbers_fit");
     checkpoint.edit_json("preprocessor_config.json", |config| config["do_pad"] = json!(true));
@@ -188,7 +190,7 @@ fn numbers_come_from_where_each_family_keeps_them() {
         config["vision_feature_layer"] = json!(-1);
     });
     let padded = read(&checkpoint, &Parts::default());
-    assert_eq!((encoder(&padded).fit, encoder(&padded).n_drop, encoder(&padded).n_blocks), ("pad", Some(0), 3));
+    assert_eq!((encoder(&padded).fit, encoder(&padded).n_drop, encoder(&padded).n_layers), (Fit::Pad, 0, 3));
 
     // transformers' LLaVA drops the first token even of a SigLIP tower, which has no class token.
     let checkpoint = Checkpoint::new("siglip", "numbers_siglip");
@@ -196,9 +198,9 @@ fn numbers_come_from_where_each_family_keeps_them() {
         config["model_type"] = "llava".into();
         config["vision_feature_select_strategy"] = "default".into();
     });
-    assert_eq!(encoder(&read(&checkpoint, &Parts::default())).n_drop, Some(1));
+    assert_eq!(encoder(&read(&checkpoint, &Parts::default())).n_drop, 1);
     checkpoint.edit_json("config.json", |config| config["vision_feature_select_strategy"] = "full".into());
-    assert_eq!(encoder(&read(&checkpoint, &Parts::default())).n_drop, None);
+    assert_eq!(encoder(&read(&checkpoint, &Parts::default())).n_drop, 0);
 
     // Without its own configuration, a tower is what its folder says.
     let vicuna = read(&Checkpoint::new("llava-vicuna", "numbers_vicuna"), &tower());

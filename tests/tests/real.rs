@@ -132,7 +132,7 @@ fn reread(
             block_on(session.ask(&mut chat, question, &options, &mut Patient))?;
             cases.push((forced.logits, chat.answers()[0].clone()));
         }
-        Ok((cases, session.model().config().vocab_size))
+        Ok((cases, session.model().spec().vocab_size))
     });
     let (cases, vocab_size) = cases.unwrap();
     for (idx, (logits, answer)) in cases.iter().enumerate() {

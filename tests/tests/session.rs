@@ -424,7 +424,7 @@ fn a_given_answer_is_continued_as_it_was_made() {
                 }
             });
             let forced = block_on(session.force(&chat, question, answer, watch, &mut Ear::default()))?;
-            let rows: Vec<&[f32]> = forced.logits.chunks_exact(session.model().config().vocab_size).collect();
+            let rows: Vec<&[f32]> = forced.logits.chunks_exact(session.model().spec().vocab_size).collect();
             assert_eq!((rows.len(), *seen.borrow()), (answer.len() + 1, (answer.len() + 1, 192)));
             assert!(forced.items.ends_with(&answer.iter().map(|&id| Item::Token(id)).collect::<Vec<_>>()));
             for (row, &id) in rows.iter().zip(answer) {

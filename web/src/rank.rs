@@ -164,9 +164,9 @@ impl Rank {
             ("nTiles", vision.map_or(0, |vision| vision.scales.n_tiles()).into()),
             ("nImageTokens", vision.map_or(0, |vision| vision.n_image_tokens()).into()),
             ("contextLength", session.context().into()),
-            ("nLayers", model.config().n_layers.into()),
-            ("dim", model.config().dim.into()),
-            ("vocabSize", model.config().vocab_size.into()),
+            ("nLayers", model.spec().n_layers.into()),
+            ("dim", model.spec().dim.into()),
+            ("vocabSize", model.spec().vocab_size.into()),
         ])
     }
 

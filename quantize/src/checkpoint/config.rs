@@ -5,12 +5,14 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::family::Family;
-use crate::checkpoint::names::Part;
 use crate::json;
-use crate::layout::{Decoder, Encoder, Tower};
 use crate::model_folder::read_small;
 use crate::{CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
+use llama3med::image::Fit;
+use llama3med::ops::Activation;
 use llama3med::rope::llama3_factors;
+use llama3med::spec::{ConnectorSpec, DecoderSpec, EncoderSpec, Tower, VisionSpec};
+use llama3med::watch::Part;
 use llama3med::{Error, Result};
 use serde_json::Value;
 use std::path::Path;
@@ -122,8 +124,8 @@ impl Json {
     }
 }
 
-/// Shape of the decoder: numbers from the configuration, which the tensors must then fit.
-pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
+/// Shape of the decoder, numbers from the configuration, which the tensors must then fit; and the factors of its rotary frequencies.
+pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>)> {
     let config = &checkpoint.config;
     let prefix = if config.get("text_config").is_some() { "text_config." } else { "" };
     let path = |key: &str| format!("{prefix}{key}");
@@ -174,7 +176,8 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     let context = config.required(&path("max_position_embeddings"), context.filter(|n| (1.0..1e9).contains(n)))?;
     // Sliding attention sees everything within its window, and longer conversations are cut to the context.
     let window = config.count(&path("sliding_window"))?.filter(|_| is_mistral).unwrap_or(usize::MAX);
-    Ok(Decoder {
+    let rope_factors = rope_factors(config, prefix, head_dim, theta)?;
+    let spec = DecoderSpec {
         dim,
         hidden_dim: count("intermediate_size", shape("layers.0.mlp.gate_proj.weight").map(|shape| shape[0]))?,
         n_layers,
@@ -185,9 +188,12 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
         context_length: (context as usize).min(window),
         norm_eps: norm_eps as f32,
         rope_theta: theta,
-        rope_factors: rope_factors(config, prefix, head_dim, theta)?,
+        rope_scaled: rope_factors.is_some(),
         tied,
-    })
+        head_unit: 1,
+        exact_cache: false,
+    };
+    Ok((spec, rope_factors))
 }
 
 fn rope_factors(config: &Json, prefix: &str, head_dim: usize, theta: f32) -> Result<Option<Vec<f32>>> {
@@ -226,18 +232,18 @@ pub fn stop_ids(checkpoint: &Checkpoint) -> Result<Vec<u32>> {
 }
 
 /// Shape of tower and connector: sizes from the tensors, the rest from the configuration.
-pub fn encoder(checkpoint: &Checkpoint, scales: Option<&[usize]>, dim: usize) -> Result<Encoder> {
+pub fn vision(checkpoint: &Checkpoint, scales: Option<&[usize]>, dim: usize) -> Result<VisionSpec> {
     let mut encoder = match checkpoint.shape(Part::Tower, "patch_embed.proj.weight") {
         Some(_) => timm(checkpoint)?,
         None => transformers(checkpoint)?,
     };
-    encoder.connector = connector(checkpoint, dim)?;
-    encoder.scales = self::scales(checkpoint, &encoder, scales)?;
+    let connector = connector(checkpoint, dim)?;
+    encoder.scales = self::scales(checkpoint, &encoder, connector.n_inputs(), scales)?;
     if encoder.n_heads == 0 || encoder.dim % encoder.n_heads != 0 {
         let problem = format!("{} does not divide the width {}", encoder.n_heads, encoder.dim);
         return Err(checkpoint.config.error("vision_config: number of heads", problem));
     }
-    encoder.n_drop = n_drop(checkpoint, &encoder)?;
+    encoder.n_drop = n_drop(checkpoint, &encoder)?.unwrap_or(encoder.n_prefix());
     encoder.fit = fit(checkpoint, encoder.tower)?;
     if let Some(preprocessor) = &checkpoint.preprocessor {
         encoder.mean = preprocessor.channels("image_mean")?.unwrap_or(encoder.mean);
@@ -246,11 +252,11 @@ pub fn encoder(checkpoint: &Checkpoint, scales: Option<&[usize]>, dim: usize) ->
             return Err(preprocessor.error("image_std", "expected positive numbers".into()));
         }
     }
-    Ok(encoder)
+    Ok(VisionSpec { encoder, connector })
 }
 
 /// CLIP and SigLIP with transformers' names; SigLIP has no class token.
-fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
+fn transformers(checkpoint: &Checkpoint) -> Result<EncoderSpec> {
     let config = &checkpoint.config;
     let (dim, patch_size) = patches(checkpoint, "embeddings.patch_embedding.weight")?;
     let is_clip = checkpoint.shape(Part::Tower, "embeddings.class_embedding").is_some();
@@ -270,45 +276,50 @@ fn transformers(checkpoint: &Checkpoint) -> Result<Encoder> {
     let n_inputs = checkpoint.required_shape(Part::Connector, "0.weight")?.get(1);
     let is_multi_scale = n_inputs.is_some_and(|&n_inputs| n_inputs > dim);
     let activation = match config.string("vision_config.hidden_act")?.as_deref() {
-        None if is_clip => "quick_gelu",
-        Some("quick_gelu") => "quick_gelu",
-        None | Some("gelu_pytorch_tanh" | "gelu_new") => "gelu_tanh",
-        Some("gelu") => "gelu",
+        None if is_clip => Activation::QuickGelu,
+        Some("quick_gelu") => Activation::QuickGelu,
+        None | Some("gelu_pytorch_tanh" | "gelu_new") => Activation::GeluTanh,
+        Some("gelu") => Activation::Gelu,
         Some(other) => {
             let problem = format!("expected quick_gelu, gelu_pytorch_tanh or gelu, found {other:?}");
             return Err(config.error("vision_config.hidden_act", problem));
         }
     };
     let eps = config.number("vision_config.layer_norm_eps")?.unwrap_or(if is_clip { 1e-5 } else { 1e-6 });
-    Ok(Encoder {
+    Ok(EncoderSpec {
         tower,
         image_size,
         patch_size,
         dim,
         hidden_dim,
-        n_blocks: blocks_run(checkpoint, stored, is_multi_scale)?,
+        n_layers: blocks_run(checkpoint, stored, is_multi_scale)?,
         n_heads: match checkpoint.family {
             // CLIP's and SigLIP's default.
             Family::Transformers => config.count("vision_config.num_attention_heads")?.unwrap_or(12),
             _ => heads(config, "vision_config.num_attention_heads", dim)?,
         },
-        n_registers: 0,
-        class_position: is_clip,
+        head_unit: 1,
+        cls_token: is_clip,
+        n_reg_tokens: 0,
+        embed_prefix: is_clip,
+        patch_bias: !is_clip,
+        norm_pre: is_clip,
+        norm: false,
         layer_scale: false,
         gated: false,
+        mlp_swapped: false,
         activation,
         norm_eps: eps as f32,
         mean,
         std,
-        fit: "crop",
+        fit: Fit::Crop,
         scales: Vec::new(),
-        n_drop: None,
-        connector: Vec::new(),
+        n_drop: 0,
     })
 }
 
 /// A timm tower. Only the timm fields of `vision_config` are used: the others are CLIP's defaults.
-fn timm(checkpoint: &Checkpoint) -> Result<Encoder> {
+fn timm(checkpoint: &Checkpoint) -> Result<EncoderSpec> {
     let config = &checkpoint.config;
     let (dim, patch_size) = patches(checkpoint, "patch_embed.proj.weight")?;
     let n_registers = match checkpoint.shape(Part::Tower, "reg_token") {
@@ -337,26 +348,31 @@ fn timm(checkpoint: &Checkpoint) -> Result<Encoder> {
         _ => return Err(bad_shape("blocks.0.mlp.fc1.weight", format!("{hidden_dim} or twice as many rows"), fc1)),
     };
     let (mean, std) = OPTIMUS_MEAN_STD;
-    Ok(Encoder {
+    Ok(EncoderSpec {
         tower: Tower::Timm,
         image_size,
         patch_size,
         dim,
         hidden_dim,
-        n_blocks,
+        n_layers: n_blocks,
         n_heads: heads(config, "vision_config.num_heads", dim)?,
-        n_registers,
-        class_position,
+        head_unit: 1,
+        cls_token: true,
+        n_reg_tokens: n_registers,
+        embed_prefix: class_position,
+        patch_bias: true,
+        norm_pre: false,
+        norm: true,
         layer_scale: checkpoint.shape(Part::Tower, "blocks.0.ls1.gamma").is_some(),
         gated,
-        activation: if gated { "silu" } else { "gelu" },
+        mlp_swapped: false,
+        activation: if gated { Activation::Silu } else { Activation::Gelu },
         norm_eps: 1e-6,
         mean,
         std,
-        fit: "crop",
+        fit: Fit::Crop,
         scales: Vec::new(),
-        n_drop: None,
-        connector: Vec::new(),
+        n_drop: 0,
     })
 }
 
@@ -468,7 +484,7 @@ fn blocks_run(checkpoint: &Checkpoint, stored: usize, is_multi_scale: bool) -> R
 
 /// The class token is dropped unless the configuration keeps it; timm towers always drop theirs. transformers' LLaVA
 /// drops the first token by default even if it is a patch, as with SigLIP.
-fn n_drop(checkpoint: &Checkpoint, encoder: &Encoder) -> Result<Option<usize>> {
+fn n_drop(checkpoint: &Checkpoint, encoder: &EncoderSpec) -> Result<Option<usize>> {
     let config = &checkpoint.config;
     let is_multi_scale = encoder.scales.len() > 1;
     if checkpoint.family == Family::Llama3Med && is_multi_scale || encoder.tower == Tower::Timm {
@@ -491,7 +507,7 @@ fn n_drop(checkpoint: &Checkpoint, encoder: &Encoder) -> Result<Option<usize>> {
 }
 
 /// Widths of the connector, from its tensors.
-fn connector(checkpoint: &Checkpoint, dim: usize) -> Result<Vec<usize>> {
+fn connector(checkpoint: &Checkpoint, dim: usize) -> Result<ConnectorSpec> {
     let config = &checkpoint.config;
     config.only("projector_hidden_act", &["gelu"])?;
     let mut widths = Vec::new();
@@ -520,7 +536,7 @@ fn connector(checkpoint: &Checkpoint, dim: usize) -> Result<Vec<usize>> {
             return Err(config.error(path, problem));
         }
     }
-    Ok(widths)
+    Ok(ConnectorSpec { widths })
 }
 
 fn mlp_depth(kind: &str) -> Option<usize> {
@@ -529,9 +545,13 @@ fn mlp_depth(kind: &str) -> Option<usize> {
 
 /// The scales: their number is the connector's input width divided by the tower's width. `s2_scales` is used if it
 /// fits; without it, the scales of well-known towers are.
-fn scales(checkpoint: &Checkpoint, encoder: &Encoder, given: Option<&[usize]>) -> Result<Vec<usize>> {
-    let config = &checkpoint.config;
-    let (size, n_inputs) = (encoder.image_size, encoder.connector[0]);
+fn scales(
+    checkpoint: &Checkpoint,
+    encoder: &EncoderSpec,
+    n_inputs: usize,
+    given: Option<&[usize]>,
+) -> Result<Vec<usize>> {
+    let (config, size) = (&checkpoint.config, encoder.image_size);
     if n_inputs % encoder.dim != 0 {
         let expected = format!("a multiple of the tower's width {}", encoder.dim);
         return Err(Error::Shape {
@@ -590,7 +610,7 @@ fn check_scales(size: usize, n_scales: usize, mut scales: Vec<usize>) -> std::re
 
 /// How a picture becomes square. transformers stores it in the image processor's configuration, the others in the
 /// model's configuration.
-fn fit(checkpoint: &Checkpoint, tower: Tower) -> Result<&'static str> {
+fn fit(checkpoint: &Checkpoint, tower: Tower) -> Result<Fit> {
     let config = &checkpoint.config;
     if checkpoint.family == Family::Transformers {
         let (mut pads, mut crops) = (false, tower != Tower::Siglip);
@@ -598,19 +618,17 @@ fn fit(checkpoint: &Checkpoint, tower: Tower) -> Result<&'static str> {
             pads = preprocessor.flag("do_pad")?.unwrap_or(false);
             crops = preprocessor.flag("do_center_crop")?.unwrap_or(crops);
         }
-        return Ok(if pads {
-            "pad"
-        } else if crops {
-            "crop"
-        } else {
-            "stretch"
+        return Ok(match (pads, crops) {
+            (true, _) => Fit::Pad,
+            (false, true) => Fit::Crop,
+            (false, false) => Fit::Stretch,
         });
     }
     match config.string("image_aspect_ratio")?.as_deref() {
-        Some("pad") => Ok("pad"),
+        Some("pad") => Ok(Fit::Pad),
         // SigLIP's image processor does not crop: it stretches.
-        None | Some("square") if tower == Tower::Siglip => Ok("stretch"),
-        None | Some("square") => Ok("crop"),
+        None | Some("square") if tower == Tower::Siglip => Ok(Fit::Stretch),
+        None | Some("square") => Ok(Fit::Crop),
         Some(other) => Err(config.error("image_aspect_ratio", format!("expected square or pad, found {other:?}"))),
     }
 }

@@ -2,7 +2,7 @@
 //! what it is if it is not a supported model.
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::names::Part;
+use llama3med::watch::Part;
 use llama3med::{Error, Result};
 
 /// Families, by how their configurations are written and how their code handles an image.

@@ -3,25 +3,14 @@
 //! Llama3-Med's reference code writes `language_model.*`, `vision_tower._vision_tower.*` and `connector._connector.*`; the LLaVA family uses other
 //! prefixes for the same names.
 
-/// A part of the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// The language model.
-    Decoder,
-    /// The image tower.
-    Tower,
-    /// What connects them.
-    Connector,
-}
+use llama3med::watch::Part;
 
-impl Part {
-    /// The part's folder in a checkpoint of Llama3-Med's reference code, and the prefix of its tensor names.
-    pub fn folder(self) -> &'static str {
-        match self {
-            Self::Decoder => "language_model",
-            Self::Tower => "vision_tower",
-            Self::Connector => "connector",
-        }
+/// The part's folder in a checkpoint of Llama3-Med's reference code, and the prefix of its tensor names.
+pub fn folder(part: Part) -> &'static str {
+    match part {
+        Part::Decoder => "language_model",
+        Part::Tower => "vision_tower",
+        Part::Connector => "connector",
     }
 }
 

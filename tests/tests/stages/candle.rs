@@ -9,13 +9,13 @@ use candle_transformers::models::clip::text_model::Activation;
 use candle_transformers::models::clip::vision_model::{ClipVisionConfig, ClipVisionTransformer};
 use candle_transformers::models::llama::{Cache, Llama, LlamaConfig};
 use candle_transformers::models::siglip;
-use llama3med::connector::Connector;
 use llama3med::decoder::Input;
-use llama3med::encoder::{Config, Encoder};
+use llama3med::encoder::Encoder;
 use llama3med::gguf::Dtype;
 use llama3med::ops::layer_norm;
 use llama3med::quant::dequantize;
 use llama3med::ranks::block_on;
+use llama3med::spec::{VisionSpec, wants};
 use std::collections::HashMap;
 
 /// The tensors of a checkpoint under `prefix`, in f32, with the prefix removed.
@@ -48,8 +48,8 @@ fn config(variant: &str, key: &str) -> serde_json::Value {
 fn encode(variant: &str) -> (Tensor, Vec<f32>) {
     let files = Files::convert(variant, Dtype::F32);
     let gguf = header("encoder.gguf", &files.encoder);
-    let config = Config::from_gguf(&gguf).unwrap();
-    let side = config.image_size;
+    let spec = VisionSpec::read(&gguf).unwrap();
+    let side = spec.encoder.image_size;
     let mut state = 1u32;
     let mut noise = || {
         state = state.wrapping_mul(1664525).wrapping_add(1013904223);
@@ -57,9 +57,8 @@ fn encode(variant: &str) -> (Tensor, Vec<f32>) {
     };
     let tile: Vec<f32> = (0..3 * side * side).map(|_| noise()).collect();
     let features = on_ranks(1, |peers, shard| {
-        let mut wants = Encoder::wants(&config, shard);
-        wants.extend(Connector::wants(&gguf, shard).unwrap());
-        let mut encoder = Encoder::new(config.clone(), shard, &mut load(&gguf, &files.encoder, &wants)).unwrap();
+        let wants = wants(&spec.tensors(), shard);
+        let mut encoder = Encoder::new(spec.encoder.clone(), shard, &mut load(&gguf, &files.encoder, &wants)).unwrap();
         block_on(encoder.forward(&peers, &tile)).unwrap()
     });
     let tile = Tensor::from_vec(tile, (1, 3, side, side), &Device::Cpu).unwrap();

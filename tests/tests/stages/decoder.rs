@@ -1,11 +1,11 @@
 //! From image tokens and token ids to logits.
 
 use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, best, header, load, n_known, on_ranks};
-use llama3med::config::Config;
 use llama3med::decoder::{Decoder, Input, MAX_TOKENS};
 use llama3med::gguf::Dtype;
 use llama3med::ranks::{Threads, block_on};
 use llama3med::shard::Shard;
+use llama3med::spec::{DecoderSpec, wants};
 
 const LOGITS_BOUND: f32 = 5e-5;
 
@@ -18,12 +18,12 @@ pub fn decoder(files: &Files, shard: Shard) -> Decoder {
     decoder_with(files, shard, |_| {})
 }
 
-fn decoder_with(files: &Files, shard: Shard, change: impl Fn(&mut Config)) -> Decoder {
+fn decoder_with(files: &Files, shard: Shard, change: impl Fn(&mut DecoderSpec)) -> Decoder {
     let gguf = header("decoder.gguf", &files.decoder);
-    let mut config = Config::from_gguf(&gguf).unwrap();
-    change(&mut config);
-    let mut tensors = load(&gguf, &files.decoder, &Decoder::wants(&config, shard));
-    Decoder::new(config, shard, &mut tensors).unwrap()
+    let mut spec = DecoderSpec::read(&gguf).unwrap();
+    change(&mut spec);
+    let mut tensors = load(&gguf, &files.decoder, &wants(&spec.tensors(), shard));
+    Decoder::new(spec, shard, &mut tensors).unwrap()
 }
 
 /// Logits of the last `n` of `inputs`, read starting at `first_pos`.
@@ -71,7 +71,7 @@ fn keys_and_values_in_16_bits_change_logits_little() {
         let inputs = prompt(&golden.i64("text_ids"), &[], 1);
         for n_ranks in [1, 2] {
             let results = on_ranks(n_ranks, |peers, shard| {
-                let mut decoder = decoder_with(&files, shard, |config| config.exact_cache = false);
+                let mut decoder = decoder_with(&files, shard, |spec| spec.exact_cache = false);
                 logits(&mut decoder, &peers, &inputs, 0, inputs.len())
             });
             let what = format!("{variant} text logits, keys and values in 16 bits, {n_ranks} ranks");

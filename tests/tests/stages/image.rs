@@ -2,11 +2,11 @@
 
 use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, folder, header, load, on_ranks};
 use llama3med::connector::Connector;
-use llama3med::encoder::{Config, Encoder};
+use llama3med::encoder::Encoder;
 use llama3med::gguf::{Dtype, Gguf, Value};
 use llama3med::image::{Crop, Picture, Pixels, preprocess};
-use llama3med::model;
 use llama3med::ranks::block_on;
+use llama3med::spec::{EncoderSpec, VisionSpec, wants};
 use llama3med::tiles::{Merge, Scales, split};
 
 // Both sides compute in f32 and add in a different order; a few hundred terms give a few 1e-6 of the values' size.
@@ -15,15 +15,14 @@ const CONNECTOR_BOUND: f32 = 1e-5;
 
 fn scales(variant: &str) -> Scales {
     let files = Files::convert(variant, Dtype::F32);
-    let gguf = header("encoder.gguf", &files.encoder);
-    model::scales(&gguf, &Config::from_gguf(&gguf).unwrap()).unwrap()
+    EncoderSpec::read(&header("encoder.gguf", &files.encoder)).unwrap().scales()
 }
 
 #[test]
 fn pixels_are_those_of_pillow() {
     for variant in VARIANTS {
         let files = Files::convert(variant, Dtype::F32);
-        let options = model::preprocess(&header("encoder.gguf", &files.encoder), &scales(variant)).unwrap();
+        let options = EncoderSpec::read(&header("encoder.gguf", &files.encoder)).unwrap().preprocess();
         let picture = Picture::decode(&std::fs::read(folder(variant).join("picture.png")).unwrap()).unwrap();
         let pixels = preprocess(&picture, &options).unwrap();
         let golden = Golden::read(variant).f32("pixels");
@@ -53,16 +52,14 @@ fn towers_are_those_of_transformers_and_timm() {
     for variant in VARIANTS {
         let (golden, files) = (Golden::read(variant), Files::convert(variant, Dtype::F32));
         let gguf = header("encoder.gguf", &files.encoder);
-        let config = Config::from_gguf(&gguf).unwrap();
+        let spec = VisionSpec::read(&gguf).unwrap();
         let (tiles, expected) = (golden.f32("tiles"), golden.f32("tower"));
         for n_ranks in RANKS {
             let results = on_ranks(n_ranks, |peers, shard| {
-                let mut wants = Encoder::wants(&config, shard);
-                wants.extend(Connector::wants(&gguf, shard).unwrap());
-                let mut tensors = load(&gguf, &files.encoder, &wants);
-                let mut encoder = Encoder::new(config.clone(), shard, &mut tensors).unwrap();
+                let mut tensors = load(&gguf, &files.encoder, &wants(&spec.tensors(), shard));
+                let mut encoder = Encoder::new(spec.encoder.clone(), shard, &mut tensors).unwrap();
                 assert_eq!([encoder.n_tokens(), encoder.dim()], golden.shape("tower")[1..]);
-                let tiles = tiles.chunks_exact(3 * config.image_size * config.image_size);
+                let tiles = tiles.chunks_exact(3 * spec.encoder.image_size * spec.encoder.image_size);
                 tiles.flat_map(|tile| block_on(encoder.forward(&peers, tile)).unwrap()).collect::<Vec<f32>>()
             });
             assert_close(&format!("{variant} tower, {n_ranks} ranks"), &results[0], &expected, TOWER_BOUND);
@@ -73,11 +70,10 @@ fn towers_are_those_of_transformers_and_timm() {
 
 /// One rank's features of a tile, from a header that may have been modified.
 fn tower(gguf: &Gguf, bytes: &[u8], tile: &[f32]) -> Vec<f32> {
-    let config = Config::from_gguf(gguf).unwrap();
+    let spec = VisionSpec::read(gguf).unwrap();
     let run = on_ranks(1, |peers, shard| {
-        let mut wants = Encoder::wants(&config, shard);
-        wants.extend(Connector::wants(gguf, shard).unwrap());
-        let mut encoder = Encoder::new(config.clone(), shard, &mut load(gguf, bytes, &wants)).unwrap();
+        let mut tensors = load(gguf, bytes, &wants(&spec.tensors(), shard));
+        let mut encoder = Encoder::new(spec.encoder.clone(), shard, &mut tensors).unwrap();
         block_on(encoder.forward(&peers, tile)).unwrap()
     });
     run.into_iter().next().unwrap()
@@ -87,7 +83,7 @@ fn tower(gguf: &Gguf, bytes: &[u8], tile: &[f32]) -> Vec<f32> {
 fn a_file_may_drop_a_patch_and_may_swap_the_names_of_the_mlp() {
     let files = Files::convert("siglip", Dtype::F32);
     let gguf = header("encoder.gguf", &files.encoder);
-    let (tile, width) = (Golden::read("siglip").f32("tiles"), Config::from_gguf(&gguf).unwrap().dim);
+    let (tile, width) = (Golden::read("siglip").f32("tiles"), EncoderSpec::read(&gguf).unwrap().dim);
     let expected = tower(&gguf, &files.encoder, &tile);
     let mut dropping = gguf.clone();
     dropping.metadata.insert("llama3med.vision.n_drop".into(), Value::Int(1));
@@ -120,14 +116,12 @@ fn image_tokens_are_those_of_the_connector() {
     for variant in VARIANTS {
         let (golden, files) = (Golden::read(variant), Files::convert(variant, Dtype::F32));
         let gguf = header("encoder.gguf", &files.encoder);
-        let config = Config::from_gguf(&gguf).unwrap();
+        let spec = VisionSpec::read(&gguf).unwrap();
         for n_ranks in RANKS {
             let results = on_ranks(n_ranks, |peers, shard| {
-                let mut wants = Encoder::wants(&config, shard);
-                wants.extend(Connector::wants(&gguf, shard).unwrap());
-                let mut tensors = load(&gguf, &files.encoder, &wants);
-                let mut connector = Connector::new(&gguf, shard, &mut tensors).unwrap();
-                assert_eq!(connector.n_outputs(), golden.shape("image_tokens")[1]);
+                let mut tensors = load(&gguf, &files.encoder, &wants(&spec.tensors(), shard));
+                let mut connector = Connector::new(&spec.connector, shard, &mut tensors).unwrap();
+                assert_eq!(spec.connector.n_outputs(), golden.shape("image_tokens")[1]);
                 block_on(connector.forward(&peers, &golden.f32("features"))).unwrap()
             });
             let what = format!("{variant} connector, {n_ranks} ranks");

@@ -4,9 +4,9 @@
 
 use crate::decoder::logits;
 use crate::golden::{best, on_ranks};
-use llama3med::config::Config;
 use llama3med::decoder::{Decoder, Input};
 use llama3med::shard::{Loader, Shard};
+use llama3med::spec::{DecoderSpec, wants};
 use quantize::model_folder::Stored;
 use safetensors::SafeTensors;
 use std::path::PathBuf;
@@ -22,14 +22,14 @@ const BOUND: f32 = 0.05;
 
 fn load(stored: &Stored, shard: Shard) -> Decoder {
     let (_, gguf) = stored.header().unwrap();
-    let config = Config::from_gguf(&gguf).unwrap();
-    let mut loader = Loader::new(&gguf, &Decoder::wants(&config, shard)).unwrap();
+    let spec = DecoderSpec::read(&gguf).unwrap();
+    let mut loader = Loader::new(&gguf, &wants(&spec.tensors(), shard)).unwrap();
     for range in loader.ranges() {
         for start in range.clone().step_by(PIECE_BYTES as usize) {
             loader.feed(start, &stored.read(start..(start + PIECE_BYTES).min(range.end)).unwrap()).unwrap();
         }
     }
-    Decoder::new(config, shard, &mut loader.finish().unwrap()).unwrap()
+    Decoder::new(spec, shard, &mut loader.finish().unwrap()).unwrap()
 }
 
 fn rms(values: impl ExactSizeIterator<Item = f32>) -> f32 {

@@ -2,12 +2,10 @@
 //! that the file does not justify, and every error names what it refuses.
 
 use crate::golden::{Files, VARIANTS, header};
-use llama3med::connector::Connector;
-use llama3med::decoder::Decoder;
-use llama3med::encoder::Encoder;
+use llama3med::Result;
 use llama3med::gguf::{Dtype, Gguf, Value};
 use llama3med::shard::{Loader, Shard};
-use llama3med::{Result, config, encoder, model};
+use llama3med::spec::{DecoderSpec, VisionSpec, wants};
 
 const SHARDS: [Shard; 3] =
     [Shard { rank: 0, n_ranks: 1 }, Shard { rank: 1, n_ranks: 2 }, Shard { rank: 6, n_ranks: 7 }];
@@ -15,16 +13,11 @@ const SHARDS: [Shard; 3] =
 /// Everything that is done with a header before the first weight is read.
 fn accept(gguf: &Gguf) -> Result<()> {
     for shard in SHARDS {
-        if gguf.file == "decoder.gguf" {
-            let config = config::Config::from_gguf(gguf)?;
-            Loader::new(gguf, &Decoder::wants(&config, shard))?;
-        } else {
-            let config = encoder::Config::from_gguf(gguf)?;
-            model::preprocess(gguf, &model::scales(gguf, &config)?)?;
-            let mut wants = Encoder::wants(&config, shard);
-            wants.extend(Connector::wants(gguf, shard)?);
-            Loader::new(gguf, &wants)?;
-        }
+        let tensors = match gguf.file.as_str() {
+            "decoder.gguf" => DecoderSpec::read(gguf)?.tensors(),
+            _ => VisionSpec::read(gguf)?.tensors(),
+        };
+        Loader::new(gguf, &wants(&tensors, shard))?;
     }
     Ok(())
 }

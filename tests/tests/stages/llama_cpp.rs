@@ -5,7 +5,6 @@ use crate::decoder::{decoder, logits};
 use crate::golden::{Files, best, folder, header, load, n_known, on_ranks};
 use crate::quantized::{rms_error, widened};
 use crate::whole::Record;
-use llama3med::config::Config;
 use llama3med::decoder::{Decoder, Input};
 use llama3med::gguf::{Dtype, Gguf};
 use llama3med::matrix::MatrixBuilder;
@@ -13,6 +12,7 @@ use llama3med::prompt::{Piece, Template};
 use llama3med::quant::dequantize;
 use llama3med::ranks::block_on;
 use llama3med::session::{AskOptions, Chat};
+use llama3med::spec::{DecoderSpec, wants};
 use llama3med::tokenizer::Tokenizer;
 use quantize::native::with_session;
 use safetensors::SafeTensors;
@@ -150,10 +150,10 @@ fn logits_of_llama_cpps_own_mixtures_are_llama_cpps() {
         let bytes = types(&format!("{mixture}.gguf"));
         let gguf = header("decoder.gguf", &bytes);
         let run = |gguf: &Gguf, bytes: &[u8], n_ranks| {
-            let config = Config::from_gguf(gguf).unwrap();
+            let spec = DecoderSpec::read(gguf).unwrap();
             let logits = on_ranks(n_ranks, |peers, shard| {
-                let mut tensors = load(gguf, bytes, &Decoder::wants(&config, shard));
-                let mut decoder = Decoder::new(config.clone(), shard, &mut tensors).unwrap();
+                let mut tensors = load(gguf, bytes, &wants(&spec.tensors(), shard));
+                let mut decoder = Decoder::new(spec.clone(), shard, &mut tensors).unwrap();
                 logits(&mut decoder, &peers, &inputs, 0, inputs.len())
             });
             logits.into_iter().next().unwrap()

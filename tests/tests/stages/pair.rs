@@ -75,7 +75,7 @@ fn a_pair_answers_as_the_same_weights_converted() {
     let opened = open(&decoder, &encoder).unwrap();
     assert!(answer(&opened, 1, Some(&picture)).unwrap() == expected);
     // Also through the folder, where the manifest names the parts.
-    let kept = with_session(&files.folder, 1, None, |session| Ok(session.model().config().clone())).unwrap();
+    let kept = with_session(&files.folder, 1, None, |session| Ok(session.model().spec().clone())).unwrap();
     assert_eq!(kept.dim, 48);
 }
 
@@ -193,7 +193,7 @@ fn encoders_of_other_kinds_are_refused_by_name() {
     let lie = |key: &str, value: llama3med::gguf::Value| {
         let mut gguf = Gguf::parse("mmproj.gguf", &bytes, bytes.len() as u64).unwrap().unwrap();
         gguf.metadata.insert(key.into(), value);
-        llama3med::encoder::Config::from_gguf(&gguf)
+        llama3med::spec::EncoderSpec::read(&gguf)
     };
     use llama3med::gguf::Value::{Bool, String};
     let refused = [

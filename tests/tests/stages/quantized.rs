@@ -9,14 +9,14 @@
 use crate::decoder::{logits, prompt};
 use crate::golden::{Files, Golden, header, load, on_ranks};
 use crate::whole::{QUESTION, Record, greedy, picture};
-use llama3med::config::Config;
 use llama3med::connector::Connector;
 use llama3med::decoder::Decoder;
-use llama3med::encoder::{self, Encoder};
+use llama3med::encoder::Encoder;
 use llama3med::gguf::{Dtype, Gguf, TensorInfo};
 use llama3med::quant::dequantize;
 use llama3med::ranks::block_on;
 use llama3med::session::Chat;
+use llama3med::spec::{DecoderSpec, VisionSpec, wants};
 use quantize::native::with_session;
 
 /// The file with every tensor in f32.
@@ -73,9 +73,9 @@ fn logits_are_those_of_the_same_weights_in_f32() {
         let gguf = header("decoder.gguf", &files.decoder);
         let run = |gguf: &Gguf, bytes: &[u8], n_ranks| {
             let run = on_ranks(n_ranks, |peers, shard| {
-                let config = Config::from_gguf(gguf).unwrap();
-                let mut tensors = load(gguf, bytes, &Decoder::wants(&config, shard));
-                let mut decoder = Decoder::new(config, shard, &mut tensors).unwrap();
+                let spec = DecoderSpec::read(gguf).unwrap();
+                let mut tensors = load(gguf, bytes, &wants(&spec.tensors(), shard));
+                let mut decoder = Decoder::new(spec, shard, &mut tensors).unwrap();
                 logits(&mut decoder, &peers, &inputs, 0, inputs.len())
             });
             run.into_iter().next().unwrap()
@@ -122,16 +122,14 @@ fn image_tokens_are_those_of_the_same_weights_in_f32() {
     for (variant, dtype) in CASES {
         let (golden, files) = (Golden::read(variant), Files::convert(variant, dtype));
         let gguf = header("encoder.gguf", &files.encoder);
-        let config = encoder::Config::from_gguf(&gguf).unwrap();
+        let spec = VisionSpec::read(&gguf).unwrap();
         let (tiles, features) = (golden.f32("tiles"), golden.f32("features"));
-        let tile = &tiles[..3 * config.image_size * config.image_size];
+        let tile = &tiles[..3 * spec.encoder.image_size * spec.encoder.image_size];
         let run = |gguf: &Gguf, bytes: &[u8]| {
             let results = on_ranks(1, |peers, shard| {
-                let mut wants = Encoder::wants(&config, shard);
-                wants.extend(Connector::wants(gguf, shard).unwrap());
-                let mut tensors = load(gguf, bytes, &wants);
-                let mut encoder = Encoder::new(config.clone(), shard, &mut tensors).unwrap();
-                let mut connector = Connector::new(gguf, shard, &mut tensors).unwrap();
+                let mut tensors = load(gguf, bytes, &wants(&spec.tensors(), shard));
+                let mut encoder = Encoder::new(spec.encoder.clone(), shard, &mut tensors).unwrap();
+                let mut connector = Connector::new(&spec.connector, shard, &mut tensors).unwrap();
                 let tower = block_on(encoder.forward(&peers, tile)).unwrap();
                 (tower, block_on(connector.forward(&peers, &features)).unwrap())
             });

@@ -1,0 +1,258 @@
+//! The Llama decoder: keys and tensors of `decoder.gguf`.
+
+use super::{BLOCK_UNIT, HeadSplit, Linear, Role, Split, Tensor};
+use crate::error::{Error, Result};
+use crate::gguf::{Gguf, Header};
+use crate::shard::{HeadShare, Shard};
+use crate::watch::{Part, Place, Point};
+use std::ops::Range;
+
+/// Shape of the Llama decoder. Names as in Llama's reference code.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecoderSpec {
+    /// Width of the residual stream.
+    pub dim: usize,
+    /// Width of the gated MLP.
+    pub hidden_dim: usize,
+    /// Blocks.
+    pub n_layers: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key/value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Width of a head; even.
+    pub head_dim: usize,
+    /// Heads that stay on one rank together. It follows from how a file stores its matrices; 1 where there is no file yet.
+    pub head_unit: usize,
+    /// Whether keys and values are kept in f32, as where the weights that they come from are stored as floating-point numbers.
+    pub exact_cache: bool,
+    /// Rows of the embedding table, padding included.
+    pub vocab_size: usize,
+    /// Positions that the model was trained for.
+    pub context_length: usize,
+    /// Added to the mean square in RMSNorm.
+    pub norm_eps: f32,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f32,
+    /// Whether the output matrix is the embedding table.
+    pub tied: bool,
+    /// Whether the file has factors for the rotary frequencies (Llama-3.1 scaling).
+    pub rope_scaled: bool,
+}
+
+/// Refuses numbers that no model has before anything is sized by them.
+const MAX_DIM: usize = 1 << 20;
+
+/// Rows of the vocabulary are cut at multiples of this number.
+const VOCAB_UNIT: usize = 4;
+
+impl DecoderSpec {
+    /// The embedding table.
+    pub const TOKEN_EMBEDDING: &str = "token_embd.weight";
+    /// The norm before the output matrix.
+    pub const OUTPUT_NORM: &str = "output_norm.weight";
+    /// The output matrix.
+    pub const OUTPUT: &str = "output.weight";
+    /// The factors of the rotary frequencies, which no checkpoint holds.
+    pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+    /// Name of a layer's tensor in the file, without `.weight`.
+    pub fn name(layer: usize, tensor: &str) -> String {
+        format!("blk.{layer}.{tensor}")
+    }
+
+    /// Reads the `llama.*` keys; what is absent follows from the tensors or from llama.cpp's defaults.
+    pub fn read(gguf: &Gguf) -> Result<Self> {
+        match gguf.get_str("general.architecture")? {
+            Some("llama") => {}
+            Some(other) => {
+                return Err(Error::Unsupported(format!(
+                    "{}: general.architecture is {other:?}; this engine runs \"llama\" decoders",
+                    gguf.file
+                )));
+            }
+            None => return Err(gguf.missing_key("general.architecture")),
+        }
+        let keys = Keys { gguf };
+        let dim = keys.required("embedding_length")?;
+        let n_heads = keys.required("attention.head_count")?;
+        let n_kv_heads = keys.optional("attention.head_count_kv", n_heads)?;
+        let head_dim = keys.optional("attention.key_length", dim / n_heads)?;
+        let stored = |tensor: &str| gguf.tensor(&format!("{}.weight", Self::name(0, tensor)));
+        let spec = Self {
+            dim,
+            hidden_dim: keys.required("feed_forward_length")?,
+            n_layers: keys.required("block_count")?,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            head_unit: HeadShare::unit(stored("attn_output")?, head_dim),
+            exact_cache: stored("attn_k")?.dtype.block_len() == 1,
+            vocab_size: gguf.tensor(Self::TOKEN_EMBEDDING)?.n_rows,
+            context_length: keys.required("context_length")?,
+            norm_eps: gguf.get_f32(&keys.name("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
+            rope_theta: gguf.get_f32(&keys.name("rope.freq_base"))?.unwrap_or(10_000.0),
+            tied: !gguf.tensors.contains_key(Self::OUTPUT),
+            rope_scaled: gguf.tensors.contains_key(Self::ROPE_FACTORS),
+        };
+        spec.check(keys)?;
+        Ok(spec)
+    }
+
+    fn check(&self, keys: Keys) -> Result<()> {
+        let bad = |key: &str, problem: String| Err(Error::corrupt(&keys.gguf.file, keys.name(key), problem));
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            let problem = format!("{} does not divide head_count {}", self.n_kv_heads, self.n_heads);
+            return bad("attention.head_count_kv", problem);
+        }
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
+            return bad("attention.key_length", format!("expected an even number, found {}", self.head_dim));
+        }
+        for key in ["attention.value_length", "rope.dimension_count"] {
+            let (expected, found) = (self.head_dim, keys.optional(key, self.head_dim)?);
+            if found != expected {
+                return bad(key, format!("only {expected}, the width of a head, is supported; found {found}"));
+            }
+        }
+        let vocab_size = keys.optional("vocab_size", self.vocab_size)?;
+        if vocab_size != self.vocab_size {
+            let problem = format!("{vocab_size} does not fit the {} rows of token_embd.weight", self.vocab_size);
+            return bad("vocab_size", problem);
+        }
+        if let Some(kind) = keys.gguf.get_str(&keys.name("rope.scaling.type"))?
+            && kind != "none"
+        {
+            return bad("rope.scaling.type", format!("{kind:?} is not supported (Llama-3.1 scaling is a tensor)"));
+        }
+        if self.rope_theta <= 0.0 || !(0.0..1.0).contains(&self.norm_eps) {
+            let problem = format!("theta {} or eps {} is absurd", self.rope_theta, self.norm_eps);
+            return bad("rope.freq_base", problem);
+        }
+        Ok(())
+    }
+
+    /// Writes the keys of a decoder named `name`, without those of its vocabulary.
+    pub fn write(&self, name: &str, header: &mut Header) {
+        let key = |key: &str| format!("llama.{key}");
+        header
+            .string("general.architecture", "llama")
+            .string("general.name", name)
+            .u32("general.quantization_version", 2)
+            .u32(&key("block_count"), self.n_layers as u32)
+            .u32(&key("context_length"), self.context_length as u32)
+            .u32(&key("embedding_length"), self.dim as u32)
+            .u32(&key("feed_forward_length"), self.hidden_dim as u32)
+            .u32(&key("attention.head_count"), self.n_heads as u32)
+            .u32(&key("attention.head_count_kv"), self.n_kv_heads as u32)
+            .u32(&key("attention.key_length"), self.head_dim as u32)
+            .u32(&key("attention.value_length"), self.head_dim as u32)
+            .f32(&key("attention.layer_norm_rms_epsilon"), self.norm_eps)
+            .f32(&key("rope.freq_base"), self.rope_theta)
+            .u32(&key("rope.dimension_count"), self.head_dim as u32)
+            .u32(&key("vocab_size"), self.vocab_size as u32);
+    }
+
+    /// How ranks split the heads.
+    pub fn heads(&self) -> HeadSplit {
+        let Self { n_heads, n_kv_heads, head_dim, head_unit, .. } = *self;
+        HeadSplit { n_heads, n_kv_heads, head_dim, unit: head_unit }
+    }
+
+    /// Rows of the vocabulary, as ranks split them.
+    pub fn vocab(&self, shard: Shard) -> Range<usize> {
+        shard.share(self.vocab_size, VOCAB_UNIT)
+    }
+
+    /// The tensors of `decoder.gguf`.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        let output = Some(Place { part: Part::Decoder, layer: self.n_layers, point: Point::Mlp });
+        let vocabulary = |name: &str, input, source: &str| Tensor {
+            split: Split::Rows(VOCAB_UNIT),
+            input,
+            ..Tensor::new(name, Role::Matrix, &[self.vocab_size, self.dim], source)
+        };
+        let mut table = Vec::new();
+        if self.rope_scaled {
+            table.push(Tensor { source: None, ..Tensor::exact(Self::ROPE_FACTORS, &[self.head_dim / 2], "") });
+        }
+        let embeds = vocabulary(Self::TOKEN_EMBEDDING, output.filter(|_| self.tied), "embed_tokens.weight");
+        table.extend([embeds, Tensor::exact(Self::OUTPUT_NORM, &[self.dim], "norm.weight")]);
+        if !self.tied {
+            table.push(vocabulary(Self::OUTPUT, output, "lm_head.weight"));
+        }
+        (0..self.n_layers).for_each(|layer| self.layer(layer, &mut table));
+        table
+    }
+
+    fn layer(&self, layer: usize, table: &mut Vec<Tensor>) {
+        let Self { dim, hidden_dim, head_dim, .. } = *self;
+        let (q, kv, heads) = (self.n_heads * head_dim, self.n_kv_heads * head_dim, self.heads());
+        let norm = |name: &str, source: &str| {
+            let (name, source) = (Self::name(layer, name), format!("layers.{layer}.{source}"));
+            Tensor::exact(format!("{name}.weight"), &[dim], format!("{source}.weight"))
+        };
+        let linear = |(name, shape, split, point, source): (&str, [usize; 2], Split, Point, &str)| {
+            let layer = Linear {
+                name: Self::name(layer, name),
+                shape,
+                split,
+                input: Place { part: Part::Decoder, layer, point },
+                source: format!("layers.{layer}.{source}"),
+                stack: (0, 1),
+                permuted: matches!(name, "attn_q" | "attn_k").then_some(head_dim),
+                has_bias: false,
+            };
+            layer.tensors()
+        };
+        let attention = [
+            ("attn_q", [q, dim], heads.queries(), Point::Attention, "self_attn.q_proj"),
+            ("attn_k", [kv, dim], Split::KvRows(heads), Point::Attention, "self_attn.k_proj"),
+            ("attn_v", [kv, dim], Split::KvRows(heads), Point::Attention, "self_attn.v_proj"),
+            ("attn_output", [dim, q], heads.outputs(), Point::Heads, "self_attn.o_proj"),
+        ];
+        let mlp = [
+            ("ffn_gate", [hidden_dim, dim], Split::Rows(BLOCK_UNIT), Point::Mlp, "mlp.gate_proj"),
+            ("ffn_up", [hidden_dim, dim], Split::Rows(BLOCK_UNIT), Point::Mlp, "mlp.up_proj"),
+            ("ffn_down", [dim, hidden_dim], Split::Cols(BLOCK_UNIT), Point::Hidden, "mlp.down_proj"),
+        ];
+        table.push(norm("attn_norm", "input_layernorm"));
+        table.extend(attention.into_iter().flat_map(linear));
+        table.push(norm("ffn_norm", "post_attention_layernorm"));
+        table.extend(mlp.into_iter().flat_map(linear));
+    }
+}
+
+/// The keys of a decoder, all of which begin with its architecture.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    gguf: &'a Gguf,
+}
+
+impl Keys<'_> {
+    fn name(self, key: &str) -> String {
+        format!("llama.{key}")
+    }
+
+    fn required(self, key: &str) -> Result<usize> {
+        let name = self.name(key);
+        let value = self.gguf.get_usize(&name)?.ok_or_else(|| self.gguf.missing_key(&name))?;
+        self.in_bounds(key, value)
+    }
+
+    fn optional(self, key: &str, default: usize) -> Result<usize> {
+        self.in_bounds(key, self.gguf.get_usize(&self.name(key))?.unwrap_or(default))
+    }
+
+    fn in_bounds(self, key: &str, value: usize) -> Result<usize> {
+        // Contexts of a million positions exist; nothing is allocated for positions that are not used.
+        let max = match key {
+            "context_length" => 1 << 30,
+            "block_count" => 1 << 10,
+            _ => MAX_DIM,
+        };
+        if (1..=max).contains(&value) {
+            return Ok(value);
+        }
+        Err(Error::corrupt(&self.gguf.file, self.name(key), format!("expected 1 to {max}, found {value}")))
+    }
+}
