@@ -224,8 +224,8 @@ pub const MAX_IMAGES: usize = 4;
 /// Memory that keys and values of kept conversations leave free.
 const SPARE_BYTES: usize = 1 << 20;
 
-/// Memory that must be left for what no operation reserves.
-const LEAST_BYTES: usize = 1 << 16;
+/// Memory that must be left for what no operation reserves: the prompt of a long conversation on its way from text to positions, above all.
+const LEAST_BYTES: usize = 1 << 17;
 
 const CLOSE: u32 = 0;
 const ENCODE: u32 = 1;

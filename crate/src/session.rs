@@ -143,7 +143,9 @@ impl<P: Peers> Session<P> {
         let template = Template::for_file(template, gguf, &tokenizer)?;
         let stop_ids = template.stop_ids(gguf, &tokenizer)?;
         let context = context.unwrap_or(DEFAULT_CONTEXT).min(model.spec().context_length);
-        let cache = Cache { context, items: Vec::new(), kept: Vec::new() };
+        // Reserved now, so that a long conversation need not find it later.
+        let items = Vec::with_capacity(context.min(DEFAULT_CONTEXT));
+        let cache = Cache { context, items, kept: Vec::new() };
         Ok(Self { model, tokenizer, template, stop_ids, cache })
     }
 
