@@ -3,7 +3,7 @@
 //! Nothing is merged ahead of time: each matrix carries its update, which is added while rows are read. A linear layer's update is B A whatever
 //! `fan_in_fan_out` says, because PEFT itself sets that aside for linear layers, and a Llama has no others.
 
-use crate::checkpoint::config::Json;
+use crate::checkpoint::fields::Json;
 use crate::checkpoint::tensor::{LowRank, Tensor};
 use crate::checkpoint::{Checkpoint, MAX_CONFIG_BYTES, names, open};
 use llama3med::{Error, Result};
