@@ -137,7 +137,7 @@ struct AskArgs {
 /// CHECKPOINT is a folder with config.json, a tokenizer (tokenizer.json or tokenizer.model) and weights: safetensors or PyTorch files
 /// (pytorch_model.bin, checkpoint.pth; no code in them is ever run), in one file, in shards with an index, or in the subfolders language_model,
 /// vision_tower and connector. Llama3-Med, TinyLLaVA, and LLaVA in its original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or in that of transformers
-/// are recognised, and so is a Llama or Mistral of transformers alone, which sees no pictures. If a part of the model is not in the folder, say where it
+/// are recognised, and so is a Llama, Mistral or Qwen2 of transformers alone, which sees no pictures. If a part of the model is not in the folder, say where it
 /// is with --decoder, --encoder or --connector.
 ///
 /// The model folder appears under its name only when it is complete. If the run is interrupted or fails, give the same command again: it continues from

@@ -3,13 +3,13 @@
 //! Shapes are believed before numbers: for H-optimus-0 the configuration carries CLIP's defaults beside the true values.
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::family::Family;
+use crate::checkpoint::family::{self, Family};
 use crate::checkpoint::fields::Json;
 use crate::{CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use llama3med::image::Fit;
 use llama3med::ops::Activation;
 use llama3med::rope::llama3_factors;
-use llama3med::spec::{ConnectorSpec, DecoderSpec, EncoderSpec, Tower, VisionSpec};
+use llama3med::spec::{Architecture, ConnectorSpec, DecoderSpec, EncoderSpec, Tower, VisionSpec};
 use llama3med::watch::Part;
 use llama3med::{Error, Result};
 use serde_json::Value;
@@ -23,7 +23,7 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>
     let prefix = if config.get("text_config").is_some() { "text_config." } else { "" };
     let path = |key: &str| format!("{prefix}{key}");
     if !prefix.is_empty() {
-        config.only(&path("model_type"), &["llama", "mistral", "tinyllava", "llama3med"])?;
+        config.only(&path("model_type"), &["llama", "mistral", "tinyllava", "llama3med", "qwen2"])?;
     }
     config.only(&path("hidden_act"), &["silu"])?;
     // transformers leaves out what equals its defaults: there the tensors tell, or the default counts.
@@ -63,14 +63,10 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>
     }
     let tied = config.flag(&path("tie_word_embeddings"))?.or(config.flag("tie_word_embeddings")?);
     let tied = tied.unwrap_or_else(|| checkpoint.shape(Part::Decoder, "lm_head.weight").is_none());
-    let is_mistral = config.string(&path("model_type"))?.is_some_and(|kind| kind.ends_with("mistral"));
-    let usual_context = if is_mistral { 131_072.0 } else { 2048.0 };
-    let context = config.number(&path("max_position_embeddings"))?.or(is_sparse.then_some(usual_context));
-    let context = config.required(&path("max_position_embeddings"), context.filter(|n| (1.0..1e9).contains(n)))?;
-    // Within its window sliding attention sees everything, and longer conversations are cut to the context.
-    let window = config.count(&path("sliding_window"))?.filter(|_| is_mistral).unwrap_or(usize::MAX);
+    let architecture = if family::is_qwen2(config) { Architecture::QWEN2 } else { Architecture::LLAMA };
     let rope_factors = rope_factors(config, prefix, head_dim, theta)?;
     let spec = DecoderSpec {
+        architecture,
         dim,
         hidden_dim: count("intermediate_size", shape("layers.0.mlp.gate_proj.weight").map(|shape| shape[0]))?,
         n_layers,
@@ -78,7 +74,7 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>
         n_kv_heads,
         head_dim,
         vocab_size: count("vocab_size", embedding.map(|shape| shape[0]))?,
-        context_length: (context as usize).min(window),
+        context_length: context_length(config, prefix, is_sparse, architecture)?,
         norm_eps: norm_eps as f32,
         rope_theta: theta,
         rope_scaled: rope_factors.is_some(),
@@ -87,6 +83,24 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>
         exact_cache: false,
     };
     Ok((spec, rope_factors))
+}
+
+/// Positions that the model was trained for.
+fn context_length(config: &Json, prefix: &str, is_sparse: bool, architecture: Architecture) -> Result<usize> {
+    let path = |key: &str| format!("{prefix}{key}");
+    let is_mistral = config.string(&path("model_type"))?.is_some_and(|kind| kind.ends_with("mistral"));
+    let is_qwen2 = architecture == Architecture::QWEN2;
+    let usual = match (is_mistral, is_qwen2) {
+        (true, _) => 131_072.0,
+        (_, true) => 32_768.0,
+        _ => 2048.0,
+    };
+    let context = config.number(&path("max_position_embeddings"))?.or(is_sparse.then_some(usual));
+    let context = config.required(&path("max_position_embeddings"), context.filter(|n| (1.0..1e9).contains(n)))?;
+    // Within its window sliding attention sees everything, and longer conversations are cut to the context.
+    let slides = is_mistral || is_qwen2 && config.flag(&path("use_sliding_window"))? == Some(true);
+    let window = config.count(&path("sliding_window"))?.filter(|_| slides).unwrap_or(usize::MAX);
+    Ok((context as usize).min(window))
 }
 
 fn rope_factors(config: &Json, prefix: &str, head_dim: usize, theta: f32) -> Result<Option<Vec<f32>>> {

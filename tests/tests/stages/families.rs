@@ -14,7 +14,7 @@ use safetensors::tensor::TensorView;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const FAMILIES: [&str; 5] = ["llava-med", "llava-vicuna", "llava-s2", "llava-hf", "llava-siglip"];
+const FAMILIES: [&str; 6] = ["llava-med", "llava-vicuna", "llava-s2", "llava-hf", "llava-siglip", "llava-qwen"];
 
 /// LLaVA-1.5 leaves the tower where it came from.
 fn parts(family: &str) -> Parts {
