@@ -90,7 +90,7 @@ impl Decoder {
             layers: (0..spec.n_layers).map(|layer| Layer::new(layer, tensors)).collect::<Result<_>>()?,
             norm: tensors.vector(DecoderSpec::OUTPUT_NORM)?,
             output: if spec.tied { None } else { Some(tensors.matrix(DecoderSpec::OUTPUT)?) },
-            rope: Rope::new(spec.head_dim, spec.rope_theta, factors.as_deref()),
+            rope: Rope::new(spec.architecture.pairs, spec.head_dim, spec.rope_theta, factors.as_deref()),
             kv_cache: KvCache::new(spec.n_layers, heads.n_kv_heads, spec.head_dim, spec.exact_cache),
             state: State::default(),
             watch: Watch::default(),

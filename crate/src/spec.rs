@@ -11,7 +11,7 @@ mod decoder;
 mod encoder;
 
 pub use connector::ConnectorSpec;
-pub use decoder::DecoderSpec;
+pub use decoder::{Architecture, DecoderSpec};
 pub use encoder::{EncoderSpec, Tower, VisionSpec};
 
 use crate::attention::Heads;

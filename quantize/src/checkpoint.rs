@@ -8,14 +8,15 @@ pub mod adapter;
 pub mod chat;
 pub mod config;
 pub mod family;
+pub mod fields;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;
 pub mod sentencepiece;
 pub mod tensor;
 
-use crate::checkpoint::config::Json;
 use crate::checkpoint::family::Family;
+use crate::checkpoint::fields::Json;
 use crate::checkpoint::tensor::Tensor;
 use crate::json;
 use crate::model_folder::read_small;

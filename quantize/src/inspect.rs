@@ -10,7 +10,7 @@ use llama3med::gguf::Gguf;
 use llama3med::manifest::{Fidelity, Manifest};
 use llama3med::memory::Held;
 use llama3med::prompt::{TEMPLATE_KEY, Template};
-use llama3med::spec::{DecoderSpec, Tower, VisionSpec};
+use llama3med::spec::{Architecture, DecoderSpec, Tower, VisionSpec};
 use llama3med::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use serde::Serialize;
@@ -49,7 +49,7 @@ pub struct Report {
     pub memory: Vec<Memory>,
 }
 
-/// A Llama decoder.
+/// A decoder.
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs)] // as in `DecoderSpec`
 pub struct DecoderReport {
@@ -127,14 +127,15 @@ pub fn inspect(path: &Path, verify: bool) -> Result<Report> {
     }
     let stored = Stored::open(path)?;
     let (_, gguf) = stored.header()?;
-    let name = gguf.get_str("general.name")?.unwrap_or("unnamed").to_owned();
+    let title = gguf.get_str("general.name")?.unwrap_or("unnamed").to_owned();
     let file = file_report(&gguf, stored.size(), 0);
     match gguf.get_str("general.architecture")? {
-        Some("llama") => report("GGUF file", name, Some(&gguf), None, vec![file]),
-        Some("clip") => report("GGUF file", name, None, Some(&gguf), vec![file]),
+        Some(name) if Architecture::named(name).is_some() => report("GGUF file", title, Some(&gguf), None, vec![file]),
+        Some("clip") => report("GGUF file", title, None, Some(&gguf), vec![file]),
         other => {
             let found = format!("{}: general.architecture is {other:?}", path.display());
-            Err(Error::Unsupported(format!("{found}; expected \"llama\" or \"clip\"")))
+            let known = Architecture::ALL.map(|architecture| format!("{:?}", architecture.name)).join(", ");
+            Err(Error::Unsupported(format!("{found}; expected {known} or \"clip\"")))
         }
     }
 }
@@ -208,7 +209,7 @@ fn n_parameters(gguf: &Gguf) -> u64 {
 fn decoder_report(gguf: &Gguf) -> Result<DecoderReport> {
     let spec = DecoderSpec::read(gguf)?;
     Ok(DecoderReport {
-        family: if spec.rope_scaled { "Llama (Llama-3.1 rope)" } else { "Llama" },
+        family: if spec.rope_scaled { "Llama (Llama-3.1 rope)" } else { spec.architecture.title },
         n_parameters: n_parameters(gguf),
         dim: spec.dim,
         hidden_dim: spec.hidden_dim,

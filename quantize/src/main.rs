@@ -148,7 +148,7 @@ struct AskArgs {
 /// PyTorch files (pytorch_model.bin, checkpoint.pth; no code in them is ever run), in one file, in shards with an
 /// index, or in the subfolders language_model, vision_tower and connector. Llama3-Med, TinyLLaVA, and LLaVA in its
 /// original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or transformers' layout are recognised, and so is
-/// transformers' Llama or Mistral alone, which sees no pictures. If a part of the model is in another place, name it
+/// transformers' Llama, Mistral or Qwen2 alone, which sees no pictures. If a part of the model is in another place, name it
 /// with --decoder, --encoder or --connector.
 ///
 /// The model folder appears under its name only when it is complete. If the run is interrupted or fails, run the same

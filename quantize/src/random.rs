@@ -14,7 +14,7 @@ use llama3med::manifest::{CHUNK_SIZE, Manifest};
 use llama3med::ops::Activation;
 use llama3med::prompt::{LLAMA3_MED_SYSTEM, Template};
 use llama3med::rope::llama3_factors;
-use llama3med::spec::{ConnectorSpec, DecoderSpec, EncoderSpec, Role, Tensor, Tower, VisionSpec};
+use llama3med::spec::{Architecture, ConnectorSpec, DecoderSpec, EncoderSpec, Role, Tensor, Tower, VisionSpec};
 use llama3med::tokenizer::split;
 use llama3med::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -147,6 +147,7 @@ pub(crate) fn shape(name: &str) -> Result<(DecoderSpec, Option<Vec<f32>>, Vision
 
 fn tiny_decoder() -> DecoderSpec {
     DecoderSpec {
+        architecture: Architecture::LLAMA,
         dim: 192,
         hidden_dim: 512,
         n_layers: 6,

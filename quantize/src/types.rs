@@ -3,7 +3,7 @@
 
 use crate::encode::TYPES;
 use llama3med::gguf::Dtype;
-use llama3med::spec::{Role, Tensor};
+use llama3med::spec::{DecoderSpec, Role, Tensor};
 use llama3med::{Error, Result};
 use regex::Regex;
 use std::fmt;
@@ -142,8 +142,8 @@ impl Types {
             layers.max().map_or(0, |last| last + 1)
         };
         let n_layers = [n_layers(false), n_layers(true)];
-        let tied = !tensors.clone().any(|tensor| tensor.name == "output.weight");
-        let output = if tied { "token_embd.weight" } else { "output.weight" };
+        let tied = !tensors.clone().any(|tensor| tensor.name == DecoderSpec::OUTPUT);
+        let output = if tied { DecoderSpec::TOKEN_EMBEDDING } else { DecoderSpec::OUTPUT };
         let mut used = vec![false; self.exceptions.len()];
         let mut assigned = Vec::new();
         for tensor in tensors {

@@ -45,7 +45,7 @@ fn other_models_are_named() {
         ("idefics3", "Idefics3ForConditionalGeneration", "Idefics"),
         ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "Qwen-VL"),
         ("paligemma", "PaliGemmaForConditionalGeneration", "PaliGemma"),
-        ("llava_qwen", "LlavaQwenForCausalLM", "Qwen"),
+        ("qwen2_moe", "Qwen2MoeForCausalLM", "Qwen"),
         ("", "Gemma3ForConditionalGeneration", "MedGemma"),
         ("gpt2", "GPT2LMHeadModel", "of no family"),
         ("clip", "CLIPModel", "no LLaVA"),
@@ -87,6 +87,28 @@ fn other_decoders_are_named() {
     let checkpoint = Checkpoint::new("llava-hf", "other_decoders");
     checkpoint.edit_json("config.json", |config| config["text_config"]["model_type"] = "phi".into());
     refused(&checkpoint, &Parts::default(), &["text_config.model_type", "llama or mistral", "phi"]);
+}
+
+#[test]
+fn a_qwen2_without_its_biases_is_refused() {
+    let checkpoint = Checkpoint::new("llava-hf", "qwen2_without_biases");
+    checkpoint.edit_json("config.json", |config| config["text_config"]["model_type"] = "qwen2".into());
+    refused(&checkpoint, &Parts::default(), &["layers.0.self_attn.q_proj.bias is missing"]);
+}
+
+#[test]
+fn transformers_llava_may_have_a_qwen2() {
+    let original = Checkpoint::new("llava-qwen", "qwen2_original");
+    let checkpoint = Checkpoint::new("llava-qwen", "qwen2_transformers");
+    checkpoint.edit_json("config.json", |config| {
+        let mut text = config.take();
+        let vision = text["vision_config"].take();
+        text["model_type"] = "qwen2".into();
+        text["architectures"] = json!(["Qwen2ForCausalLM"]);
+        *config = json!({ "model_type": "llava", "text_config": text, "vision_config": vision });
+    });
+    let [one, other] = [original, checkpoint].map(|checkpoint| convert(&checkpoint.options()).unwrap());
+    assert_eq!(one.file(DECODER), other.file(DECODER));
 }
 
 #[test]

@@ -7,6 +7,8 @@
     llava-s2/       LLaVA-Tri: llava_llama on Llama-3, tower inside, three scales, tokenizer.json that adds a second token of the beginning
     llava-hf/       LlavaForConditionalGeneration saved by transformers, sparse config.json, chat_template.jinja; logits by that class itself
     llava-siglip/   the same with a SigLIP tower, of whose last layer every patch is used
+    llava-qwen/     llava_qwen: a Qwen2 decoder (biases of q, k and v, a tied head), ChatML, tower inside; decoder.gguf is the decoder as llama.cpp's
+                    library writes it
 
 Only the outputs from the features on are kept: the towers' own stages are make.py's. `turns_ids` is the prompt of a second question, whose first answer was
 `greedy_ids`: it shows how turns are joined.
@@ -18,6 +20,7 @@ import json
 import shutil
 from pathlib import Path
 
+import gguf
 import sentencepiece
 import torch
 from make import CLIP_NORM, IMAGE, N_STEPS, QUESTION, SENTENCES, SIGLIP_NORM, SPECIAL, Variant, embed, greedy, make_connector, make_picture, make_tokenizer
@@ -25,7 +28,8 @@ from make import merge, preprocess, randomise, split
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
-from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, MistralForCausalLM
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 FOLDER = Path(__file__).parent
 SECOND = "Is it large?"
@@ -304,6 +308,113 @@ def transformers_llava(name, seed, vision, select, processor):
     assert worst < 1e-4
 
 
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_SYSTEM = "You are a helpful assistant."
+QWEN2_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\n" + QWEN2_SYSTEM + "<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def qwen2_tokenizer():
+    """A byte-level BPE in the form of Qwen2's: its pattern, composed characters, and no token of the beginning."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=378, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES + [QWEN2_SYSTEM], trainer)
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
+    return tokenizer
+
+
+def llava_qwen():
+    this, checkpoint = variant(27, dtype=torch.bfloat16), fresh("llava-qwen")
+    torch.manual_seed(this.seed)
+    tokenizer = qwen2_tokenizer()
+    n_known = tokenizer.get_vocab_size()
+    text = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                rms_norm_eps=1e-6, max_position_embeddings=32768, rope_theta=1000000.0)
+    config = Qwen2Config(**{**text, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}, vocab_size=n_known + 11,
+                         tie_word_embeddings=True, attn_implementation="eager")
+    qwen2 = randomise(Qwen2ForCausalLM(config), this.dtype)
+    # So that a token's own row is not always the best answer to it.
+    qwen2.model.embed_tokens.weight.data *= 0.25
+    tower, connector = clip(this), make_connector(this, VISION["hidden_size"], text["hidden_size"])
+    tensors = stored(qwen2, "", this.dtype, skip=("lm_head.weight",)) | stored(connector, "model.mm_projector.", this.dtype)
+    tensors |= stored(tower, "model.vision_tower.vision_tower.vision_model.", this.dtype)
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    end = tokenizer.token_to_id("<|im_end|>")
+    write_json(checkpoint / "config.json", dict(
+        mm_config("llava_qwen", "LlavaQwenForCausalLM", text, n_known + 11, vision_config=dict(VISION), sliding_window=32768,
+                  use_sliding_window=False, max_window_layers=2),
+        bos_token_id=tokenizer.token_to_id("<|endoftext|>"), eos_token_id=end, tie_word_embeddings=True))
+    write_json(checkpoint / "tokenizer_config.json", {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
+                                                      "tokenizer_class": "Qwen2Tokenizer", "chat_template": QWEN2_TEMPLATE})
+
+    def turn(role, content=""):
+        return f"<|im_start|>{role}\n{content}"
+
+    def encode(part):
+        return tokenizer.encode(part, add_special_tokens=False).ids
+
+    def prompts(answer):
+        text = f"{turn('system', QWEN2_SYSTEM)}<|im_end|>\n{turn('user')}<image>\n{QUESTION}<|im_end|>\n{turn('assistant')}"
+        ids = llava_ids(text, encode, None)
+        return ids if not answer else ids + answer + encode(f"<|im_end|>\n{turn('user', SECOND)}<|im_end|>\n{turn('assistant')}")
+
+    golden = stages("llava-qwen", this, qwen2, tower, connector, -2, n_known, prompts)
+    text_ids = encode(f"{turn('user', SENTENCES[0])}<|im_end|>\n{turn('assistant')}")
+    golden |= dict(text_ids=torch.tensor(text_ids), text_logits=qwen2(input_ids=torch.tensor([text_ids])).logits[0])
+    save_file({key: value.contiguous() for key, value in golden.items()}, FOLDER / "llava-qwen" / "golden.safetensors")
+    write_qwen2_gguf(FOLDER / "llava-qwen" / "decoder.gguf", qwen2, tokenizer)
+
+
+def write_qwen2_gguf(path, qwen2, tokenizer):
+    """The decoder as llama.cpp's converter writes it: its library's names of tensors and keys, its vocabulary, and none of this project's keys."""
+    config, writer = qwen2.config, gguf.GGUFWriter(path, "qwen2")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    document = json.loads(tokenizer.to_str())
+    added = {token["id"] for token in document["added_tokens"]}
+    tokens = [tokenizer.id_to_token(i) or f"[PAD{i}]" for i in range(config.vocab_size)]
+    kinds = gguf.TokenType
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([int(kinds.CONTROL if i in added else kinds.UNUSED if i >= tokenizer.get_vocab_size() else kinds.NORMAL)
+                            for i in range(config.vocab_size)])
+    writer.add_token_merges([" ".join(merge) for merge in document["model"]["merges"]])
+    writer.add_eos_token_id(tokenizer.token_to_id("<|im_end|>"))
+    writer.add_bos_token_id(tokenizer.token_to_id("<|endoftext|>"))
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(QWEN2_TEMPLATE)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
+    for name, tensor in qwen2.state_dict().items():
+        if name == "lm_head.weight":  # tied
+            continue
+        kind = gguf.GGMLQuantizationType.BF16 if tensor.dim() > 1 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), gguf.quants.quantize(tensor.numpy(), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 class LlamaShell:
     """A language model and its head as make.py's helpers want them."""
 
@@ -318,5 +429,5 @@ class LlamaShell:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    for make in (llava_med, llava_vicuna, llava_s2, llava_hf, llava_siglip):
+    for make in (llava_med, llava_vicuna, llava_s2, llava_hf, llava_siglip, llava_qwen):
         make()

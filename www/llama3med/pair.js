@@ -7,7 +7,7 @@ import { checkStandIn, checkStatus, fetchBytes, StoreError, whyForbidden } from 
 const CHUNK_BYTES = 24 << 20;
 const FIRST_BYTES = 1 << 20;
 const PART = /^(.*)-(\d{5})-of-(\d{5})(?: ?\(\d+\))?\.gguf$/; // browsers add " (1)" to a repeated download
-const KINDS = { llama: "decoder.gguf", clip: "encoder.gguf" };
+const KINDS = { llama: "decoder.gguf", qwen2: "decoder.gguf", clip: "encoder.gguf" };
 const TITLES = { "decoder.gguf": "a language model (architecture llama)", "encoder.gguf": "an image encoder (mmproj, architecture clip)" };
 
 /** An error about the choice of files. */
@@ -37,7 +37,7 @@ export async function describePair(sources, wasm) {
   if (!files.has(KINDS.llama)) {
     throw wrong(`With ${[...files.values()].map(({ title }) => title).join(", ") || "nothing"} alone the model is incomplete: ${TITLES[KINDS.llama]} is missing.`);
   }
-  const ordered = Object.values(KINDS).flatMap((name) => files.get(name) ?? []);
+  const ordered = Object.keys(TITLES).flatMap((name) => files.get(name) ?? []);
   return { name: ordered[0].title, description: "", license: "", notices: [], suggested_questions: [], samples: [], fidelity: null, files: ordered.map(({ file }) => file) };
 }
 

@@ -1,11 +1,21 @@
 //! Rotary position embedding (arXiv 2104.09864).
 //!
-//! The convention, stated once: pairs are adjacent, (x[2i], x[2i + 1]), as in llama.cpp's `llama` architecture. Hugging
-//! Face pairs x[i] with x[i + head_dim / 2]; the converter permutes the rows of wq and wk so that both give the same
-//! products.
+//! There are two conventions, stated here once: [`Pairs::Neighbours`], as in llama.cpp's `llama` architecture, and
+//! [`Pairs::Halves`], as in Hugging Face's checkpoints and GPT-NeoX. For the first, the converter permutes the rows of
+//! wq and wk, so that both give the same products.
+
+/// Which two values of a head are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    /// (x[2i], x[2i + 1]).
+    Neighbours,
+    /// (x[i], x[i + head_dim / 2]).
+    Halves,
+}
 
 /// Frequencies, and the sines and cosines of the current positions.
 pub struct Rope {
+    pairs: Pairs,
     /// (head_dim / 2): angle per position of each pair.
     freqs: Vec<f32>,
     /// (n_positions, head_dim / 2): cosine and sine.
@@ -14,13 +24,13 @@ pub struct Rope {
 
 impl Rope {
     /// `factors` (head_dim / 2) divide the frequencies: Llama-3.1's scaling, stored as `rope_freqs.weight`.
-    pub fn new(head_dim: usize, theta: f32, factors: Option<&[f32]>) -> Self {
+    pub fn new(pairs: Pairs, head_dim: usize, theta: f32, factors: Option<&[f32]>) -> Self {
         let half = head_dim / 2;
         let freq = |i: usize| {
             let freq = (1.0 / (theta as f64).powf(2.0 * i as f64 / head_dim as f64)) as f32;
             freq / factors.map_or(1.0, |factors| factors[i])
         };
-        Self { freqs: (0..half).map(freq).collect(), table: Vec::new() }
+        Self { pairs, freqs: (0..half).map(freq).collect(), table: Vec::new() }
     }
 
     /// Prepares the positions `first..first + n`.
@@ -44,14 +54,27 @@ impl Rope {
         }
         for (row, table) in x.chunks_exact_mut(n_heads * 2 * half).zip(self.table.chunks_exact(half)) {
             for head in row.chunks_exact_mut(2 * half) {
-                for (pair, (cos, sin)) in head.chunks_exact_mut(2).zip(table) {
-                    let (a, b) = (pair[0], pair[1]);
-                    pair[0] = a * cos - b * sin;
-                    pair[1] = a * sin + b * cos;
+                match self.pairs {
+                    Pairs::Neighbours => {
+                        for ([a, b], angle) in head.as_chunks_mut().0.iter_mut().zip(table) {
+                            (*a, *b) = rotated(*a, *b, *angle);
+                        }
+                    }
+                    Pairs::Halves => {
+                        let (left, right) = head.split_at_mut(half);
+                        for ((a, b), angle) in left.iter_mut().zip(right).zip(table) {
+                            (*a, *b) = rotated(*a, *b, *angle);
+                        }
+                    }
                 }
             }
         }
     }
+}
+
+#[inline(always)]
+fn rotated(a: f32, b: f32, (cos, sin): (f32, f32)) -> (f32, f32) {
+    (a * cos - b * sin, a * sin + b * cos)
 }
 
 /// Llama-3.1's factors for `rope_freqs.weight`: long wavelengths are stretched by `factor`, short ones kept, and those
@@ -81,7 +104,7 @@ mod tests {
 
     #[test]
     fn rotation_keeps_lengths_and_depends_on_distance_only() {
-        let mut rope = Rope::new(8, 10_000.0, None);
+        let mut rope = Rope::new(Pairs::Neighbours, 8, 10_000.0, None);
         let q = [0.3, -1.0, 0.5, 2.0, -0.7, 0.1, 0.9, -0.4];
         let k = [1.1, 0.2, -0.6, 0.8, 0.4, -1.5, 0.0, 0.7];
         let mut at = |x: [f32; 8], pos| {
@@ -96,6 +119,19 @@ mod tests {
         let far = dot(at(q, 107), at(k, 104));
         assert!((near - far).abs() < 1e-4, "{near} {far}");
         assert!((near - dot(at(q, 7), at(k, 5))).abs() > 1e-2);
+    }
+
+    #[test]
+    fn both_pairings_give_the_same_products() {
+        let x: Vec<f32> = (0..16).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
+        let permuted: Vec<f32> = (0..16).map(|i| x[i / 8 * 8 + i % 8 / 2 + i % 2 * 4]).collect();
+        let [halves, neighbours] = [(Pairs::Halves, x), (Pairs::Neighbours, permuted)].map(|(pairs, mut x)| {
+            let mut rope = Rope::new(pairs, 8, 10_000.0, None);
+            rope.set_positions(3, 1);
+            rope.rotate(&mut x, 2);
+            x
+        });
+        assert!((0..16).all(|i| neighbours[i] == halves[i / 8 * 8 + i % 8 / 2 + i % 2 * 4]));
     }
 
     #[test]

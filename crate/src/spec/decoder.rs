@@ -1,15 +1,57 @@
-//! The Llama decoder: keys and tensors of `decoder.gguf`.
+//! The decoder, Llama or an architecture like it: keys and tensors of `decoder.gguf`.
 
 use super::{BLOCK_UNIT, HeadSplit, Linear, Role, Split, Tensor};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, Header};
+use crate::rope::Pairs;
 use crate::shard::{HeadShare, Shard};
 use crate::watch::{Part, Place, Point};
 use std::ops::Range;
 
-/// Shape of the Llama decoder. Names as in Llama's reference code.
+/// What sets a Llama-like architecture apart from the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Architecture {
+    /// llama.cpp's name, with which the keys begin.
+    pub name: &'static str,
+    /// Its name for people.
+    pub title: &'static str,
+    /// Whether the matrices q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Which values of a head are rotated together. For neighbours, files have the rows of wq and wk permuted.
+    pub pairs: Pairs,
+}
+
+impl Architecture {
+    /// Llama, Mistral and their descendants.
+    pub const LLAMA: Self = Self { name: "llama", title: "Llama", qkv_bias: false, pairs: Pairs::Neighbours };
+    /// Qwen2 and Qwen2.5.
+    pub const QWEN2: Self = Self { name: "qwen2", title: "Qwen2", qkv_bias: true, pairs: Pairs::Halves };
+    /// All that this engine runs.
+    pub const ALL: [Self; 2] = [Self::LLAMA, Self::QWEN2];
+
+    /// The architecture of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|architecture| architecture.name == name)
+    }
+
+    /// The architecture that a file names.
+    fn read(gguf: &Gguf) -> Result<Self> {
+        let name = gguf.get_str(ARCHITECTURE_KEY)?.ok_or_else(|| gguf.missing_key(ARCHITECTURE_KEY))?;
+        Self::named(name).ok_or_else(|| {
+            let known = Self::ALL.map(|architecture| format!("{:?}", architecture.name)).join(" and ");
+            let problem = format!("{ARCHITECTURE_KEY} is {name:?}; this engine runs {known} decoders");
+            Error::Unsupported(format!("{}: {problem}", gguf.file))
+        })
+    }
+}
+
+const ARCHITECTURE_KEY: &str = "general.architecture";
+
+/// Shape of the decoder. Names as in Llama's reference code.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderSpec {
+    /// Which of the Llama-like architectures it is.
+    pub architecture: Architecture,
     /// Width of the residual stream.
     pub dim: usize,
     /// Width of the gated MLP.
@@ -61,25 +103,17 @@ impl DecoderSpec {
         format!("blk.{layer}.{tensor}")
     }
 
-    /// Reads the `llama.*` keys; what is absent follows from the tensors or from llama.cpp's defaults.
+    /// Reads the architecture's keys (`llama.*`); what is absent follows from the tensors or from llama.cpp's defaults.
     pub fn read(gguf: &Gguf) -> Result<Self> {
-        match gguf.get_str("general.architecture")? {
-            Some("llama") => {}
-            Some(other) => {
-                return Err(Error::Unsupported(format!(
-                    "{}: general.architecture is {other:?}; this engine runs \"llama\" decoders",
-                    gguf.file
-                )));
-            }
-            None => return Err(gguf.missing_key("general.architecture")),
-        }
-        let keys = Keys { gguf };
+        let architecture = Architecture::read(gguf)?;
+        let keys = Keys { gguf, architecture };
         let dim = keys.required("embedding_length")?;
         let n_heads = keys.required("attention.head_count")?;
         let n_kv_heads = keys.optional("attention.head_count_kv", n_heads)?;
         let head_dim = keys.optional("attention.key_length", dim / n_heads)?;
         let stored = |tensor: &str| gguf.tensor(&format!("{}.weight", Self::name(0, tensor)));
         let spec = Self {
+            architecture,
             dim,
             hidden_dim: keys.required("feed_forward_length")?,
             n_layers: keys.required("block_count")?,
@@ -133,9 +167,9 @@ impl DecoderSpec {
 
     /// Writes the keys of a decoder named `name`, without those of its vocabulary.
     pub fn write(&self, name: &str, header: &mut Header) {
-        let key = |key: &str| format!("llama.{key}");
+        let key = |key: &str| format!("{}.{key}", self.architecture.name);
         header
-            .string("general.architecture", "llama")
+            .string(ARCHITECTURE_KEY, self.architecture.name)
             .string("general.name", name)
             .u32("general.quantization_version", 2)
             .u32(&key("block_count"), self.n_layers as u32)
@@ -185,8 +219,9 @@ impl DecoderSpec {
     }
 
     fn layer(&self, layer: usize, table: &mut Vec<Tensor>) {
-        let Self { dim, hidden_dim, head_dim, .. } = *self;
+        let Self { dim, hidden_dim, head_dim, architecture, .. } = *self;
         let (q, kv, heads) = (self.n_heads * head_dim, self.n_kv_heads * head_dim, self.heads());
+        let is_permuted = architecture.pairs == Pairs::Neighbours;
         let norm = |name: &str, source: &str| {
             let (name, source) = (Self::name(layer, name), format!("layers.{layer}.{source}"));
             Tensor::exact(format!("{name}.weight"), &[dim], format!("{source}.weight"))
@@ -199,8 +234,8 @@ impl DecoderSpec {
                 input: Place { part: Part::Decoder, layer, point },
                 source: format!("layers.{layer}.{source}"),
                 stack: (0, 1),
-                permuted: matches!(name, "attn_q" | "attn_k").then_some(head_dim),
-                has_bias: false,
+                permuted: (is_permuted && matches!(name, "attn_q" | "attn_k")).then_some(head_dim),
+                has_bias: architecture.qkv_bias && point == Point::Attention,
             };
             layer.tensors()
         };
@@ -226,11 +261,12 @@ impl DecoderSpec {
 #[derive(Clone, Copy)]
 struct Keys<'a> {
     gguf: &'a Gguf,
+    architecture: Architecture,
 }
 
 impl Keys<'_> {
     fn name(self, key: &str) -> String {
-        format!("llama.{key}")
+        format!("{}.{key}", self.architecture.name)
     }
 
     fn required(self, key: &str) -> Result<usize> {

@@ -4,7 +4,7 @@
 //! update is B A whatever `fan_in_fan_out` says, because PEFT itself ignores it for linear layers, and a Llama has no
 //! others.
 
-use crate::checkpoint::config::Json;
+use crate::checkpoint::fields::Json;
 use crate::checkpoint::tensor::{LowRank, Tensor};
 use crate::checkpoint::{Checkpoint, MAX_CONFIG_BYTES, names, open};
 use llama3med::{Error, Result};

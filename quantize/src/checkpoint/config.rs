@@ -4,125 +4,19 @@
 //! the true values.
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::family::Family;
-use crate::json;
-use crate::model_folder::read_small;
+use crate::checkpoint::family::{self, Family};
+use crate::checkpoint::fields::Json;
 use crate::{CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use llama3med::image::Fit;
 use llama3med::ops::Activation;
 use llama3med::rope::llama3_factors;
-use llama3med::spec::{ConnectorSpec, DecoderSpec, EncoderSpec, Tower, VisionSpec};
+use llama3med::spec::{Architecture, ConnectorSpec, DecoderSpec, EncoderSpec, Tower, VisionSpec};
 use llama3med::watch::Part;
 use llama3med::{Error, Result};
 use serde_json::Value;
-use std::path::Path;
 
-const MAX_DIM: usize = 1 << 20;
 /// Every layer and block becomes a list of expected tensors: an absurd number must not make that list huge.
 const MAX_LAYERS: usize = 1 << 10;
-
-/// A JSON file whose fields are read by path, such as `text_config.hidden_size`.
-#[derive(Debug, Clone)]
-pub struct Json {
-    file: String,
-    /// The whole content.
-    pub value: Value,
-}
-
-impl Json {
-    /// Reads an object from a file of at most `max` bytes.
-    pub fn read(path: &Path, max: usize) -> Result<Self> {
-        let bytes = read_small(path, max)?;
-        let file = path.display().to_string();
-        let value = json::parse(&file, bytes)?;
-        if !value.is_object() {
-            return Err(Error::corrupt(&file, "JSON", "expected an object"));
-        }
-        Ok(Self { file, value })
-    }
-
-    /// An error about a field.
-    pub fn error(&self, field: &str, problem: String) -> Error {
-        Error::corrupt(&self.file, field, problem)
-    }
-
-    /// A field; null counts as absent.
-    pub fn get(&self, path: &str) -> Option<&Value> {
-        path.split('.').try_fold(&self.value, |value, key| value.get(key)).filter(|value| !value.is_null())
-    }
-
-    /// Fills in what a tower's own `config.json` says where this configuration says nothing. Of a whole CLIP model, the
-    /// image half is used.
-    pub fn complete_vision(&mut self, mut tower: Value) {
-        if self.get("vision_config").is_none() {
-            self.value["vision_config"] = match tower["vision_config"].take() {
-                Value::Null => tower,
-                vision => vision,
-            };
-        }
-    }
-
-    fn read_as<T>(&self, path: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
-        let Some(value) = self.get(path) else { return Ok(None) };
-        match read(value) {
-            Some(value) => Ok(Some(value)),
-            None => Err(self.error(path, format!("expected {expected}, found {}", json::shown(value)))),
-        }
-    }
-
-    /// A count from 1 to 2^20.
-    pub fn count(&self, path: &str) -> Result<Option<usize>> {
-        let read = |value: &Value| value.as_u64().map(|n| n as usize).filter(|n| (1..=MAX_DIM).contains(n));
-        self.read_as(path, &format!("a whole number from 1 to {MAX_DIM}"), read)
-    }
-
-    /// A finite number.
-    pub fn number(&self, path: &str) -> Result<Option<f64>> {
-        self.read_as(path, "a finite number", |value| value.as_f64().filter(|x| x.is_finite()))
-    }
-
-    /// A string.
-    pub fn string(&self, path: &str) -> Result<Option<String>> {
-        self.read_as(path, "a string", |value| value.as_str().map(String::from))
-    }
-
-    /// A boolean.
-    pub fn flag(&self, path: &str) -> Result<Option<bool>> {
-        self.read_as(path, "true or false", Value::as_bool)
-    }
-
-    /// A token id or a list of them.
-    pub fn ids(&self, path: &str) -> Result<Vec<u32>> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let read = |value: &Value| match value {
-            Value::Array(ids) => ids.iter().map(id).collect(),
-            one => id(one).map(|id| vec![id]),
-        };
-        Ok(self.read_as(path, "a token id or a list of them", read)?.unwrap_or_default())
-    }
-
-    fn required<T>(&self, path: &str, value: Option<T>) -> Result<T> {
-        value.ok_or_else(|| self.error(path, "the key is missing".into()))
-    }
-
-    fn channels(&self, path: &str) -> Result<Option<[f32; 3]>> {
-        let read = |value: &Value| {
-            let list: Option<Vec<f32>> = value.as_array()?.iter().map(|x| x.as_f64().map(|x| x as f32)).collect();
-            <[f32; 3]>::try_from(list?).ok().filter(|list| list.iter().all(|x| x.is_finite()))
-        };
-        self.read_as(path, "three numbers", read)
-    }
-
-    /// Fails unless the field is absent or has one of these values.
-    pub fn only(&self, path: &str, allowed: &[&str]) -> Result<()> {
-        match self.string(path)? {
-            Some(found) if !allowed.contains(&found.as_str()) => {
-                Err(self.error(path, format!("expected {}, found {found:?}", allowed.join(" or "))))
-            }
-            _ => Ok(()),
-        }
-    }
-}
 
 /// Shape of the decoder, numbers from the configuration, which the tensors must then fit; and the factors of its rotary frequencies.
 pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>)> {
@@ -130,7 +24,7 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>
     let prefix = if config.get("text_config").is_some() { "text_config." } else { "" };
     let path = |key: &str| format!("{prefix}{key}");
     if !prefix.is_empty() {
-        config.only(&path("model_type"), &["llama", "mistral", "tinyllava", "llama3med"])?;
+        config.only(&path("model_type"), &["llama", "mistral", "tinyllava", "llama3med", "qwen2"])?;
     }
     config.only(&path("hidden_act"), &["silu"])?;
     // transformers omits values equal to its defaults: there the tensors decide, or else the default.
@@ -170,14 +64,10 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>
     }
     let tied = config.flag(&path("tie_word_embeddings"))?.or(config.flag("tie_word_embeddings")?);
     let tied = tied.unwrap_or_else(|| checkpoint.shape(Part::Decoder, "lm_head.weight").is_none());
-    let is_mistral = config.string(&path("model_type"))?.is_some_and(|kind| kind.ends_with("mistral"));
-    let usual_context = if is_mistral { 131_072.0 } else { 2048.0 };
-    let context = config.number(&path("max_position_embeddings"))?.or(is_sparse.then_some(usual_context));
-    let context = config.required(&path("max_position_embeddings"), context.filter(|n| (1.0..1e9).contains(n)))?;
-    // Sliding attention sees everything within its window, and longer conversations are cut to the context.
-    let window = config.count(&path("sliding_window"))?.filter(|_| is_mistral).unwrap_or(usize::MAX);
+    let architecture = if family::is_qwen2(config) { Architecture::QWEN2 } else { Architecture::LLAMA };
     let rope_factors = rope_factors(config, prefix, head_dim, theta)?;
     let spec = DecoderSpec {
+        architecture,
         dim,
         hidden_dim: count("intermediate_size", shape("layers.0.mlp.gate_proj.weight").map(|shape| shape[0]))?,
         n_layers,
@@ -185,7 +75,7 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>
         n_kv_heads,
         head_dim,
         vocab_size: count("vocab_size", embedding.map(|shape| shape[0]))?,
-        context_length: (context as usize).min(window),
+        context_length: context_length(config, prefix, is_sparse, architecture)?,
         norm_eps: norm_eps as f32,
         rope_theta: theta,
         rope_scaled: rope_factors.is_some(),
@@ -194,6 +84,24 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>
         exact_cache: false,
     };
     Ok((spec, rope_factors))
+}
+
+/// Positions that the model was trained for.
+fn context_length(config: &Json, prefix: &str, is_sparse: bool, architecture: Architecture) -> Result<usize> {
+    let path = |key: &str| format!("{prefix}{key}");
+    let is_mistral = config.string(&path("model_type"))?.is_some_and(|kind| kind.ends_with("mistral"));
+    let is_qwen2 = architecture == Architecture::QWEN2;
+    let usual = match (is_mistral, is_qwen2) {
+        (true, _) => 131_072.0,
+        (_, true) => 32_768.0,
+        _ => 2048.0,
+    };
+    let context = config.number(&path("max_position_embeddings"))?.or(is_sparse.then_some(usual));
+    let context = config.required(&path("max_position_embeddings"), context.filter(|n| (1.0..1e9).contains(n)))?;
+    // Within its window sliding attention sees everything, and longer conversations are cut to the context.
+    let slides = is_mistral || is_qwen2 && config.flag(&path("use_sliding_window"))? == Some(true);
+    let window = config.count(&path("sliding_window"))?.filter(|_| slides).unwrap_or(usize::MAX);
+    Ok((context as usize).min(window))
 }
 
 fn rope_factors(config: &Json, prefix: &str, head_dim: usize, theta: f32) -> Result<Option<Vec<f32>>> {

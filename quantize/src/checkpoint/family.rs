@@ -2,8 +2,10 @@
 //! what it is if it is not a supported model.
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::fields::Json;
 use llama3med::watch::Part;
 use llama3med::{Error, Result};
+use serde_json::Value;
 
 /// Families, by how their configurations are written and how their code handles an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +16,7 @@ pub enum Family {
     Llava,
     /// transformers' LLaVA: `text_config` and `vision_config`, from which values equal to the defaults are omitted.
     Transformers,
-    /// transformers' Llama or Mistral: a language model alone, which sees no pictures.
+    /// transformers' Llama, Mistral or Qwen2: a language model alone, which sees no pictures.
     Language,
 }
 
@@ -46,15 +48,30 @@ const OTHERS: [(&str, &str); 20] = [
 const VISION_KEYS: [&str; 4] = ["vision_config", "connector_type", "mm_vision_tower", "mm_projector_type"];
 
 /// The supported models, for error messages.
-const INSTEAD: &str =
-    "what works: Llama3-Med, LLaVA-Med v1.5, LLaVA-Tri and LLaVA-Llama-3, LLaVA-1.5, TinyLLaVA with TinyLlama";
+const INSTEAD: &str = "what works: Llama3-Med, LLaVA-Med v1.5, LLaVA-Tri and LLaVA-Llama-3, LLaVA-1.5, TinyLLaVA with TinyLlama, LLaVA with Qwen2";
+
+/// How configurations name a Qwen2 decoder: `model_type` or architecture, in lower case.
+const QWEN2: [&str; 5] = ["qwen2", "qwen2forcausallm", "llava_qwen", "llavaqwenforcausallm", "llava_qwen2"];
+
+/// Whether a configuration's language model is a Qwen2.
+pub fn is_qwen2(config: &Json) -> bool {
+    let text = &config.value["text_config"];
+    let names = [&config.value, text].map(names_in).concat();
+    names.iter().any(|name| QWEN2.contains(&name.as_str()))
+}
+
+/// A configuration's `architectures` and `model_type` in lower case.
+fn names_in(config: &Value) -> Vec<String> {
+    let architectures = config["architectures"].as_array().into_iter().flatten();
+    architectures.chain([&config["model_type"]]).filter_map(Value::as_str).map(str::to_lowercase).collect()
+}
 
 /// The family, or what the checkpoint is instead.
 pub fn recognise(checkpoint: &Checkpoint) -> Result<Family> {
     let config = &checkpoint.config;
     let model_type = config.string("model_type")?.unwrap_or_default();
-    let architectures = config.value["architectures"].as_array().into_iter().flatten().filter_map(|name| name.as_str());
-    let names: Vec<String> = architectures.chain([model_type.as_str()]).map(str::to_lowercase).collect();
+    let names: Vec<String> =
+        names_in(&config.value).into_iter().filter(|name| !QWEN2.contains(&name.as_str())).collect();
     let refuse = |what: &str| Err(config.error("model_type", format!("{model_type:?} is {what}; {INSTEAD}")));
     if let Some((_, what)) = OTHERS.iter().find(|(word, _)| names.iter().any(|name| name.contains(word))) {
         return refuse(what);
@@ -80,13 +97,15 @@ pub fn recognise(checkpoint: &Checkpoint) -> Result<Family> {
             "llava" => Family::Transformers,
             _ => return refuse("no LLaVA"),
         },
-        "llava" | "llava_llama" | "llava_mistral" => Family::Llava,
-        "llama" | "mistral" if has(Part::Connector) => Family::Llava,
-        "llama" | "mistral" if !has(Part::Tower) && !VISION_KEYS.iter().any(|key| config.get(key).is_some()) => {
+        "llava" | "llava_llama" | "llava_mistral" | "llava_qwen" | "llava_qwen2" => Family::Llava,
+        "llama" | "mistral" | "qwen2" if has(Part::Connector) => Family::Llava,
+        "llama" | "mistral" | "qwen2"
+            if !has(Part::Tower) && !VISION_KEYS.iter().any(|key| config.get(key).is_some()) =>
+        {
             refuse_deltas(checkpoint)?;
             return Ok(Family::Language);
         }
-        "llama" | "mistral" => {
+        "llama" | "mistral" | "qwen2" => {
             return refuse(
                 "a language model without a tower and a connector: as a part of one that has them, name it with --decoder",
             );

@@ -15,7 +15,7 @@ use safetensors::tensor::TensorView;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const FAMILIES: [&str; 5] = ["llava-med", "llava-vicuna", "llava-s2", "llava-hf", "llava-siglip"];
+const FAMILIES: [&str; 6] = ["llava-med", "llava-vicuna", "llava-s2", "llava-hf", "llava-siglip", "llava-qwen"];
 
 /// LLaVA-1.5 does not include the tower.
 fn parts(family: &str) -> Parts {

@@ -14,4 +14,5 @@ mod llama_cpp;
 mod pair;
 mod parts;
 mod quantized;
+mod qwen2;
 mod whole;
