@@ -1,27 +1,26 @@
 //! Llama3-Med (arXiv 2406.09454) in plain Rust, on 4-bit weights: takes a picture and a question, returns an answer.
 //!
-//! The stages, in the order of the data flow:
+//! Each room of the crate is a folder with one file in front of it, in the order of the data flow:
 //!
-//! 1. 1. [`image`]: turns a file's bytes into an upright picture, a square, and normalised numbers;
-//! 2. 2. [`tiles`]: resizes the square to several scales, each cut into tiles of the encoder's size;
-//! 3. 3. [`encoder`]: a vision transformer turns each tile into features; [`tiles::Merge`] concatenates the scales;
-//! 4. 4. [`connector`]: turns features into image tokens of the decoder's width;
-//! 5. 5. [`tokenizer`] and [`prompt`]: turn the conversation into tokens, with the image in its place;
-//! 6. 6. [`decoder`]: Llama, from tokens to logits; [`sampler`] chooses the next token;
-//! 7. 7. [`session`]: runs conversations on top of all this.
+//! 1. [`file`](mod@file): what a model's files hold: GGUF headers and manifests;
+//! 2. [`picture`]: turns a file's bytes into an upright picture, a square, normalised numbers, and tiles at several scales;
+//! 3. [`text`]: the tokenizer, and conversations as tokens and images in their places;
+//! 4. [`spec`]: a model described once: its keys, and every tensor's name, shape, split and source;
+//! 5. [`device`]: what computes: stored matrices, their products, attention, and the sums over ranks;
+//! 6. [`model`]: encoder, connector, decoder and sampler, and [`model::session`] around them.
 //!
-//! One [`model::Model`] is one of several ranks, each of which holds a part of every large matrix; the ranks exchange
-//! sums ([`ranks`], [`shard`]). Weights come as byte ranges of two GGUF files ([`gguf`], [`manifest`]) and stay
-//! quantized ([`matrix`], [`quant`]).
+//! Imports point up this list only. One [`model::Model`] is one of several ranks, each of which holds a part of every
+//! large matrix; the ranks exchange sums ([`device::ranks`], [`device::shard`]). Weights come as byte ranges of two GGUF
+//! files and stay quantized ([`device::matrix`], [`device::quant`]).
 //!
 //! This crate does no I/O, starts no thread, reads no clock and knows no JavaScript.
 //!
 //! ```no_run
-//! use llama3med::image::Picture;
+//! use llama3med::picture::Picture;
 //! use llama3med::model::ModelLoader;
-//! use llama3med::ranks::{Alone, block_on};
-//! use llama3med::session::{AskOptions, Chat, Session};
-//! use llama3med::shard::Shard;
+//! use llama3med::device::ranks::{Alone, block_on};
+//! use llama3med::model::session::{AskOptions, Chat, Session};
+//! use llama3med::device::shard::Shard;
 //! # use llama3med::model::{Listener, Stage, Token};
 //! # struct Quiet;
 //! # impl Listener for Quiet {
@@ -47,28 +46,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub mod bench;
-pub mod connector;
-pub mod decoder;
-pub mod encoder;
+pub mod device;
 pub mod error;
-pub mod gguf;
-pub mod image;
-pub mod kv_cache;
-pub mod linear;
-pub mod manifest;
-pub mod matrix;
-pub mod memory;
+pub mod file;
 pub mod model;
-pub mod prompt;
-pub mod ranks;
-pub mod sampler;
-pub mod session;
-pub mod shard;
+pub mod picture;
 pub mod spec;
-pub mod tiles;
-pub mod tokenizer;
-pub mod watch;
+pub mod text;
 
 pub use error::{Error, Result};
-pub use llama3med_arithmetic::{attention, kernels, layout, ops, quant, rope};

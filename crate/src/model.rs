@@ -3,19 +3,28 @@
 //! Rank 0 leads. It announces each operation to the others by a broadcast, then everybody runs the same code; [`Model::follow`] is the loop of the other
 //! ranks. Weights arrive through [`ModelLoader`], as byte ranges of the model's files: the decoder's, and the encoder's if there is one.
 
-use crate::connector::Connector;
-use crate::decoder::{Decoder, Input, MAX_TOKENS};
-use crate::encoder::Encoder;
+pub mod bench;
+pub mod connector;
+pub mod decoder;
+pub mod encoder;
+pub mod kv_cache;
+pub mod memory;
+pub mod sampler;
+pub mod session;
+
+use crate::device::ranks::{self, Peers};
+use crate::device::shard::{Loader, Shard, Tensors};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
-use crate::image::{Crop, Pixels, Preprocess};
-use crate::kv_cache::KvCache;
-use crate::manifest::{DECODER, ENCODER};
-use crate::ranks::{self, Peers};
-use crate::shard::{Loader, Shard, Tensors};
+use crate::file::gguf::Gguf;
+use crate::file::manifest::{DECODER, ENCODER};
+use crate::model::connector::Connector;
+use crate::model::decoder::{Decoder, Input, MAX_TOKENS};
+use crate::model::encoder::Encoder;
+use crate::model::kv_cache::KvCache;
+use crate::picture::tiles::{Merge, Scales};
+use crate::picture::{Crop, Pixels, Preprocess};
+use crate::spec::watch::Watch;
 use crate::spec::{DecoderSpec, VisionSpec, wants};
-use crate::tiles::{Merge, Scales};
-use crate::watch::Watch;
 use std::ops::Range;
 
 /// Collects the bytes of a model's files for one rank.

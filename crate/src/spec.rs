@@ -9,14 +9,15 @@
 mod connector;
 mod decoder;
 mod encoder;
+pub mod watch;
 
 pub use connector::ConnectorSpec;
 pub use decoder::{Architecture, DecoderSpec};
 pub use encoder::{EncoderSpec, Tower, VisionSpec};
 
-use crate::attention::Heads;
-use crate::shard::{HeadShare, Shard, Want};
-use crate::watch::Place;
+use crate::device::attention::Heads;
+use crate::device::shard::{HeadShare, Shard, Want};
+use crate::spec::watch::Place;
 
 /// Rows and columns of the MLP and the connector are cut at whole blocks of the 4-bit types.
 const BLOCK_UNIT: usize = 32;
@@ -94,7 +95,7 @@ pub struct Source {
     pub shape: Vec<usize>,
     /// First weight within the checkpoint's tensor.
     pub offset: usize,
-    /// Rows change places within each head of this width: see [`crate::rope`].
+    /// Rows change places within each head of this width: see [`crate::device::rope`].
     pub permuted: Option<usize>,
 }
 
@@ -200,7 +201,7 @@ impl Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::{Part, Point};
+    use crate::spec::watch::{Part, Point};
 
     #[test]
     fn biases_are_split_as_the_rows_are() {

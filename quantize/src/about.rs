@@ -4,7 +4,7 @@
 use crate::ask::decode;
 use crate::json;
 use crate::model_folder::read_small;
-use llama3med::manifest::{DECODER, ENCODER, MAX_MANIFEST_BYTES, Manifest, Sample, check_path};
+use llama3med::file::manifest::{DECODER, ENCODER, MAX_MANIFEST_BYTES, Manifest, Sample, check_path};
 use llama3med::{Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeSet;

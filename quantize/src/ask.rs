@@ -5,12 +5,12 @@
 use crate::model_folder::{Files, Source, Stored, failed, read_small};
 use crate::native::with_files;
 use indicatif::{ProgressBar, ProgressStyle};
-use llama3med::image::Picture;
+use llama3med::device::ranks::{Threads, block_on};
+use llama3med::model::sampler::SamplerOptions;
+use llama3med::model::session::{Answer, AskOptions, Chat, Finish, Session};
 use llama3med::model::{Alternative, Listener, MAX_IMAGES, Stage, Token};
-use llama3med::prompt::{Message, Part, Role, Template};
-use llama3med::ranks::{Threads, block_on};
-use llama3med::sampler::SamplerOptions;
-use llama3med::session::{Answer, AskOptions, Chat, Finish, Session};
+use llama3med::picture::Picture;
+use llama3med::text::conversation::{Message, Part, Role, Template};
 use llama3med::{Error, Result};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};

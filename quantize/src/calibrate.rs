@@ -9,10 +9,10 @@ use crate::model_folder::Unwritten;
 use crate::native::with_files;
 use crate::prompts::{self, Prompt};
 use indicatif::{ProgressBar, ProgressStyle};
+use llama3med::device::ranks::{Threads, block_on};
+use llama3med::model::session::{AskOptions, Chat, Session};
 use llama3med::model::{Listener, Stage, Token};
-use llama3med::ranks::{Threads, block_on};
-use llama3med::session::{AskOptions, Chat, Session};
-use llama3med::watch::{Place, Point, Watch};
+use llama3med::spec::watch::{Place, Point, Watch};
 use llama3med::{Error, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -138,7 +138,7 @@ fn weights(n_rows: usize, sums: &[f64]) -> Option<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use llama3med::watch::Part;
+    use llama3med::spec::watch::Part;
 
     #[test]
     fn columns_count_by_their_mean_squares() {

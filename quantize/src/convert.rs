@@ -12,11 +12,11 @@ use crate::encode::{encode, encode_for};
 use crate::model_folder::{Files, Plan, Rows, Writer};
 use crate::types::Types;
 use crate::vocabulary::Vocabulary;
-use llama3med::gguf::{Dtype, Header};
-use llama3med::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
+use llama3med::file::gguf::{Dtype, Header};
+use llama3med::file::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
+use llama3med::spec::watch::Part;
 use llama3med::spec::{self, DecoderSpec, Role, Source, Tower, VisionSpec};
-use llama3med::tokenizer::Tokenizer;
-use llama3med::watch::Part;
+use llama3med::text::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -266,7 +266,7 @@ fn read_rows(tensor: &Tensor, source: &Source, n_cols: usize, rows: Range<usize>
         tensor.read(source.offset + start..source.offset + end, &mut values).map(|()| values)
     };
     let Some(head_dim) = source.permuted else { return read(rows) };
-    // Pairs of rows (i, i + head_dim / 2) become adjacent: see `llama3med::rope`. Whole heads are read at once.
+    // Pairs of rows (i, i + head_dim / 2) become adjacent: see `llama3med::device::rope`. Whole heads are read at once.
     let first = rows.start / head_dim * head_dim;
     let heads = read(first..rows.end.next_multiple_of(head_dim))?;
     let place = |row: usize| row / head_dim * head_dim + row % head_dim / 2 + row % 2 * (head_dim / 2) - first;

@@ -4,7 +4,7 @@
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
-use llama3med::gguf::Dtype;
+use llama3med::file::gguf::Dtype;
 use llama3med::{Error, Result};
 
 /// The types that this tool writes; the engine reads more.
@@ -115,7 +115,7 @@ fn encode_f16(name: &str, values: &[f32]) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use llama3med::quant::dequantize;
+    use llama3med::device::quant::dequantize;
 
     #[test]
     fn every_type_comes_back_close() {

@@ -2,10 +2,10 @@
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use llama3med::manifest::{CHUNK_SIZE, Manifest};
-use llama3med::prompt::{TEMPLATES, Template};
-use llama3med::sampler::SamplerOptions;
-use llama3med::session::Finish;
+use llama3med::file::manifest::{CHUNK_SIZE, Manifest};
+use llama3med::model::sampler::SamplerOptions;
+use llama3med::model::session::Finish;
+use llama3med::text::conversation::{TEMPLATES, Template};
 use llama3med::{Error, Result};
 use quantize::checkpoint::Parts;
 use quantize::model_folder::{Files, Source};

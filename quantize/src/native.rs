@@ -2,11 +2,11 @@
 //! browser.
 
 use crate::model_folder::{Files, Source, Stored, Unwritten};
+use llama3med::device::ranks::{Threads, block_on};
+use llama3med::device::shard::Shard;
 use llama3med::model::ModelLoader;
-use llama3med::prompt::Template;
-use llama3med::ranks::{Threads, block_on};
-use llama3med::session::Session;
-use llama3med::shard::Shard;
+use llama3med::model::session::Session;
+use llama3med::text::conversation::Template;
 use llama3med::{Error, Result};
 use std::ops::Range;
 use std::path::Path;

@@ -3,7 +3,7 @@
 use crate::ask::decode;
 use crate::model_folder::{failed, read_small};
 use crate::questions::{QuestionSet, find_image};
-use llama3med::manifest::Manifest;
+use llama3med::file::manifest::Manifest;
 use llama3med::{Error, Result};
 use std::collections::BTreeSet;
 use std::fs;
@@ -66,7 +66,7 @@ pub fn read(file: &Path, images: Option<&Path>) -> Result<Vec<Prompt>> {
 pub fn offered(folder: &Path, manifest: &Manifest, images: Option<&Path>) -> Result<Vec<Prompt>> {
     let suggested: Vec<&str> = manifest.suggested_questions.iter().map(String::as_str).collect();
     if images.is_none() && !manifest.samples.is_empty() {
-        let about = |sample: &llama3med::manifest::Sample| {
+        let about = |sample: &llama3med::file::manifest::Sample| {
             let image = folder.join(&sample.path);
             let questions = sample.questions.iter().map(String::as_str).chain(suggested.iter().copied());
             questions

@@ -8,14 +8,14 @@ use crate::types::Types;
 use crate::vocabulary::Vocabulary;
 use crate::{About, CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use half::f16;
-use llama3med::gguf::{Dtype, Header};
-use llama3med::image::Fit;
-use llama3med::manifest::{CHUNK_SIZE, Manifest};
-use llama3med::ops::Activation;
-use llama3med::prompt::{LLAMA3_MED_SYSTEM, Template};
-use llama3med::rope::llama3_factors;
+use llama3med::device::ops::Activation;
+use llama3med::device::rope::llama3_factors;
+use llama3med::file::gguf::{Dtype, Header};
+use llama3med::file::manifest::{CHUNK_SIZE, Manifest};
+use llama3med::picture::Fit;
 use llama3med::spec::{Architecture, ConnectorSpec, DecoderSpec, EncoderSpec, Role, Tensor, Tower, VisionSpec};
-use llama3med::tokenizer::split;
+use llama3med::text::conversation::{LLAMA3_MED_SYSTEM, Template};
+use llama3med::text::tokenizer::split;
 use llama3med::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -456,7 +456,7 @@ fn byte_letters() -> Vec<char> {
 mod tests {
     use super::*;
     use crate::encode::TYPES;
-    use llama3med::quant::dequantize;
+    use llama3med::device::quant::dequantize;
 
     #[test]
     fn blocks_have_mean_zero_and_the_deviation_asked_for() {

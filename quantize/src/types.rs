@@ -2,7 +2,7 @@
 //! exceptions by name.
 
 use crate::encode::TYPES;
-use llama3med::gguf::Dtype;
+use llama3med::file::gguf::Dtype;
 use llama3med::spec::{DecoderSpec, Role, Tensor};
 use llama3med::{Error, Result};
 use regex::Regex;

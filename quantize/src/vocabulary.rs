@@ -2,10 +2,10 @@
 //!
 //! This project's engine uses the whole `tokenizer.json`, which is stored as well; the arrays are for other programs that open `decoder.gguf`.
 
-use llama3med::gguf::Header;
-use llama3med::prompt::{MARKS_KEY, Marks, SYSTEM_KEY, TEMPLATE_KEY, Template};
-use llama3med::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
-use llama3med::tokenizer::split::Split;
+use llama3med::file::gguf::Header;
+use llama3med::text::conversation::{MARKS_KEY, Marks, SYSTEM_KEY, TEMPLATE_KEY, Template};
+use llama3med::text::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
+use llama3med::text::tokenizer::split::Split;
 use llama3med::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! What users are told about a model: sample pictures are copied into the folder, defects are named, flags override the
 //! file.
 
-use llama3med::manifest::{ENCODER, Manifest};
+use llama3med::file::manifest::{ENCODER, Manifest};
 use quantize::model_folder::read_manifest;
 use quantize::{About, random};
 use serde_json::{Value, json};

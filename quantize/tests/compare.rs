@@ -1,7 +1,7 @@
 //! Models compared with the unquantized ones that they were made from.
 
 use llama3med::Error;
-use llama3med::gguf::Dtype;
+use llama3med::file::gguf::Dtype;
 use quantize::compare::{Options, Report, compare};
 use quantize::model_folder::{read_manifest, write_manifest};
 use quantize::types::Types;

@@ -3,13 +3,13 @@
 mod common;
 
 use common::Checkpoint;
-use llama3med::gguf::{Gguf, Header};
-use llama3med::image::Fit;
-use llama3med::manifest::{DECODER, ENCODER};
-use llama3med::ops::Activation;
-use llama3med::prompt::{Marks, Template};
+use llama3med::device::ops::Activation;
+use llama3med::file::gguf::{Gguf, Header};
+use llama3med::file::manifest::{DECODER, ENCODER};
+use llama3med::picture::Fit;
 use llama3med::spec::EncoderSpec;
-use llama3med::tokenizer::Tokenizer;
+use llama3med::text::conversation::{Marks, Template};
+use llama3med::text::tokenizer::Tokenizer;
 use quantize::checkpoint::Parts;
 use quantize::convert::Understood;
 use quantize::{convert, inspect};

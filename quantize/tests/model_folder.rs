@@ -3,9 +3,9 @@
 mod common;
 
 use common::Checkpoint;
-use llama3med::gguf::{Dtype, Gguf};
-use llama3med::manifest::{DECODER, ENCODER, Manifest};
-use llama3med::quant::dequantize;
+use llama3med::device::quant::dequantize;
+use llama3med::file::gguf::{Dtype, Gguf};
+use llama3med::file::manifest::{DECODER, ENCODER, Manifest};
 use quantize::checkpoint::Parts;
 use quantize::convert::Understood;
 use quantize::model_folder::{Stored, Unwritten, Writer, open_folder, read_manifest};

@@ -4,7 +4,7 @@ mod common;
 
 use common::Checkpoint;
 use llama3med::Result;
-use llama3med::watch::Part;
+use llama3med::spec::watch::Part;
 use quantize::checkpoint::tensor::Tensor;
 use quantize::checkpoint::{self, Parts, pickle};
 use serde_json::{Value, json};

@@ -1,13 +1,13 @@
 //! One function per parser of outside bytes: the fuzz target in `fuzz/` runs them on generated input, the tests run
 //! them on every input that once failed. Both run them on a stack as small as the browser's.
 
-use llama3med::gguf::{Gguf, Header};
-use llama3med::image::{Fit, Picture, Preprocess, preprocess};
-use llama3med::manifest::{DECODER, ENCODER, Manifest};
+use llama3med::device::shard::Shard;
+use llama3med::file::gguf::{Gguf, Header};
+use llama3med::file::manifest::{DECODER, ENCODER, Manifest};
 use llama3med::model::ModelLoader;
-use llama3med::prompt::{Chat, Marks, Message, Part, Role, TEMPLATES, Template};
-use llama3med::shard::Shard;
-use llama3med::tokenizer::Tokenizer;
+use llama3med::picture::{Fit, Picture, Preprocess, preprocess};
+use llama3med::text::conversation::{Chat, Marks, Message, Part, Role, TEMPLATES, Template};
+use llama3med::text::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use quantize::About;
 use quantize::checkpoint::{Parts, chat, pickle, safetensors, sentencepiece, tensor::Tensor};

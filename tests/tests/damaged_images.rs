@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llama3med::Error;
-use llama3med::image::{Fit, Picture, Preprocess, preprocess};
+use llama3med::picture::{Fit, Picture, Preprocess, preprocess};
 
 /// Memory that a file of a few kilobytes may take while it is decoded: 8 million pixels of RGBA and of RGB, and a
 /// margin.

@@ -4,11 +4,11 @@
 //! The goldens are described in `golden/ggml.py`, the vocabularies in `golden/llama3-vocabulary.mjs` and `golden/sentencepiece-vocabularies.mjs`.
 
 use llama3med::Result;
-use llama3med::gguf::{self, Gguf, Header, part_names};
-use llama3med::prompt::{LLAMA3_TOKENS, Marks, Piece, TEMPLATES, Template};
-use llama3med::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
-use llama3med::tokenizer::split::Split;
-use llama3med::tokenizer::{GGUF_KEY, Tokenizer};
+use llama3med::file::gguf::{self, Gguf, Header, part_names};
+use llama3med::text::conversation::{LLAMA3_TOKENS, Marks, Piece, TEMPLATES, Template};
+use llama3med::text::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
+use llama3med::text::tokenizer::split::Split;
+use llama3med::text::tokenizer::{GGUF_KEY, Tokenizer};
 use quantize::checkpoint::chat;
 use quantize::checkpoint::sentencepiece::tokenizer_json;
 use quantize::vocabulary::Vocabulary;

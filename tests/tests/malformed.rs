@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use llama3med::image::Picture;
+use llama3med::picture::Picture;
 
 #[test]
 fn every_kept_input_is_handled() {

@@ -1,10 +1,10 @@
 //! Memory that runs out, on any rank: earlier conversations are dropped on all ranks; if that is not enough, only the
 //! operation fails.
 
-use llama3med::image::Picture;
+use llama3med::device::ranks::block_on;
+use llama3med::model::session::{AskOptions, Chat};
 use llama3med::model::{Listener, Stage, Token};
-use llama3med::ranks::block_on;
-use llama3med::session::{AskOptions, Chat};
+use llama3med::picture::Picture;
 use llama3med::{Error, Result};
 use quantize::native::with_session;
 use quantize::random;
@@ -95,7 +95,7 @@ fn earlier_conversations_are_given_up_where_memory_is_short() {
     let folder = model();
     // Two pictures are read before a long question about a third: how many conversations are then kept, and the answer.
     let answer = |n_ranks, n_refusals: usize| {
-        let run = |session: &mut llama3med::session::Session<_>| -> Result<_> {
+        let run = |session: &mut llama3med::model::session::Session<_>| -> Result<_> {
             let mut chat = Chat::default();
             for seed in 1..=3 {
                 chat = Chat::about(block_on(session.look(&picture(seed), &mut Nobody))?.key);
@@ -128,7 +128,7 @@ fn want_of_memory_on_one_rank_fails_the_operation_alone() {
     let folder = model();
     let question = "What? ".repeat(30);
     let answers = |n_ranks: usize, fails: bool| {
-        let run = |session: &mut llama3med::session::Session<_>| -> Result<_> {
+        let run = |session: &mut llama3med::model::session::Session<_>| -> Result<_> {
             let options = AskOptions { max_tokens: 8, stop_repetition: false, ..AskOptions::default() };
             let mut answers = Vec::new();
             for refused in [WORK, PAGES] {

@@ -1,12 +1,12 @@
 //! Conversations as messages: what is known of a prompt, system texts, several pictures, tokens with their probabilities, stop texts, answers gone on with.
 
-use llama3med::image::Picture;
+use llama3med::device::ranks::{Threads, block_on};
+use llama3med::model::sampler::SamplerOptions;
+use llama3med::model::session::{AskOptions, Chat, Finish, Session};
 use llama3med::model::{Listener, Stage, Token};
-use llama3med::prompt::{Marks, Message, Part, Piece, Role, TEMPLATES, Template};
-use llama3med::ranks::{Threads, block_on};
-use llama3med::sampler::SamplerOptions;
-use llama3med::session::{AskOptions, Chat, Finish, Session};
-use llama3med::tokenizer::Tokenizer;
+use llama3med::picture::Picture;
+use llama3med::text::conversation::{Marks, Message, Part, Piece, Role, TEMPLATES, Template};
+use llama3med::text::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use quantize::checkpoint::sentencepiece::tokenizer_json;
 use quantize::native::with_session;

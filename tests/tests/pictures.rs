@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use llama3med::Error;
-use llama3med::image::Picture;
+use llama3med::picture::Picture;
 
 fn file(path: &str) -> Vec<u8> {
     std::fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).expect("the pictures are in the repository")

@@ -3,7 +3,7 @@
 //!
 //! The goldens and the vocabularies are described in `golden/pieces.py` and `golden/sentencepiece-vocabularies.mjs`.
 
-use llama3med::tokenizer::{MAX_TEXT_BYTES, Place, Tokenizer};
+use llama3med::text::tokenizer::{MAX_TEXT_BYTES, Place, Tokenizer};
 use quantize::checkpoint::sentencepiece::tokenizer_json;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

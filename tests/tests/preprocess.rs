@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use llama3med::image::{Fit, Picture, Pixels, Preprocess, preprocess, square};
-use llama3med::tiles::{Merge, Scales, split};
+use llama3med::picture::tiles::{Merge, Scales, split};
+use llama3med::picture::{Fit, Picture, Pixels, Preprocess, preprocess, square};
 use safetensors::{Dtype, SafeTensors};
 
 const CLIP: ([f32; 3], [f32; 3]) =
@@ -179,7 +179,7 @@ fn tiles_equal_pytorch() {
         } else {
             goldens.floats(&format!("tiles.{case}.pixels"))
         };
-        let crop = llama3med::image::Crop { x: 0.0, y: 0.0, width: 1.0, height: 1.0 };
+        let crop = llama3med::picture::Crop { x: 0.0, y: 0.0, width: 1.0, height: 1.0 };
         let pixels = Pixels { size: shape[1], values, crop };
         let (shape, expected) = goldens.floats(&format!("tiles.{case}.tiles"));
         let all: Vec<Vec<f32>> = split(&pixels, &scales).collect();

@@ -2,13 +2,13 @@
 //! is downloaded. `REAL` names the folder written by `golden/real.py`, which describes its contents. In addition,
 //! `REAL/f16` is its checkpoint converted with `--type f16`.
 
-use llama3med::gguf::Gguf;
-use llama3med::image::Picture;
+use llama3med::device::ranks::block_on;
+use llama3med::file::gguf::Gguf;
+use llama3med::model::session::{AskOptions, Chat};
 use llama3med::model::{Listener, Stage, Token};
-use llama3med::ranks::block_on;
-use llama3med::session::{AskOptions, Chat};
-use llama3med::tokenizer::Tokenizer;
-use llama3med::watch::Watch;
+use llama3med::picture::Picture;
+use llama3med::spec::watch::Watch;
+use llama3med::text::tokenizer::Tokenizer;
 use quantize::model_folder::{Files, Source, Stored};
 use quantize::native::with_files;
 use safetensors::SafeTensors;

@@ -1,6 +1,6 @@
 //! Which tokens remain after all cuts, compared with transformers: `golden/sampler.py` describes the cases.
 
-use llama3med::sampler::{Sampler, SamplerOptions};
+use llama3med::model::sampler::{Sampler, SamplerOptions};
 use serde_json::Value;
 
 #[test]

@@ -1,13 +1,13 @@
 //! A native session, end to end, on a small random model: prefix reuse, stopping, dropping turns, several pictures,
 //! several ranks, lost ranks.
 
-use llama3med::gguf::Dtype;
-use llama3med::image::Picture;
+use llama3med::device::ranks::{Threads, block_on};
+use llama3med::file::gguf::Dtype;
+use llama3med::model::session::{Answer, AskOptions, Chat, Finish, Session};
 use llama3med::model::{Item, Listener, Stage, Token};
-use llama3med::prompt::{self, Message, Role};
-use llama3med::ranks::{Threads, block_on};
-use llama3med::session::{Answer, AskOptions, Chat, Finish, Session};
-use llama3med::watch::{Part, Point, Watch};
+use llama3med::picture::Picture;
+use llama3med::spec::watch::{Part, Point, Watch};
+use llama3med::text::conversation::{self, Message, Role};
 use llama3med::{Error, Result};
 use quantize::native::with_session;
 use quantize::random;

@@ -4,9 +4,9 @@
 //! The goldens and the vocabulary are described in `golden/text.py` and `golden/llama3-vocabulary.mjs`.
 
 use llama3med::Error;
-use llama3med::gguf::{Gguf, Header};
-use llama3med::prompt::{LLAMA3_MED_SYSTEM, Piece, Template};
-use llama3med::tokenizer::{GGUF_KEY, MAX_TEXT_BYTES, Tokenizer};
+use llama3med::file::gguf::{Gguf, Header};
+use llama3med::text::conversation::{LLAMA3_MED_SYSTEM, Piece, Template};
+use llama3med::text::tokenizer::{GGUF_KEY, MAX_TEXT_BYTES, Tokenizer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;

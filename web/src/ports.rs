@@ -5,7 +5,7 @@
 //! not detected here: the page watches the workers and terminates all of them (`www/llama3med`).
 
 use js_sys::{Array, ArrayBuffer, Uint8Array};
-use llama3med::ranks::Peers;
+use llama3med::device::ranks::Peers;
 use llama3med::{Error, Result};
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -3,10 +3,10 @@
 
 use crate::{js_error, object, to_js};
 use js_sys::{Object, Uint8Array};
-use llama3med::gguf::Gguf;
-use llama3med::manifest::{DECODER, ENCODER, Manifest};
-use llama3med::memory::{Held, least_ranks};
-use llama3med::prompt::TEMPLATES;
+use llama3med::file::gguf::Gguf;
+use llama3med::file::manifest::{DECODER, ENCODER, Manifest};
+use llama3med::model::memory::{Held, least_ranks};
+use llama3med::text::conversation::TEMPLATES;
 use serde::Serialize;
 use serde_wasm_bindgen::Serializer;
 use sha2::Digest;

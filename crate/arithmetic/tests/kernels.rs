@@ -11,13 +11,13 @@
 //! ```
 
 use half::{bf16, f16};
-use llama3med::attention::{Heads, Page, attend};
-use llama3med::gguf::Dtype;
-use llama3med::kernels::Kernel;
-use llama3med::kernels::float::{decode, exp};
-use llama3med::matrix::{Activations, Matrix, MatrixBuilder};
-use llama3med::ops::Activation;
-use llama3med::quant::dequantize;
+use llama3med::device::attention::{Heads, Page, attend};
+use llama3med::device::kernels::Kernel;
+use llama3med::device::kernels::float::{decode, exp};
+use llama3med::device::matrix::{Activations, Matrix, MatrixBuilder};
+use llama3med::device::ops::Activation;
+use llama3med::device::quant::dequantize;
+use llama3med::file::gguf::Dtype;
 use std::ops::Range;
 #[cfg(not(target_arch = "wasm32"))]
 use std::prelude::v1::test;

@@ -2,8 +2,8 @@
 
 use super::{BLOCK_UNIT, Linear, Split, Tensor};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
-use crate::watch::{Part, Place, Point};
+use crate::file::gguf::Gguf;
+use crate::spec::watch::{Part, Place, Point};
 
 /// Shape of the connector.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! The decoder, Llama or an architecture like it: keys and tensors of `decoder.gguf`.
 
 use super::{BLOCK_UNIT, HeadSplit, Linear, Role, Split, Tensor};
+use crate::device::rope::Pairs;
+use crate::device::shard::{HeadShare, Shard};
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Header};
-use crate::rope::Pairs;
-use crate::shard::{HeadShare, Shard};
-use crate::watch::{Part, Place, Point};
+use crate::file::gguf::{Gguf, Header};
+use crate::spec::watch::{Part, Place, Point};
 use std::ops::Range;
 
 /// What sets a Llama-like architecture apart from the others.

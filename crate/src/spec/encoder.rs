@@ -1,13 +1,13 @@
 //! The image encoder: keys and tensors of `encoder.gguf`, with what the file says of the pictures.
 
 use super::{BLOCK_UNIT, ConnectorSpec, HeadSplit, Linear, Role, Split, Tensor};
+use crate::device::ops::Activation;
+use crate::device::shard::HeadShare;
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Header};
-use crate::image::{Fit, Preprocess};
-use crate::ops::Activation;
-use crate::shard::HeadShare;
-use crate::tiles::Scales;
-use crate::watch::{Part, Place, Point};
+use crate::file::gguf::{Gguf, Header};
+use crate::picture::tiles::Scales;
+use crate::picture::{Fit, Preprocess};
+use crate::spec::watch::{Part, Place, Point};
 
 /// The three kinds of image towers, told apart by their tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

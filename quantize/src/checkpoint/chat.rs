@@ -5,8 +5,8 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::family::Family;
-use llama3med::prompt::{LLAMA3_MED_SYSTEM, LLAMA3_TOKENS, Marks, Template};
-use llama3med::tokenizer::Tokenizer;
+use llama3med::text::conversation::{LLAMA3_MED_SYSTEM, LLAMA3_TOKENS, Marks, Template};
+use llama3med::text::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;

@@ -7,11 +7,11 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::family::{self, Family};
 use crate::checkpoint::fields::Json;
 use crate::{CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
-use llama3med::image::Fit;
-use llama3med::ops::Activation;
-use llama3med::rope::llama3_factors;
+use llama3med::device::ops::Activation;
+use llama3med::device::rope::llama3_factors;
+use llama3med::picture::Fit;
+use llama3med::spec::watch::Part;
 use llama3med::spec::{Architecture, ConnectorSpec, DecoderSpec, EncoderSpec, Tower, VisionSpec};
-use llama3med::watch::Part;
 use llama3med::{Error, Result};
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::fields::Json;
-use llama3med::watch::Part;
+use llama3med::spec::watch::Part;
 use llama3med::{Error, Result};
 use serde_json::Value;
 

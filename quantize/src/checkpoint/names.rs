@@ -3,7 +3,7 @@
 //! Llama3-Med's reference code writes `language_model.*`, `vision_tower._vision_tower.*` and `connector._connector.*`; the LLaVA family uses other
 //! prefixes for the same names.
 
-use llama3med::watch::Part;
+use llama3med::spec::watch::Part;
 
 /// The part's folder in a checkpoint of Llama3-Med's reference code, and the prefix of its tensor names.
 pub fn folder(part: Part) -> &'static str {

@@ -4,7 +4,7 @@
 //! piece, spaces as ▁, no normalisation. The file is a protocol buffer (`sentencepiece_model.proto`), of which only a
 //! few fields matter.
 
-use llama3med::tokenizer::ggml::{MAX_PIECE_BYTES, merges_by_score};
+use llama3med::text::tokenizer::ggml::{MAX_PIECE_BYTES, merges_by_score};
 use llama3med::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

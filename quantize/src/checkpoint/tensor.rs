@@ -5,7 +5,7 @@
 //! causes an error, not a signal.
 
 use half::{bf16, f16};
-use llama3med::gguf;
+use llama3med::file::gguf;
 use llama3med::{Error, Result};
 use safetensors::Dtype;
 use std::fs;

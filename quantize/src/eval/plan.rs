@@ -3,7 +3,7 @@
 use super::Options;
 use crate::ask::decode;
 use crate::questions::{AnswerType, Question, QuestionSet, find_image};
-use llama3med::image::Picture;
+use llama3med::picture::Picture;
 use llama3med::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;

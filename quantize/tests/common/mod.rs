@@ -1,7 +1,7 @@
 //! Copies of the golden checkpoints, for tests that damage them.
 #![allow(dead_code)] // no single test file uses everything
 
-use llama3med::gguf::Dtype;
+use llama3med::file::gguf::Dtype;
 use quantize::{Options, convert};
 use serde_json::Value;
 use std::fs;

@@ -9,12 +9,12 @@ use candle_transformers::models::clip::text_model::Activation;
 use candle_transformers::models::clip::vision_model::{ClipVisionConfig, ClipVisionTransformer};
 use candle_transformers::models::llama::{Cache, Llama, LlamaConfig};
 use candle_transformers::models::siglip;
-use llama3med::decoder::Input;
-use llama3med::encoder::Encoder;
-use llama3med::gguf::Dtype;
-use llama3med::ops::layer_norm;
-use llama3med::quant::dequantize;
-use llama3med::ranks::block_on;
+use llama3med::device::ops::layer_norm;
+use llama3med::device::quant::dequantize;
+use llama3med::device::ranks::block_on;
+use llama3med::file::gguf::Dtype;
+use llama3med::model::decoder::Input;
+use llama3med::model::encoder::Encoder;
 use llama3med::spec::{VisionSpec, wants};
 use std::collections::HashMap;
 

@@ -1,10 +1,10 @@
 //! From image tokens and token ids to logits.
 
 use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, best, header, load, n_known, on_ranks};
-use llama3med::decoder::{Decoder, Input, MAX_TOKENS};
-use llama3med::gguf::Dtype;
-use llama3med::ranks::{Threads, block_on};
-use llama3med::shard::Shard;
+use llama3med::device::ranks::{Threads, block_on};
+use llama3med::device::shard::Shard;
+use llama3med::file::gguf::Dtype;
+use llama3med::model::decoder::{Decoder, Input, MAX_TOKENS};
 use llama3med::spec::{DecoderSpec, wants};
 
 const LOGITS_BOUND: f32 = 5e-5;

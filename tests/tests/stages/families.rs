@@ -3,11 +3,11 @@
 
 use crate::golden::{Files, Golden, assert_close, folder, header};
 use crate::whole::{QUESTION, Record, greedy, picture};
-use llama3med::gguf::Dtype;
-use llama3med::prompt::{Piece, Template};
-use llama3med::ranks::block_on;
-use llama3med::session::{Chat, Finish};
-use llama3med::tokenizer::Tokenizer;
+use llama3med::device::ranks::block_on;
+use llama3med::file::gguf::Dtype;
+use llama3med::model::session::{Chat, Finish};
+use llama3med::text::conversation::{Piece, Template};
+use llama3med::text::tokenizer::Tokenizer;
 use quantize::checkpoint::Parts;
 use quantize::native::with_session;
 use safetensors::SafeTensors;

@@ -1,9 +1,9 @@
 //! Goldens written by `golden/make.py`, checkpoints converted to model files, and the measure of closeness.
 
-use llama3med::gguf::{Dtype, Gguf};
-use llama3med::manifest::{DECODER, ENCODER};
-use llama3med::ranks::Threads;
-use llama3med::shard::{Loader, Shard, Tensors, Want};
+use llama3med::device::ranks::Threads;
+use llama3med::device::shard::{Loader, Shard, Tensors, Want};
+use llama3med::file::gguf::{Dtype, Gguf};
+use llama3med::file::manifest::{DECODER, ENCODER};
 use quantize::checkpoint::Parts;
 use quantize::{Options, convert};
 use safetensors::SafeTensors;

@@ -1,13 +1,13 @@
 //! From the picture to the image tokens.
 
 use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, folder, header, load, on_ranks};
-use llama3med::connector::Connector;
-use llama3med::encoder::Encoder;
-use llama3med::gguf::{Dtype, Gguf, Value};
-use llama3med::image::{Crop, Picture, Pixels, preprocess};
-use llama3med::ranks::block_on;
+use llama3med::device::ranks::block_on;
+use llama3med::file::gguf::{Dtype, Gguf, Value};
+use llama3med::model::connector::Connector;
+use llama3med::model::encoder::Encoder;
+use llama3med::picture::tiles::{Merge, Scales, split};
+use llama3med::picture::{Crop, Picture, Pixels, preprocess};
 use llama3med::spec::{EncoderSpec, VisionSpec, wants};
-use llama3med::tiles::{Merge, Scales, split};
 
 // Both sides compute in f32 and add in a different order; a few hundred terms give a few 1e-6 of the values' size.
 const TOWER_BOUND: f32 = 2e-5;

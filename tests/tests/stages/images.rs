@@ -3,11 +3,11 @@
 use crate::families;
 use crate::golden::{Files, Golden, assert_close, header};
 use crate::whole::{QUESTION, Record, greedy, picture};
-use llama3med::gguf::Dtype;
-use llama3med::image::Picture;
-use llama3med::prompt::{Chat, Message, Part, Piece, Role, Template};
-use llama3med::ranks::block_on;
-use llama3med::tokenizer::Tokenizer;
+use llama3med::device::ranks::block_on;
+use llama3med::file::gguf::Dtype;
+use llama3med::picture::Picture;
+use llama3med::text::conversation::{Chat, Message, Part, Piece, Role, Template};
+use llama3med::text::tokenizer::Tokenizer;
 use quantize::native::with_session;
 
 /// The conversations of the golden: one list of parts for each turn, between which stands the answer.

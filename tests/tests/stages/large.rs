@@ -4,8 +4,8 @@
 
 use crate::decoder::logits;
 use crate::golden::{best, on_ranks};
-use llama3med::decoder::{Decoder, Input};
-use llama3med::shard::{Loader, Shard};
+use llama3med::device::shard::{Loader, Shard};
+use llama3med::model::decoder::{Decoder, Input};
 use llama3med::spec::{DecoderSpec, wants};
 use quantize::model_folder::Stored;
 use safetensors::SafeTensors;

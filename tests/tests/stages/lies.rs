@@ -3,8 +3,8 @@
 
 use crate::golden::{Files, VARIANTS, header};
 use llama3med::Result;
-use llama3med::gguf::{Dtype, Gguf, Value};
-use llama3med::shard::{Loader, Shard};
+use llama3med::device::shard::{Loader, Shard};
+use llama3med::file::gguf::{Dtype, Gguf, Value};
 use llama3med::spec::{DecoderSpec, VisionSpec, wants};
 
 const SHARDS: [Shard; 3] =
@@ -95,7 +95,7 @@ fn a_missing_surplus_or_misshapen_tensor_is_named() {
                 let shape = vec![n_rows, n_cols];
                 changed
                     .tensors
-                    .insert(name.clone(), llama3med::gguf::TensorInfo { n_rows, n_cols, shape, ..info.clone() });
+                    .insert(name.clone(), llama3med::file::gguf::TensorInfo { n_rows, n_cols, shape, ..info.clone() });
                 refused("other shape", &changed);
             }
         }

@@ -3,11 +3,11 @@
 
 use crate::golden::{Files, assert_close, folder};
 use crate::whole::{QUESTION, Record, greedy, picture};
-use llama3med::gguf::{Dtype, Gguf};
-use llama3med::image::Picture;
-use llama3med::prompt::Template;
-use llama3med::ranks::block_on;
-use llama3med::session::Chat;
+use llama3med::device::ranks::block_on;
+use llama3med::file::gguf::{Dtype, Gguf};
+use llama3med::model::session::Chat;
+use llama3med::picture::Picture;
+use llama3med::text::conversation::Template;
 use llama3med::{Error, Result};
 use quantize::checkpoint::Parts;
 use quantize::model_folder::{Files as ModelFiles, Source, Stored};
@@ -182,7 +182,7 @@ fn files_that_are_no_pair_are_named() {
     std::fs::remove_dir_all(&scratch).unwrap();
     // A single part, given to the engine.
     let bytes = part(2);
-    let mut loader = llama3med::model::ModelLoader::new(llama3med::shard::Shard { rank: 0, n_ranks: 1 });
+    let mut loader = llama3med::model::ModelLoader::new(llama3med::device::shard::Shard { rank: 0, n_ranks: 1 });
     let alone = loader.header("decoder.gguf", &bytes, bytes.len() as u64).unwrap_err();
     assert!(alone.to_string().contains("this is part 2 of 3 of a split file"), "{alone}");
 }
@@ -190,12 +190,12 @@ fn files_that_are_no_pair_are_named() {
 #[test]
 fn encoders_of_other_kinds_are_refused_by_name() {
     let bytes = std::fs::read(pair("mmproj.gguf")).unwrap();
-    let lie = |key: &str, value: llama3med::gguf::Value| {
+    let lie = |key: &str, value: llama3med::file::gguf::Value| {
         let mut gguf = Gguf::parse("mmproj.gguf", &bytes, bytes.len() as u64).unwrap().unwrap();
         gguf.metadata.insert(key.into(), value);
         llama3med::spec::EncoderSpec::read(&gguf)
     };
-    use llama3med::gguf::Value::{Bool, String};
+    use llama3med::file::gguf::Value::{Bool, String};
     let refused = [
         ("clip.projector_type", String("ldpv2".into()), "clip.projector_type is \"ldpv2\""),
         ("clip.vision.mm_patch_merge_type", String("spatial_unpad".into()), "LLaVA-NeXT"),

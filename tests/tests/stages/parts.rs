@@ -3,9 +3,9 @@
 
 use crate::golden::{Files, Golden, assert_close, folder};
 use crate::whole::{QUESTION, Record, greedy, picture};
-use llama3med::gguf::Dtype;
-use llama3med::ranks::block_on;
-use llama3med::session::Chat;
+use llama3med::device::ranks::block_on;
+use llama3med::file::gguf::Dtype;
+use llama3med::model::session::Chat;
 use quantize::checkpoint::Parts;
 use quantize::native::with_session;
 use std::fs;

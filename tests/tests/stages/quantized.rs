@@ -9,13 +9,13 @@
 use crate::decoder::{logits, prompt};
 use crate::golden::{Files, Golden, header, load, on_ranks};
 use crate::whole::{QUESTION, Record, greedy, picture};
-use llama3med::connector::Connector;
-use llama3med::decoder::Decoder;
-use llama3med::encoder::Encoder;
-use llama3med::gguf::{Dtype, Gguf, TensorInfo};
-use llama3med::quant::dequantize;
-use llama3med::ranks::block_on;
-use llama3med::session::Chat;
+use llama3med::device::quant::dequantize;
+use llama3med::device::ranks::block_on;
+use llama3med::file::gguf::{Dtype, Gguf, TensorInfo};
+use llama3med::model::connector::Connector;
+use llama3med::model::decoder::Decoder;
+use llama3med::model::encoder::Encoder;
+use llama3med::model::session::Chat;
 use llama3med::spec::{DecoderSpec, VisionSpec, wants};
 use quantize::native::with_session;
 

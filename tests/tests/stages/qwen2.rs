@@ -2,12 +2,12 @@
 
 use crate::decoder::logits;
 use crate::golden::{Files, Golden, assert_close, folder, header, load, on_ranks};
-use llama3med::decoder::{Decoder, Input};
-use llama3med::gguf::{Dtype, Gguf, Value};
-use llama3med::prompt::{Piece, Template};
-use llama3med::shard::{Loader, Shard};
+use llama3med::device::shard::{Loader, Shard};
+use llama3med::file::gguf::{Dtype, Gguf, Value};
+use llama3med::model::decoder::{Decoder, Input};
 use llama3med::spec::{DecoderSpec, wants};
-use llama3med::tokenizer::Tokenizer;
+use llama3med::text::conversation::{Piece, Template};
+use llama3med::text::tokenizer::Tokenizer;
 
 const LOGITS_BOUND: f32 = 5e-5;
 

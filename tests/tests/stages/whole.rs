@@ -1,11 +1,11 @@
 //! The whole pipeline, picture and question in, answer out, through the session that the tool and the page use.
 
 use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, folder};
-use llama3med::gguf::Dtype;
-use llama3med::image::Picture;
+use llama3med::device::ranks::block_on;
+use llama3med::file::gguf::Dtype;
+use llama3med::model::session::{AskOptions, Chat, Finish};
 use llama3med::model::{Listener, Stage, Token};
-use llama3med::ranks::block_on;
-use llama3med::session::{AskOptions, Chat, Finish};
+use llama3med::picture::Picture;
 use quantize::native::with_session;
 
 /// The question of `golden/make.py`.

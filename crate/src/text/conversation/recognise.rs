@@ -3,8 +3,8 @@
 
 use super::{JINJA_KEY, Marks, Template, name_another};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
-use crate::tokenizer::Tokenizer;
+use crate::file::gguf::Gguf;
+use crate::text::tokenizer::Tokenizer;
 
 const BEGIN_KEY: &str = "tokenizer.ggml.bos_token_id";
 const END_KEY: &str = "tokenizer.ggml.eos_token_id";

@@ -3,18 +3,18 @@
 //! Tensor-parallel: wq, wk, wv, w1, w3 are split by rows, wo and w2 by columns, so that each layer needs two sums over the ranks; the embedding table
 //! and the output matrix are split by vocabulary rows.
 
-use crate::attention::{Heads, attend};
+use crate::device::attention::{Heads, attend};
+use crate::device::linear::{Linear, LinearSum, SumState, product};
+use crate::device::matrix::{Activations, Matrix};
+use crate::device::ops;
+use crate::device::ranks::{self, Peers};
+use crate::device::rope::Rope;
+use crate::device::shard::{N_PARTS, Shard, Tensors};
 use crate::error::{Error, Result};
-use crate::kv_cache::KvCache;
-use crate::linear::{Linear, LinearSum, SumState, product};
-use crate::manifest::DECODER;
-use crate::matrix::{Activations, Matrix};
-use crate::ops;
-use crate::ranks::{self, Peers};
-use crate::rope::Rope;
-use crate::shard::{N_PARTS, Shard, Tensors};
+use crate::file::manifest::DECODER;
+use crate::model::kv_cache::KvCache;
 use crate::spec::DecoderSpec;
-use crate::watch::{Part, Point, Watch};
+use crate::spec::watch::{Part, Point, Watch};
 use std::ops::Range;
 
 /// Tokens that one forward pass takes at most: bounds the buffers; longer prompts come in pieces.

@@ -4,12 +4,12 @@
 //! Quantized columns are kept in whole blocks of 32; columns in these blocks that a rank does not own are multiplied
 //! with zero activations, so that any split of columns works.
 
+use crate::device::kernels::unpack::Unpacked;
+use crate::device::kernels::{Kernel, Tiles, float};
+use crate::device::layout::{Form, GROUP, Layout};
+use crate::device::quant::BLOCK;
 use crate::error::{Error, Result};
-use crate::gguf::Dtype;
-use crate::kernels::unpack::Unpacked;
-use crate::kernels::{Kernel, Tiles, float};
-use crate::layout::{Form, GROUP, Layout};
-use crate::quant::BLOCK;
+use crate::file::gguf::Dtype;
 use std::ops::Range;
 
 /// `n_rows` x `n_cols` weights.

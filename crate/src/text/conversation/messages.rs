@@ -1,7 +1,7 @@
 //! A conversation: messages with a role and parts, in any order and any number.
 
 use crate::error::{Error, Result};
-use crate::tokenizer::{Place, Tokenizer};
+use crate::text::tokenizer::{Place, Tokenizer};
 use serde::Deserialize;
 use std::borrow::Cow;
 

@@ -3,11 +3,11 @@
 //! Split by rows, a rank computes some of the outputs ([`Linear`]). Split by columns, it computes part of every
 //! output's sum ([`LinearSum`]), and the parts are summed over the ranks before the bias is added.
 
+use crate::device::matrix::{Activations, Matrix};
+use crate::device::ops;
+use crate::device::ranks::{self, Peers};
+use crate::device::shard::Tensors;
 use crate::error::Result;
-use crate::matrix::{Activations, Matrix};
-use crate::ops;
-use crate::ranks::{self, Peers};
-use crate::shard::Tensors;
 
 /// y = x W^T + b, split by rows or whole.
 pub struct Linear {
@@ -37,7 +37,7 @@ impl Linear {
 
 /// y = x W^T + b, split by columns.
 pub struct LinearSum {
-    /// This rank's columns, in the parts given by [`crate::shard::Shard::parts`].
+    /// This rank's columns, in the parts given by [`crate::device::shard::Shard::parts`].
     parts: Vec<Matrix>,
     bias: Vec<f32>, // whole; empty if there is none
 }

@@ -3,8 +3,8 @@
 //! From the decoder's logits to one id. The order is that of Hugging Face's warpers: repetition penalty, temperature,
 //! top-k, top-p, min-p. Random numbers come from ChaCha8, which gives the same stream on every machine.
 
+use crate::device::kernels::float::exp;
 use crate::error::{Error, Result};
-use crate::kernels::float::exp;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::cmp::Ordering;

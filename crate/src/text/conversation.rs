@@ -10,8 +10,8 @@ mod system;
 mod writer;
 
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
-use crate::tokenizer::Tokenizer;
+use crate::file::gguf::Gguf;
+use crate::text::tokenizer::Tokenizer;
 pub use messages::{Chat, Message, Part, Role};
 use std::collections::BTreeSet;
 use writer::Writer;

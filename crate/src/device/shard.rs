@@ -3,10 +3,10 @@
 //! The tables of [`crate::spec`] become [`Want`]s; a [`Loader`] checks them against a file's header, lists the byte
 //! ranges it needs, takes those bytes in file order, and hands out the finished [`Tensors`].
 
+use crate::device::matrix::{Matrix, MatrixBuilder};
+use crate::device::quant::BLOCK;
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, TensorInfo};
-use crate::matrix::{Matrix, MatrixBuilder};
-use crate::quant::BLOCK;
+use crate::file::gguf::{Gguf, TensorInfo};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -264,7 +264,7 @@ impl Tensors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::{Dtype, Header};
+    use crate::file::gguf::{Dtype, Header};
 
     #[test]
     fn shares_tile_the_whole_at_units() {

@@ -8,7 +8,7 @@ use super::json::{Added, File, MergeList, Model};
 use super::split::Split;
 use super::{MAX_IDS, SPACE, byte_token, wrong};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::file::gguf::Gguf;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 

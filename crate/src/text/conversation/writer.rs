@@ -2,7 +2,7 @@
 
 use super::{Marks, Message, Part, Piece, Role, system};
 use crate::error::{Error, Result};
-use crate::tokenizer::{Place, Tokenizer};
+use crate::text::tokenizer::{Place, Tokenizer};
 
 /// Writes a prompt. How a text splits into tokens depends on all of it, so it is held until a control token or an image ends it.
 pub(super) struct Writer<'a> {

@@ -10,7 +10,7 @@ pub mod split;
 mod steps;
 
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::file::gguf::Gguf;
 use json::{Added, File};
 use serde_json::Value;
 use std::borrow::Cow;

@@ -7,22 +7,22 @@
 
 mod held;
 
-use crate::decoder::MAX_TOKENS;
+use crate::device::ranks::Peers;
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
-use crate::image::{Crop, Picture, preprocess};
-use crate::kv_cache::PAGE_LEN;
+use crate::file::gguf::Gguf;
+use crate::model::decoder::MAX_TOKENS;
+use crate::model::kv_cache::PAGE_LEN;
+use crate::model::sampler::{Choice, Sampler, SamplerOptions};
 use crate::model::{Alternative, Item, Listener, MAX_IMAGES, Model, Stage, Token};
-use crate::prompt::{Message, Part, Piece, Role, Template};
-use crate::ranks::Peers;
-use crate::sampler::{Choice, Sampler, SamplerOptions};
-use crate::tokenizer::Tokenizer;
-use crate::watch::Watch;
+use crate::picture::{Crop, Picture, preprocess};
+use crate::spec::watch::Watch;
+use crate::text::conversation::{Message, Part, Piece, Role, Template};
+use crate::text::tokenizer::Tokenizer;
 use held::Held;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
-pub use crate::prompt::Chat;
+pub use crate::text::conversation::Chat;
 
 /// How to answer.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,14 +3,14 @@
 //! `linear` or `mlpNx_gelu` of LLaVA (arXiv 2310.03744): N products with the exact GELU between them. Tensor-parallel in pairs: a product split by rows
 //! feeds one split by columns, whose sum over the ranks makes the whole output again.
 
+use crate::device::linear::{Linear, LinearSum, SumState};
+use crate::device::matrix::Activations;
+use crate::device::ops::Activation;
+use crate::device::ranks::Peers;
+use crate::device::shard::{Shard, Tensors};
 use crate::error::Result;
-use crate::linear::{Linear, LinearSum, SumState};
-use crate::matrix::Activations;
-use crate::ops::Activation;
-use crate::ranks::Peers;
-use crate::shard::{Shard, Tensors};
+use crate::spec::watch::{Part, Point, Watch};
 use crate::spec::{ConnectorSpec, Split};
-use crate::watch::{Part, Point, Watch};
 use std::ops::Range;
 
 /// Weights and buffers of one rank.

@@ -13,6 +13,7 @@ mod png;
 mod resample;
 mod sniff;
 mod tiff;
+pub mod tiles;
 mod view;
 
 use crate::Result;

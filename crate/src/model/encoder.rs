@@ -4,16 +4,16 @@
 //! whose steps follow from the tensors that the file has. Names as in timm's `vision_transformer.py`. Tensor-parallel: heads and MLP columns are split
 //! over the ranks, so that each block needs two sums.
 
-use crate::attention::{Heads, Page, attend};
+use crate::device::attention::{Heads, Page, attend};
+use crate::device::linear::{Linear, LinearSum, SumState};
+use crate::device::matrix::{Activations, MatrixBuilder};
+use crate::device::ops;
+use crate::device::ranks::Peers;
+use crate::device::shard::{N_PARTS, Shard, Tensors};
 use crate::error::Result;
-use crate::gguf::Dtype;
-use crate::linear::{Linear, LinearSum, SumState};
-use crate::matrix::{Activations, MatrixBuilder};
-use crate::ops;
-use crate::ranks::Peers;
-use crate::shard::{N_PARTS, Shard, Tensors};
+use crate::file::gguf::Dtype;
 use crate::spec::EncoderSpec;
-use crate::watch::{Part, Point, Watch};
+use crate::spec::watch::{Part, Point, Watch};
 
 /// Weights and buffers of one rank.
 pub struct Encoder {

@@ -8,9 +8,9 @@
 //! 1/65534 of its largest number. (Half-precision floats would be off by 1/4096 of each number, and wasm has no
 //! instruction that reads them.) A cache may also be exact, in f32.
 
-use crate::attention::{Page, Rows};
+use crate::device::attention::{Page, Rows};
+use crate::device::kernels::float::quantize_row;
 use crate::error::{Error, Result};
-use crate::kernels::float::quantize_row;
 use std::sync::Arc;
 
 /// Positions per page.

@@ -4,11 +4,11 @@
 //! Figures are the best of several interleaved runs, in units for which a processor has a limit: multiplications per
 //! second for many tokens, bytes of weights per second for one.
 
-use crate::attention::{Heads, Page, attend};
-use crate::gguf::Dtype;
-use crate::kernels::Kernel;
-use crate::kv_cache::KvCache;
-use crate::matrix::{Activations, Matrix, MatrixBuilder};
+use crate::device::attention::{Heads, Page, attend};
+use crate::device::kernels::Kernel;
+use crate::device::matrix::{Activations, Matrix, MatrixBuilder};
+use crate::file::gguf::Dtype;
+use crate::model::kv_cache::KvCache;
 use std::fmt::Write;
 
 /// Rows and columns of the matrices, chosen so that they exceed a processor's cache.

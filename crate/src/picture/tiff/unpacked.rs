@@ -10,7 +10,7 @@ use tiff::decoder::{ChunkType, Decoder};
 use tiff::tags::Tag;
 
 use super::{Entry, entries, is_big, put};
-use crate::image::decode::{SizeLimit, make_room, zeros};
+use crate::picture::decode::{SizeLimit, make_room, zeros};
 use crate::{Error, Result};
 
 /// The compressions handled here.

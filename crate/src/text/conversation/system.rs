@@ -2,7 +2,7 @@
 
 use super::Marks;
 use crate::error::{Error, Result};
-use crate::tokenizer::Tokenizer;
+use crate::text::tokenizer::Tokenizer;
 
 /// What stands before and after a system text at the beginning of a conversation, in the place of [`Marks::first`]. An empty text leaves out the form's own.
 ///

@@ -1,14 +1,14 @@
 //! How much memory a rank needs for a model, from the file headers alone: the number of ranks is known before any
 //! weights are read.
 
-use crate::decoder::{Decoder, MAX_TOKENS};
-use crate::encoder::Encoder;
+use crate::device::shard::{Shard, held_bytes};
 use crate::error::Result;
-use crate::gguf::Gguf;
-use crate::kv_cache::KvCache;
+use crate::file::gguf::Gguf;
 use crate::model::MAX_IMAGES;
-use crate::session::DEFAULT_CONTEXT;
-use crate::shard::{Shard, held_bytes};
+use crate::model::decoder::{Decoder, MAX_TOKENS};
+use crate::model::encoder::Encoder;
+use crate::model::kv_cache::KvCache;
+use crate::model::session::DEFAULT_CONTEXT;
 use crate::spec::{DecoderSpec, VisionSpec, wants};
 
 /// Memory limit of one rank. A wasm memory may have 4 GiB; the rest is for temporary allocations and fragmentation.
@@ -80,7 +80,7 @@ impl Held {
 }
 
 /// The smallest number of ranks for which none exceeds [`MAX_RANK_BYTES`]; `context` as for
-/// [`crate::session::Session::new`].
+/// [`crate::model::session::Session::new`].
 pub fn least_ranks(decoder: Option<&Gguf>, encoder: Option<&Gguf>, context: Option<usize>) -> Result<usize> {
     let mut context = context.unwrap_or(DEFAULT_CONTEXT);
     if let Some(gguf) = decoder {
@@ -97,7 +97,7 @@ pub fn least_ranks(decoder: Option<&Gguf>, encoder: Option<&Gguf>, context: Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::{Dtype, Header};
+    use crate::file::gguf::{Dtype, Header};
 
     /// The header of a Llama of `n_layers` layers with `n_kv_heads` of 32 heads, whose matrices are of type `dtype`, and the size of its file.
     fn llama(n_layers: usize, n_kv_heads: usize, dtype: Dtype) -> (Gguf, u64) {

@@ -5,7 +5,7 @@
 //! At each scale the square is resized as `torch.nn.functional.interpolate(mode="bicubic")` does, without a low-pass
 //! filter, since the weights were trained on pixels made that way.
 
-use crate::image::Pixels;
+use crate::picture::Pixels;
 use crate::{Error, Result};
 
 /// Largest edge of a scale: a square of this size takes 192 MiB.
