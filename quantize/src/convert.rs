@@ -1,66 +1,24 @@
-//! Converts a checkpoint into a model folder, tensor by tensor.
+//! From a checkpoint to the files of a model, tensor by tensor.
 //!
 //! Memory holds only the pieces being processed, a few megabytes per thread: never a model, and rarely a whole tensor.
 
-use crate::About;
-use crate::calibrate::{self, Importance};
+pub mod encode;
+pub mod random;
+pub mod types;
+pub mod vocabulary;
+
 use crate::checkpoint::family::Family;
 use crate::checkpoint::names;
 use crate::checkpoint::tensor::Tensor;
 use crate::checkpoint::{Checkpoint, Parts, chat, config};
-use crate::encode::{encode, encode_for};
-use crate::model_folder::{Files, Plan, Rows, Writer};
-use crate::types::Types;
-use crate::vocabulary::Vocabulary;
+use crate::files::folder::{Files, Plan, Rows};
+use encode::{Importance, encode, encode_for};
 use llama3med::file::gguf::{Dtype, Header};
-use llama3med::file::manifest::{CHUNK_SIZE, DECODER, ENCODER, Manifest};
 use llama3med::spec::watch::Part;
 use llama3med::spec::{self, DecoderSpec, Role, Source, Tower, VisionSpec};
 use llama3med::text::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use std::ops::Range;
-use std::path::PathBuf;
-
-/// What to convert, and how.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The checkpoint's folder.
-    pub checkpoint: PathBuf,
-    /// Parts in other places.
-    pub parts: Parts,
-    /// The model folder.
-    pub output: PathBuf,
-    /// Types of the large matrices.
-    pub types: Types,
-    /// Prompts for measuring which columns matter.
-    pub calibration: Option<calibrate::Options>,
-    /// Chunk size in bytes.
-    pub chunk_size: u64,
-    /// The scales, if the checkpoint does not specify them or is wrong.
-    pub scales: Option<Vec<usize>>,
-    /// Drops the first patch of a single-scale SigLIP tower, which has no class token: TinyLLaVA's own models were
-    /// trained that way.
-    pub drop_first_patch: bool,
-    /// Name and other texts; an empty name is replaced by the checkpoint's.
-    pub about: About,
-}
-
-impl Options {
-    /// The usual types, and the checkpoint's own values for everything else.
-    pub fn new(checkpoint: impl Into<PathBuf>, output: impl Into<PathBuf>) -> Self {
-        Self {
-            checkpoint: checkpoint.into(),
-            parts: Parts::default(),
-            output: output.into(),
-            types: Types::default(),
-            calibration: None,
-            chunk_size: CHUNK_SIZE,
-            scales: None,
-            drop_first_patch: false,
-            about: About::default(),
-        }
-    }
-}
 
 /// A checkpoint whose shapes are known, and whose tensors are complete and without extras.
 pub struct Understood {
@@ -228,34 +186,6 @@ impl Understood {
             }
         }))
     }
-}
-
-/// Converts a checkpoint.
-pub fn convert(options: &Options) -> Result<Manifest> {
-    let mut understood = Understood::read(&options.checkpoint, &options.parts, options.scales.as_deref())?;
-    if options.drop_first_patch {
-        understood.drop_first_patch()?;
-    }
-    let mut about = options.about.clone();
-    if about.name.is_empty() {
-        let name =
-            options.checkpoint.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into()));
-        about.name = name.unwrap_or_else(|| "Llama3-Med".into());
-    }
-    // Find wrong types before the prompts are answered.
-    understood.plans(&about.name, &options.types, None)?;
-    let importance = match &options.calibration {
-        Some(calibration) => Some(calibrate::calibrate(&understood, calibration)?),
-        None => None,
-    };
-    let plans = understood.plans(&about.name, &options.types, importance.as_ref())?;
-    // The output must load: the engine's own readers check the headers first.
-    DecoderSpec::read(&plans.decoder.gguf(DECODER)?.0)?;
-    if let Some(encoder) = &plans.encoder {
-        VisionSpec::read(&encoder.gguf(ENCODER)?.0)?;
-    }
-    let source = understood.source(importance.as_ref());
-    Writer::create(&options.output, options.chunk_size, &plans, source.as_bytes())?.write_all(&plans, &about)
 }
 
 /// Some rows of `n_cols` weights as f32, from their place in the checkpoint's tensor.

@@ -1,35 +1,19 @@
 //! From checkpoints to model folders: reads Llama3-Med checkpoints, writes 4-bit GGUF files in chunks, makes random
-//! models, inspects both, measures them.
+//! models, inspects and measures both.
 //!
-//! The command-line tool on top is `main.rs`. Data flow: `checkpoint` -> `types` -> `encode` -> `model_folder`; for a
-//! measurement: `json` -> `records` -> `questions` -> `eval` -> `score` -> `protocol` -> `metrics`, or `prompts` ->
-//! `compare`.
-pub mod about;
-pub mod ask;
-pub mod calibrate;
-pub mod checkpoint;
-pub mod compare;
-pub mod convert;
-mod disk;
-pub mod encode;
-pub mod eval;
-pub mod inspect;
-pub mod json;
-pub mod metrics;
-pub mod model_folder;
-pub mod native;
-pub mod prompts;
-pub mod protocol;
-pub mod questions;
-pub mod random;
-pub mod records;
-pub mod score;
-pub mod types;
-pub mod vocabulary;
+//! Rooms, in the order of the data flow: [`files`], [`checkpoint`], [`convert`](mod@convert), [`native`], [`measure`],
+//! [`commands`]; imports point up this list only. The command-line tool on top is `main.rs`.
 
-pub use about::About;
-pub use convert::{Options, convert};
-pub use random::random;
+pub mod checkpoint;
+pub mod commands;
+pub mod convert;
+pub mod files;
+pub mod measure;
+pub mod native;
+
+pub use commands::convert::{Options, convert};
+pub use convert::random::random;
+pub use files::about::About;
 
 /// Mean and standard deviation of colour channels.
 pub type MeanStd = ([f32; 3], [f32; 3]);

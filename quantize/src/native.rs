@@ -1,7 +1,7 @@
 //! Runs a model natively, from its folder or straight from a checkpoint: one thread per rank, the same engine as in the
 //! browser.
 
-use crate::model_folder::{Files, Source, Stored, Unwritten};
+use crate::files::folder::{Files, Source, Stored, Unwritten};
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::device::shard::Shard;
 use llama3med::model::ModelLoader;
@@ -10,6 +10,16 @@ use llama3med::text::conversation::Template;
 use llama3med::{Error, Result};
 use std::ops::Range;
 use std::path::Path;
+
+/// Models below this size answer fastest on one rank: sums would take longer than products.
+const SMALL_MODEL_BYTES: u64 = 64 << 20;
+
+/// The number of ranks if none is asked for.
+pub fn default_ranks(files: &Files<Stored>) -> usize {
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let n_bytes: u64 = files.named().map(|(_, file)| file.size()).sum();
+    if n_bytes < SMALL_MODEL_BYTES { 1 } else { n_cores }
+}
 
 /// Bytes read and passed on at a time.
 const PIECE_BYTES: u64 = 4 << 20;

@@ -2,8 +2,9 @@
 //! file.
 
 use llama3med::file::manifest::{ENCODER, Manifest};
-use quantize::model_folder::read_manifest;
-use quantize::{About, random};
+use quantize::About;
+use quantize::convert::random;
+use quantize::files::folder::read_manifest;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};

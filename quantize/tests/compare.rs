@@ -2,10 +2,13 @@
 
 use llama3med::Error;
 use llama3med::file::gguf::Dtype;
-use quantize::compare::{Options, Report, compare};
-use quantize::model_folder::{read_manifest, write_manifest};
-use quantize::types::Types;
-use quantize::{About, calibrate, convert, inspect, random};
+use quantize::commands::inspect;
+use quantize::convert::random;
+use quantize::convert::types::Types;
+use quantize::files::folder::{read_manifest, write_manifest};
+use quantize::measure::calibrate;
+use quantize::measure::compare::{Options, Report, compare};
+use quantize::{About, convert};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

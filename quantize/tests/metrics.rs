@@ -1,9 +1,9 @@
 //! Scores compared with those of tests/golden/metrics.py, case by case and set by set.
 
 use clap::ValueEnum;
-use quantize::metrics::{self, Overlap};
-use quantize::protocol::Protocol;
-use quantize::score::{Options, Scoring, parse_candidates, score};
+use quantize::measure::metrics::{self, Overlap};
+use quantize::measure::protocol::Protocol;
+use quantize::measure::score::{Options, Scoring, parse_candidates, score};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;

@@ -7,9 +7,10 @@ use llama3med::device::quant::dequantize;
 use llama3med::file::gguf::{Dtype, Gguf};
 use llama3med::file::manifest::{DECODER, ENCODER, Manifest};
 use quantize::checkpoint::Parts;
+use quantize::commands::inspect;
 use quantize::convert::Understood;
-use quantize::model_folder::{Stored, Unwritten, Writer, open_folder, read_manifest};
-use quantize::{convert, inspect, random};
+use quantize::convert::{self, random};
+use quantize::files::folder::{Stored, Unwritten, Writer, open_folder, read_manifest};
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -12,10 +12,10 @@ use llama3med::{Error, Result};
 use quantize::About;
 use quantize::checkpoint::{Parts, chat, pickle, safetensors, sentencepiece, tensor::Tensor};
 use quantize::convert::Understood;
-use quantize::protocol::Protocol;
-use quantize::questions::QuestionSet;
-use quantize::records;
-use quantize::score::{self, Scoring, score};
+use quantize::files::records;
+use quantize::measure::protocol::Protocol;
+use quantize::measure::questions::QuestionSet;
+use quantize::measure::score::{self, Scoring, score};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 

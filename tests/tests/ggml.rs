@@ -11,7 +11,7 @@ use llama3med::text::tokenizer::split::Split;
 use llama3med::text::tokenizer::{GGUF_KEY, Tokenizer};
 use quantize::checkpoint::chat;
 use quantize::checkpoint::sentencepiece::tokenizer_json;
-use quantize::vocabulary::Vocabulary;
+use quantize::convert::vocabulary::Vocabulary;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

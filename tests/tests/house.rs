@@ -15,12 +15,13 @@ const ENGINE: [(&str, &[&str]); 7] = [
 ];
 
 /// Rooms of the tool.
-const TOOL: [(&str, &[&str]); 5] = [
-    ("commands", &["measure", "convert", "checkpoint", "folder"]),
-    ("measure", &["convert", "checkpoint", "folder"]),
-    ("convert", &["checkpoint", "folder"]),
-    ("checkpoint", &["folder"]),
-    ("folder", &[]),
+const TOOL: [(&str, &[&str]); 6] = [
+    ("commands", &["measure", "native", "convert", "checkpoint", "files"]),
+    ("measure", &["native", "convert", "checkpoint", "files"]),
+    ("native", &["files"]),
+    ("convert", &["checkpoint", "files"]),
+    ("checkpoint", &["files"]),
+    ("files", &[]),
 ];
 
 const MAX_FILE_LINES: usize = 600;
@@ -68,7 +69,8 @@ fn check(src: &Path, rooms: &[(&str, &[&str])]) {
         if matches!(room, "lib" | "main") {
             continue;
         }
-        let (_, allowed) = rooms.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{inside:?} is in no room"));
+        let (_, allowed) =
+            rooms.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{inside:?} is in no room"));
         for (used, line) in named(&text) {
             let is_room = rooms.iter().any(|(name, _)| *name == used);
             assert!(!is_room || used == room || allowed.contains(&used), "{inside:?} uses {used}: {line}");
@@ -94,15 +96,17 @@ fn functions(text: &str) -> Vec<(&str, usize)> {
     let starts = lines.iter().enumerate().filter_map(|(idx, line)| {
         let code = line.trim_start();
         let words: Vec<&str> = code.split(' ').take_while(|word| !word.contains('(')).collect();
-        let is_function = !code.starts_with("//") && words.iter().all(|word| !word.contains('"')) && words.contains(&"fn")
-            || code.starts_with("fn ");
+        let is_function =
+            !code.starts_with("//") && words.iter().all(|word| !word.contains('"')) && words.contains(&"fn")
+                || code.starts_with("fn ");
         is_function.then_some((idx, line.len() - code.len()))
     });
     starts
         .map(|(start, indent)| {
             let is_end = |line: &&str| line.len() == indent + 1 && line.trim_start() == "}";
             let is_one_line = lines[start].ends_with('}') || lines[start].ends_with(';');
-            let n_lines = if is_one_line { 1 } else { lines[start..].iter().position(|line| is_end(&line)).unwrap_or(0) + 1 };
+            let n_lines =
+                if is_one_line { 1 } else { lines[start..].iter().position(|line| is_end(&line)).unwrap_or(0) + 1 };
             (lines[start].trim(), n_lines)
         })
         .collect()
@@ -117,7 +121,10 @@ fn files_and_functions_can_be_read_at_once() {
             assert!(n_lines <= MAX_FILE_LINES, "{path:?} has {n_lines} lines; {MAX_FILE_LINES} at most");
             for (name, n_lines) in functions(&text) {
                 n_functions += 1;
-                assert!(n_lines <= MAX_FUNCTION_LINES, "{path:?}: {n_lines} lines of {name}; {MAX_FUNCTION_LINES} at most");
+                assert!(
+                    n_lines <= MAX_FUNCTION_LINES,
+                    "{path:?}: {n_lines} lines of {name}; {MAX_FUNCTION_LINES} at most"
+                );
             }
         }
     }

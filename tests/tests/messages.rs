@@ -9,8 +9,8 @@ use llama3med::text::conversation::{Marks, Message, Part, Piece, Role, TEMPLATES
 use llama3med::text::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use quantize::checkpoint::sentencepiece::tokenizer_json;
+use quantize::convert::random;
 use quantize::native::with_session;
-use quantize::random;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

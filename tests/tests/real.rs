@@ -9,7 +9,7 @@ use llama3med::model::{Listener, Stage, Token};
 use llama3med::picture::Picture;
 use llama3med::spec::watch::Watch;
 use llama3med::text::tokenizer::Tokenizer;
-use quantize::model_folder::{Files, Source, Stored};
+use quantize::files::folder::{Files, Source, Stored};
 use quantize::native::with_files;
 use safetensors::SafeTensors;
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! A JSON file whose fields are read by path, and errors that name file and field.
 
-use crate::json;
-use crate::model_folder::read_small;
+use crate::files::folder::read_small;
+use crate::files::json;
 use llama3med::{Error, Result};
 use serde_json::Value;
 use std::path::Path;

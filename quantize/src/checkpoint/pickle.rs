@@ -6,7 +6,7 @@
 //! error that says so, and nothing is ever called. Weights stay in the file until they are read, piece by piece.
 
 use crate::checkpoint::tensor::{Tensor, read_at};
-use crate::model_folder::{check_stand_in, failed};
+use crate::files::folder::{check_stand_in, failed};
 use llama3med::{Error, Result};
 use safetensors::Dtype;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! safetensors files: the header is checked against the file's length before anything in it is trusted.
 
 use crate::checkpoint::tensor::Tensor;
-use crate::model_folder::{check_stand_in, failed};
+use crate::files::folder::{check_stand_in, failed};
 use llama3med::{Error, Result};
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;

@@ -7,7 +7,7 @@ use crate::golden::{best, on_ranks};
 use llama3med::device::shard::{Loader, Shard};
 use llama3med::model::decoder::{Decoder, Input};
 use llama3med::spec::{DecoderSpec, wants};
-use quantize::model_folder::Stored;
+use quantize::files::folder::Stored;
 use safetensors::SafeTensors;
 use std::path::PathBuf;
 

@@ -10,7 +10,7 @@ use llama3med::picture::Picture;
 use llama3med::text::conversation::Template;
 use llama3med::{Error, Result};
 use quantize::checkpoint::Parts;
-use quantize::model_folder::{Files as ModelFiles, Source, Stored};
+use quantize::files::folder::{Files as ModelFiles, Source, Stored};
 use quantize::native::{with_files, with_session};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! What is asked: each question's text, its picture, and the settings that its answer depends on.
 
 use super::Options;
-use crate::ask::decode;
-use crate::questions::{AnswerType, Question, QuestionSet, find_image};
+use crate::files::decode;
+use crate::measure::questions::{AnswerType, Question, QuestionSet, find_image};
 use llama3med::picture::Picture;
 use llama3med::{Error, Result};
 use serde_json::{Map, Value, json};

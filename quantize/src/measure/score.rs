@@ -1,10 +1,10 @@
 //! Scores answers made here or elsewhere against the true ones: reads, pairs, scores, reports.
 
-use crate::json::shown;
-use crate::metrics::Candidates;
-use crate::protocol::{self, Classes, Pair, Protocol, Published};
-use crate::questions::{AnswerType, Question, QuestionSet};
-use crate::records::{self, Record, as_text};
+use crate::files::json::shown;
+use crate::files::records::{self, Record, as_text};
+use crate::measure::metrics::Candidates;
+use crate::measure::protocol::{self, Classes, Pair, Protocol, Published};
+use crate::measure::questions::{AnswerType, Question, QuestionSet};
 use clap::Args;
 use llama3med::{Error, Result};
 use serde::Serialize;

@@ -1,12 +1,12 @@
 //! The file of answers: written line by line as they come, resumed after an interruption, sorted at the end.
 
 use super::plan::{Asked, Plan};
-use crate::disk::{flush_folder, write_whole};
-use crate::json::{self, shown};
-use crate::model_folder::{failed, read_small};
-use crate::questions::QuestionSet;
-use crate::records::{self, Record, key};
-use crate::score;
+use crate::files::disk::{flush_folder, write_whole};
+use crate::files::folder::{failed, read_small};
+use crate::files::json::{self, shown};
+use crate::files::records::{self, Record, key};
+use crate::measure::questions::QuestionSet;
+use crate::measure::score;
 use llama3med::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};

@@ -6,11 +6,11 @@
 mod answers;
 mod plan;
 
-use crate::ask::default_ranks;
-use crate::model_folder::open_folder;
+use crate::files::folder::open_folder;
+use crate::measure::questions::QuestionSet;
+use crate::measure::score::{Report, Scorer, Scoring, pair};
+use crate::native::default_ranks;
 use crate::native::with_session;
-use crate::questions::QuestionSet;
-use crate::score::{Report, Scorer, Scoring, pair};
 use answers::Answers;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};

@@ -1,8 +1,8 @@
 //! Prompts for measuring a model: lines of a text file, a question set, or the model's own suggestions.
 
-use crate::ask::decode;
-use crate::model_folder::{failed, read_small};
-use crate::questions::{QuestionSet, find_image};
+use crate::files::decode;
+use crate::files::folder::{failed, read_small};
+use crate::measure::questions::{QuestionSet, find_image};
 use llama3med::file::manifest::Manifest;
 use llama3med::{Error, Result};
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! The number format of each large matrix: one for all, or a mixture that spends more bits where they matter, with
 //! exceptions by name.
 
-use crate::encode::TYPES;
+use crate::convert::encode::TYPES;
 use llama3med::file::gguf::Dtype;
 use llama3med::spec::{DecoderSpec, Role, Tensor};
 use llama3med::{Error, Result};
@@ -214,7 +214,7 @@ fn has_more_bits(layer: usize, n_layers: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::shape;
+    use crate::convert::random::shape;
 
     fn tensors(name: &str) -> Vec<Tensor> {
         let (decoder, _, vision) = shape(name).unwrap();

@@ -3,10 +3,11 @@
 //! Blocks are made directly in their stored type, a few bytes of randomness a weight, so that an 8B takes little longer than writing it. Weights have
 //! mean 0 and deviation 1 / sqrt(row length) and norms are 1: activations neither vanish nor explode.
 
-use crate::model_folder::{Files, Plan, Rows, Writer};
-use crate::types::Types;
-use crate::vocabulary::Vocabulary;
-use crate::{About, CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
+use crate::convert::types::Types;
+use crate::convert::vocabulary::Vocabulary;
+use crate::files::about::About;
+use crate::files::folder::{Files, Plan, Rows, Writer};
+use crate::{CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use half::f16;
 use llama3med::device::ops::Activation;
 use llama3med::device::rope::llama3_factors;
@@ -455,7 +456,7 @@ fn byte_letters() -> Vec<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::TYPES;
+    use crate::convert::encode::TYPES;
     use llama3med::device::quant::dequantize;
 
     #[test]

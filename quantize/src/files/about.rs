@@ -1,9 +1,9 @@
 //! What users are told about a model, and the sample pictures offered with it: from arguments, or from a JSON file with
 //! the manifest's own keys.
 
-use crate::ask::decode;
-use crate::json;
-use crate::model_folder::read_small;
+use crate::files::decode;
+use crate::files::folder::read_small;
+use crate::files::json;
 use llama3med::file::manifest::{DECODER, ENCODER, MAX_MANIFEST_BYTES, Manifest, Sample, check_path};
 use llama3med::{Error, Result};
 use serde::Deserialize;

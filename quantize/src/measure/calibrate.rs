@@ -1,13 +1,14 @@
 //! Which columns of each matrix matter: an importance matrix as llama.cpp means it, the mean square of what a column is multiplied with.
 //!
 //! The unquantized model answers prompts, about pictures or without; what enters its matrices meanwhile, prompt and answer alike, is watched. Weights
-//! that large activations meet are then rounded more exactly at the cost of others: see [`crate::encode::encode_for`].
+//! that large activations meet are then rounded more exactly at the cost of others: see [`crate::convert::encode::encode_for`].
 
-use crate::ask::decode;
 use crate::convert::Understood;
-use crate::model_folder::Unwritten;
+use crate::convert::encode::Importance;
+use crate::files::decode;
+use crate::files::folder::Unwritten;
+use crate::measure::prompts::{self, Prompt};
 use crate::native::with_files;
-use crate::prompts::{self, Prompt};
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::model::session::{AskOptions, Chat, Session};
@@ -32,29 +33,6 @@ pub struct Options {
     pub prompts: PathBuf,
     /// The folder of their pictures.
     pub images: Option<PathBuf>,
-}
-
-/// How much each column of a matrix counts, by the matrix's name in the GGUF file: (n_cols), 1 on average.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Importance {
-    columns: BTreeMap<String, Vec<f32>>,
-}
-
-impl Importance {
-    /// The weights of a matrix's columns, if anything entered it.
-    pub fn of(&self, matrix: &str) -> Option<&[f32]> {
-        self.columns.get(matrix).map(Vec::as_slice)
-    }
-
-    /// How many matrices are known.
-    pub fn len(&self) -> usize {
-        self.columns.len()
-    }
-
-    /// Whether nothing was seen.
-    pub fn is_empty(&self) -> bool {
-        self.columns.is_empty()
-    }
 }
 
 /// Sums of squares by column, and how many rows they are of.

@@ -2,8 +2,9 @@
 //!
 //! The answer goes to standard output as it comes, progress and timings go to standard error.
 
-use crate::model_folder::{Files, Source, Stored, failed, read_small};
-use crate::native::with_files;
+use crate::files::decode;
+use crate::files::folder::{Files, Source, Stored, failed, read_small};
+use crate::native::{default_ranks, with_files};
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::model::sampler::SamplerOptions;
@@ -19,12 +20,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// Larger picture files are refused.
-const MAX_PICTURE_BYTES: usize = 512 << 20;
-
-/// Models below this size answer fastest on one rank: sums would take longer than products.
-const SMALL_MODEL_BYTES: u64 = 64 << 20;
 
 /// What to ask, and how.
 #[derive(Debug, Clone)]
@@ -81,23 +76,6 @@ pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
     with_files(files.bytes(), n_ranks, options.template.clone(), options.context, |session| {
         eprintln!("loaded {:?} on {n_ranks} rank(s) in {}", name, seconds(start.elapsed()));
         block_on(run(session, options, &ask, &pictures, stop))
-    })
-}
-
-/// Ranks where none are asked for.
-pub(crate) fn default_ranks(files: &Files<Stored>) -> usize {
-    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let n_bytes: u64 = files.named().map(|(_, file)| file.size()).sum();
-    if n_bytes < SMALL_MODEL_BYTES { 1 } else { n_cores }
-}
-
-/// Reads a picture.
-pub(crate) fn decode(path: &Path) -> Result<Picture> {
-    let bytes = read_small(path, MAX_PICTURE_BYTES)?;
-    Picture::decode(&bytes).map_err(|error| match error {
-        Error::Image(problem) => Error::Image(format!("{}: {problem}", path.display())),
-        Error::Format(_) => Error::Image(format!("{}: {error}", path.display())),
-        other => other,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Files that survive a power cut: a file with its final name is complete. A file is flushed to disk before it is
 //! renamed, and its folder before anything relies on the name.
 
-use crate::model_folder::failed;
+use crate::files::folder::failed;
 use llama3med::{Error, Result};
 use std::fs;
 use std::io::{ErrorKind, Write};

@@ -2,9 +2,9 @@
 //! files that the chunks form. Other projects' GGUF files are read in the same way, and split ones as the whole that
 //! their parts form.
 
-use crate::About;
-use crate::disk::{beside, check_space, copy, flush_folder, write_whole};
-use crate::json;
+use crate::files::about::About;
+use crate::files::disk::{beside, check_space, copy, flush_folder, write_whole};
+use crate::files::json;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::error::stand_in;
 use llama3med::file::gguf::{ALIGNMENT, Dtype, Gguf, Header, part_names};

@@ -2,8 +2,8 @@
 //!
 //! The first record determines the format; records come as a JSON array or one per line.
 
-use crate::json::shown;
-use crate::records::{self, Record, as_text};
+use crate::files::json::shown;
+use crate::files::records::{self, Record, as_text};
 use llama3med::{Error, Result};
 use serde::Serialize;
 use serde_json::Value;

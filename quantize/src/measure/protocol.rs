@@ -4,8 +4,8 @@
 //! The scripts follow one definition and differ in what they leave out, as described by [`Protocol`]. Strict numbers
 //! are the same for all of them.
 
-use crate::metrics::{self, Candidates};
-use crate::questions::{AnswerType, GROUPS, Question};
+use crate::measure::metrics::{self, Candidates};
+use crate::measure::questions::{AnswerType, GROUPS, Question};
 use clap::ValueEnum;
 use llama3med::{Error, Result};
 use serde::{Serialize, Serializer};

@@ -5,12 +5,13 @@
 //! compared. The models run one after the other: memory holds one of them, and the reference's outputs, a few megabytes
 //! per prompt for an 8B.
 
-use crate::ask::{decode, default_ranks};
 use crate::checkpoint::Parts;
 use crate::convert::Understood;
-use crate::model_folder::{Files, Unwritten, open_folder, write_manifest};
+use crate::files::decode;
+use crate::files::folder::{Files, Unwritten, open_folder, write_manifest};
+use crate::measure::prompts::{self, Prompt};
+use crate::native::default_ranks;
 use crate::native::{Bytes, with_files};
-use crate::prompts::{self, Prompt};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::device::ranks::{Threads, block_on};

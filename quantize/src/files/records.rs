@@ -1,7 +1,7 @@
 //! Files of JSON records, as an array or one per line: read whole, every error with its position.
 
-use crate::json::{self, shown};
-use crate::model_folder::read_small;
+use crate::files::folder::read_small;
+use crate::files::json::{self, shown};
 use llama3med::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::HashMap;

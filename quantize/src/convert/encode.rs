@@ -6,6 +6,31 @@ use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use llama3med::file::gguf::Dtype;
 use llama3med::{Error, Result};
+use std::collections::BTreeMap;
+
+/// How much each column of a matrix counts, by the matrix's name in the GGUF file: (n_cols), 1 on average.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Importance {
+    /// By the name of the matrix.
+    pub columns: BTreeMap<String, Vec<f32>>,
+}
+
+impl Importance {
+    /// The weights of a matrix's columns, if anything entered it.
+    pub fn of(&self, matrix: &str) -> Option<&[f32]> {
+        self.columns.get(matrix).map(Vec::as_slice)
+    }
+
+    /// How many matrices are known.
+    pub fn len(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Whether nothing was seen.
+    pub fn is_empty(&self) -> bool {
+        self.columns.is_empty()
+    }
+}
 
 /// The types that this tool writes; the engine reads more.
 pub const TYPES: [Dtype; 7] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q4_0, Dtype::Q8_0, Dtype::Q4K, Dtype::Q6K];
