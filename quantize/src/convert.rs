@@ -19,6 +19,8 @@ use llama3med::spec::{self, DecoderSpec, Role, Source, Tower, VisionSpec};
 use llama3med::text::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use std::ops::Range;
+use types::Types;
+use vocabulary::Vocabulary;
 
 /// A checkpoint whose shapes are known, and whose tensors are complete and without extras.
 pub struct Understood {

@@ -3,7 +3,7 @@
 //! The answer goes to standard output as it comes, progress and timings go to standard error.
 
 use crate::files::decode;
-use crate::files::folder::{Files, Source, Stored, failed, read_small};
+use crate::files::folder::{Source, failed};
 use crate::native::{default_ranks, with_files};
 use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::device::ranks::{Threads, block_on};

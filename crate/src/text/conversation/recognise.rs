@@ -71,7 +71,7 @@ fn by_vocabulary(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<(Template,
     let shown = |mark: &str| format!("{JINJA_KEY} is missing and the vocabulary has {mark}");
     // Llama-2 has as many key heads as query heads, Mistral and TinyLlama have fewer.
     let heads = gguf.get_usize("llama.attention.head_count")?;
-    let is_llama2 = heads == gguf.get_usize("llama.attention.head_count_kv")?.or(heads);
+    let is_llama2 = heads.is_some() && heads == gguf.get_usize("llama.attention.head_count_kv")?.or(heads);
     Ok(if tokenizer.find("<|start_header_id|>").is_some() {
         Some((Template::Llama3 { system: String::new() }, shown("<|start_header_id|>")))
     } else if tokenizer.find("<|im_start|>").is_some() {
