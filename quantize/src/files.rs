@@ -4,6 +4,7 @@ pub mod about;
 pub(crate) mod disk;
 pub mod folder;
 pub mod json;
+pub mod plan;
 pub mod records;
 
 use folder::read_small;

@@ -1,7 +1,8 @@
 //! Runs a model natively, from its folder or straight from a checkpoint: one thread per rank, the same engine as in the
 //! browser.
 
-use crate::files::folder::{Files, Source, Stored, Unwritten};
+use crate::files::folder::{Files, Source, Stored};
+use crate::files::plan::Unwritten;
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::device::shard::Shard;
 use llama3med::model::ModelLoader;

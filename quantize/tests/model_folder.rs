@@ -10,7 +10,8 @@ use quantize::checkpoint::Parts;
 use quantize::commands::inspect;
 use quantize::convert::Understood;
 use quantize::convert::{self, random};
-use quantize::files::folder::{Stored, Unwritten, Writer, open_folder, read_manifest};
+use quantize::files::folder::{Stored, Writer, open_folder, read_manifest};
+use quantize::files::plan::Unwritten;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -5,7 +5,8 @@
 use crate::checkpoint::Parts;
 use crate::convert::Understood;
 use crate::convert::types::Types;
-use crate::files::folder::{Files, Plan, Source, Stored, open_folder};
+use crate::files::folder::{Files, Source, Stored, open_folder};
+use crate::files::plan::Plan;
 use llama3med::file::gguf::Gguf;
 use llama3med::file::manifest::{Fidelity, Manifest};
 use llama3med::model::memory::Held;

@@ -6,7 +6,8 @@
 use crate::convert::types::Types;
 use crate::convert::vocabulary::Vocabulary;
 use crate::files::about::About;
-use crate::files::folder::{Files, Plan, Rows, Writer};
+use crate::files::folder::{Files, Writer};
+use crate::files::plan::{Plan, Rows};
 use crate::{CLIP_MEAN_STD, OPTIMUS_MEAN_STD, SIGLIP_MEAN_STD};
 use half::f16;
 use llama3med::device::ops::Activation;

@@ -6,7 +6,7 @@
 use crate::convert::Understood;
 use crate::convert::encode::Importance;
 use crate::files::decode;
-use crate::files::folder::Unwritten;
+use crate::files::plan::Unwritten;
 use crate::measure::prompts::{self, Prompt};
 use crate::native::with_files;
 use indicatif::{ProgressBar, ProgressStyle};

@@ -8,7 +8,8 @@
 use crate::checkpoint::Parts;
 use crate::convert::Understood;
 use crate::files::decode;
-use crate::files::folder::{Files, Unwritten, open_folder, write_manifest};
+use crate::files::folder::{Files, open_folder, write_manifest};
+use crate::files::plan::Unwritten;
 use crate::measure::prompts::{self, Prompt};
 use crate::native::default_ranks;
 use crate::native::{Bytes, with_files};
