@@ -1,4 +1,4 @@
-// The cost of a sum over ranks, by doubling and by halving (crate/src/ranks.rs): node bench/exchange.mjs. Chromium workers do the same with their messages and
+// The cost of a sum over ranks, by doubling and by halving (crate/src/device/ranks.rs): node bench/exchange.mjs. Chromium workers do the same with their messages and
 // their memory as ranks do, and nothing else. Two cores cannot show the time that eight would take, so the CPU time of all Chromium processes is counted, which
 // other work on the machine hardly changes. It is read from Linux's /proc.
 
