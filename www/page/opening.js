@@ -221,7 +221,7 @@ async function show(talk, { remark = "", before = null } = {}) {
   for (const name of ["drop", "strip"]) byId(name).hidden = (name === "drop") === Boolean(file);
   document.body.classList.toggle("has-image", Boolean(file));
   document.body.classList.toggle("has-turns", entries.length > 0);
-  showNote(byId("notes"), "talk", file || entries.length === 0 || !sees() ? "" : "The picture of this conversation is no longer available: you can read it, but not continue it.");
+  showNote(byId("notes"), "talk", file || entries.length === 0 || !sees() ? "" : "The picture of this conversation is not here: the conversation can be read, but not continued.");
   showTalks();
   if (file) await Promise.all([picture.show(file, talk.shown), service.asked]);
   else picture.hide();

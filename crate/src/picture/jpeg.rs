@@ -67,7 +67,7 @@ fn check_kind(frame: (u8, u8)) -> Result<()> {
         (0xc3 | 0xc7 | 0xcb | 0xcf, _) => "a lossless JPEG".to_owned(),
         (0xc9 | 0xca | 0xcd | 0xce, _) => "a JPEG with arithmetic coding".to_owned(),
         (0xc5 | 0xc6, _) => "a hierarchical JPEG".to_owned(),
-        (_, bits) if bits != 8 => format!("a JPEG with {bits} bits per sample"),
+        (_, bits) if bits != 8 => format!("a JPEG with {bits} bits a sample"),
         _ => return Ok(()),
     };
     Err(Error::Format(kind))

@@ -413,7 +413,7 @@ impl<'a> Machine<'a> {
                 self.views.push(View { dtype, key, offset, shape, strides });
                 Ok(Value::Tensor(self.views.len() - 1))
             }
-            (function, _) => Err(format!("{function:?} cannot be built from its arguments")),
+            (function, _) => Err(format!("{function:?} cannot be made from its arguments")),
         }
     }
 

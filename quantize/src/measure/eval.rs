@@ -181,7 +181,7 @@ fn stopped(options: &Options, plan: &Plan, answers: &Answers) {
 fn notes(options: &Options, set: &QuestionSet, n_cut: usize) -> Vec<String> {
     let mut notes = vec![match &options.closed_suffix {
         Some(suffix) => format!("closed questions were asked with {suffix:?} after them"),
-        None => "closed questions were asked unchanged".into(),
+        None => "closed questions were asked as they stand".into(),
     }];
     notes.extend(set.note.iter().map(|note| format!("{}: {note}", set.file)));
     match (options.blank, options.shuffle) {

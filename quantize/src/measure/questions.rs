@@ -118,7 +118,7 @@ impl QuestionSet {
         question.image.as_str().ok_or_else(|| {
             let key = self.format.image_key();
             let problem = match &question.image {
-                Value::Null => format!("{key} is missing: expected the path of the question's picture"),
+                Value::Null => format!("{key} is missing: expected the path of the picture that is asked about"),
                 other => format!("{key}: expected a text, found {}", shown(other)),
             };
             Error::corrupt(&self.file, &question.place, problem)
