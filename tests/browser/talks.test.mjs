@@ -164,7 +164,7 @@ test("kept on the device only on request, pictures separately; the model remembe
   await on.ready();
   await openTalks(page);
   await talk(page, "Is this kept?").click();
-  await page.getByText("The picture of this conversation is no longer available").waitFor();
+  await page.getByText("The picture of this conversation is not here").waitFor();
   assert.equal(await page.locator(".turn").count(), 2);
   await openTalks(page);
   await page.locator("#keep-talks").uncheck();
