@@ -401,7 +401,7 @@ fn make_converted(args: ConvertArgs) -> Result<ExitCode> {
 }
 
 fn make_random(args: RandomArgs) -> Result<ExitCode> {
-    let manifest = random(&random::Options {
+    let manifest = random::random(&random::Options {
         shape: args.shape,
         types: args.output.types(),
         chunk_size: args.output.chunk_size,

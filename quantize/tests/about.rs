@@ -43,7 +43,7 @@ impl Files {
     }
 
     fn make(&self, about: About) -> Manifest {
-        random(&random::Options { about, ..random::Options::new("tiny", self.model()) }).unwrap();
+        random::random(&random::Options { about, ..random::Options::new("tiny", self.model()) }).unwrap();
         read_manifest(&self.model()).unwrap()
     }
 

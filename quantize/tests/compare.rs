@@ -100,7 +100,7 @@ fn calibration_weights_what_prompts_meet() {
 #[test]
 fn a_model_beside_itself_is_the_same_and_its_card_stays() {
     let folder = path("itself");
-    random(&random::Options { types: Dtype::Q4_0.into(), ..random::Options::new("tiny", &folder) }).unwrap();
+    random::random(&random::Options { types: Dtype::Q4_0.into(), ..random::Options::new("tiny", &folder) }).unwrap();
     let images = demo().join("samples");
     let report = measure(&Options { images: Some(images), write: true, ..options(&folder, &folder) });
     let fidelity = report.fidelity;
@@ -110,14 +110,14 @@ fn a_model_beside_itself_is_the_same_and_its_card_stays() {
     let shown = inspect::inspect(&folder, true).unwrap().to_string();
     assert!(shown.contains("tokens as Random weights (tiny), q4_0, KL divergence 0.0000"), "{shown}");
     // Nothing else is left in the folder, so it may be overwritten by a conversion.
-    random(&random::Options::new("tiny", &folder)).unwrap();
+    random::random(&random::Options::new("tiny", &folder)).unwrap();
     assert_eq!(read_manifest(&folder).unwrap().fidelity, None);
 }
 
 #[test]
 fn strangers_are_told_apart() {
     let (demo_model, tiny) = (converted("strangers", Dtype::Q4_0), path("stranger"));
-    random(&random::Options::new("tiny", &tiny)).unwrap();
+    random::random(&random::Options::new("tiny", &tiny)).unwrap();
     let error = compare(&options(&demo_model, &tiny), &AtomicBool::new(false)).unwrap_err().to_string();
     assert!(error.contains("the models do not belong together") && error.contains("for \""), "{error}");
     let stopped = compare(&options(&tiny, &tiny), &AtomicBool::new(true));

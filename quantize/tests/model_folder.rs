@@ -8,8 +8,9 @@ use llama3med::file::gguf::{Dtype, Gguf};
 use llama3med::file::manifest::{DECODER, ENCODER, Manifest};
 use quantize::checkpoint::Parts;
 use quantize::commands::inspect;
+use quantize::convert;
 use quantize::convert::Understood;
-use quantize::convert::{self, random};
+use quantize::convert::random;
 use quantize::files::folder::{Stored, Writer, open_folder, read_manifest};
 use quantize::files::plan::Unwritten;
 use std::fs;
@@ -273,13 +274,13 @@ fn damaged_chunks_are_named() {
 fn seeds_make_models() {
     let bytes = |seed, name: &str| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        random(&random::Options { seed, ..random::Options::new("tiny", &folder) }).unwrap();
+        random::random(&random::Options { seed, ..random::Options::new("tiny", &folder) }).unwrap();
         whole(&folder, DECODER)
     };
     let first = bytes(1, "seed_a");
     assert_eq!(first, bytes(1, "seed_b"));
     assert_ne!(first, bytes(2, "seed_c"));
-    let error = random(&random::Options::new("huge", "x")).unwrap_err().to_string();
+    let error = random::random(&random::Options::new("huge", "x")).unwrap_err().to_string();
     assert!(error.contains("shape must be one of tiny, 1b"), "{error}");
 }
 
@@ -318,6 +319,6 @@ fn inspect_tells_a_pair_of_llama_cpps() {
 fn random_tiny(test: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tiny_{test}"));
     let _ = fs::remove_dir_all(&folder);
-    random(&random::Options::new("tiny", &folder)).unwrap();
+    random::random(&random::Options::new("tiny", &folder)).unwrap();
     folder
 }

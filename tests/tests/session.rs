@@ -364,7 +364,7 @@ fn a_turn_is_dropped_only_where_the_answer_would_have_no_room() {
     let chat = |turns: &[u32]| {
         turns.iter().fold(Chat::default(), |chat, n| {
             let mut chat = chat.asked(&format!("Question {n}?"));
-            chat.add(Message::new(Role::Assistant, [prompt::Part::Tokens((40..50 + n).collect())]));
+            chat.add(Message::new(Role::Assistant, [conversation::Part::Tokens((40..50 + n).collect())]));
             chat
         })
     };

@@ -56,7 +56,7 @@ fn a_file_of_llama_cpp_tells_tokens_and_template() {
     let (_, gguf) = of_llama_cpp();
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
     let template = Template::from_gguf(&gguf, &tokenizer).unwrap();
-    let prompt = template.prompt(&tokenizer, &[], crate::whole::QUESTION, true).unwrap();
+    let prompt = template.prompt(&tokenizer, &tests::messages(&[], crate::whole::QUESTION, true)).unwrap();
     let ids: Vec<i64> =
         prompt.iter().map(|piece| if let Piece::Token(id) = piece { (*id).into() } else { -200 }).collect();
     assert_eq!(ids, Golden::read("llava-qwen").i64("prompt_ids"));
