@@ -5,7 +5,8 @@
 //! can be watched. The tables determine what a rank loads ([`wants`]), what the converter writes, and which matrices a
 //! calibration weights.
 //!
-//! Names in the files are llama.cpp's (`convert_hf_to_gguf.py`, `clip.cpp`); names in checkpoints are those of transformers and timm.
+//! Names in the files are llama.cpp's (`convert_hf_to_gguf.py`, `clip.cpp`); names in checkpoints are those of
+//! transformers and timm.
 
 mod connector;
 mod decoder;

@@ -1,4 +1,5 @@
-//! The house that ARCHITECTURE.md draws: which room may look into which, and how large a file and a function may be. Read from the source itself.
+//! The house that ARCHITECTURE.md draws: which room may look into which, and how large a file and a function may be.
+//! Read from the source itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,8 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The rooms that a file names by `crate::room`, with the lines that do; a glob of the crate's root would hide others and counts as one.
+/// The rooms that a file names by `crate::room`, with the lines that do; a glob of the crate's root would hide others
+/// and counts as one.
 fn named(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     lines.flat_map(|line| {

@@ -1,4 +1,5 @@
-//! Conversations as messages: what is known of a prompt, system texts, several pictures, tokens with their probabilities, stop texts, answers gone on with.
+//! Conversations as messages: what is known of a prompt, system texts, several pictures, tokens with their
+//! probabilities, stop texts, answers gone on with.
 
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::model::sampler::SamplerOptions;
@@ -145,7 +146,8 @@ fn messages_that_make_no_conversation_are_refused() {
     }
 }
 
-// Sessions ---------------------------------------------------------------------------------------------------------------
+// Sessions
+// ---------------------------------------------------------------------------------------------------------------
 
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("messages-tiny");

@@ -202,7 +202,8 @@ impl Rank {
         Ok(frame)
     }
 
-    /// Begins a chat with these messages, each `{ role, parts }` with parts `{ text }`, `{ image: key }` or `{ tokens: ids }` (rank 0).
+    /// Begins a chat with these messages, each `{ role, parts }` with parts `{ text }`, `{ image: key }` or `{ tokens:
+    /// ids }` (rank 0).
     pub fn begin(&self, chat: u32, messages: JsValue) -> JsResult<()> {
         let chat_begun = Chat { messages: read(messages)? };
         self.chats.borrow_mut().insert(chat, chat_begun);

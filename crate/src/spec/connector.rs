@@ -68,7 +68,8 @@ impl ConnectorSpec {
         self.widths[self.n_layers()]
     }
 
-    /// How ranks split a layer: in pairs, the first by rows, the second by columns; a last layer without a partner by columns.
+    /// How ranks split a layer: in pairs, the first by rows, the second by columns; a last layer without a partner by
+    /// columns.
     pub fn split(&self, layer: usize) -> Split {
         let is_first = layer.is_multiple_of(2) && layer + 1 < self.n_layers();
         if is_first { Split::Rows(Self::UNIT) } else { Split::Cols(Self::UNIT) }

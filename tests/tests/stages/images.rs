@@ -1,4 +1,5 @@
-//! Several images in a conversation, in any place (`golden/images.py`): the same ids and logits as PyTorch's, read at once or turn by turn.
+//! Several images in a conversation, in any place (`golden/images.py`): the same ids and logits as PyTorch's, read at
+//! once or turn by turn.
 
 use crate::families;
 use crate::golden::{Files, Golden, assert_close, header};

@@ -1,4 +1,5 @@
-//! Qwen2 (`golden/families.py`): biases of q, k and v, another rotary pairing, a tied head; as a checkpoint and as a file that llama.cpp's library wrote.
+//! Qwen2 (`golden/families.py`): biases of q, k and v, another rotary pairing, a tied head; as a checkpoint and as a
+//! file that llama.cpp's library wrote.
 
 use crate::decoder::logits;
 use crate::golden::{Files, Golden, assert_close, folder, header, load, on_ranks};

@@ -5,8 +5,8 @@ use super::Marks;
 use crate::error::{Error, Result};
 use crate::text::tokenizer::Tokenizer;
 
-/// The text before and after a system text at the beginning of a conversation; with it, they replace [`Marks::first`]. An empty
-/// system text removes the format's own.
+/// The text before and after a system text at the beginning of a conversation; with it, they replace [`Marks::first`].
+/// An empty system text removes the format's own.
 ///
 /// Llama-3, ChatML and Vicuna have a place for it. Mistral's formats have none: the text is put before the first
 /// question, between `<<SYS>>` and `<</SYS>>` as in LLaVA's reference code, or, since version 3, as a paragraph of its
