@@ -12,7 +12,7 @@ use llama3med::text::tokenizer::Tokenizer;
 
 const LOGITS_BOUND: f32 = 5e-5;
 
-/// A file of llama.cpp's kind, with none of our keys, and its header.
+/// A file as llama.cpp writes it, with none of our keys, and its header.
 fn of_llama_cpp() -> (Vec<u8>, Gguf) {
     let bytes = std::fs::read(folder("llava-qwen").join("decoder.gguf")).unwrap();
     let gguf = header("decoder.gguf", &bytes);
