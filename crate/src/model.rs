@@ -50,7 +50,7 @@ impl ModelLoader {
     pub fn header(&mut self, file: &str, prefix: impl AsRef<[u8]>, file_size: u64) -> Result<Vec<Range<u64>>> {
         let mut gguf = Gguf::parse(file, prefix.as_ref(), file_size)?.ok_or_else(|| {
             let n_bytes = prefix.as_ref().len();
-            Error::corrupt(file, "header", format!("it goes on beyond its first {n_bytes} bytes"))
+            Error::corrupt(file, "header", format!("it extends beyond its first {n_bytes} bytes"))
         })?;
         drop(prefix);
         let shard = self.shard;

@@ -97,7 +97,7 @@ struct AskArgs {
     /// The chat template, if the file does not specify a known one, or to override it.
     #[arg(long, value_parser = TEMPLATES)]
     template: Option<String>,
-    /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF. Given several times (up to 4), the pictures stand before the
+    /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF. May be given several times (up to 4): the pictures come before the
     /// question in this order.
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,

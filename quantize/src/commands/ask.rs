@@ -122,7 +122,7 @@ fn report(listener: &Terminal, answer: &Answer, start: Instant) {
         Finish::Stop => "the model ended its answer",
         Finish::Length => "as long as --max-tokens allows",
         Finish::Context => "the context is full",
-        Finish::Repetition => "it only repeated itself; --allow-repetition lets it go on",
+        Finish::Repetition => "it only repeated itself; --allow-repetition lets it continue",
         Finish::Cancelled => "stopped",
     };
     eprintln!("answered {} tokens in {} ({:.1}/s): {end}", listener.ids.len(), seconds(time), rate(n_steps, time));

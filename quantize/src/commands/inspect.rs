@@ -112,7 +112,7 @@ pub struct Memory {
     pub n_ranks: usize,
     /// Bytes of weights.
     pub weights: u64,
-    /// Bytes of keys and values for 1000 tokens of conversation.
+    /// Bytes of keys and values per 1000 tokens of conversation.
     pub kv_per_1000_tokens: u64,
     /// Bytes of everything else, roughly: activations, encoded pictures, the tokenizer.
     pub work: u64,
@@ -295,7 +295,7 @@ impl fmt::Display for Report {
         if let Some(Fidelity { reference, kl_divergence, top1_agreement, n_tokens, .. }) = &self.fidelity {
             let same = 100.0 * top1_agreement;
             let text = format!(
-                "{same:.1} % of {n_tokens} tokens as {reference}, KL divergence {kl_divergence:.4} nats a token"
+                "{same:.1} % of {n_tokens} tokens as {reference}, KL divergence {kl_divergence:.4} nats per token"
             );
             line(f, "fidelity", &text)?;
         }
@@ -322,7 +322,7 @@ impl fmt::Display for Report {
                 f,
                 &label,
                 &format!(
-                    "{weights} of weights a rank, {kv} for 1000 tokens of conversation, about {work} for the work"
+                    "{weights} of weights per rank, {kv} per 1000 tokens of conversation, about {work} for buffers"
                 ),
             )?;
         }

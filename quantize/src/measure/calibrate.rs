@@ -58,7 +58,7 @@ pub fn calibrate(understood: &Understood, options: &Options) -> Result<Importanc
     let (tensors, mut columns) = (understood.tensors(), BTreeMap::new());
     for (place, (n_rows, sums)) in squares {
         let weights = weights(n_rows, &sums).ok_or_else(|| {
-            let problem = "what enters a matrix is all zero, or not finite: there is nothing to weight its columns by";
+            let problem = "the matrix's inputs are all zero, or not finite: its columns cannot be weighted";
             Error::corrupt(options.prompts.display().to_string(), format!("{place:?}"), problem)
         })?;
         let matrices = tensors.iter().filter(|(_, tensor)| tensor.input == Some(place));
