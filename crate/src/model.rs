@@ -189,7 +189,7 @@ pub struct Token {
     pub text: String,
     /// Logarithm of its probability by the model: log-softmax of the logits, before temperature, penalties and bans.
     pub logprob: f32,
-    /// The most likely tokens at this place, the best first; may include this token. Their number is the one requested.
+    /// The most likely tokens at this place, as many as requested, the best first; this token may be among them.
     pub alternatives: Vec<Alternative>,
 }
 
@@ -287,7 +287,8 @@ impl<P: Peers> Model<P> {
     ///
     /// If memory is short on any rank, kept conversations are dropped, as in [`Model::forward`].
     ///
-    /// # Errors [`Error::OutOfMemory`] if that did not free enough; the model remains usable.
+    /// # Errors
+    /// [`Error::OutOfMemory`] if that did not free enough; the model remains usable.
     pub async fn encode(&mut self, key: u64, pixels: &Pixels, listener: &mut impl Listener) -> Result<Vec<f32>> {
         if self.vision.is_none() {
             return Err(Error::NoVision);
@@ -331,8 +332,9 @@ impl<P: Peers> Model<P> {
     ///
     /// If memory is short on any rank, kept conversations are dropped, the oldest first: see [`Model::n_kept`].
     ///
-    /// # Errors [`Error::OutOfMemory`] if that did not free enough. Then no rank has run anything, and the conversation
-    /// is unchanged.
+    /// # Errors
+    /// [`Error::OutOfMemory`] if that did not free enough. Then no rank has run anything, and the conversation is
+    /// unchanged.
     pub async fn forward(&mut self, items: &[Item], first_pos: usize, n_logits: usize) -> Result<Vec<f32>> {
         assert!(!items.is_empty() && items.len() <= MAX_TOKENS && n_logits <= items.len());
         let mut message = vec![FORWARD, first_pos as u32, n_logits as u32];
@@ -553,7 +555,7 @@ fn spare(n_bytes: usize, what: &str) -> Result<()> {
     reserved.map_err(|_| Error::OutOfMemory { what: what.into(), bytes: n_bytes })
 }
 
-/// The listener on ranks other than the first: there is none to tell.
+/// The listener on the ranks that follow: it does nothing.
 struct Nobody;
 
 impl Listener for Nobody {

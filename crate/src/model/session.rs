@@ -214,8 +214,9 @@ impl<P: Peers> Session<P> {
     /// Answers the last message, or continues it if it is the beginning of an answer. The text is added to the chat,
     /// even if it is cut short.
     ///
-    /// # Errors [`Error::NotKept`] if images that must be read are no longer kept: call [`Session::look`] on all that
-    /// it names, and answer again.
+    /// # Errors
+    /// [`Error::NotKept`] if images that must be read are no longer kept: call [`Session::look`] on all that it names,
+    /// and answer again.
     pub async fn answer(
         &mut self,
         chat: &mut Chat,

@@ -66,8 +66,8 @@ pub struct DecoderSpec {
     pub head_dim: usize,
     /// Heads that stay on one rank together. Depends on how a file stores its matrices; 1 if there is no file yet.
     pub head_unit: usize,
-    /// Whether keys and values are kept in f32: so if the weights that produce them are stored as floating-point
-    /// numbers.
+    /// Whether keys and values are kept in f32, as they are if the weights that produce them are stored as
+    /// floating-point numbers.
     pub exact_cache: bool,
     /// Rows of the embedding table, padding included.
     pub vocab_size: usize,

@@ -245,8 +245,9 @@ impl Template {
     /// The whole prompt: the messages, and what opens the answer to the last one. If the last one is an answer, it is
     /// to be continued.
     ///
-    /// # Errors [`Error::Invalid`] unless the messages are an optional system text, then questions and answers in
-    /// turns, or if one has a part that its role does not allow.
+    /// # Errors
+    /// [`Error::Invalid`] unless the messages are an optional system text, then questions and answers in turns, or if
+    /// one has a part that its role does not allow.
     pub fn prompt(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<Piece>> {
         let marks = self.marks();
         let mut writer = Writer::new(tokenizer);

@@ -101,8 +101,8 @@ fn mistral(source: &str, tokenizer: &Tokenizer) -> Marks {
     }
 }
 
-/// If SentencePiece puts a space before the text after a token, this is the template's own space: mistral-common also
-/// writes only one.
+/// If SentencePiece puts a space before the text after a token, it serves as the template's own space: mistral-common
+/// also writes only one.
 fn mistral_v3(tokenizer: &Tokenizer) -> Marks {
     let is_token = tokenizer.find("[INST]").is_some_and(|id| tokenizer.is_special(id));
     Marks::mistral_v3(is_token && tokenizer.begins_with_space())
