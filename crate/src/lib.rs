@@ -10,8 +10,8 @@
 //! 6. [`model`]: encoder, connector, decoder and sampler, and [`model::session`] around them.
 //!
 //! Imports point up this list only. One [`model::Model`] is one of several ranks, each of which holds a part of every
-//! large matrix; the ranks exchange sums ([`device::ranks`], [`device::shard`]). Weights come as byte ranges of two GGUF
-//! files and stay quantized ([`device::matrix`], [`device::quant`]).
+//! large matrix; the ranks exchange sums ([`device::ranks`], [`device::shard`]). Weights come as byte ranges of two
+//! GGUF files and stay quantized ([`device::matrix`], [`device::quant`]).
 //!
 //! This crate does no I/O, starts no thread, reads no clock and knows no JavaScript.
 //!

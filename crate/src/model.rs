@@ -1,7 +1,9 @@
-//! One rank's whole model: a decoder and, if it sees pictures, encoder and connector; and the operations that all ranks run together.
+//! One rank's whole model: a decoder and, if it takes pictures, encoder and connector; and the operations that all
+//! ranks run together.
 //!
-//! Rank 0 leads. It announces each operation to the others by a broadcast, then everybody runs the same code; [`Model::follow`] is the loop of the other
-//! ranks. Weights arrive through [`ModelLoader`], as byte ranges of the model's files: the decoder's, and the encoder's if there is one.
+//! Rank 0 leads. It announces each operation to the others by a broadcast, then all ranks run the same code;
+//! [`Model::follow`] is the loop of the other ranks. Weights arrive through [`ModelLoader`], as byte ranges of the
+//! model's files: the decoder's, and the encoder's if there is one.
 
 pub mod bench;
 pub mod connector;
@@ -40,14 +42,15 @@ impl ModelLoader {
         Self { shard, decoder: None, encoder: None }
     }
 
-    /// Takes the first bytes of a file, its whole header among them, and returns the byte ranges that [`ModelLoader::feed`] is to be given.
+    /// Takes the first bytes of a file, which must include the whole header, and returns the byte ranges to pass to
+    /// [`ModelLoader::feed`].
     ///
-    /// `prefix` is given back before memory for weights is taken, and so are a decoder's keys on all ranks but the first, which alone has the tokenizer:
-    /// with a large vocabulary they have tens of MB, and a rank's memory never shrinks again.
+    /// `prefix` is freed before memory for weights is reserved, and so are a decoder's keys on all ranks but the first,
+    /// the only one with a tokenizer: with a large vocabulary they take tens of MB, and a rank's memory never shrinks.
     pub fn header(&mut self, file: &str, prefix: impl AsRef<[u8]>, file_size: u64) -> Result<Vec<Range<u64>>> {
         let mut gguf = Gguf::parse(file, prefix.as_ref(), file_size)?.ok_or_else(|| {
             let n_bytes = prefix.as_ref().len();
-            Error::corrupt(file, "header", format!("it goes on beyond its first {n_bytes} bytes"))
+            Error::corrupt(file, "header", format!("it extends beyond its first {n_bytes} bytes"))
         })?;
         drop(prefix);
         let shard = self.shard;
@@ -72,7 +75,7 @@ impl ModelLoader {
         Ok(ranges)
     }
 
-    /// Takes bytes of a file from `offset` on.
+    /// Takes bytes of a file, starting at `offset`.
     pub fn feed(&mut self, file: &str, offset: u64, bytes: &[u8]) -> Result<()> {
         let loader = match file {
             DECODER => self.decoder.as_mut().map(|(_, _, loader)| loader),
@@ -81,7 +84,8 @@ impl ModelLoader {
         loader.ok_or_else(|| missing(file))?.feed(offset, bytes)
     }
 
-    /// The model, and the header of the decoder file, from which the first rank gets its tokenizer. Without an encoder file it sees no pictures.
+    /// The model, and the header of the decoder file, from which the first rank makes its tokenizer. Without an encoder
+    /// file the model takes no pictures.
     pub fn finish<P: Peers>(self, peers: P) -> Result<(Model<P>, Gguf)> {
         let (decoder_gguf, spec, loader) = self.decoder.ok_or_else(|| missing(DECODER))?;
         let decoder = Decoder::new(spec, self.shard, &mut loader.finish()?)?;
@@ -93,19 +97,19 @@ impl ModelLoader {
     }
 }
 
-/// What sees pictures: image tower and connector, and how a picture is brought into shape for them.
+/// The vision part: image tower and connector, and how a picture is prepared for them.
 pub struct Vision {
     encoder: Encoder,
     connector: Connector,
-    /// The scales at which pictures are seen.
+    /// The scales at which pictures are encoded.
     pub scales: Scales,
-    /// How pictures are brought into shape.
+    /// How pictures are prepared.
     pub preprocess: Preprocess,
 }
 
 impl Vision {
-    /// Bytes that encoding a picture for a decoder of width `dim` allocates on this rank, roughly: pixels on their way and in place, features, image tokens,
-    /// and once the buffers.
+    /// Bytes that encoding a picture for a decoder of width `dim` allocates on this rank, roughly: pixels in transit
+    /// and in place, features, image tokens, and, the first time, the buffers.
     fn encode_bytes(&self, dim: usize) -> usize {
         let n_pixels = 3 * self.scales.size() * self.scales.size();
         let n_features = self.encoder.n_tokens() * self.encoder.dim() * self.scales.scales.len();
@@ -142,7 +146,7 @@ impl Vision {
         })
     }
 
-    /// Tokens that an image becomes.
+    /// Number of tokens per image.
     pub fn n_image_tokens(&self) -> usize {
         self.encoder.n_tokens()
     }
@@ -152,7 +156,8 @@ fn missing(file: &str) -> Error {
     Error::corrupt(file, "header", "it was not given")
 }
 
-/// One position of a conversation, comparable: what the cache holds is compared with what comes next.
+/// One position of a conversation. Positions can be compared, so that the cache's content can be matched with the next
+/// prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item {
     /// A token of the vocabulary.
@@ -161,17 +166,17 @@ pub enum Item {
     Image {
         /// Key of an encoded image.
         key: u64,
-        /// Which of its tokens.
+        /// Index among its tokens.
         row: u32,
     },
 }
 
-/// What the work between picture and answer consists of.
+/// The stages of the work between picture and answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Tiles of a picture through the encoder.
+    /// Tiles of a picture go through the encoder.
     Encoding,
-    /// Tokens of a prompt through the decoder.
+    /// Tokens of a prompt go through the decoder.
     Reading,
 }
 
@@ -180,37 +185,38 @@ pub enum Stage {
 pub struct Token {
     /// Its id.
     pub id: u32,
-    /// The text that it completes: none inside a character.
+    /// The text that it completes; empty inside a character.
     pub text: String,
     /// Logarithm of its probability by the model: log-softmax of the logits, before temperature, penalties and bans.
     pub logprob: f32,
-    /// The likeliest tokens in its place, the best first, itself among them if it is one: as many as were asked for.
+    /// The most likely tokens at this place, as many as requested, the best first; this token may be among them.
     pub alternatives: Vec<Alternative>,
 }
 
-/// A token that might have been chosen.
+/// A token that could have been chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alternative {
     /// Its id.
     pub id: u32,
-    /// Its text; a broken character shows as U+FFFD, a control token has none.
+    /// Its text; a broken character shows as U+FFFD, a control token has no text.
     pub text: String,
-    /// As of [`Token::logprob`].
+    /// As for [`Token::logprob`].
     pub logprob: f32,
 }
 
-/// Hears how the work goes, between its pieces, and may stop it.
+/// Is told about progress between the pieces of work, and may stop it.
 #[allow(async_fn_in_trait)] // single-threaded wasm and one thread per rank: nobody needs Send futures
 pub trait Listener {
     /// `done` of `total` tiles or tokens are done; `false` stops.
     async fn progress(&mut self, stage: Stage, done: usize, total: usize) -> bool;
     /// The next token of the answer; `false` stops.
     async fn token(&mut self, token: &Token) -> bool;
-    /// Text at the end of the answer that no token completes: of a character that is not whole, or of the token in which a stop text began.
+    /// Text at the end of the answer that no token completes: an incomplete character, or the rest of the token in
+    /// which a stop text began.
     async fn rest(&mut self, _text: &str) {}
-    /// Logits (vocab_size) that the next token is chosen from, before any masking.
+    /// The logits (vocab_size) from which the next token is chosen, before any masking.
     fn logits(&mut self, _logits: &[f32]) {}
-    /// The token that was chosen from them; one that ends the answer is heard of here alone.
+    /// The token that was chosen from them. A token that ends the answer is reported only here.
     fn chosen(&mut self, _id: u32) {}
     /// The oldest `n_turns` turns no longer fit into the context and were left out of the prompt.
     fn dropped(&mut self, _n_turns: usize) {}
@@ -223,17 +229,19 @@ pub struct Model<P> {
     decoder: Decoder,
     /// Encoded images, the latest used last: key and tokens (n_image_tokens, dim). The same on every rank.
     images: Vec<(u64, Vec<f32>)>,
-    /// Keys and values of conversations besides the decoder's own, the latest used last. The same conversations on every rank.
+    /// Keys and values of other conversations than the decoder's own, the latest used last. The same conversations on
+    /// every rank.
     kept: Vec<KvCache>,
 }
 
-/// Encoded images that are kept: a second look at one of the last few costs nothing.
+/// Number of encoded images that are kept: looking again at one of the last few costs nothing.
 pub const MAX_IMAGES: usize = 4;
 
 /// Memory that keys and values of kept conversations leave free.
 const SPARE_BYTES: usize = 1 << 20;
 
-/// Memory that must be left for what no operation reserves: the prompt of a long conversation on its way from text to positions, above all.
+/// Memory to leave for allocations that no operation reserves, above all while a long prompt is turned from text into
+/// positions.
 const LEAST_BYTES: usize = 1 << 17;
 
 const CLOSE: u32 = 0;
@@ -250,12 +258,12 @@ impl<P: Peers> Model<P> {
         self.decoder.spec()
     }
 
-    /// What sees pictures; a language model alone has none.
+    /// The vision part; a language model alone has none.
     pub fn vision(&self) -> Option<&Vision> {
         self.vision.as_ref()
     }
 
-    /// From now on `watch` sees what passes through this rank; [`Watch::default`] ends it.
+    /// From now on `watch` sees this rank's values; [`Watch::default`] ends it.
     pub fn watch(&mut self, watch: Watch) {
         if let Some(vision) = &mut self.vision {
             vision.encoder.watch(watch.clone());
@@ -264,7 +272,7 @@ impl<P: Peers> Model<P> {
         self.decoder.watch(watch);
     }
 
-    /// Conversations whose keys and values are kept besides the one that [`Model::forward`] goes on with.
+    /// Number of conversations whose keys and values are kept, besides the one that [`Model::forward`] continues.
     pub fn n_kept(&self) -> usize {
         self.kept.len()
     }
@@ -274,12 +282,13 @@ impl<P: Peers> Model<P> {
         self.images.iter().find(|(kept, _)| *kept == key).map(|(_, tokens)| tokens.as_slice())
     }
 
-    /// Encodes a picture under `key` (rank 0 only). Returns the merged features (n_tokens, channels), from before the connector.
+    /// Encodes a picture under `key` (rank 0 only). Returns the merged features (n_tokens, channels), before the
+    /// connector.
     ///
-    /// Where memory is short on any rank, kept conversations are given up for it, as by [`Model::forward`].
+    /// If memory is short on any rank, kept conversations are dropped, as in [`Model::forward`].
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] when that was not enough; the model can be used further.
+    /// [`Error::OutOfMemory`] if that did not free enough; the model remains usable.
     pub async fn encode(&mut self, key: u64, pixels: &Pixels, listener: &mut impl Listener) -> Result<Vec<f32>> {
         if self.vision.is_none() {
             return Err(Error::NoVision);
@@ -288,7 +297,7 @@ impl<P: Peers> Model<P> {
         self.run_encode(key, Some(pixels), Some(listener)).await
     }
 
-    /// Counts the encoded image with this key as the latest used (rank 0 only); `false` if it is no longer kept.
+    /// Marks the encoded image with this key as the latest used (rank 0 only); `false` if it is no longer kept.
     pub async fn use_image(&mut self, key: u64) -> Result<bool> {
         let Some(place) = self.images.iter().position(|(kept, _)| *kept == key) else { return Ok(false) };
         ranks::broadcast(&self.peers, &mut words(&[USE_IMAGE, place as u32])).await?;
@@ -296,37 +305,41 @@ impl<P: Peers> Model<P> {
         Ok(true)
     }
 
-    /// Keeps the conversation as the latest of [`Model::n_kept`] and goes on with another that begins with its first `n_positions` (rank 0 only).
+    /// Keeps the conversation as the latest of [`Model::n_kept`] and continues with a new one that begins with its
+    /// first `n_positions` (rank 0 only).
     pub async fn fork(&mut self, n_positions: usize) -> Result<()> {
         ranks::broadcast(&self.peers, &mut words(&[FORK, n_positions as u32])).await?;
         self.run_fork(n_positions);
         Ok(())
     }
 
-    /// Goes on with the kept conversation at `place`, the oldest at 0, and keeps the present one as the latest (rank 0 only).
+    /// Continues with the kept conversation at index `place`, the oldest at 0, and keeps the current one as the latest
+    /// (rank 0 only).
     pub async fn resume(&mut self, place: usize) -> Result<()> {
         ranks::broadcast(&self.peers, &mut words(&[RESUME, place as u32])).await?;
         self.run_resume(place)
     }
 
-    /// Gives back the memory of the oldest kept conversation, if there is one (rank 0 only).
+    /// Frees the memory of the oldest kept conversation, if there is one (rank 0 only).
     pub async fn forget_oldest(&mut self) -> Result<()> {
         ranks::broadcast(&self.peers, &mut words(&[FORGET])).await?;
         self.run_forget();
         Ok(())
     }
 
-    /// Runs `items` at the positions from `first_pos` on (rank 0 only) and returns the logits of the last `n_logits` of them (n_logits, vocab_size).
+    /// Runs `items` at the positions starting at `first_pos` (rank 0 only) and returns the logits of the last
+    /// `n_logits` of them (n_logits, vocab_size).
     ///
-    /// Where memory is short on any rank, kept conversations are given up for it, the oldest first: see [`Model::n_kept`].
+    /// If memory is short on any rank, kept conversations are dropped, the oldest first: see [`Model::n_kept`].
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] when that was not enough. Then nothing was run, on no rank: the conversation is what it was.
+    /// [`Error::OutOfMemory`] if that did not free enough. Then no rank has run anything, and the conversation is
+    /// unchanged.
     pub async fn forward(&mut self, items: &[Item], first_pos: usize, n_logits: usize) -> Result<Vec<f32>> {
         assert!(!items.is_empty() && items.len() <= MAX_TOKENS && n_logits <= items.len());
         let mut message = vec![FORWARD, first_pos as u32, n_logits as u32];
         for item in items {
-            // Two words an item: 0 and the token, or one more than the image's place in the list and the row.
+            // Two words per item: 0 and the token; or the image's index in the list plus one, and the row.
             match *item {
                 Item::Token(id) => message.extend([0, id]),
                 Item::Image { key, row } => {
@@ -345,7 +358,7 @@ impl<P: Peers> Model<P> {
         ranks::broadcast(&self.peers, &mut words(&[CLOSE])).await
     }
 
-    /// Runs what rank 0 announces until it closes: the whole life of every other rank.
+    /// Runs what rank 0 announces until it closes: the main loop of every other rank.
     pub async fn follow(&mut self) -> Result<()> {
         loop {
             let mut message = Vec::new();
@@ -371,15 +384,15 @@ impl<P: Peers> Model<P> {
                 _ => return Err(Error::RankLost(format!("unknown operation {:?}", words.first()))),
             };
             match result {
-                // The ranks have agreed on these: the next operation finds them in step.
+                // The ranks agreed on these errors, so the next operation finds them in step.
                 Ok(()) | Err(Error::Cancelled | Error::OutOfMemory { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Every rank: what `reserve` allocates, if it and a little more can be had on all ranks. Where it cannot, kept conversations are given up, the oldest
-    /// first. `reserve` changes nothing.
+    /// Every rank: returns what `reserve` allocates, if it and a little more are available on all ranks. Otherwise kept
+    /// conversations are dropped, the oldest first. `reserve` changes nothing.
     async fn agree<T>(&mut self, what: &str, reserve: impl Fn(&mut Self) -> Result<T>) -> Result<T> {
         loop {
             let reserved = reserve(self);
@@ -387,7 +400,7 @@ impl<P: Peers> Model<P> {
                 Err(Error::OutOfMemory { bytes, .. }) => *bytes as f32,
                 _ => 0.0,
             };
-            // What else the work allocates cannot fail gently: a little should be left for it.
+            // The rest of the work's allocations cannot fail gracefully, so a little memory should be left for them.
             let is_short = reserved.is_err() || spare(SPARE_BYTES - LEAST_BYTES, "the work").is_err();
             let mut votes = [reserved.is_err() as u8 as f32, is_short as u8 as f32, asked];
             ranks::sum(&self.peers, &mut votes).await?;
@@ -404,7 +417,8 @@ impl<P: Peers> Model<P> {
         }
     }
 
-    /// Every rank: tile by tile through the encoder, then merge and connect. Rank 0 says before each tile whether to go on.
+    /// Every rank: tile by tile through the encoder, then merge and connect. Before each tile, rank 0 says whether to
+    /// continue.
     async fn run_encode(
         &mut self,
         key: u64,
@@ -423,7 +437,7 @@ impl<P: Peers> Model<P> {
         drop(message);
         let pixels = pixels.or(received.as_ref()).expect("given or received");
         let n_tiles = scales.n_tiles();
-        // A single tile needs no merging: its tokens may be another number than its patches.
+        // A single tile needs no merging: its number of tokens may differ from its number of patches.
         let mut merge = (n_tiles > 1).then(|| Merge::new(scales, encoder.grid(), encoder.dim()));
         let mut features = Vec::new();
         for tile in 0..n_tiles {
@@ -485,7 +499,7 @@ impl<P: Peers> Model<P> {
         self.kept.drain(..self.kept.len().min(1));
     }
 
-    /// Every rank: makes the positions `first..end` writable and sees that there is room for the work on them.
+    /// Every rank: makes the positions `first..end` writable and checks that there is memory for the work on them.
     async fn make_room(&mut self, first: usize, end: usize) -> Result<()> {
         let has_buffers = self.decoder.has_buffers(end - first);
         if has_buffers && self.decoder.kv_cache().has_room(first, end) {
@@ -534,14 +548,14 @@ fn received(message: &[u8], size: usize) -> Result<Pixels> {
     Ok(Pixels { size, values, crop })
 }
 
-/// Whether `n_bytes`, and [`LEAST_BYTES`] beside them, could be had now.
+/// Whether `n_bytes`, plus [`LEAST_BYTES`], are available now.
 fn spare(n_bytes: usize, what: &str) -> Result<()> {
     let n_bytes = n_bytes.saturating_add(LEAST_BYTES);
     let reserved = Vec::<u8>::new().try_reserve_exact(n_bytes);
     reserved.map_err(|_| Error::OutOfMemory { what: what.into(), bytes: n_bytes })
 }
 
-/// Nobody listens on the ranks that follow.
+/// The listener on the ranks that follow: it does nothing.
 struct Nobody;
 
 impl Listener for Nobody {

@@ -1,10 +1,12 @@
-//! What a model's files hold, written down once: for each part its hyperparameters, and a table of its tensors.
+//! What a model's files hold, described once: for each part, its hyperparameters and a table of its tensors.
 //!
-//! A part's hyperparameters are read from a GGUF header (`read`) and written into one (`write`). Its table (`tensors`) says what a tensor is called, its
-//! shape, how ranks split it, where it comes from in a checkpoint, and at which point its input can be watched. From the tables follow what a rank loads
-//! ([`wants`]), what the converter writes, and which matrices a calibration weights.
+//! A part's hyperparameters are read from a GGUF header (`read`) and written to one (`write`). Its table (`tensors`)
+//! gives each tensor's name, its shape, how ranks split it, where a checkpoint holds it, and at which point its input
+//! can be watched. The tables determine what a rank loads ([`wants`]), what the converter writes, and which matrices a
+//! calibration weights.
 //!
-//! Names in the files are llama.cpp's (`convert_hf_to_gguf.py`, `clip.cpp`); names in checkpoints are those of transformers and timm.
+//! Names in the files are llama.cpp's (`convert_hf_to_gguf.py`, `clip.cpp`); names in checkpoints are those of
+//! transformers and timm.
 
 mod connector;
 mod decoder;
@@ -25,7 +27,7 @@ const BLOCK_UNIT: usize = 32;
 /// How a tensor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A large matrix: in the type that was asked for.
+    /// A large matrix: in the requested type.
     Matrix,
     /// Norms, biases, gammas, class and position embeddings: always f32.
     Exact,
@@ -33,7 +35,7 @@ pub enum Role {
     Patch,
 }
 
-/// Attention heads, as ranks split them.
+/// Attention heads, and how ranks split them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadSplit {
     /// Query heads.
@@ -52,7 +54,7 @@ impl HeadSplit {
         HeadShare::new(shard, self.n_heads, self.n_kv_heads, self.unit)
     }
 
-    /// One rank's heads, as its attention has them.
+    /// One rank's heads, in the form that attention takes.
     pub fn of_rank(&self, shard: Shard) -> Heads {
         let share = self.share(shard);
         Heads {
@@ -62,12 +64,12 @@ impl HeadSplit {
         }
     }
 
-    /// Of the matrix that gives the queries.
+    /// The split of the matrices that produce queries.
     fn queries(&self) -> Split {
         Split::Rows(self.unit * self.head_dim)
     }
 
-    /// Of the matrix that takes what the heads give.
+    /// The split of the matrix that takes the heads' outputs.
     fn outputs(&self) -> Split {
         Split::Cols(self.unit * self.head_dim)
     }
@@ -78,7 +80,7 @@ impl HeadSplit {
 pub enum Split {
     /// Every rank has all of it.
     Whole,
-    /// By rows, or a vector by its entries, at multiples of this number.
+    /// By rows (a vector by its entries), at multiples of this number.
     Rows(usize),
     /// By the rows of the key/value heads that the rank's query heads read.
     KvRows(HeadSplit),
@@ -89,13 +91,13 @@ pub enum Split {
 /// Where a tensor comes from in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Name there, without the part's prefix.
+    /// Its name there, without the part's prefix.
     pub name: String,
-    /// Shape there: the tensor may be a part of it.
+    /// Its shape there; this tensor may be only a part of it.
     pub shape: Vec<usize>,
     /// First weight within the checkpoint's tensor.
     pub offset: usize,
-    /// Rows change places within each head of this width: see [`crate::device::rope`].
+    /// Rows are permuted within each head of this width: see [`crate::device::rope`].
     pub permuted: Option<usize>,
 }
 
@@ -112,7 +114,7 @@ pub struct Tensor {
     pub split: Split,
     /// Where it comes from; `None` if no checkpoint holds it.
     pub source: Option<Source>,
-    /// Where what the matrix is multiplied with can be watched.
+    /// Where the matrix's input can be watched.
     pub input: Option<Place>,
 }
 
@@ -131,7 +133,7 @@ impl Tensor {
         self.shape[self.shape.len() - 1]
     }
 
-    /// Number of rows; a vector is one.
+    /// Number of rows; a vector has one.
     pub fn n_rows(&self) -> usize {
         self.shape[..self.shape.len() - 1].iter().product()
     }
@@ -160,17 +162,17 @@ pub fn wants(tensors: &[Tensor], shard: Shard) -> Vec<Want> {
     tensors.iter().flat_map(|tensor| tensor.wants(shard)).collect()
 }
 
-/// A linear layer: the rows of a table for its matrix and, if it has one, its bias.
+/// A linear layer: the entries of a table for its matrix and, if it has one, its bias.
 struct Linear {
     /// Name in the GGUF file, without `.weight`.
     name: String,
-    /// Outputs and inputs.
+    /// Number of outputs and inputs.
     shape: [usize; 2],
     split: Split,
     input: Place,
     /// Name in the checkpoint, without `.weight`.
     source: String,
-    /// Which of how many layers of equal shape this is that the checkpoint keeps in one, one below the other.
+    /// Index and number of the layers of equal shape that the checkpoint stacks in one tensor, one below the other.
     stack: (usize, usize),
     permuted: Option<usize>,
     has_bias: bool,

@@ -1,4 +1,4 @@
-//! From text to tokens: the tokenizer, and conversations in the form that a model was trained on.
+//! From text to tokens: the tokenizer, and conversations in the format that a model was trained on.
 
 pub mod conversation;
 pub mod tokenizer;

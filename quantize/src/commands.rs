@@ -1,4 +1,4 @@
-//! What the command line does, apart from measuring and making models up.
+//! The commands of the tool, except those that measure and the random models.
 
 pub mod ask;
 pub mod convert;

@@ -23,7 +23,7 @@ use std::ops::Range;
 use types::Types;
 use vocabulary::Vocabulary;
 
-/// A checkpoint whose shapes are known, and whose tensors are complete and without extras.
+/// A checkpoint with known shapes, whose tensors are complete and without extras.
 pub struct Understood {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
@@ -81,7 +81,7 @@ impl Understood {
         }
     }
 
-    /// What the weights are made from: the tensors, their files in their current state, and the weights of columns.
+    /// What the weights are made from: the tensors, the current state of their files, and the column weights.
     pub fn source(&self, importance: Option<&Importance>) -> String {
         let tensors: Vec<String> = self.checkpoint.tensors.values().map(Tensor::source).collect();
         format!("{}\n{importance:?}", tensors.join("\n"))
@@ -116,7 +116,7 @@ impl Understood {
         }
     }
 
-    /// The files to be written; `importance` weights the columns of the matrices that it has.
+    /// The files to write; `importance` weights the columns of the matrices that it contains.
     pub fn plans<'a>(
         &'a self,
         name: &str,
@@ -166,7 +166,7 @@ impl Understood {
         Ok(Files { decoder, encoder })
     }
 
-    /// What writes the rows of a tensor.
+    /// The function that writes the rows of a tensor.
     fn rows<'a>(
         &'a self,
         part: Part,
@@ -175,7 +175,7 @@ impl Understood {
         importance: Option<&'a Importance>,
     ) -> Result<Rows<'a>> {
         let Some(source) = tensor.source.clone() else {
-            // The factors alone come from no checkpoint.
+            // The factors are the only tensor that comes from no checkpoint.
             let factors = self.rope_factors.as_deref().unwrap_or_default();
             return Ok(Box::new(|_| encode(DecoderSpec::ROPE_FACTORS, Dtype::F32, factors.to_vec())));
         };

@@ -1,4 +1,4 @@
-//! What is on the disk: model folders, JSON and records, and pictures.
+//! What is on disk: model folders, JSON and records, and pictures.
 
 pub mod about;
 pub(crate) mod disk;

@@ -27,7 +27,8 @@ use std::sync::atomic::AtomicBool;
 /// The exit status that a shell expects of a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
-/// Convert vision-language checkpoints into 4-bit model folders for the browser; inspect them, ask them and measure them.
+/// Convert vision-language checkpoints into 4-bit model folders for the browser; inspect them, ask them and measure
+/// them.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -96,7 +97,8 @@ struct AskArgs {
     /// The chat template, if the file does not specify a known one, or to override it.
     #[arg(long, value_parser = TEMPLATES)]
     template: Option<String>,
-    /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF. Given several times (up to 4), the pictures stand before the question in this order.
+    /// A picture: PNG, JPEG, WebP, GIF, BMP or TIFF. May be given several times (up to 4): the pictures come before the
+    /// question in this order.
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
     /// The question.
@@ -151,8 +153,8 @@ struct AskArgs {
 /// PyTorch files (pytorch_model.bin, checkpoint.pth; no code in them is ever run), in one file, in shards with an
 /// index, or in the subfolders language_model, vision_tower and connector. Llama3-Med, TinyLLaVA, and LLaVA in its
 /// original layout (LLaVA-Med v1.5, LLaVA-Tri, LLaVA-1.5) or transformers' layout are recognised, and so is
-/// transformers' Llama, Mistral or Qwen2 alone, which sees no pictures. If a part of the model is in another place, name it
-/// with --decoder, --encoder or --connector.
+/// transformers' Llama, Mistral or Qwen2 alone, which sees no pictures. If a part of the model is in another place,
+/// name it with --decoder, --encoder or --connector.
 ///
 /// The model folder appears under its name only when it is complete. If the run is interrupted or fails, run the same
 /// command again: it continues from the chunks already written (in MODEL.partial).
@@ -209,8 +211,8 @@ struct OutputArgs {
     /// left alone.
     #[arg(short, long, value_name = "MODEL")]
     output: PathBuf,
-    /// Number format of the large matrices; q4_k_m mixes q6_k into q4_k as llama.cpp does. A matrix whose rows are not a whole number of blocks gets the
-    /// nearest finer format that fits.
+    /// Number format of the large matrices; q4_k_m mixes q6_k into q4_k as llama.cpp does. A matrix whose rows are not
+    /// a whole number of blocks gets the nearest finer format that fits.
     #[arg(long = "type", value_name = "TYPE", default_value_t, value_parser = choices())]
     choice: Choice,
     /// Number format of the large matrices of encoder and connector, if different from --type.

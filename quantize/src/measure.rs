@@ -1,4 +1,4 @@
-//! What a model is worth: columns that matter, what quantization costs, and answers beside true ones.
+//! Measures a model: which columns matter, what quantization costs, and how its answers compare with the true ones.
 
 pub mod calibrate;
 pub mod compare;

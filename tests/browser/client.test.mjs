@@ -1,4 +1,4 @@
-// The client itself, without the page: what an application that uses the client relies on.
+// The client itself, without the page: what applications that use it rely on.
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
@@ -11,7 +11,7 @@ let site;
 before(async () => ([browser, site] = await Promise.all([startChromium(), startSite()])));
 after(() => Promise.all([browser.close(), site.stop()]));
 
-/** A page of this origin that does nothing, with `use(function, value)` to run something with the client. */
+/** An empty page of this origin, with `use(function, value)` to run a function with the client. */
 async function clientPage(t, context) {
   const { page, ...rest } = context ? { page: await context.newPage(), context } : await newPage(browser, t);
   await page.goto(`${site.url}icon.svg`);
@@ -29,7 +29,7 @@ async function clientPage(t, context) {
 
 const scriptsIn = (folder) => readdirSync(folder).filter((name) => name.endsWith(".js")).map((name) => [name, readFileSync(new URL(name, folder), "utf8").replace(/^\s*(\/\/|\*|\/\*).*$/gm, "")]);
 
-test("every file that the client loads has its address written out, as bundlers need it, and lies in its folder", () => {
+test("every file that the client loads has a literal URL, as bundlers need it, and is in its folder", () => {
   for (const [name, text] of scriptsIn(new URL("../../www/llama3med/", import.meta.url))) {
     for (const [all, address] of text.matchAll(/(?:\bimport\(|\bfrom (?=")|new URL\((?=[^()]*import\.meta\.url))\s*([^,);]*)/g)) {
       assert.match(address, /^"\.\/[\w./]+"$/, `${name}: ${all}`);
@@ -38,13 +38,13 @@ test("every file that the client loads has its address written out, as bundlers 
   }
 });
 
-test("the page uses the client by its one door", () => {
+test("the page uses the client only through its entry point", () => {
   const imports = scriptsIn(new URL("../../www/page/", import.meta.url)).flatMap(([, text]) => [...text.matchAll(/(?:\bimport\(|\bfrom )"(\.\.[^"]*)"/g)]);
   assert.ok(imports.length > 3);
   for (const [all, address] of imports) assert.equal(address, "../llama3med/index.js", all);
 });
 
-/** The module with its memory limited to `n_pages` of 64 KiB: as on a machine that has no more. */
+/** The module with its memory limited to `n_pages` of 64 KiB, as on a machine without more memory. */
 function limitMemory(wasm, n_pages) {
   const number = (at) => {
     let value = 0;
@@ -68,7 +68,7 @@ function limitMemory(wasm, n_pages) {
   throw new Error("no memory section");
 }
 
-// From "not enough to start" to "enough for the model and not for a long conversation": every allocation on the way fails in some of them.
+// From "not enough to start" to "enough for the model but not for a long conversation": each allocation fails in some of these cases.
 for (const n_pages of [30, 45, 55, 65, 80, 100]) {
   test(`memory ends at ${n_pages} pages`, async (t) => {
     const { use } = await clientPage(t);
@@ -90,7 +90,7 @@ for (const n_pages of [30, 45, 55, 65, 80, 100]) {
         return { name, kind, message };
       }
     }, [...IMAGE.buffer]);
-    // A picture that finds none is an affair of the picture alone.
+    // If a picture finds no memory, only the picture fails.
     const expected = error.kind === "image" ? /no memory is left/ : /^The memory of this browser is not enough: /;
     assert.ok(["out-of-memory", "image"].includes(error.kind), JSON.stringify(error));
     assert.match(error.message, expected);
@@ -103,7 +103,7 @@ for (const n_pages of [30, 45, 55, 65, 80, 100]) {
   });
 }
 
-test("a picture that memory does not hold costs neither a trap nor the model", async (t) => {
+test("a picture too large for memory neither traps nor ends the model", async (t) => {
   const { use } = await clientPage(t);
   t.after(() => (site.fault = null));
   site.fault = (path, _, response) => {
@@ -119,7 +119,7 @@ test("a picture that memory does not hold costs neither a trap nor the model", a
       const canvas = new OffscreenCanvas(width, height);
       const context = canvas.getContext("2d");
       context.fillRect(0, 0, width, height);
-      for (let i = 0; i < 2000; i++) context.clearRect((i * 37) % width, (i * 91) % height, 20, 20); // not too short for its size
+      for (let i = 0; i < 2000; i++) context.clearRect((i * 37) % width, (i * 91) % height, 20, 20); // so that the file is not suspiciously small for its size
       const file = await canvas.convertToBlob({ type: `image/${type}` });
       results.push((await caught(model.chat({ image: file }).ready)) ?? "opened");
     }
@@ -134,10 +134,10 @@ test("a picture that memory does not hold costs neither a trap nor the model", a
   assert.ok(results.at(-1) > 0, text);
 });
 
-test("a question that finds no memory fails alone", async (t) => {
+test("if a question finds no memory, only the question fails", async (t) => {
   const { use } = await clientPage(t);
   t.after(() => (site.fault = null));
-  // In text alone: what encoding a picture gives back is more than all keys and values of this model take.
+  // Without a picture: encoding one frees more memory than all keys and values of this model need.
   const session = async ({ limited }) => {
     const model = await client.load("models/test/manifest.json", { ranks: 2 });
     const chat = model.chat();
@@ -147,12 +147,12 @@ test("a question that finds no memory fails alone", async (t) => {
     for (let turn = 0; limited && turn < 60 && errors.length === 0; turn++) {
       await textOf(chat.ask("long ".repeat(60), { maxTokens: 2 })).catch(({ kind, message, moreRanks }) => errors.push({ kind, message, moreRanks }));
     }
-    // The model goes on: another conversation takes the place of the long one.
+    // The model still works: another conversation replaces the long one.
     const text = await textOf(model.chat().ask("What is this?", { maxTokens: 16 }));
     model.close();
     return { n_pages, errors, text };
   };
-  // Both times without the browser's cache: the same file has another limit.
+  // Both runs bypass the browser's cache, since the same file has a different limit.
   const run = (n_pages, limited) => {
     site.fault = (path, _, response) => {
       if (!path.endsWith(".wasm")) return false;
@@ -171,7 +171,7 @@ test("a question that finds no memory fails alone", async (t) => {
   assert.equal(text, free.text);
 });
 
-test("an earlier picture costs no new reading", async (t) => {
+test("an earlier picture is not read again", async (t) => {
   const { use } = await clientPage(t);
   const pictures = [IMAGE, OTHER_IMAGE].map(({ buffer }) => [...buffer]);
   const results = await use(async (pictures) => {
@@ -182,7 +182,7 @@ test("an earlier picture costs no new reading", async (t) => {
       const onProgress = ({ stage, total }) => stage === "reading" && (n_before = total);
       const chat = model.chat({ image: new Uint8Array(pictures[which]), onProgress });
       await chat.ready;
-      await model.countTokens("a"); // comes after what the chat prepares
+      await model.countTokens("a"); // runs after the chat's preparation
       const n_prepared = n_before;
       const text = await textOf(chat.ask("What is this?", { maxTokens: 8 }));
       results.push({ n_prepared, n_read: chat.timings.nPrompt - chat.timings.nReused, text });
@@ -197,7 +197,7 @@ test("an earlier picture costs no new reading", async (t) => {
   assert.ok(results[2].n_read < 64);
 });
 
-test("a chat that begins with earlier turns goes on as the one that had them", async (t) => {
+test("a chat that begins with earlier turns continues like the original one", async (t) => {
   const { use } = await clientPage(t);
   const results = await use(async (picture) => {
     const model = await client.load("models/demo/manifest.json");
@@ -219,7 +219,7 @@ test("a chat that begins with earlier turns goes on as the one that had them", a
   assert.ok(results.alone.nPrompt < results.whole.nPrompt);
 });
 
-/** Bytes of a BMP file of noise that no other `seed` gives. To be run in the page. */
+/** Bytes of a BMP file of noise, different for every `seed`. Runs in the page. */
 const makePicture = `(side, seed) => {
   const bytes = new Uint8Array(54 + 3 * side * side);
   const view = new DataView(bytes.buffer);
@@ -243,7 +243,7 @@ test("pictures that are replaced while their answers stream leave nothing behind
         await chat.ask("Describe everything.").next();
         chat.close();
       }
-      await model.countTokens("a"); // comes after what was under way
+      await model.countTokens("a"); // runs after the pending operations
       return (await model.memory())[0];
     };
     const first = await replace(0, 6);
@@ -251,11 +251,11 @@ test("pictures that are replaced while their answers stream leave nothing behind
     model.close();
     return { first, last };
   }, side);
-  // 24 pictures later: not as much as two of their files.
+  // 24 pictures later, memory has grown by less than two of their files.
   assert.ok(last - first < 2 * 3 * side * side, `${first} bytes, then ${last}`);
 });
 
-test("a picture of long ago is looked at again when it is asked about", async (t) => {
+test("a picture opened long ago is encoded again when it is asked about", async (t) => {
   const { page, use } = await clientPage(t);
   await page.evaluate(`window.makePicture = ${makePicture}`);
   const { alone, later, n_tiles, closed } = await use(async (picture) => {
@@ -266,10 +266,10 @@ test("a picture of long ago is looked at again when it is asked about", async (t
     const bytes = new Uint8Array(picture);
     const chat = model.chat({ image: bytes, onProgress: ({ stage }) => (n_tiles += stage === "encoding") });
     await chat.ready;
-    bytes.fill(0); // the chat has what it was given
+    bytes.fill(0); // the chat has its own copy
     for (let seed = 0; seed < 4; seed++) {
       await model.chat({ image: makePicture(64, seed) }).ready;
-      await model.countTokens("a"); // comes after what the chat prepares: what was read of the first picture has to go, too
+      await model.countTokens("a"); // runs after the chat's preparation; the cache of the first picture must be dropped, too
     }
     n_tiles = 0;
     const later = await textOf(chat.ask(...question));
@@ -310,7 +310,7 @@ test("chunks may be ranges of one file, if the host serves ranges", async (t) =>
   assert.match((await load()).message, /sent the whole file instead of the part/);
 });
 
-test("two tabs load the same model at once; afterwards it is whole in the browser", async (t) => {
+test("two tabs load the same model at once; afterwards the browser has all of it", async (t) => {
   const first = await clientPage(t);
   const second = await clientPage(t, first.context);
   const load = ({ use }) => use(async () => {
@@ -327,7 +327,7 @@ test("two tabs load the same model at once; afterwards it is whole in the browse
   assert.deepEqual(rest, { bytes: 0, complete: false });
 });
 
-test("what cannot be is refused in words", async (t) => {
+test("impossible options are refused with a message", async (t) => {
   const { use } = await clientPage(t);
   const refusals = await use(async () => {
     const model = await client.load("models/test/manifest.json");
@@ -353,7 +353,7 @@ test("what cannot be is refused in words", async (t) => {
   assert.equal(refusals.closed.name, "AbortError");
 });
 
-test("ranks are chosen by what this device reaches; the demo model takes one", async (t) => {
+test("the number of ranks follows from this device's measured speed; the demo model uses one", async (t) => {
   const { use } = await clientPage(t);
   const { gmacsPerSecond, exchangeMs, ranks } = await use(async (url) => {
     const { measure } = await import(`${url}llama3med/ranks.js`);
@@ -368,8 +368,8 @@ test("ranks are chosen by what this device reaches; the demo model takes one", a
   assert.equal(ranks, 1);
 });
 
-// Sixteen ranks add in another order than one, and 8-bit activations make a step of a last bit now and then: a trained model's choices are clearer than that.
-test("sixteen ranks answer as one does", async (t) => {
+// Sixteen ranks add in a different order than one, and 8-bit activations sometimes turn the last bit into a whole step: a trained model's choices are clearer.
+test("sixteen ranks give the same answer as one", async (t) => {
   const { use } = await clientPage(t);
   const answers = await use((picture) => Promise.all([1, 16].map(async (ranks) => {
     const model = await client.load("models/demo/manifest.json", { ranks });
@@ -382,7 +382,7 @@ test("sixteen ranks answer as one does", async (t) => {
   assert.equal(answers[1].text, answers[0].text);
 });
 
-test("the benchmark page gives one JSON object", async (t) => {
+test("the benchmark page returns one JSON object", async (t) => {
   const { page, seen } = await newPage(browser, t);
   for (const [query, key] of [["model=models/test/manifest.json&ranks=2&prompt=160&generate=8", "decode"], ["kernels=1&ms=20", "gmacsPerSecond"]]) {
     await page.goto(`${site.url}bench.html?${query}`);

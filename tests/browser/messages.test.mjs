@@ -1,4 +1,4 @@
-// Conversations through the client: pictures in any turn, tokens with their probabilities, stop texts, system texts, answers gone on with.
+// Conversations through the client: pictures in any turn, tokens with their probabilities, stop texts, system texts, continued answers.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -11,7 +11,7 @@ after(() => Promise.all([browser.close(), site.stop()]));
 
 const PICTURES = [IMAGE, OTHER_IMAGE].map(({ buffer }) => [...buffer]);
 
-/** Runs something in a page with the client, the two pictures as Blobs, a model of random weights, and `textOf` an answer. */
+/** Runs a script in a page with the client, the two pictures as Blobs, a model with random weights, and `textOf`, which collects an answer. */
 async function use(t, script) {
   const { page } = await newPage(browser, t);
   await page.goto(`${site.url}icon.svg`);
@@ -28,7 +28,7 @@ async function use(t, script) {
   }, { url: `${site.url}llama3med.js`, pictures: PICTURES, script: String(script) });
 }
 
-test("pictures stand in any turn, and a history with them goes on as the conversation did", async (t) => {
+test("pictures may occur in any turn, and a history with them continues like the conversation", async (t) => {
   const found = await use(t, async ({ model, pictures: [one, other], textOf }) => {
     const options = { maxTokens: 8 };
     const first = model.chat({ image: one });
@@ -40,7 +40,7 @@ test("pictures stand in any turn, and a history with them goes on as the convers
     const n_prompt = chat.timings.nPrompt;
     const third = await textOf(chat.ask("Why?", options));
     const n_read = chat.timings.nPrompt - chat.timings.nReused;
-    // Other pictures come, and these must be encoded once more.
+    // After other pictures, these must be encoded again.
     for (let seed = 0; seed < 4; seed++) {
       const canvas = new OffscreenCanvas(40, 40);
       Object.assign(canvas.getContext("2d"), { fillStyle: `rgb(${50 * seed} 90 20)` }).fillRect(0, 0, 40, 30);
@@ -69,7 +69,7 @@ test("pictures stand in any turn, and a history with them goes on as the convers
   assert.ok(found.n_tiles > 0 && found.again.length > 0 && found.back.length > 0, JSON.stringify(found));
 });
 
-test("pictures that are no longer kept are sent once more; more than four are refused", async (t) => {
+test("pictures that are no longer kept are sent again; more than four are refused", async (t) => {
   const found = await use(t, async ({ model, pictures: [one, other], textOf }) => {
     const options = { maxTokens: 8 };
     const draw = (seed) => {
@@ -83,7 +83,7 @@ test("pictures that are no longer kept are sent once more; more than four are re
     await chat.ready;
     for (let seed = 0; seed < 4; seed++) {
       await model.chat({ image: await draw(seed) }).ready;
-      await model.countTokens("a"); // comes after what the chat prepares
+      await model.countTokens("a"); // runs after the chat's preparation
     }
     n_tiles = 0;
     const later = await textOf(chat.ask("Which?", { ...options, images: [other] }));
@@ -97,14 +97,14 @@ test("pictures that are no longer kept are sent once more; more than four are re
   assert.match(found.refused.message, /5 pictures would have to be read at once, at most 4 can be/);
 });
 
-test("every token comes with its probability and the likeliest others", async (t) => {
+test("every token comes with its probability and the most likely others", async (t) => {
   const { text, tokens } = await use(t, async ({ model, textOf }) => {
     const tokens = [];
     const text = await textOf(model.chat().ask("What is it?", { maxTokens: 12, alternatives: 3, onToken: (token) => tokens.push(token) }));
     return { text, tokens };
   });
   assert.equal(tokens.length, 12);
-  // What no token completes, of a character that is not whole, comes in the text alone.
+  // The end of the text may be part of a character that no token completes.
   assert.ok(text.startsWith(tokens.map((token) => token.text).join("")), JSON.stringify({ text, tokens }));
   for (const { id, logprob, alternatives } of tokens) {
     assert.ok(Number.isInteger(id) && logprob <= 0);
@@ -113,7 +113,7 @@ test("every token comes with its probability and the likeliest others", async (t
   }
 });
 
-test("an answer is gone on with, ends before a stop text, and follows a system text", async (t) => {
+test("an answer can be continued, ends before a stop text, and follows a system text", async (t) => {
   const found = await use(t, async ({ model, pictures: [one], textOf }) => {
     const ask = async (chat, options) => {
       const ids = [];

@@ -1,9 +1,9 @@
-"""Opens converted decoders in llama.cpp and writes down how it answers: llama_cpp.json, which the tests compare the engine with.
+"""Runs converted decoders in llama.cpp and saves its answers: llama_cpp.json, which the tests compare the engine with.
 
     .venv/bin/python tests/golden/ask_llama_cpp.py   # or: make golden; after make.py, from anywhere
 
-The decoder is `quantize convert` of a checkpoint of make.py; its chunks put together are the file that llama.cpp opens. The prompt is text alone, and
-llama.cpp's own tokenizer reads it. Keys and values are kept in f32 and ids that the tokenizer does not know are never chosen, as in the engine.
+The decoder is a checkpoint of make.py, converted by `quantize convert`; its concatenated chunks are the file that llama.cpp opens. The prompt is text
+alone, tokenized by llama.cpp itself. As in the engine, keys and values are kept in f32, and ids that the tokenizer does not know are never chosen.
 """
 
 import json
@@ -37,7 +37,7 @@ def convert(variant, dtype, folder):
 
 
 def answer(decoder, n_known):
-    """Ids of the prompt, ids of the greedy answer, and by how much each of these beat the next best."""
+    """Ids of the prompt, ids of the greedy answer, and the margin of each over the second best."""
     llama = llama_cpp.Llama(str(decoder), n_ctx=256, n_threads=2, logits_all=True, verbose=False,
                             type_k=GGML_F32, type_v=GGML_F32)
     prompt = (f"<|start_header_id|>system<|end_header_id|>\n\n{SYSTEM}<|eot_id|>"

@@ -1,13 +1,13 @@
-"""Opens our own converted models in llama.cpp, its image encoder (mtmd) included, and compares with what PyTorch made of the checkpoints. Writes nothing.
+"""Runs our converted models in llama.cpp, including its image encoder (mtmd), and compares the results with PyTorch's. Writes nothing.
 
     cargo build -p quantize && .venv/bin/python tests/golden/encoder_llama_cpp.py   # on demand; from anywhere
 
-Needs llama-cpp-python with libmtmd, which its source distribution builds unless it is told otherwise
-(`pip install --no-binary llama-cpp-python llama-cpp-python==0.3.36`); MTMD_CPP_LIB names the folder of a libmtmd of the same version that is elsewhere.
+Needs llama-cpp-python with libmtmd, which its source distribution builds by default
+(`pip install --no-binary llama-cpp-python llama-cpp-python==0.3.36`); MTMD_CPP_LIB may name another folder with a libmtmd of the same version.
 
-Each checkpoint with a CLIP tower and one scale is converted to f32. A picture goes in as the square that PyTorch's tower saw, for llama.cpp resizes otherwise.
-llama.cpp has put CLIP's class token behind the patches since 2025, where it takes the first patch's place (ggml-org/llama.cpp#25814). Where it does, the
-rows of the position embedding are moved along, and every image token but the first, which is not computed, is as it should be.
+Each checkpoint with a CLIP tower and one scale is converted to f32. The input is the square that PyTorch's tower saw, because llama.cpp resizes differently.
+Since 2025, llama.cpp puts CLIP's class token after the patches, so that the first patch is dropped instead (ggml-org/llama.cpp#25814). For such versions the
+rows of the position embedding are moved accordingly, and every image token except the first, which is not computed, is correct.
 """
 
 import ctypes
@@ -27,9 +27,9 @@ from safetensors.numpy import load_file
 
 GOLDEN = Path(__file__).parent
 QUANTIZE = GOLDEN / "../../target/debug/quantize"
-# Folder, tower beside it, how its picture becomes a square.
+# Folder, options for a separate tower, how its picture becomes a square.
 CHECKPOINTS = [("llava-med", [], "pad"), ("llava-vicuna", ["--encoder", "tower"], "crop"), ("llava-hf", [], "crop")]
-# Of the root mean square: llama.cpp looks GELU up in a table of f16.
+# Relative to the root mean square: llama.cpp looks GELU up in an f16 table.
 TOLERANCE = 5e-3
 
 
@@ -68,7 +68,7 @@ class Pair:
             raise RuntimeError(f"llama.cpp does not open {encoder}")
 
     def look(self, pixels):
-        """(n_tokens, dim) and the chunk that they belong to."""
+        """Image tokens (n_tokens, dim) and their chunk."""
         height, width, _ = pixels.shape
         bitmap = mtmd_cpp.mtmd_bitmap_init(width, height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
         chunks = mtmd_cpp.mtmd_input_chunks_init()
@@ -83,7 +83,7 @@ class Pair:
         return np.ctypeslib.as_array(mtmd_cpp.mtmd_get_output_embd(self.context), shape).copy(), chunk
 
     def answer(self, ids, image_tokens, chunk, n_steps):
-        """The best token that is not mere padding, step by step, and the logits of each."""
+        """The best token that is not padding, step by step, and the logits at each step."""
         vocab = llama_cpp.llama_model_get_vocab(self.llama.model)
         is_unused = [bool(llama_cpp.llama_vocab_get_attr(vocab, id) & llama_cpp.LLAMA_TOKEN_ATTR_UNUSED) for id in range(self.llama.n_vocab())]
         at = ids.index(IMAGE)
@@ -104,13 +104,13 @@ class Pair:
 
 
 def put_class_token_last(encoder):
-    """Moves the class token's position behind those of the patches, in the file."""
+    """Moves the class token's row of the position embedding after those of the patches, in the file."""
     [positions] = [tensor for tensor in gguf.GGUFReader(encoder, "r+").tensors if tensor.name == "v.position_embd.weight"]
     positions.data[:] = np.roll(positions.data, -1, axis=0)
 
 
 def difference(found, expected):
-    """The largest, as a part of the root mean square."""
+    """The largest difference, relative to the root mean square."""
     return np.abs(found - expected).max() / np.sqrt((expected ** 2).mean())
 
 

@@ -1,16 +1,16 @@
-"""Writes small random checkpoints of LLaVA's families in their own layouts, and what PyTorch makes of them; layout and goldens as make.py describes.
+"""Writes small random checkpoints of LLaVA's families in their own layouts, and PyTorch's results for them; layout and goldens are those of make.py.
 
     .venv/bin/python tests/golden/families.py            # after make.py; part of `make golden`
 
-    llava-med/      LLaVA-Med v1.5: llava_mistral, tower inside, sharded pickles, tokenizer.model and nothing else about tokens, [INST], padded pictures
+    llava-med/      LLaVA-Med v1.5: llava_mistral, tower inside, sharded pickles, tokenizer.model as the only tokenizer file, [INST], padded pictures
     llava-vicuna/   LLaVA-1.5: llava_llama in one pickle, the tower outside in tower/ (a whole CLIPModel saved by transformers), tokenizer.model
-    llava-s2/       LLaVA-Tri: llava_llama on Llama-3, tower inside, three scales, tokenizer.json that adds a second token of the beginning
+    llava-s2/       LLaVA-Tri: llava_llama on Llama-3, tower inside, three scales, tokenizer.json that adds a second begin token
     llava-hf/       LlavaForConditionalGeneration saved by transformers, sparse config.json, chat_template.jinja; logits by that class itself
-    llava-siglip/   the same with a SigLIP tower, of whose last layer every patch is used
-    llava-qwen/     llava_qwen: a Qwen2 decoder (biases of q, k and v, a tied head), ChatML, tower inside; decoder.gguf is the decoder as llama.cpp's
-                    library writes it
+    llava-siglip/   the same with a SigLIP tower: every patch of the last layer is used
+    llava-qwen/     llava_qwen: a Qwen2 decoder (biases of q, k and v, a tied head), ChatML, tower inside; decoder.gguf is the decoder as
+                    written by llama.cpp's library
 
-Only the outputs from the features on are kept: the towers' own stages are make.py's. `turns_ids` is the prompt of a second question, whose first answer was
+Only the features and what follows are kept: make.py covers the towers' stages. `turns_ids` is the prompt of a second question after the answer
 `greedy_ids`: it shows how turns are joined.
 """
 
@@ -48,7 +48,7 @@ def variant(seed, connector="mlp2x_gelu", scales=(24,), fit="crop", dtype=torch.
 
 
 def sentencepiece_model():
-    """A small tokenizer.model as Llama-2's: pairs merged by score, byte fallback, nothing normalised."""
+    """A small tokenizer.model like Llama-2's: pairs merged by score, byte fallback, no normalisation."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES + [VICUNA, "USER: ASSISTANT: [INST] [/INST]"]), model_writer=model, model_type="bpe",
@@ -58,7 +58,7 @@ def sentencepiece_model():
 
 
 def piece_ids(processor, text):
-    """A text with <s> and </s> in it: control tokens split it, and each part is a text of its own, as LlamaTokenizer has it."""
+    """A text with <s> and </s> in it: as in LlamaTokenizer, control tokens split it into separate texts."""
     ids = []
     for part_idx, part in enumerate(text.replace("<s>", "\0<s>\0").replace("</s>", "\0</s>\0").split("\0")):
         ids += [processor.piece_to_id(part)] if part in ("<s>", "</s>") else processor.encode(part) if part else []
@@ -66,7 +66,7 @@ def piece_ids(processor, text):
 
 
 def llava_ids(text, encode, bos):
-    """LLaVA's tokenizer_image_token: what is around <image> is tokenised apart, each part with its token of the beginning, of which the first stays."""
+    """LLaVA's tokenizer_image_token: the parts around <image> are tokenised separately, each with a begin token, of which only the first is kept."""
     ids = []
     for part_idx, part in enumerate(text.split("<image>")):
         part = encode(part)
@@ -88,7 +88,7 @@ def pad(picture):
 
 
 def stages(name, variant, llama, tower, connector, select, n_known, prompts, n_drop=1):
-    """Features to greedy answer, then the second turn's ids. The first `n_drop` tokens of the tower are not patches."""
+    """From features to greedy answer, then the second turn's ids. The first `n_drop` tokens of the tower are not patches."""
     folder = FOLDER / name
     picture = make_picture(variant)
     picture.save(folder / "picture.png", optimize=True)
@@ -148,7 +148,7 @@ def clip(variant):
 
 
 def llava_med():
-    """The tower's number of heads is in no configuration: a width of 48 is not one that is known, so vision_config tells, as LLaVA-Med's own does not."""
+    """The tower's number of heads is in vision_config, unlike in LLaVA-Med's own: it cannot be derived, as 48 is no known tower's width."""
     this, checkpoint = variant(21, fit="pad", dtype=torch.bfloat16), fresh("llava-med")
     torch.manual_seed(this.seed)
     model = sentencepiece_model()
@@ -238,7 +238,7 @@ def llava_s2():
 
 
 def llava_hf():
-    """config.json has only what transformers' defaults lack, as published ones do."""
+    """Like published ones, config.json has only values that differ from transformers' defaults."""
     transformers_llava("llava-hf", 24, dict(VISION, model_type="clip_vision_model", projection_dim=8), {}, {
         "do_center_crop": True, "do_resize": True, "image_mean": CLIP_NORM[0], "image_std": CLIP_NORM[1],
         "crop_size": {"height": 24, "width": 24}, "size": {"shortest_edge": 24}, "image_processor_type": "CLIPImageProcessor"})
@@ -296,7 +296,7 @@ def transformers_llava(name, seed, vision, select, processor):
     model = llava.model
     golden = stages(name, this, LlamaShell(model.language_model, llava.lm_head), model.vision_tower, model.multi_modal_projector,
                     config.vision_feature_layer, n_known, prompts, n_drop=0 if select else 1)
-    # The class itself, pixels and ids in: the same logits after every token of the answer.
+    # The class itself, with pixels and ids as input, must give the same logits after every token of the answer.
     picture = make_picture(this)
     pixels = preprocess(picture, this)[None]
     n_image = golden["image_tokens"].shape[0]
@@ -321,7 +321,7 @@ QWEN2_TEMPLATE = (
 
 
 def qwen2_tokenizer():
-    """A byte-level BPE in the form of Qwen2's: its pattern, composed characters, and no token of the beginning."""
+    """A byte-level BPE in the form of Qwen2's: its pattern, composed characters, and no begin token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -345,7 +345,7 @@ def llava_qwen():
     config = Qwen2Config(**{**text, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}, vocab_size=n_known + 11,
                          tie_word_embeddings=True, attn_implementation="eager")
     qwen2 = randomise(Qwen2ForCausalLM(config), this.dtype)
-    # So that a token's own row is not always the best answer to it.
+    # Otherwise every token's best successor would be itself.
     qwen2.model.embed_tokens.weight.data *= 0.25
     tower, connector = clip(this), make_connector(this, VISION["hidden_size"], text["hidden_size"])
     tensors = stored(qwen2, "", this.dtype, skip=("lm_head.weight",)) | stored(connector, "model.mm_projector.", this.dtype)
@@ -379,7 +379,7 @@ def llava_qwen():
 
 
 def write_qwen2_gguf(path, qwen2, tokenizer):
-    """The decoder as llama.cpp's converter writes it: its library's names of tensors and keys, its vocabulary, and none of this project's keys."""
+    """The decoder as llama.cpp's converter writes it: with its library's tensor names, keys and vocabulary, and none of this project's keys."""
     config, writer = qwen2.config, gguf.GGUFWriter(path, "qwen2")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -416,7 +416,7 @@ def write_qwen2_gguf(path, qwen2, tokenizer):
 
 
 class LlamaShell:
-    """A language model and its head as make.py's helpers want them."""
+    """A language model and its head in the form that make.py's helpers expect."""
 
     def __init__(self, model, lm_head):
         self.model, self.lm_head = model, lm_head

@@ -1,9 +1,9 @@
-"""Writes ggml.json: ids of texts under the real Llama-3, Llama-2 and Mistral vocabularies, as llama.cpp reads them from a GGUF file.
+"""Writes ggml.json: ids of texts under the real Llama-3, Llama-2 and Mistral vocabularies, from llama.cpp with a GGUF file.
 
     npm ci && node tests/golden/llama3-vocabulary.mjs && node tests/golden/sentencepiece-vocabularies.mjs && python tests/golden/ggml.py
 
-The vocabularies are written as llama.cpp's converters write them (`tokenizer.ggml.*`), into files that are not kept. What text.json and pieces.json say of
-the same texts is a second reference.
+The vocabularies are written as llama.cpp's converters write them (`tokenizer.ggml.*`), into temporary files. The ids in
+text.json and pieces.json for the same texts are a second reference.
 """
 
 import json
@@ -22,7 +22,7 @@ NORMAL, UNKNOWN, CONTROL, BYTE = (int(kind) for kind in (
 
 
 def add_llama3(writer, pre):
-    """Byte-level BPE with merges; `pre` names how text is cut into words."""
+    """Byte-level BPE with merges; `pre` names the rule by which text is split into words."""
     document = json.loads((TARGET / "llama3-tokenizer.json").read_text())
     tokens = sorted(document["model"]["vocab"], key=document["model"]["vocab"].get)
     added = [token["content"] for token in document["added_tokens"]]
@@ -50,7 +50,7 @@ def add_sentencepiece(writer, name):
 
 
 def llama_cpp_ids(name, texts, folder, pre="llama-bpe"):
-    """Ids of each text by llama.cpp: without the token of the beginning, and with control tokens as text."""
+    """llama.cpp's ids of each text: without the begin token, and with control tokens as text."""
     path = Path(folder) / f"{name}.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     if name == "llama3":

@@ -2,15 +2,15 @@
 
     .venv/bin/python tests/golden/images.py            # after make.py and families.py; part of `make golden`
 
-Reads the checkpoints that those wrote. `one` and `other` are the image tokens of picture.png and of the same picture turned upside down. Each case has the ids
+Reads the checkpoints of those scripts. `one` and `other` are the image tokens of picture.png and of the same picture upside down. Each case has the ids
 of its prompt, with -200 and -201 for the two images, and the logits after it:
 
     two         both images before the question
-    behind      the image behind the question, as LLaVA-Med's data has it
+    behind      the image after the question, as in LLaVA-Med's data
     second      the second image in the second turn
     between     text, image, text, image, text
 
-As in LLaVA's tokenizer_image_token, the pieces of text around the images are tokenised apart, each with its token of the beginning, of which the first stays.
+As in LLaVA's tokenizer_image_token, the text parts around the images are tokenised separately, each with a begin token, of which only the first is kept.
 """
 
 import re
@@ -31,7 +31,7 @@ SECOND = "Is it large?"
 
 
 def conversations(turn):
-    """The cases as texts, between which ANSWER stands: `turn` writes a question, all before it and all up to its answer."""
+    """The cases as texts with ANSWER between them: `turn` writes a question with everything before it and everything up to its answer."""
     return {
         "two": [turn(f"<image>\n<other>\n{QUESTION}", True)],
         "behind": [turn(f"{QUESTION}\n<image>", True)],
@@ -41,7 +41,7 @@ def conversations(turn):
 
 
 def ids_of(texts, encode, answer, bos):
-    """A conversation's ids. The engine keeps an answer's own, so that what follows it is a text by itself."""
+    """A conversation's ids. The engine keeps an answer's own ids, so the text after it is tokenised separately."""
     ids = []
     for text_idx, text in enumerate(texts):
         ids += answer if text_idx else []
@@ -75,7 +75,7 @@ def write(name, llama, encode_image, cases):
 
 
 def load(module, tensors, prefix=""):
-    """A module with the tensors of a checkpoint that have this prefix, f32 as the goldens are."""
+    """A module with the tensors of a checkpoint that have this prefix, in f32 like the goldens."""
     found = {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
     missing, unexpected = module.load_state_dict(found, strict=False)
     assert not missing and not [key for key in unexpected if "position_ids" not in key], (missing, unexpected)

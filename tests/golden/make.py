@@ -1,11 +1,11 @@
-"""Writes small random Llama3-Med checkpoints in their published layouts, and what PyTorch makes of them stage by stage.
+"""Writes small random Llama3-Med checkpoints in their published layouts, and PyTorch's results for them stage by stage.
 
     python -m venv .venv && .venv/bin/pip install -r tests/golden/requirements.txt
     .venv/bin/python tests/golden/make.py            # or: make golden
 
 Every variant becomes a folder beside this script:
 
-    <variant>/checkpoint/          what the reference code would have saved: config.json, tokenizer.json, safetensors
+    <variant>/checkpoint/          as the reference code would save it: config.json, tokenizer.json, safetensors
     <variant>/picture.png
     <variant>/golden.safetensors   every stage's output, f32 on the CPU, from the stored (f16, bf16) weights widened to f32:
         pixels          (3, size, size)            normalised, at the largest scale
@@ -13,14 +13,14 @@ Every variant becomes a folder beside this script:
         tower           (n_tiles, n_patches, V)    class and register tokens dropped
         features        (n_tokens, V * n_scales)   merged, pooled, concatenated
         image_tokens    (n_tokens, dim)            after the connector
-        prompt_ids      (n,) int64                 with -200 where the image tokens stand
-        logits          (24, vocabulary)           row 0 answers the prompt, row i the prompt and i greedy tokens
+        prompt_ids      (n,) int64                 with -200 in place of the image tokens
+        logits          (24, vocabulary)           row 0 after the prompt, row i after the prompt and i greedy tokens
         greedy_ids      (24,) int64                the best token that the tokenizer knows; no stop token among them
         text_ids        (n,) int64                 a prompt without an image
         text_logits     (n, vocabulary)            after every token of it
 
 The towers are transformers' CLIP and SigLIP and timm's vit_giant_patch14_reg4_dinov2, the decoder is transformers' Llama. The multi-scale step is
-written here from its description. Weights are drawn so that every bias, norm and gamma matters and greedy answers wander.
+implemented here from its description. Weights are drawn so that every bias, norm and gamma matters and greedy answers vary.
 """
 
 import json
@@ -73,7 +73,7 @@ LLAMA31_ROPE = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    # 8192 in the published models; small here so that a short prompt meets all three frequency bands.
+    # 8192 in the published models; small here so that a short prompt covers all three frequency bands.
     "original_max_position_embeddings": 48,
 }
 
@@ -110,7 +110,7 @@ VARIANTS = {
                     patch_size=5),
         layout="single",
     ),
-    # 46 tiles as H-optimus-0 has, register tokens, layer scale, packed SwiGLU; a padded vocabulary; decoder rows of 256 for Q4_K.
+    # 46 tiles as with H-optimus-0, register tokens, layer scale, packed SwiGLU; a padded vocabulary; decoder rows of 256 for Q4_K.
     "optimus-s2": Variant(
         seed=4,
         tower="optimus",
@@ -167,7 +167,7 @@ def make_tokenizer():
 
 
 def prompt(tokenizer, question, image):
-    """The training form of one turn, up to the assistant's header; the pieces around the image are tokenised apart."""
+    """The training form of one turn, up to the assistant's header; the parts around the image are tokenised separately."""
     question = f"<image>\n{question}" if image else question
     text = (f"<|start_header_id|>system<|end_header_id|>\n\n{SYSTEM}<|eot_id|>"
             f"<|start_header_id|>user<|end_header_id|>\n\n{question}<|eot_id|>"
@@ -224,13 +224,13 @@ def make_connector(variant, n_in, dim):
 
 
 def make_llama(variant, n_known):
-    """A Llama whose padding rows, where there are any, would win if they were not banned."""
+    """A Llama whose padding rows, if there are any, would win if they were not banned."""
     text = dict(variant.text)
     rope = text.pop("rope", {"rope_type": "default"})
     config = LlamaConfig(**text, vocab_size=n_known + variant.n_padding, rms_norm_eps=1e-5,
                          rope_parameters={**rope, "rope_theta": 500000.0}, attn_implementation="eager")
     llama = randomise(LlamaForCausalLM(config), variant.dtype)
-    if variant.text.get("tie_word_embeddings"):  # so that a token's own row is not always the best answer to it
+    if variant.text.get("tie_word_embeddings"):  # otherwise every token's best successor would be itself
         llama.model.embed_tokens.weight.data *= 0.25
     if variant.n_padding:
         llama.lm_head.weight.data[n_known:] *= 2
@@ -288,13 +288,13 @@ def merge(tower, scales):
 
 
 def embed(llama, ids, image_tokens):
-    """Embeddings of a prompt, the image tokens where -200 stands."""
+    """Embeddings of a prompt, with the image tokens in place of -200."""
     rows = [image_tokens if i == IMAGE else llama.model.embed_tokens.weight[i][None] for i in ids]
     return torch.cat(rows)[None]
 
 
 def greedy(llama, embeddings, n_known):
-    """Logits and the best known token, step by step, without a cache."""
+    """Logits and the best token that the tokenizer knows, step by step, without a cache."""
     logits, ids = [], []
     for _ in range(N_STEPS):
         logits.append(llama(inputs_embeds=embeddings).logits[0, -1])
@@ -319,7 +319,7 @@ def text_config(variant, llama, tokenizer):
 
 
 def vision_config(variant):
-    """For H-optimus CLIP's defaults stand beside the true timm fields, as the reference code saves them."""
+    """For H-optimus it has CLIP's defaults in addition to the true timm fields, as saved by the reference code."""
     if variant.tower != "optimus":
         model_type = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}[variant.tower]
         act = {"clip": "quick_gelu", "siglip": "gelu_pytorch_tanh"}[variant.tower]
@@ -446,7 +446,7 @@ def make(name, variant):
 
 
 def report(name, tokenizer, golden, n_known):
-    """What to look at before committing: sizes, liveliness, and how near to a tie the greedy choices were."""
+    """A summary to check before committing: sizes, variation, and how close to a tie the greedy choices were."""
     known = golden["logits"][:, :n_known]
     stops = {tokenizer.token_to_id(SPECIAL[1]), tokenizer.token_to_id(SPECIAL[5])}
     assert not stops & set(golden["greedy_ids"].tolist()), "the answer stops early: take another seed"

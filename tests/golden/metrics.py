@@ -1,13 +1,13 @@
-"""Writes metrics.json: what answers score beside true ones, case by case and set by set, for quantize/tests/metrics.rs.
+"""Writes metrics.json: the scores of answers against true ones, case by case and set by set, for quantize/tests/metrics.rs.
 
     .venv/bin/python tests/golden/metrics.py
 
 Needs nltk. Written from the published definition (the VQA challenge's clean-up, LLaVA-Med's and Llama3-Med's run_eval.py, MedTrinity's
-run_eval_nocandi.py, nltk's sentence_bleu), not from the Rust code: where the two agree, both say what the definition says.
+run_eval_nocandi.py, nltk's sentence_bleu), not from the Rust code: where the two agree, both follow the definition.
 
     pairs       one answer and one truth each: cleaned texts, published numbers of each protocol, strict numbers
     candidates  candidate files in both forms, and whether open accuracy counts a hit
-    wilson      hits, number, and the ends of the interval as roots of its equation
+    wilson      hits, number of questions, and the ends of the interval as roots of its equation
     sets        whole files of questions and answers with the report of each protocol
 """
 
@@ -35,7 +35,7 @@ assert len(MARKS) == 21
 NUMBERS = dict(zip("none zero one two three four five six seven eight nine ten".split(), "0 0 1 2 3 4 5 6 7 8 9 10".split()))
 ARTICLES = {"a", "an", "the"}
 
-# Where the apostrophes belong. Forms that the table of the challenge lacks (such as "shed" or "were") are words of their own.
+# Where apostrophes are restored. Forms that the challenge's table lacks (such as "shed" or "were") are separate words.
 WHOLE = """
 ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't it'd it'll
 ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't somebody'll somebody's
@@ -52,7 +52,7 @@ for word in DOUBLE:
     first, middle, last = word.rsplit("'", 2)
     CONTRACTIONS[f"{first}{middle}'{last}"] = word  # couldnt've
     CONTRACTIONS[f"{first}'{middle}{last}"] = word  # couldn'tve
-# What does not follow the rule.
+# Exceptions to the rule.
 CONTRACTIONS |= {"yall'd've": "y'all'd've", "yall'll": "y'all'll", "y'allll": "y'all'll", "somebody'd": "somebodyd"}
 CONTRACTIONS |= {form: "'ow's'at" for form in ["ow's'at", "'ows'at", "'ow'sat"]}
 
@@ -100,7 +100,7 @@ def open_hit(answer: str, truth: str, candidates) -> bool:
         words = set(candidate.split())
         return len(words & said) / len(words) if words else 0.0
 
-    # max() keeps the first of equals, as list.index(max(...)) does.
+    # max() returns the first of equal values, like list.index(max(...)).
     return max((normalize(str(candidate)) for candidate in candidates), key=part) == normalize(truth)
 
 
@@ -109,7 +109,7 @@ def has_yes_or_no(answer: str) -> bool:
 
 
 def published(protocol: str, answer: str, truth: str) -> dict:
-    """Numbers of one pair as the protocol's script computes them; `counted` says whether a closed one enters the accuracy."""
+    """Numbers of one pair as the protocol's script computes them; `counted` says whether a closed question counts towards the accuracy."""
     answer, truth = answer.lower(), truth.lower()
     if protocol == "medtrinity":
         scores = bleu(answer, truth, SmoothingFunction().method1)
@@ -239,13 +239,13 @@ def report(protocol: str, questions: list[dict], answers: list[dict], candidates
 # ---- cases
 
 FIXED = [
-    # Yes and no, inside of words, first and last, with marks
+    # Yes and no: inside words, first and last, with punctuation
     ("Yes", "yes"), ("yes.", "Yes"), ("**Yes**, it is", "yes"), ("_no_", "no"), ("No, it is not.", "No"), ("normal", "no"), ("I don't know", "no"),
     ("not seen", "no"), ("The answer is yes", "yes"), ("yes and no", "no"), ("yes and no", "yes"), ("eyes", "yes"), ("yesterday", "yes"), ("none", "no"),
     ("nothing abnormal", "no"), ("Nodule", "no"), ("abnormal", "normal"), ("left", "left"), ("left lung", "left"), ("It is on the left, not the right", "left"),
     ("no, the left", "left"), ("right", "left"), ("yes", ""), ("", "yes"), ("", ""), ("no", "no evidence"), ("n o", "no"), ("no-", "no"), ("-no", "no"),
     ("no!yes", "yes"), ("Y", "yes"), ("true", "yes"), ("yes1", "yes"), ("yes_", "yes"), ("ja", "yes"), ("NO", "No."), ("no\u0301", "no"),
-    # Marks beside spaces and not, digits with commas anywhere
+    # Punctuation with and without spaces, digits with commas anywhere
     ("T2-weighted", "t2 weighted"), ("T2 -weighted", "t2weighted"), ("T2- weighted", "t2weighted"), ("x-ray/ct", "x ray ct"), ("x-ray, CT", "xray ct"),
     ("1,5 T2-weighted", "15 t2weighted"), ("1, 5 T2-weighted", "1 5 t2 weighted"), ("a,b", "a b"), ("1,a-b", "1 a b"), ("(left) lung", "left lung"),
     ("left(lung)", "left lung"), ('"left" lung', "left lung"), ("{a}[b]=c+d\\e_f>g<h@i`j", "b c d e f g h i j"), (";/[]\"{}()=+\\_-><@`,?!", ""),
@@ -261,13 +261,13 @@ FIXED = [
     ("Id've", "I'd've"), ("somebody'd", "somebodyd"), ("somebodyd've", "somebody'd've"), ("ow's'at", "'ow's'at"), ("'ows'at 'ow'sat", "'ow's'at"), ("twas", "'twas"),
     ("let's she's", "let's she's"), ("shed", "she'd"), ("were well hell", "we're we'll he'll"), ("yall'd've y'alld've y'all'dve", "y'all'd've"),
     ("oclock", "o'clock"), ("wont", "won't"), ("whove", "who've"), ("don’t", "don't"), ("an.", ""), ("the-a", ""), ("a-one", "1"), ("th.e lung", "lung"),
-    # Words: repeated, shared in part, longer and shorter
+    # Words: repeated, partly shared, longer and shorter
     ("lung lung lung", "lung"), ("lung", "lung lung lung"), ("lung lung heart", "lung heart heart"), ("left lower lobe", "left upper lobe"), ("heart", "lung"),
     ("The lesion is in the left lower lobe of the lung", "left lower lobe"), ("left lower lobe", "The lesion is in the left lower lobe of the lung"),
     ("pleural effusion on the left side of the chest", "pleural effusion on the right side of the chest"), ("effusion pleural", "pleural effusion"),
     ("a b c d e f g h", "a b c d e f g h"), ("b c d e", "b c d e"), ("b c d", "b c d"), ("b c", "b c"), ("b", "b"), ("b c d e f", "b c d x f"), ("c b", "b c"), ("b b b b b", "b b"),
     ("x b c d e", "b c d e"), ("b x c x d x e", "b c d e"), ("b c d e x x x x x x", "b c d e"), ("b", "b c d e f g h i j k"),
-    # Letters beyond ASCII, white space of all kinds
+    # Non-ASCII letters, all kinds of white space
     ("ÉCHO cardiographie", "écho cardiographie"), ("e\u0301cho", "écho"), ("ΑΣ ΑΣΑ", "ας ασα"), ("İstanbul", "i\u0307stanbul"), ("STRAẞE", "straße"), ("肺", "肺"), ("肺 心", "肺"),
     ("🫁 lung", "lung"), ("lung\u00a0heart", "lung heart"), ("lung\u3000heart", "lung heart"), ("lung\x1fheart", "lung heart"), ("lung\x1cheart\x85x", "lung heart x"),
     ("lung\u200bheart", "lung heart"), ("lung\ufeff", "lung"), (" lung\n", "lung"), ("\n\t ", " "), ("lung\x00", "lung"), ("µm μm", "μm"), ("10 % ± 5", "10 % ± 5"),
@@ -282,7 +282,7 @@ def phrase(n: int) -> str:
 
 
 def changed(text: str) -> str:
-    """An answer that shares words with the text: some left out, some doubled, some new."""
+    """An answer that shares words with the text: some omitted, some doubled, some new."""
     words = [word for word in text.split(" ") for _ in range(RNG.choice([0, 1, 1, 1, 1, 2]))]
     if RNG.random() < 0.3:
         RNG.shuffle(words)
@@ -320,7 +320,7 @@ def candidate_cases() -> list[dict]:
     for number, candidates in enumerate(lists):
         for answer in texts:
             for truth in [RNG.choice(texts), str(RNG.choice(candidates))]:
-                # As run_eval.py does: both texts cleaned before, candidates not.
+                # As in run_eval.py: both texts are cleaned first, candidates are not.
                 clean = [normalize(text.lower()) for text in (answer, truth)]
                 form = {"0": candidates} if number % 2 else candidates
                 cases.append({"candidates": form, "answer": clean[0], "truth": clean[1], "hit": open_hit(*clean, form)})

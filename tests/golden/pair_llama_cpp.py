@@ -1,10 +1,11 @@
-"""A pair of GGUF files as llama.cpp's converters write them, of the checkpoint llava-vicuna/: pair/decoder.gguf, the same in three parts, pair/mmproj.gguf.
+"""Writes the checkpoint llava-vicuna/ as the GGUF pair of llama.cpp's converters: pair/decoder.gguf, the same in three parts, pair/mmproj.gguf.
 
     .venv/bin/python tests/golden/pair_llama_cpp.py   # or: make golden; after families.py, from anywhere
 
 The decoder has the names, keys and rotary order of convert_hf_to_gguf.py (names by the package gguf), the encoder those of mtmd's
-convert_image_encoder_to_gguf.py: its first product of an MLP is `ffn_down`, its second `ffn_up`. pair/text.safetensors holds llama.cpp's ids of a text prompt
-and its logits after each of the last N_LOGITS of them. With a picture the reference is the checkpoint itself, converted, which PyTorch vouches for: the Python package has no mtmd.
+convert_image_encoder_to_gguf.py: an MLP's first product is `ffn_down`, its second `ffn_up`. pair/text.safetensors holds llama.cpp's ids of a text prompt
+and its logits after each of the last N_LOGITS of them. With a
+picture the reference is the converted checkpoint itself, which is tested against PyTorch: the Python package has no mtmd.
 """
 
 from pathlib import Path
@@ -26,12 +27,12 @@ PARTS = [5, 14]  # where the parts of the split file end, in tensors
 
 
 def permute(weight, n_heads):
-    """Rows of q and k for rotary pairs of neighbours, as LlamaModel.permute has it."""
+    """Rows of q and k for rotary pairs of neighbours, as in LlamaModel.permute."""
     return weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def decoder_tensors():
-    """Names and values in llama.cpp's order of names."""
+    """Names and values, in the order of llama.cpp's names."""
     checkpoint = torch.load(SOURCE / "checkpoint/pytorch_model.bin", weights_only=True)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, TEXT["num_hidden_layers"])
     for name, tensor in checkpoint.items():
@@ -44,7 +45,7 @@ def decoder_tensors():
 
 
 def decoder_keys(writer):
-    """Everything but tensors."""
+    """Everything except tensors."""
     writer.add_name("small LLaVA")
     writer.add_context_length(4096)
     writer.add_embedding_length(TEXT["hidden_size"])
@@ -100,7 +101,7 @@ def encoder(path):
         if not skipped:
             for old, new in renames:
                 name = name.replace(old, new)
-            # The patches' product is kept in f16, matrices as the checkpoint has them; here all are f32, to be compared bit for bit.
+            # llama.cpp stores the patch embedding in f16 and matrices in the checkpoint's type; here all are f32, to be compared bit for bit.
             writer.add_tensor(name, tensor.astype(np.float32))
     checkpoint = torch.load(SOURCE / "checkpoint/pytorch_model.bin", weights_only=True)
     for name, tensor in checkpoint.items():
@@ -124,7 +125,7 @@ def main():
     for name, tensor in tensors:
         writer.add_tensor(name, tensor)
     write(writer)
-    # As gguf-split does it: all keys in the first part.
+    # As in gguf-split: all keys are in the first part.
     ends = [0, *PARTS, len(tensors)]
     for part in range(3):
         writer = gguf.GGUFWriter(TARGET / f"split-{part + 1:05}-of-00003.gguf", "llama")

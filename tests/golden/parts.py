@@ -1,14 +1,14 @@
-"""Writes the siglip golden's model once more, as parts that torch and PEFT save: pickles, shards, a tower alone, a projector alone, a LoRA adapter.
+"""Writes the siglip golden's model again, as parts saved by torch and PEFT: pickles, shards, a tower alone, a projector alone, a LoRA adapter.
 
     .venv/bin/python tests/golden/parts.py            # after make.py; part of `make golden`
 
-    parts/decoder/    config.json, pytorch_model-0000?-of-00002.bin and their index: the language model before fine-tuning, saved by transformers' names
-    parts/tower/      checkpoint.pth: the tower as a whole SigLIP model has it, beside a text half and a logit scale, under "state_dict"
+    parts/decoder/    config.json, pytorch_model-0000?-of-00002.bin and their index: the language model before fine-tuning, with transformers' names
+    parts/tower/      checkpoint.pth: the tower as part of a whole SigLIP model, with text half and logit scale, under "state_dict"
     parts/projector/  mm_projector.bin: LLaVA's name
-    parts/adapter/    what PEFT saves of a rank-stabilised LoRA with an alpha_pattern, and LLaVA's non_lora_trainables.bin
+    parts/adapter/    PEFT's files for a rank-stabilised LoRA with an alpha_pattern, and LLaVA's non_lora_trainables.bin
     parts/types.bin   one tensor of each type and view that torch.save can write
 
-The decoder's weights are the golden's less the adapter's update, in f32: with the adapter merged the model is the golden one to the last bits.
+The decoder's weights are the golden's minus the adapter's update, in f32: with the adapter merged, the model equals the golden one up to rounding.
 """
 
 import json
@@ -58,7 +58,7 @@ def save_sharded(folder, tensors):
 
 
 def save_types(path):
-    """Every type that is read or refused, two views of one storage, a parameter, a scalar."""
+    """Every type that is supported or refused, two views of one storage, a parameter, a scalar."""
     values = torch.arange(12, dtype=torch.float32).reshape(3, 4) / 3 - 1
     whole = torch.arange(20, dtype=torch.float32)
     torch.save({"f32": values, "f16": values.half(), "bf16": values.bfloat16(), "f64": values.double(), "i64": values.long(),

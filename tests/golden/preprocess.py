@@ -1,18 +1,18 @@
-"""Writes image files in every format that is read, and what Pillow, transformers and PyTorch make of pictures.
+"""Writes image files in every supported format, and the results of Pillow, transformers and PyTorch for pictures.
 
     .venv/bin/python tests/golden/preprocess.py            # the environment of make.py
 
-    preprocess/*                    small files, one a format and kind of pixel
+    preprocess/*                    small files, one per format and pixel type
     preprocess.safetensors
         decoded.<file>              (height, width, 3) uint8: on black, convert("RGB"), upright
-        picture.<width>x<height>    (height, width, 3) uint8: what is prepared
-        square.<case>               (size, size, 3) uint8: resized and squared, before it is normalised
+        picture.<width>x<height>    (height, width, 3) uint8: the input of preprocessing
+        square.<case>               (size, size, 3) uint8: resized and squared, before normalisation
         pixels.<case>               (3, size, size): normalised
         tiles.<case>.*              pixels of the largest scale, and tiles of every scale
         merge.<case>.*              tiles' features, and the merged tokens
 
-Where Pillow has no sensible answer (grey of 16 bits saturates in its convert("RGB"), which also drops alpha) the expected
-pixels are computed here by the rule that the engine documents. Resizing is CLIPImageProcessor's and SiglipImageProcessor's, on Pillow.
+If Pillow has no sensible result (its convert("RGB") saturates 16-bit grey and drops alpha), the expected pixels are computed
+here by the engine's documented rule. Resizing is done by CLIPImageProcessor and SiglipImageProcessor, on Pillow.
 """
 
 import struct
@@ -53,7 +53,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(values: np.ndarray, color: int, bits: int) -> bytes:
-    """A PNG of pixels that Pillow cannot write: 16-bit colour, and rows of 2 or 4 bits that are packed already."""
+    """A PNG with pixels that Pillow cannot write: 16-bit colour, and rows of 2 or 4 bits that are already packed."""
     height, width = values.shape[0], values.shape[1]
     if bits == 16:
         rows = values.astype(">u2").tobytes()
@@ -84,7 +84,7 @@ def interlaced(values: np.ndarray) -> bytes:
 
 
 def animated_png(default: np.ndarray, frame: np.ndarray, left: int, top: int) -> bytes:
-    """A PNG whose own picture is not among the frames, and whose first frame is smaller than it."""
+    """An animated PNG whose default picture is not one of the frames, and is larger than the first frame."""
     height, width = default.shape[:2]
     control = struct.pack(">IIIIIHHBB", 0, frame.shape[1], frame.shape[0], left, top, 1, 10, 0, 0)
     return PNG + b"".join(
@@ -100,7 +100,7 @@ def animated_png(default: np.ndarray, frame: np.ndarray, left: int, top: int) ->
 
 
 def animated_webp(width: int, height: int, frame: bytes, size: tuple[int, int], left: int, top: int) -> bytes:
-    """A WebP of one frame, a lossless WebP itself, at an even place of a larger canvas."""
+    """An animated WebP with one lossless frame, at even coordinates on a larger canvas."""
 
     def riff(kind: bytes, data: bytes) -> bytes:
         return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
@@ -122,7 +122,7 @@ def tiff(
     extra_sample: int | None = None,
     planar: bool = False,
 ) -> bytes:
-    """An uncompressed TIFF of pixels that Pillow cannot write; sample formats are 1 unsigned, 2 signed, 3 float."""
+    """An uncompressed TIFF with pixels that Pillow cannot write; sample formats are 1 unsigned, 2 signed, 3 float."""
     height, width = values.shape[:2]
     n_channels = 1 if values.ndim == 2 else values.shape[2]
     stored = values.transpose(2, 0, 1) if planar else values
@@ -155,7 +155,7 @@ def tiff(
 
 
 def stretched(values: np.ndarray) -> np.ndarray:
-    """The engine's rule for narrow ranges: all but a thousandth at either end becomes 0..255."""
+    """The engine's rule for narrow ranges: the range without a thousandth of the values at either end becomes 0..255."""
     flat = np.sort(values.astype(np.float64).ravel())
     left_out = len(flat) // 1000
     low, high = flat[left_out], flat[len(flat) - 1 - left_out]
@@ -163,7 +163,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
 
 
 def on_black(image: Image.Image) -> np.ndarray:
-    """(height, width, 3): what a screen shows of a picture before a black ground."""
+    """(height, width, 3): a picture as displayed on a black background."""
     rgba = np.asarray(image.convert("RGBA")).astype(np.float64)
     return np.floor(rgba[:, :, :3] * rgba[:, :, 3:] / 255 + 0.5).astype(np.uint8)
 
@@ -176,12 +176,12 @@ def placed(frame: np.ndarray, width: int, height: int, left: int, top: int) -> n
 
 
 def grey_to_rgb(grey: np.ndarray) -> np.ndarray:
-    """Grey three times."""
+    """Grey as RGB."""
     return np.repeat(grey[:, :, None], 3, 2)
 
 
 def files() -> dict[str, np.ndarray]:
-    """Writes the files; gives the expected pixels of each."""
+    """Writes the files; returns the expected pixels of each."""
     FILES.mkdir(exist_ok=True)
     rgb = scene(17, 12)
     smooth = np.asarray(Image.fromarray(scene(6, 5)).resize((21, 18), Image.Resampling.BICUBIC))
@@ -246,7 +246,7 @@ def files() -> dict[str, np.ndarray]:
     small = palette.crop((3, 2, 12, 8))
     small.save(FILES / "small-frame.gif", interlace=0)
     data = bytearray((FILES / "small-frame.gif").read_bytes())
-    # The screen is larger, and the frame, behind the colour table, lies inside.
+    # The screen is made larger than the frame; the frame's position comes after the colour table.
     at = 13 + (3 << ((data[10] & 7) + 1))
     data[6:10] = struct.pack("<HH", 17, 12)
     at = data.index(b"\x2c", at)
@@ -376,7 +376,7 @@ def main():
     for case, scales, kept in cases:
         pixels = torch.from_numpy(RNG.normal(0, 1.2, (3, scales[-1], scales[-1])).astype(np.float32))
         if kept is not None:
-            # Kept small: pixels of one byte, which the test turns into floats in the same way.
+            # Kept small: one-byte pixels, which the test converts to floats in the same way.
             levels = RNG.integers(0, 256, (3, scales[-1], scales[-1]), dtype=np.uint8)
             pixels = torch.from_numpy(levels.astype(np.float32) / 64 - 2)
             stored[f"tiles.{case}.levels"] = levels

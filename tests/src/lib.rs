@@ -76,7 +76,7 @@ pub fn vocabulary(data: &[u8]) {
     gguf(&header.to_bytes());
 }
 
-/// Turns of question and answer and an open question; the first one begins with the image of key 0, if it is to.
+/// Turns of question and answer, then an open question; if `has_image`, the first question begins with the image of key 0.
 pub fn messages(turns: &[(&str, &[u32])], question: &str, has_image: bool) -> Vec<Message> {
     let mut chat = Chat::about(has_image.then_some(0));
     for (question, answer) in turns {
@@ -86,7 +86,7 @@ pub fn messages(turns: &[(&str, &[u32])], question: &str, has_image: bool) -> Ve
     chat.asked(question).messages
 }
 
-/// Vocabularies of bytes, of SentencePiece's, and of a file of llama.cpp's.
+/// A byte-level vocabulary, one of SentencePiece's, and one from a file of llama.cpp's.
 static TOKENIZERS: LazyLock<[Tokenizer; 3]> = LazyLock::new(|| {
     let pieces =
         sentencepiece::tokenizer_json(&golden("llava-med/checkpoint/tokenizer.model"), &Default::default(), true);
@@ -99,7 +99,7 @@ static TOKENIZERS: LazyLock<[Tokenizer; 3]> = LazyLock::new(|| {
     ]
 });
 
-/// What a person types, and the four texts of a template before it, one a line.
+/// The text a user types, preceded by the four texts of a template, one per line.
 pub fn prompt(data: &[u8]) {
     // Long texts take longer and show nothing new.
     let text = String::from_utf8_lossy(data.get(..1 << 14).unwrap_or(data));
@@ -118,7 +118,7 @@ pub fn prompt(data: &[u8]) {
     }
 }
 
-/// A conversation as JavaScript gives it, written in every well-known form.
+/// A conversation from JavaScript, written with every known template.
 pub fn conversation(data: &[u8]) {
     let Ok(messages) = serde_json::from_slice::<Vec<Message>>(data) else { return };
     for name in TEMPLATES {

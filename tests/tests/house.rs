@@ -1,9 +1,10 @@
-//! The house that ARCHITECTURE.md draws: which room may look into which, and how large a file and a function may be. Read from the source itself.
+//! Checks the structure that ARCHITECTURE.md describes, in the source itself: which room may use which, and how large
+//! files and functions may be.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Rooms of the engine and those that each may use beside itself. Arrows point down this list, never up.
+/// Rooms of the engine, each with the other rooms that it may use: only rooms further down this list.
 const ENGINE: [(&str, &[&str]); 7] = [
     ("model", &["spec", "device", "text", "picture", "file", "error"]),
     ("spec", &["device", "picture", "file", "error"]),
@@ -46,7 +47,8 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The rooms that a file names by `crate::room`, with the lines that do; a glob of the crate's root would hide others and counts as one.
+/// The rooms that a file names by `crate::room`, with the lines that do; a glob of the crate's root would hide others
+/// and counts as one.
 fn named(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     lines.flat_map(|line| {
@@ -59,7 +61,7 @@ fn named(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Asserts that no file of a room uses one that its room may not.
+/// Asserts that no file uses a room that its own room may not use.
 fn check(src: &Path, rooms: &[(&str, &[&str])]) {
     let mut n_named = 0;
     for (path, text) in sources(src) {
@@ -90,7 +92,7 @@ fn imports_of_the_tool_go_one_way() {
     check(&root().join("quantize/src"), &TOOL);
 }
 
-/// Name and lines of each function, by the indentation that rustfmt gives.
+/// Name and number of lines of each function, found by rustfmt's indentation.
 fn functions(text: &str) -> Vec<(&str, usize)> {
     let lines: Vec<&str> = text.lines().collect();
     let starts = lines.iter().enumerate().filter_map(|(idx, line)| {

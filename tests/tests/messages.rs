@@ -1,4 +1,5 @@
-//! Conversations as messages: what is known of a prompt, system texts, several pictures, tokens with their probabilities, stop texts, answers gone on with.
+//! Conversations as messages: the part of a prompt that is known early, system texts, several pictures, tokens with
+//! their probabilities, stop texts, continued answers.
 
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::model::sampler::SamplerOptions;
@@ -30,7 +31,7 @@ static TOKENIZERS: LazyLock<[Tokenizer; 2]> = LazyLock::new(|| {
     [bytes.to_string(), pieces].map(|json| Tokenizer::from_json(json.as_bytes()).unwrap())
 });
 
-/// Every template with every vocabulary that it can be written in.
+/// Every template with every vocabulary that has its tokens.
 fn templates() -> impl Iterator<Item = (&'static str, Template, &'static Tokenizer)> {
     let named = TEMPLATES.into_iter().map(|name| (name, Template::named(name).unwrap()));
     let all = named.flat_map(|(name, template)| TOKENIZERS.iter().map(move |other| (name, template.clone(), other)));
@@ -145,7 +146,8 @@ fn messages_that_make_no_conversation_are_refused() {
     }
 }
 
-// Sessions ---------------------------------------------------------------------------------------------------------------
+// Sessions
+// ---------------------------------------------------------------------------------------------------------------
 
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("messages-tiny");
@@ -153,7 +155,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     folder
 });
 
-/// Hears everything.
+/// Records everything.
 #[derive(Default)]
 struct Ear {
     n_read: usize,
@@ -251,7 +253,7 @@ fn an_answer_gone_on_with_is_the_whole_one() {
             let answer = block_on(session.answer(&mut chat, &options(5), &mut Ear::default()))?;
             assert!(answer.text.starts_with("Yes, the"), "{answer:?}");
             assert_eq!(chat.messages.len(), open.messages.len() + 1);
-            // The next question reads what the last token left, and itself.
+            // The next question reads the last token of the answer, which was never run, and itself.
             let next = block_on(session.ask(&mut chat, "Why?", &options(1), &mut Ear::default()))?;
             assert_eq!(next.n_reused, answer.n_prompt + 4);
             Ok(())
@@ -268,7 +270,7 @@ fn an_answer_ends_before_a_stop_text() {
         let ends: Vec<usize> =
             ear.tokens.iter().scan(0, |end, token| Some((*end += token.text.len(), *end).1)).collect();
         let at = ends.iter().position(|&end| end > 12 && spoken.is_char_boundary(end - 1)).unwrap();
-        // From inside a token into the next but one.
+        // From the last byte of one token to the end of the second after it.
         let (from, to) = (ends[at] - 1, ends[at + 2]);
         let stop = spoken[from..to].to_owned();
         assert_eq!(spoken.find(&stop), Some(from));
@@ -310,12 +312,12 @@ fn several_pictures_are_read_once_in_whatever_turn_they_stand() {
         let other = ask(session, &mut other, vec![text("Which is larger?")])?;
         let is_shared = n_image..other.n_prompt - n_image;
         assert!(is_shared.contains(&other.n_reused), "the first picture alone is shared: {other:?}");
-        // The conversation of three pictures is kept beside this one.
+        // The conversation with three pictures is kept in addition to this one.
         let again = ask(session, &mut chat, vec![text("Why?")])?;
         assert_eq!(again.n_reused, third.n_prompt + 5);
         Ok((chat.messages.clone(), chat.answers()))
     });
-    // Read at once in a fresh session.
+    // The same prompt, read in one go in a fresh session.
     let last = on(2048, |session| {
         for seed in 1..=3 {
             look(session, seed);
@@ -341,7 +343,7 @@ fn four_pictures_are_read_at_once_and_no_more() {
         };
         let error = ask(session, &keys).unwrap_err();
         assert_eq!(error.to_string(), "5 pictures would have to be read at once, at most 4 can be");
-        // The first is no longer kept: all that are needed are looked at again.
+        // The first is no longer kept: all the needed ones must be encoded again.
         let Err(Error::NotKept { mut images }) = ask(session, &keys[..4]) else { panic!("the first was forgotten") };
         let mut needed = keys[..4].to_vec();
         images.sort();
@@ -351,7 +353,7 @@ fn four_pictures_are_read_at_once_and_no_more() {
             look(session, seed);
         }
         ask(session, &keys[..4]).unwrap();
-        // What has been read already need not be kept.
+        // Pictures that have already been read need not be kept.
         look(session, 5);
         look(session, 6);
         assert_eq!(ask(session, &keys[..4])?.n_reused + 1, ask(session, &keys[..4])?.n_prompt);
@@ -375,7 +377,7 @@ fn the_first_picture_outlives_its_turn_and_others_go_with_theirs() {
         }
         assert_eq!(dropped, 1);
         let [_, before, last] = n_prompts[..] else { panic!("{n_prompts:?}") };
-        // One turn came and one went, and with it one of its pictures and the line break behind that.
+        // One turn was added and one dropped, and with it one of its pictures and the line break after it.
         assert_eq!(before - last, n_image + 1, "{n_prompts:?}");
         Ok(())
     });

@@ -31,7 +31,7 @@ static EXACT_FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     folder
 });
 
-/// Records everything; stops where it is told to.
+/// Records everything; stops at a given point.
 #[derive(Default)]
 struct Ear {
     tiles: usize,
@@ -148,7 +148,7 @@ fn a_reused_prefix_gives_the_same_answer_as_a_fresh_start() {
     assert_eq!(answer(true), answer(false));
 }
 
-/// The answers for pictures (and for text, 0) that take turns, each in its own conversation, and how many tokens were
+/// The answers about pictures (and about text, 0) in turns, each in its own conversation, and how many tokens were
 /// read before each question.
 fn in_turns(n_ranks: usize, order: &[usize]) -> Vec<(Vec<u32>, usize)> {
     on(n_ranks, 1024, |session| {

@@ -1,6 +1,7 @@
-//! One rank of a model in its worker: takes its tensors, then leads (rank 0) or follows (the others).
+//! One rank of a model in its worker: loads its tensors, then leads (rank 0) or follows (the others).
 //!
-//! Every method takes `&self`, so that `stop` may come while an operation runs. Operations come one at a time: `www/llama3med` sees to it.
+//! Every method takes `&self`, so that `stop` can be called while an operation runs. Otherwise operations run one at a
+//! time, which `www/llama3med` ensures.
 
 use crate::ports::{Ports, Turn};
 use crate::{js_error, object, to_js};
@@ -23,10 +24,11 @@ type JsResult<T> = Result<T, JsValue>;
 #[wasm_bindgen]
 pub struct Rank {
     shard: Shard,
-    /// Bytes of a file on their way.
+    /// Bytes of a file in transit.
     piece: RefCell<Vec<u8>>,
     state: RefCell<State>,
-    /// Conversations that have not been forgotten. Their pictures' files stay with the page: this memory never shrinks.
+    /// Conversations that have not been forgotten. The page keeps the files of their pictures, since this memory never
+    /// shrinks.
     chats: RefCell<BTreeMap<u32, Chat>>,
     stop: Cell<bool>,
     turn: Turn,
@@ -36,7 +38,7 @@ enum State {
     Loading(Box<ModelLoader>, Ports),
     Leading(Box<Session<Ports>>),
     Following(Box<Model<Ports>>),
-    /// An operation has it, or it is over.
+    /// Taken by an operation, or closed.
     Away,
 }
 
@@ -97,7 +99,7 @@ impl WebOptions {
 
 #[wasm_bindgen]
 impl Rank {
-    /// `ports` holds, at the place of each other rank, the message port that leads there.
+    /// `ports` holds, at the index of each other rank, the message port to it.
     #[wasm_bindgen(constructor)]
     pub fn new(rank: usize, ports: &Array) -> JsResult<Rank> {
         let shard = Shard { rank, n_ranks: ports.length() as usize };
@@ -107,7 +109,8 @@ impl Rank {
         Ok(Self { shard, piece: RefCell::default(), state, chats: RefCell::default(), stop: Cell::new(false), turn })
     }
 
-    /// Takes the header of a file, reserves memory, and returns the byte ranges that [`Rank::feed`] is to be given: start, end, start, end, ...
+    /// Takes the header of a file, reserves memory, and returns the byte ranges to pass to [`Rank::feed`]: start, end,
+    /// start, end, ...
     pub fn header(&self, file: &str, prefix: Vec<u8>, file_size: f64) -> JsResult<Vec<f64>> {
         let mut state = self.state.borrow_mut();
         let State::Loading(loader, _) = &mut *state else { return Err(busy()) };
@@ -115,21 +118,23 @@ impl Rank {
         Ok(ranges.into_iter().flat_map(|range| [range.start as f64, range.end as f64]).collect())
     }
 
-    /// Makes room in this memory for `n_bytes` that [`Rank::feed`] is to take, and says where: they are read to their place without a copy in between.
+    /// Allocates `n_bytes` in this memory for the next [`Rank::feed`] and returns the address: bytes are read directly
+    /// to their place, without a copy.
     pub fn room(&self, n_bytes: usize) -> usize {
         let mut piece = self.piece.borrow_mut();
         piece.resize(n_bytes, 0);
         piece.as_ptr() as usize
     }
 
-    /// Takes the bytes of a file from `offset` on that have been put where [`Rank::room`] said.
+    /// Takes the bytes at the address given by [`Rank::room`]; they start at `offset` in the file.
     pub fn feed(&self, file: &str, offset: f64) -> JsResult<()> {
         let mut state = self.state.borrow_mut();
         let State::Loading(loader, _) = &mut *state else { return Err(busy()) };
         loader.feed(file, offset as u64, &self.piece.borrow()).map_err(to_js)
     }
 
-    /// Everything has been fed. `context` limits the tokens of a conversation, `template` names the form of one where the decoder file does not.
+    /// Called when all bytes have been fed. `context` limits the tokens of a conversation; `template` names the chat
+    /// template, if it is not to be the decoder file's own.
     pub fn finish(&self, context: Option<usize>, template: Option<String>) -> JsResult<()> {
         let template = template.map(|name| Template::named(&name)).transpose().map_err(to_js)?;
         let State::Loading(loader, ports) = self.state.replace(State::Away) else { return Err(busy()) };
@@ -143,13 +148,13 @@ impl Rank {
         Ok(())
     }
 
-    /// Runs what rank 0 announces; ends only by an error or when rank 0 closes.
+    /// Runs what rank 0 announces; returns only after an error or when rank 0 closes.
     pub async fn follow(&self) -> JsResult<()> {
         let State::Following(mut model) = self.state.replace(State::Away) else { return Err(busy()) };
         model.follow().await.map_err(to_js)
     }
 
-    /// What the page shows of the model (rank 0).
+    /// The properties of the model that the page shows (rank 0).
     pub fn info(&self) -> JsResult<Object> {
         let state = self.state.borrow();
         let State::Leading(session) = &*state else { return Err(busy()) };
@@ -170,7 +175,7 @@ impl Rank {
         ])
     }
 
-    /// Tokens of a text (rank 0).
+    /// Number of tokens of a text (rank 0).
     #[wasm_bindgen(js_name = countTokens)]
     pub fn count_tokens(&self, text: &str) -> JsResult<usize> {
         let state = self.state.borrow();
@@ -178,15 +183,15 @@ impl Rank {
         Ok(session.tokenizer().encode_text(text).map_err(to_js)?.len())
     }
 
-    /// Encodes a picture (rank 0). `on("picture", frame, view)` hears of it as soon as it is decoded, `on("encoding", done, total)` of every tile. `frame` is
-    /// what is returned, there with the encoded image's `key`; `view` the pixels for a screen: `{ width, height, rgba }`, undefined where there is no memory
-    /// for them.
+    /// Encodes a picture (rank 0). Calls `on("picture", frame, view)` as soon as it is decoded and `on("encoding",
+    /// done, total)` after every tile. `frame` is also the result, then with the encoded image's `key`; `view` holds
+    /// the pixels for display: `{ width, height, rgba }`, or undefined if there is no memory for them.
     pub async fn look(&self, picture: &Uint8Array, on: Function) -> JsResult<Object> {
         let decoded = decode(picture).map_err(to_js)?;
         let mut session = self.lead()?;
         let frame = session.model().vision().map(|vision| frame(&decoded, &vision.preprocess, vision.scales.n_tiles()));
         if let Some(Ok(frame)) = &frame {
-            // An exception of the listener is its own affair.
+            // Exceptions in the callback are ignored.
             let _ = on.call3(&JsValue::NULL, &"picture".into(), frame, &view(&decoded)?);
         }
         let result = session.look(&decoded, &mut self.events(&on)).await;
@@ -197,14 +202,15 @@ impl Rank {
         Ok(frame)
     }
 
-    /// Begins a chat with these messages, each `{ role, parts }` with parts `{ text }`, `{ image: key }` or `{ tokens: ids }` (rank 0).
+    /// Begins a chat with these messages, each `{ role, parts }` with parts `{ text }`, `{ image: key }` or `{ tokens:
+    /// ids }` (rank 0).
     pub fn begin(&self, chat: u32, messages: JsValue) -> JsResult<()> {
         let chat_begun = Chat { messages: read(messages)? };
         self.chats.borrow_mut().insert(chat, chat_begun);
         Ok(())
     }
 
-    /// Reads what of a chat's next prompt is known before its question (rank 0).
+    /// Reads the part of a chat's next prompt that precedes its question (rank 0).
     pub async fn prepare(&self, chat: u32, on: Function) -> JsResult<()> {
         let mut session = self.lead()?;
         let chat = self.chat(chat);
@@ -213,12 +219,13 @@ impl Rank {
         result.map_err(to_js)
     }
 
-    /// Adds `messages` to a chat, a question and perhaps the beginning of its answer, and answers (rank 0). `on("token", text, token)` hears of every token,
-    /// `{ id, logprob, alternatives }`, `on("rest", text)` of text at the end that no token completes, `on("reading", done, total)` of the prompt,
-    /// `on("dropped", n)` of turns that no longer fit.
+    /// Adds `messages` to a chat, a question and optionally the beginning of its answer, and answers (rank 0). Calls
+    /// `on("token", text, token)` for every token, `{ id, logprob, alternatives }`; `on("rest", text)` for text at the
+    /// end that no token completes; `on("reading", done, total)` while it reads the prompt; and `on("dropped", n)` for
+    /// turns that no longer fit.
     ///
-    /// Only the last few pictures are kept encoded. An error of the kind "not-encoded" has in `images` the keys of the pictures that the question needs:
-    /// ask again with their files as `pictures`, which are looked at before.
+    /// Only the last few pictures are kept encoded. An error of kind "not-encoded" lists in `images` the keys of the
+    /// pictures that the question needs: ask again with their files as `pictures`, which are then encoded first.
     pub async fn ask(
         &self,
         chat: u32,
@@ -263,12 +270,12 @@ impl Rank {
         ])
     }
 
-    /// Stops the operation that runs, at its next tile, piece of the prompt or token.
+    /// Stops the current operation at its next tile, part of the prompt, or token.
     pub fn stop(&self) {
         self.stop.set(true);
     }
 
-    /// Forgets a chat, also while an operation has it.
+    /// Forgets a chat, even while an operation uses it.
     pub fn forget(&self, chat: u32) {
         self.chats.borrow_mut().remove(&chat);
     }
@@ -283,12 +290,12 @@ impl Rank {
         }
     }
 
-    /// A copy of a chat for an operation; one without messages begins with its first.
+    /// A copy of a chat for an operation; a new chat starts empty.
     fn chat(&self, id: u32) -> Chat {
         self.chats.borrow_mut().entry(id).or_default().clone()
     }
 
-    /// Keeps what an operation has made of a chat, unless the chat was forgotten meanwhile.
+    /// Stores the chat after an operation, unless it was forgotten meanwhile.
     fn put_back(&self, id: u32, chat: Chat) {
         if let Some(place) = self.chats.borrow_mut().get_mut(&id) {
             *place = chat;
@@ -301,8 +308,8 @@ impl Rank {
     }
 }
 
-/// Decodes a picture's file, which takes memory no longer than that. Nothing has been announced to the other ranks yet: want of memory costs only this
-/// picture.
+/// Decodes a picture's file, which is in memory only during decoding. Nothing has been announced to the other ranks
+/// yet, so a lack of memory affects only this picture.
 fn decode(file: &Uint8Array) -> llama3med::Result<Picture> {
     let n_bytes = file.length() as usize;
     let mut bytes = Vec::new();
@@ -313,7 +320,8 @@ fn decode(file: &Uint8Array) -> llama3med::Result<Picture> {
     Picture::decode(&bytes).map_err(Error::of_picture)
 }
 
-/// What is known of a picture before it is encoded: its size, the square that is seen and the colour around a picture in it, tiles, notes.
+/// What is known of a picture before it is encoded: its size, the square that the model sees and its fill colour,
+/// tiles, notes.
 fn frame(picture: &Picture, preprocess: &Preprocess, n_tiles: usize) -> JsResult<Object> {
     let crop = preprocess.crop(picture.width, picture.height);
     let crop = object(&[
@@ -334,10 +342,10 @@ fn frame(picture: &Picture, preprocess: &Preprocess, n_tiles: usize) -> JsResult
     ])
 }
 
-/// Longest edge of what is shown of a picture.
+/// Longest edge of the displayed picture.
 const VIEW_EDGE: usize = 1600;
 
-/// The picture for a screen; undefined where there is no memory for it, which keeps nobody from encoding it.
+/// The picture for display; undefined if there is no memory for it, which does not prevent encoding.
 fn view(picture: &Picture) -> JsResult<JsValue> {
     let Ok(view) = picture.view(VIEW_EDGE) else { return Ok(JsValue::UNDEFINED) };
     let rgba = Uint8Array::from(view.rgba.as_slice());
@@ -345,12 +353,12 @@ fn view(picture: &Picture) -> JsResult<JsValue> {
     Ok(view.into())
 }
 
-/// What JavaScript gives of a conversation.
+/// A conversation from JavaScript.
 fn read(messages: JsValue) -> JsResult<Vec<Message>> {
     serde_wasm_bindgen::from_value(messages).map_err(|error| js_error("invalid", &format!("messages: {error}")))
 }
 
-/// Answers, after looking again at pictures that are no longer kept.
+/// Answers, after encoding again the pictures that are no longer kept.
 async fn answer(
     session: &mut Session<Ports>,
     chat: &mut Chat,
@@ -365,17 +373,17 @@ async fn answer(
     session.answer(chat, options, events).await.map_err(to_js)
 }
 
-/// Passes events to JavaScript and lets "stop" in between.
+/// Passes events to JavaScript and lets "stop" in between them.
 struct Events<'a> {
     on: &'a Function,
     rank: &'a Rank,
-    /// The likeliest first tokens of the answer with their probabilities.
+    /// The most likely first tokens of the answer with their probabilities.
     first: Vec<(u32, f32)>,
 }
 
 impl Events<'_> {
     async fn tell(&self, event: &str, a: JsValue, b: JsValue) -> bool {
-        // An exception of the listener is its own affair: the work goes on.
+        // Exceptions in the callback are ignored: the work continues.
         let _ = self.on.call3(&JsValue::NULL, &event.into(), &a, &b);
         self.rank.turn.wait().await;
         !self.rank.stop.get()

@@ -2,12 +2,12 @@
 //
 //   import { load } from "./llama3med/index.js";
 //   const model = await load("models/demo/manifest.json", { onProgress, signal });
-//   const chat = model.chat({ image: file });                    // encoding begins now
+//   const chat = model.chat({ image: file });                    // starts encoding
 //   for await (const piece of chat.ask("Is the heart enlarged?", { signal })) …
 //   const talk = model.chat();                                   // without a picture, with any model
 //   model.close();
 //
-// This folder is all it needs; both wasm builds are in pkg/.
+// The client needs only this folder; both wasm builds are in pkg/.
 
 import { BUILD_BYTES, wasmUrl } from "./builds.js";
 import { abortError, KINDS, ModelError } from "./errors.js";
@@ -30,7 +30,7 @@ const SIMD128 = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0
 // (module (func (result v128) (i16x8.relaxed_dot_i8x16_i7x16_s (i8x16.splat (i32.const 1)) (i8x16.splat (i32.const 2)))))
 const RELAXED = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253, 146, 2, 11];
 
-const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's question whether this site may keep it
+const ASK_TO_KEEP_BYTES = 100e6; // for a model this large, ask the browser's permission to keep it
 
 /**
  * Loads a model.
@@ -38,18 +38,18 @@ const ASK_TO_KEEP_BYTES = 100e6; // a model this large is worth the browser's qu
  *   and its mmproj (without which the model sees no pictures), which are read in place and not kept
  * @param {{ ranks?: number, build?: "relaxed"|"simd128", context?: number, cache?: boolean, verify?: boolean, template?: string,
  *   onManifest?: (manifest: object) => void, onOpened?: (size: { bytes: number }) => void, workersAfter?: Promise<unknown>,
- *   onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  `ranks` are chosen by a short measurement if not given (ranks.js);
- *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` hashes what it keeps once more; `template` is the
- *   form of conversations ("vicuna", "mistral", "mistral-v3", "mistral-v3-tekken", "llama3", "llama3-med", "chatml") where a GGUF file names none that is
- *   known; `onManifest` hears what the manifest says, unchecked, long before the model is there, or null where it could not be read; `onOpened` hears, before any weights are loaded, that the
- *   files are those of a model, and their bytes; `workersAfter` is what has to be over before a worker is started
+ *   onProgress?: (progress: Progress) => void, signal?: AbortSignal }} [options]  The default for `ranks` comes from a short measurement (ranks.js);
+ *   `context` limits the tokens of a conversation; `cache: false` keeps nothing in this browser; `verify` checks the hashes of kept files again; `template` is the
+ *   chat template ("vicuna", "mistral", "mistral-v3", "mistral-v3-tekken", "llama3", "llama3-med", "chatml") to use, for GGUF files that name no known one;
+ *   `onManifest` gets the manifest's content, unchecked, long before the model is loaded, or null if it could not be read; `onOpened` is called before any
+ *   weights are loaded, when the files are known to be a model's, with their size; no worker is started until `workersAfter` has resolved
  * @returns {Promise<Model>}
  */
 export async function load(source, options = {}) {
   try {
     return await loadOnce(source, options);
   } catch (error) {
-    // Not every engine tells a worker what the page's policy forbade: the page asks again.
+    // Not every engine tells a worker what the page's policy forbade, so the page checks it.
     if (error.kind === "network") throw (await forbidden([source].flat()).catch(() => null)) ?? error;
     if (error.kind !== "program") throw error;
     await refetchProgram(chooseBuild(options.build));
@@ -66,11 +66,11 @@ async function forbidden(sources) {
   return null;
 }
 
-// What the model's workers load beside the builds; pages have the rest already.
+// What the model's workers load besides the builds; the page has already loaded the rest.
 const WORKER_FILES = ["builds.js", "store.js", "fetching.js", "folder.js", "lock.js", "pair.js", "rank.js", "probe.js"];
-const here = import.meta.url; // by another name: these addresses are none that a bundler is to find
+const here = import.meta.url; // an alias, so that bundlers do not follow these URLs
 
-/** A host, or a cache on the way, has given something else in the place of a part of the program: all of it is fetched past every cache. */
+/** Fetches the whole program past every cache, after a host or a cache has served something else in place of a part of it. */
 async function refetchProgram(build) {
   const paths = [...WORKER_FILES, `pkg/llama3med_${build}.js`];
   const urls = [...paths.map((path) => new URL(path, here)), wasmUrl(build)];
@@ -100,7 +100,7 @@ async function loadOnce(source, { signal, ...options }) {
 async function loadInto(workers, { url, pair, start }, { ranks, build, context, cache = true, verify = false, template, onManifest, onOpened, onProgress, workersAfter }) {
   const chosen = chooseBuild(build);
   const meter = new Meter((progress) => onProgress?.({ stage: "loading", ...progress }));
-  // The small file first: the large one takes its time.
+  // The small file first: the large one takes longer.
   const early = url ? fetchManifest(url) : null;
   early?.then((found) => {
     if (found) meter.set("model", { done: 0, total: found.manifest.files.reduce((sum, { size }) => sum + size, 0) });
@@ -135,7 +135,7 @@ async function loadInto(workers, { url, pair, start }, { ranks, build, context, 
   return new Model(workers, info, url, performance.now() - start);
 }
 
-/** What the page shows of a manifest, in JavaScript's way of naming. */
+/** The parts of a manifest that the page shows, with JavaScript's naming. */
 function shown({ name, description, license, notices, suggested_questions, samples, fidelity, files }) {
   const hashes = (chunks) => chunks.map((chunk) => chunk.sha256).filter(Boolean);
   const filesShown = files.map(({ name, size, chunks, header_sha256 }) => ({ name, size, nChunks: chunks.length, sha256: hashes(chunks), headerSha256: header_sha256 }));
@@ -155,7 +155,7 @@ function chooseBuild(wanted) {
 
 const MANIFEST_WAIT_MS = 15_000;
 
-/** The manifest and its bytes, so early that a page can show what it says; null where the store is to find out what stands in the way. */
+/** The manifest and its bytes, early enough for a page to show its content; null if there is a problem, which the store then finds and reports. */
 async function fetchManifest(url) {
   try {
     const response = await fetch(url, { cache: "no-cache", signal: AbortSignal.timeout(MANIFEST_WAIT_MS) });
@@ -171,7 +171,7 @@ async function fetchManifest(url) {
   }
 }
 
-/** Reads a copy of a response only to tell how far it is. Compressed on the way or not, its bytes are counted as they are in the end. */
+/** Reads a copy of a response only to report progress. Bytes are counted after decompression. */
 async function count(response, total, onProgress) {
   let done = 0;
   for (const reader = response.body.getReader(); ; ) {
@@ -186,10 +186,10 @@ async function compile(build, onProgress = () => {}) {
   const url = wasmUrl(build);
   try {
     onProgress({ done: 0, total: BUILD_BYTES[build] });
-    const response = await fetch(url, { priority: "low" }); // a page's pictures before it
+    const response = await fetch(url, { priority: "low" }); // the page's pictures come first
     if (!response.ok) throw new ModelError({ kind: "program", message: `${url.pathname.split("/").at(-1)}: HTTP ${response.status}`, detail: (await response.text()).slice(0, 200) });
     count(response.clone(), BUILD_BYTES[build], onProgress).catch(() => {});
-    // Not every static host knows the type that streaming asks for.
+    // Not every static host sends the content type that streaming requires.
     const streams = WebAssembly.compileStreaming && response.headers.get("Content-Type")?.startsWith("application/wasm");
     return await (streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer()));
   } catch (error) {
@@ -202,7 +202,7 @@ async function compile(build, onProgress = () => {}) {
 }
 
 /**
- * Times the products alone, on several workers at once.
+ * Times only the matrix products, on several workers at once.
  * @param {{ build?: "relaxed"|"simd128", workers?: number, ms?: number, products: [string, number, number, number][] }} options  Each product is
  *   [type, rows, columns, tokens].
  * @returns {Promise<{ build: string, kernel: string, gmacsPerSecond: number[] }>} the sum over the workers, for each product
@@ -225,7 +225,7 @@ function absolute(manifestUrl) {
   return new URL(manifestUrl, globalThis.document?.baseURI ?? location.href).href;
 }
 
-/** What this browser keeps of a model: `{ bytes, complete }`; when complete it opens with the network cut. */
+/** What this browser keeps of a model: `{ bytes, complete }`; a complete model opens without a network. */
 export async function cachedSize(manifestUrl) {
   const folder = await Folder.peek(absolute(manifestUrl));
   return { bytes: folder ? await folder.size() : 0, complete: Boolean(await folder?.manifest()) };

@@ -1,4 +1,4 @@
-// A loaded model, its conversations and their answers: what `load` of index.js gives.
+// A loaded model, its conversations and their answers: the result of `load` in index.js.
 
 import { abortError, ModelError } from "./errors.js";
 import { Folder } from "./folder.js";
@@ -33,23 +33,22 @@ export class Model {
   constructor(workers, info, url, loadMs) {
     this.#workers = workers;
     this.#url = url;
-    /** What the model is and how it runs. `seesPictures` is false of a language model alone; `memoryBytes` is kept up to date. */
+    /** What the model is and how it runs. `seesPictures` is false for a language model alone; `memoryBytes` is kept up to date. */
     this.info = info;
-    /** Milliseconds from `load` to here. */
+    /** Milliseconds that `load` took. */
     this.loadMs = loadMs;
     /** The ranks' workers, for tests. */
     this.ranks = workers.ranks;
-    /** Resolves when the model is over, with the reason: closed (an AbortError), or a worker lost. @type {Promise<Error>} */
+    /** Resolves when the model ends, with the reason: it was closed (an AbortError), or a worker was lost. @type {Promise<Error>} */
     this.ended = workers.ended;
   }
 
   /**
-   * Begins a conversation, with a picture or without. A picture that is still being encoded for another chat is given up: the newest wins.
+   * Begins a conversation, with or without a picture. If a picture is still being encoded for another chat, that encoding is cancelled: the newest wins.
    * @param {{ image?: Picture, system?: string, history?: ({ question: string, answer: string } | Message)[],
-   *   onPicture?: (picture: Frame & { view?: ImageData }) => void, onProgress?: (progress: Progress) => void }} [options]  `image` stands before the first
-   *   question; `system` is what the model is told in the place of its own system text, "" for none; `history` is an earlier conversation, which this one
-   *   continues; `onPicture` hears of `image` when it is decoded and before it is encoded, once; `view` is the picture as the model has it, upright, at most 1600
-   *   pixels on an edge
+   *   onPicture?: (picture: Frame & { view?: ImageData }) => void, onProgress?: (progress: Progress) => void }} [options]  `image` precedes the first
+   *   question; `system` replaces the model's own system text, "" removes it; `history` is an earlier conversation, which this one continues; `onPicture` is
+   *   called once, when `image` has been decoded and before it is encoded; `view` is the decoded picture, upright, at most 1600 pixels on its longest edge
    */
   chat({ image, system, history = [], onPicture, onProgress } = {}) {
     this.#looking?.giveUp();
@@ -58,40 +57,40 @@ export class Model {
     return chat;
   }
 
-  /** How many tokens a text is. */
+  /** The number of tokens in a text. */
   async countTokens(text) {
     return (await this.#workers.operate({ type: "count", text }).promise).result;
   }
 
-  /** Asks every rank how large its memory is now: bytes of each, also in `info.memoryBytes`. */
+  /** The current memory of every rank in bytes, also stored in `info.memoryBytes`. */
   memory() {
     return this.#workers.memory();
   }
 
-  /** Takes from the model's workers, which need no network, the means of using it; resolves when that is done. */
+  /** Removes network access from the model's workers, which need none; resolves when that is done. */
   lock() {
     return this.#workers.lock();
   }
 
-  /** Deletes what this browser keeps of the model; it goes on running. */
+  /** Deletes what this browser keeps of the model, which continues to run. */
   forget() {
     return this.#url ? Folder.forget(this.#url) : Promise.resolve();
   }
 
-  /** Ends the workers and gives their memory back. Whatever is under way fails with an AbortError. */
+  /** Ends the workers and frees their memory. Pending operations fail with an AbortError. */
   close() {
     this.#workers.end(abortError("the model was closed"));
   }
 }
 
-/** A conversation. Four pictures may stand in it; when old turns are left out, theirs go with them, except the first, which moves to the next question. */
+/** A conversation, with up to four pictures. When old turns are left out, so are their pictures, except the first, which moves to the next question. */
 export class Chat {
   #workers;
   #id;
   #onPicture;
   #onProgress;
-  #images = new Map(); // from the key of each picture to its file as a Blob: the browser keeps its bytes, or reads them again from the disk
-  #preparing = []; // operations that a newer picture makes superfluous
+  #images = new Map(); // from the key of each picture to its file as a Blob: the browser keeps its bytes, or reads them from disk again
+  #preparing = []; // operations to cancel when a newer picture arrives
   #answer = null;
   #isGivenUp = false;
   #isClosed = false;
@@ -108,15 +107,15 @@ export class Chat {
      * @type {"stop"|"length"|"context"|"repetition"|"cancelled"|undefined}
      */
     this.finish = undefined;
-    /** The likeliest first tokens of the latest answer: [{ text, probability }]. */
+    /** The most likely first tokens of the latest answer: [{ text, probability }]. */
     this.first = [];
     /**
-     * Resolves when the picture is encoded and the history known. Without a picture: { tiles: 0, notes: [] }. Of a model that sees no pictures a picture's
-     * `ready` fails with the kind "no-vision".
+     * Resolves when the picture is encoded and the history is set. Without a picture: { tiles: 0, notes: [] }. With a picture, it fails with the kind
+     * "no-vision" if the model sees no pictures.
      * @type {Promise<Frame>}
      */
     this.ready = this.#begin(image && blobOf(image), system, history.map(asMessages).flat());
-    this.ready.catch(() => {}); // whoever waits for it hears of it
+    this.ready.catch(() => {}); // callers that await it get the error
   }
 
   async #begin(image, system, history) {
@@ -132,12 +131,12 @@ export class Chat {
     if (first.length > 0) messages.push({ role: "user", parts: first });
     if (this.#isClosed) throw abortError("the conversation was closed");
     if (messages.length > 0) await this.#workers.operate({ type: "begin", chat: this.#id, messages }).promise;
-    // The beginning of the prompt is read while the question is being typed. Should that fail, the question itself will say so.
+    // The beginning of the prompt is read while the question is being typed. If that fails, the question itself will report it.
     this.#prepare({ type: "prepare", chat: this.#id }).catch(() => {});
     return frame;
   }
 
-  // Has a picture encoded; `operate` has the engine do it. What the engine does not read, the browser may.
+  // Encodes a picture, using `operate`. If the engine cannot read the format, the browser may be able to.
   async #look(image, operate, onPicture = () => {}) {
     let notes = [];
     const withNotes = (frame) => ({ ...frame, notes: [...notes, ...frame.notes] });
@@ -176,8 +175,8 @@ export class Chat {
   }
 
   /**
-   * Asks. Iterate over the result for the pieces of the answer; leaving the loop, or the signal, stops it within one token, and the answer counts as
-   * far as it came: a stopped iteration ends without an error. One question at a time.
+   * Asks a question. Iterate over the result for the pieces of the answer. Leaving the loop, or the signal, stops it within one token; the answer so far is
+   * kept, and the iteration ends without an error. One question at a time.
    * @param {string} question
    * @param {AskOptions} [options]
    * @returns {AsyncIterableIterator<string>}
@@ -205,7 +204,7 @@ export class Chat {
   }
 
   async #run(answer, question, { images = [], begin, onToken = () => {}, ...options }) {
-    const blobs = images.map(blobOf); // what is given now, whatever becomes of it
+    const blobs = images.map(blobOf); // a snapshot, in case the caller changes the bytes
     await Promise.race([this.ready, answer.stopped]);
     const operate = (message) => this.#operate(answer, message, onToken);
     const parts = [];
@@ -219,9 +218,9 @@ export class Chat {
     if (begin !== undefined) messages.push({ role: "assistant", parts: [typeof begin === "string" ? { text: begin } : { tokens: [...begin] }] });
     const message = { type: "ask", chat: this.#id, messages, options };
     const { result, timings } = await operate(message).catch(async (error) => {
-      // So many pictures have come since that the model must look at these again.
+      // So many pictures have been encoded since that these must be encoded again.
       if (error.kind !== "not-encoded") throw error;
-      const files = error.images.map((key) => this.#images.get(key)).filter(Boolean); // none if it was closed just now
+      const files = error.images.map((key) => this.#images.get(key)).filter(Boolean); // none if the chat was closed just now
       const images = await Promise.all(files.map(bytesOf));
       if (answer.isStopped) throw abortError("stopped");
       return operate({ ...message, images });
@@ -245,9 +244,9 @@ export class Chat {
     return operation.promise;
   }
 
-  /** Ends what prepares this chat, if that is not over: another picture has come. */
+  /** Cancels the preparation of this chat, if it is not finished: a newer picture has been opened. */
   giveUp() {
-    if (this.#answer && !this.#answer.isStopped) return; // its picture is wanted: a question waits for it
+    if (this.#answer && !this.#answer.isStopped) return; // a question is waiting for its picture
     this.#isGivenUp = true;
     this.#preparing.forEach((operation) => operation.stop());
   }
@@ -307,17 +306,17 @@ class Answer {
   }
 }
 
-/** A picture's file as a Blob, which keeps what it is given. */
+/** A picture's file as a Blob, which copies the bytes it is given. */
 const blobOf = (image) => (image instanceof Blob ? image : new Blob([image]));
 
-/** What an entry of a conversation's history stands for, pictures as Blobs. */
+/** The messages of an entry of a conversation's history, with pictures as Blobs. */
 function asMessages({ question, answer, role, content }) {
   if (role === undefined) return [{ role: "user", parts: [{ text: String(question) }] }, { role: "assistant", parts: [{ text: String(answer) }] }];
   const partOf = ({ type, text, image }) => (type === "image" ? { image: blobOf(image) } : { text: String(text) });
   return [{ role, parts: Array.isArray(content) ? content.map(partOf) : [{ text: String(content) }] }];
 }
 
-/** The bytes of a Blob, as a buffer that may be given away. */
+/** The bytes of a Blob, as a buffer that may be transferred. */
 async function bytesOf(image) {
   try {
     return await image.arrayBuffer();

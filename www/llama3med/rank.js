@@ -1,24 +1,24 @@
-// A rank: a worker around one wasm instance that holds 1/N of the model. Rank 0 leads and does what the page asks; the others follow it, over message
-// ports between the wasm instances of which this file sees nothing.
+// A rank: a worker around one wasm instance that holds 1/N of the model. Rank 0 leads and does what the page asks; the others follow it. Their messages
+// pass between the wasm instances directly, over ports that this file does not read.
 //
 // Messages from the page                                     answered by
 //   { type: "start", rank, ports, store, build, module,      { type: "started" } at once,
-//     lock, context, template }                              { type: "loaded", memory, info } when the store has given everything
+//     lock, context, template }                              { type: "loaded", memory, info } when the store has sent everything
 //   { type: "look", id, images: [image] }                    the picture, progress, then done with the same frame and its key   (rank 0 only, as all below)
 //   { type: "begin", id, chat, messages }                    done; what a chat begins with: [{ role, parts: [{ text } | { image: key } | { tokens: ids }] }, …]
 //   { type: "prepare", id, chat }                            progress, then done
 //   { type: "ask", id, chat, messages, options, images }     progress and tokens, then done with { text, finish, nPrompt, nReused, first };
 //                                                            `images` only after an error of the kind "not-encoded", which names their keys
 //   { type: "count", id, text }                              done with the number of tokens
-//   { type: "stop", id }                                     the operation `id` ends at its next tile, piece of the prompt or token
+//   { type: "stop", id }                                     the operation `id` ends at its next tile, part of the prompt or token
 //   { type: "forget", chat }                                 nothing
-//   { type: "lock" }                                         { type: "locked" }: from now on nothing can be fetched here
+//   { type: "lock" }                                         { type: "locked" }: from now on this worker cannot fetch anything
 //   { type: "ping" }                                         { type: "pong", memory }
 // where the answers are
 //   { type: "progress", id, stage: "encoding"|"reading", done, total, secondsLeft }
 //   { type: "picture", id, frame, view }                     decoded, not yet encoded: `frame` is { width, height, crop, padding, tiles, notes }, `view`
-//                                                            its pixels for a screen, { width, height, rgba }, undefined where there is no memory for them
-//   { type: "token", id, text, token, done, tokensPerSecond } `token` is { id, logprob, alternatives: [{ id, text, logprob }] }; none of a rest of the text
+//                                                            its pixels for display, { width, height, rgba }, or undefined if there is no memory for them
+//   { type: "token", id, text, token, done, tokensPerSecond } `token` is { id, logprob, alternatives: [{ id, text, logprob }] }; undefined after the last
 //   { type: "dropped", id, turns }                           the oldest turns were left out of the prompt
 //   { type: "done", id, result, timings, memory }            or { type: "done", id, error: { kind, message, images } }
 //   { type: "failed", error: { kind, message, detail } }     this rank is lost
@@ -28,14 +28,14 @@ import { importBuild } from "./builds.js";
 import { Folder } from "./folder.js";
 import { giveUpNetwork } from "./lock.js";
 
-// Bytes of a file that are read and repacked at once: they stay in the processor's cache in between.
+// Bytes of a file that are read and repacked at a time: few enough to stay in the processor's cache in between.
 const PIECE_BYTES = 1 << 20;
 
 let wasm = null; // the module of the bindings
 let memory = null; // the memory of the instance
 let rank = null; // the instance's Rank
 let folder = null; // what this browser keeps of the model
-let current = null; // id of the operation that runs
+let current = null; // id of the current operation
 
 const handlers = { start, look, begin, prepare, ask, count, stop, forget, lock, ping };
 
@@ -46,15 +46,15 @@ self.addEventListener("message", async ({ data }) => {
     fail(error);
   }
 });
-// A trap inside a future of the wasm instance surfaces here and nowhere else.
+// A trap inside a future of the wasm instance surfaces only here.
 self.addEventListener("error", (event) => fail(event.error ?? event.message));
 self.addEventListener("unhandledrejection", (event) => fail(event.reason));
 
-/** This rank cannot go on. */
+/** Reports that this rank cannot continue. */
 function fail(error) {
   const isTrap = error instanceof WebAssembly.RuntimeError;
   const panic = isTrap ? wasm?.takePanic() : undefined;
-  // A trap without a panic is Rust's answer to memory that could not be had.
+  // A trap without a panic means that Rust could not allocate memory.
   const isFull = (isTrap && !panic) || /memory|allocation/i.test(String(error?.message));
   const kind = error?.kind ?? (isFull ? "out-of-memory" : "internal");
   const message = panic ?? (isTrap ? `${memory?.buffer.byteLength ?? 0} bytes were in use` : String(error?.message ?? error));
@@ -62,7 +62,7 @@ function fail(error) {
 }
 
 async function start({ rank: idx, ports, store, build, module, lock, context, template }) {
-  // Held until this worker ends, however it ends: that is how the page notices.
+  // Held until this worker ends, for whatever reason: this is how the page notices.
   if (lock) await new Promise((held) => navigator.locks.request(lock, () => (held(), new Promise(() => {}))).catch(held));
   wasm = await importBuild(build);
   ({ memory } = wasm.initSync({ module }));
@@ -72,7 +72,7 @@ async function start({ rank: idx, ports, store, build, module, lock, context, te
   postMessage({ type: "started" });
 }
 
-/** Takes what the store sends, one message after the other; a chunk is opened while the one before it is read. What cannot be read is the last. */
+/** Processes the store's messages in order; a chunk is opened while the previous one is read. Stops after one that cannot be read. */
 async function takeAll(store, messages, idx, settings) {
   while (messages.length > 0) {
     for (const message of messages.slice(0, 2)) if (message.type === "kept") message.reader ??= openKept(message);
@@ -82,7 +82,7 @@ async function takeAll(store, messages, idx, settings) {
   }
 }
 
-/** Takes one message; resolves with what stood in the way, if anything did. */
+/** Processes one message; resolves with the problem, if there is one. */
 async function take(store, message, idx, { context, template }) {
   const { type, file, size, bytes, parts } = message;
   if (type === "header") store.postMessage({ type: "ranges", ranges: rank.header(file, bytes, size) });
@@ -113,7 +113,7 @@ async function openKept({ manifestUrl, chunk }) {
   }
 }
 
-/** Takes parts of a chunk from this browser's folder; resolves with what stands in the way of reading it, if anything does. */
+/** Takes parts of a chunk from this browser's folder; resolves with the problem in reading it, if there is one. */
 async function takeKept({ file, parts, chunk, reader }) {
   const { read, close } = await reader;
   try {
@@ -125,32 +125,32 @@ async function takeKept({ file, parts, chunk, reader }) {
     }
     return null;
   } catch (error) {
-    if (error?.kind || error instanceof WebAssembly.RuntimeError) throw error; // the model's own
+    if (error?.kind || error instanceof WebAssembly.RuntimeError) throw error; // from the model, not from reading
     return `${chunk.path}: ${error}`;
   } finally {
     close();
   }
 }
 
-/** Brings `size` bytes of a file, from `offset` on, into the rank: `read(into, at)` fills `into` with those `at` a place from there. */
+/** Copies `size` bytes of a file, starting at `offset`, into the rank: `read(into, at)` fills `into` with the bytes from `offset + at`. */
 function feed(file, offset, size, read) {
   for (let at = 0; at < size; at += PIECE_BYTES) {
     const n_bytes = Math.min(PIECE_BYTES, size - at);
-    const place = rank.room(n_bytes); // the memory may have grown for it
+    const place = rank.room(n_bytes); // may grow the memory
     read(new Uint8Array(memory.buffer, place, n_bytes), at);
     rank.feed(file, offset + at);
   }
 }
 
-/** Runs one operation of rank 0: `run` does it, `timings` says what it took. */
+/** Runs one operation of rank 0: `run` does the work, `timings` returns its durations. */
 async function operate(id, run, timings = () => ({})) {
   current = id;
   let answer;
   try {
     answer = { result: await run(), timings: timings() };
   } catch (error) {
-    // Ranks that are out of step, and traps, end the session; everything else only this operation. Want of memory that has a kind was found before the
-    // ranks changed anything.
+    // Ranks that are out of step, and traps, end the session; everything else only this operation. An out-of-memory error with a kind was found
+    // before the ranks changed anything.
     if (!error?.kind || error.kind === "rank-lost") throw error;
     answer = { error: { kind: error.kind, message: error.message, images: error.images } };
   }
@@ -253,7 +253,7 @@ class Clock {
     };
   }
 
-  // The first token costs only the choice: its logits are the last of the prompt's.
+  // The first token costs only its choice: its logits are the last ones of the prompt.
   #tokensPerSecond() {
     return this.n_tokens > 1 ? ((this.n_tokens - 1) / (this.lastToken - this.firstToken)) * 1000 : undefined;
   }

@@ -1,4 +1,4 @@
-// The workers of one loaded model: starts them, connects them, watches them, and terminates all of them when one is lost. Runs on the page's main thread.
+// The workers of one loaded model: starts, connects and watches them, and terminates all of them when one is lost. Runs on the page's main thread.
 // index.js is the interface; the messages are listed in store.js and rank.js.
 
 import { abortError, ModelError } from "./errors.js";
@@ -43,11 +43,11 @@ export function workersChecked() {
   }));
 }
 
-/** More are never started. */
+/** Maximum number of ranks. */
 export const MAX_RANKS = 64;
 
 const PING_MS = 5000;
-// A single rank hears nothing while it computes a tile or a piece of the prompt, which takes minutes on a slow phone. Where Web Locks exist, they show which
+// A single rank receives nothing while it computes a tile or a part of the prompt, which takes minutes on a slow phone. Where Web Locks exist, they show which
 // ranks are alive, however long they are silent.
 const MAX_SILENCE_MS = 600_000;
 
@@ -133,14 +133,14 @@ export class Workers {
     return Object.assign(new ModelError(error, name), isShort ? { moreRanks: Math.min(2 * this.ranks.length, MAX_RANKS) } : {});
   }
 
-  // The rank holds this lock as long as it lives: when somebody else gets it, the rank is dead.
+  // The rank holds this lock as long as it lives: when this page gets it, the rank is dead.
   #watchLock(lock, name) {
     this.watched.find((watch) => watch.name === name).isLocked = true;
     const lost = () => this.end(new ModelError({ kind: "rank-lost", message: "it ended without a message, perhaps because memory ran out. Load the model again" }, name));
     navigator.locks.request(lock, lost).catch(() => {});
   }
 
-  // For workers without such a lock: the store, and all of them where there are no locks (plain http). Time during which this page was suspended does not
+  // For workers without such a lock: the store, and all workers where there are no locks (plain http). Time during which this page was suspended does not
   // count.
   #look() {
     const now = performance.now();
@@ -156,7 +156,7 @@ export class Workers {
     }
   }
 
-  // One at a time: otherwise a busy worker would find a heap of them.
+  // One at a time: otherwise pings would pile up at a busy worker.
   #ping(watch) {
     if (!watch.isPinged) watch.worker.postMessage({ type: "ping" });
     watch.isPinged = true;
@@ -179,7 +179,7 @@ export class Workers {
     this.asked = null;
   }
 
-  /** Makes every rank give up the network; resolves when all have. */
+  /** Makes every rank give up network access; resolves when all have. */
   async lock() {
     const locked = this.ranks.map((worker) => new Promise((resolve) => {
       worker.locked = resolve;

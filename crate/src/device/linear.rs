@@ -50,7 +50,8 @@ pub struct SumState {
 }
 
 impl LinearSum {
-    /// Takes all parts of `name.weight` and, if the model has it, the whole of `name.bias`, which is added after the sum.
+    /// Takes all parts of `name.weight` and, if the model has it, the whole of `name.bias`, which is added after the
+    /// sum.
     pub fn new(name: &str, tensors: &mut Tensors) -> Result<Self> {
         Ok(Self { parts: tensors.parts(&format!("{name}.weight"))?, bias: tensors.bias(name)? })
     }

@@ -54,7 +54,8 @@ pub struct HeadShare {
 }
 
 impl HeadShare {
-    /// Splits `n_heads` query heads, `n_heads / n_kv_heads` of which share a key/value head. `unit` heads stay together.
+    /// Splits `n_heads` query heads, `n_heads / n_kv_heads` of which share a key/value head. `unit` heads stay
+    /// together.
     pub fn new(shard: Shard, n_heads: usize, n_kv_heads: usize, unit: usize) -> Self {
         let heads = shard.share(n_heads, unit);
         let group = n_heads / n_kv_heads;

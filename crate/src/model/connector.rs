@@ -1,7 +1,7 @@
 //! The connector: merged features of the encoder in, image tokens of the decoder's width out.
 //!
-//! `linear` or `mlpNx_gelu` of LLaVA (arXiv 2310.03744): N products with the exact GELU between them. Tensor-parallel in pairs: a product split by rows
-//! feeds one split by columns, whose sum over the ranks makes the whole output again.
+//! `linear` or `mlpNx_gelu` of LLaVA (arXiv 2310.03744): N products with the exact GELU between them. Tensor-parallel
+//! in pairs: a product split by rows feeds one split by columns, whose sum over the ranks is the whole output.
 
 use crate::device::linear::{Linear, LinearSum, SumState};
 use crate::device::matrix::Activations;
@@ -22,11 +22,11 @@ pub struct Connector {
 }
 
 enum Layer {
-    /// The first of a pair: takes everything, gives this rank's rows.
+    /// The first of a pair: takes the whole input, gives this rank's rows.
     Rows(Linear),
-    /// The second of a pair: takes the part that the first left on this rank.
+    /// The second of a pair: takes the outputs of the first on this rank.
     Sum(LinearSum),
-    /// A last layer without a partner: takes this rank's columns out of the whole.
+    /// A last layer without a partner: takes this rank's columns of the whole input.
     SumOfWhole(LinearSum, Range<usize>),
 }
 
@@ -57,7 +57,7 @@ impl Connector {
         Ok(Self { layers, n_inputs: spec.n_inputs(), state: State::default(), watch: Watch::default() })
     }
 
-    /// From now on `watch` sees what passes through.
+    /// From now on `watch` sees this connector's values.
     pub fn watch(&mut self, watch: Watch) {
         self.watch = watch;
     }

@@ -1,7 +1,7 @@
 //! The Llama decoder (Llama 3, arXiv 2407.21783) as one rank runs it: token and image embeddings in, logits out.
 //!
-//! Tensor-parallel: wq, wk, wv, w1, w3 are split by rows, wo and w2 by columns, so that each layer needs two sums over the ranks; the embedding table
-//! and the output matrix are split by vocabulary rows.
+//! Tensor-parallel: wq, wk, wv, w1, w3 are split by rows, wo and w2 by columns, so that each layer needs two sums over
+//! the ranks; the embedding table and the output matrix are split by vocabulary rows.
 
 use crate::device::attention::{Heads, attend};
 use crate::device::linear::{Linear, LinearSum, SumState, product};
@@ -17,7 +17,7 @@ use crate::spec::DecoderSpec;
 use crate::spec::watch::{Part, Point, Watch};
 use std::ops::Range;
 
-/// Tokens that one forward pass takes at most: bounds the buffers; longer prompts come in pieces.
+/// Maximum number of tokens per forward pass: bounds the buffers; longer prompts are split.
 pub const MAX_TOKENS: usize = 128;
 
 /// One position of the input.
@@ -73,7 +73,7 @@ struct State {
     logits: Vec<f32>, // (n_rows, this rank's vocabulary)
     sum: SumState,
     input: Activations, // the 8-bit form of whatever is multiplied next
-    n_tokens: usize,    // that all of these have had room for
+    n_tokens: usize,    // for which all of these have room
 }
 
 impl Decoder {
@@ -105,17 +105,18 @@ impl Decoder {
         &self.spec
     }
 
-    /// The keys and values of the conversation that [`Decoder::forward`] goes on with; another may be put in their place.
+    /// The keys and values of the conversation that [`Decoder::forward`] continues; they may be replaced by another's.
     pub fn kv_cache(&mut self) -> &mut KvCache {
         &mut self.kv_cache
     }
 
-    /// Whether the buffers have room for `n_tokens`. The same on every rank that has run the same operations.
+    /// Whether the buffers have room for `n_tokens`. The same on every rank, since all run the same operations.
     pub fn has_buffers(&self, n_tokens: usize) -> bool {
         n_tokens <= self.state.n_tokens
     }
 
-    /// Bytes that a forward of `n_tokens` and its logits allocate, roughly: buffers that are too small, and what is given back at once.
+    /// Bytes that a forward pass of `n_tokens` and its logits allocate, roughly: buffers to enlarge, and temporary
+    /// memory.
     pub fn missing_bytes(&self, n_tokens: usize) -> usize {
         let buffers = if self.has_buffers(n_tokens) { 0 } else { Self::buffer_bytes(&self.spec, self.shard, n_tokens) };
         buffers + 4 * size_of::<f32>() * self.spec.vocab_size
@@ -126,17 +127,18 @@ impl Decoder {
         let share = spec.heads().share(shard);
         let (q, kv) = (share.heads.len() * spec.head_dim, share.kv_heads.len() * spec.head_dim);
         let hidden = shard.share(spec.hidden_dim, 32).len();
-        // x, xb, the parts of a sum, and a sum on its way to another rank and from there.
+        // x, xb, the parts of a sum, and a sum on its way to another rank and back.
         let whole = spec.dim * (2 + N_PARTS + 2);
         n_tokens * size_of::<f32>() * (whole + 2 * (q + kv + hidden) + spec.dim.max(hidden))
     }
 
-    /// From now on `watch` sees what passes through.
+    /// From now on `watch` sees this decoder's values.
     pub fn watch(&mut self, watch: Watch) {
         self.watch = watch;
     }
 
-    /// Runs `inputs` (at most [`MAX_TOKENS`]) at the positions from `first_pos` on, over whatever the cache held there.
+    /// Runs `inputs` (at most [`MAX_TOKENS`]) at the positions starting at `first_pos`, overwriting what the cache held
+    /// there.
     pub async fn forward<P: Peers>(&mut self, peers: &P, inputs: &[Input<'_>], first_pos: usize) -> Result<()> {
         let DecoderSpec { dim, head_dim, norm_eps, .. } = self.spec;
         let (n_tokens, n_heads, n_kv_heads) = (inputs.len(), self.heads.kv_head.len(), self.heads.n_kv_heads);
@@ -179,7 +181,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Logits of the last `n` positions of the latest forward: (n, vocab_size), appended to `logits` on rank 0 and there alone.
+    /// Logits of the last `n` positions of the latest forward pass: (n, vocab_size), appended to `logits` on rank 0
+    /// only.
     pub async fn logits<P: Peers>(&mut self, peers: &P, n: usize, logits: &mut Vec<f32>) -> Result<()> {
         let DecoderSpec { dim, norm_eps, .. } = self.spec;
         let s = &mut self.state;
@@ -195,7 +198,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Fills the residual stream: each rank looks up the tokens that it holds, the sum joins them, image tokens are put in by everybody.
+    /// Fills the residual stream: each rank looks up the tokens of its part of the vocabulary, and the sum joins them;
+    /// every rank adds the image tokens itself.
     async fn embed<P: Peers>(&mut self, peers: &P, inputs: &[Input<'_>]) -> Result<()> {
         let dim = self.spec.dim;
         let x = &mut self.state.x;

@@ -1,8 +1,9 @@
-//! The image encoder: a ViT (arXiv 2010.11929) in its three forms, one tile in, patch features out.
+//! The image encoder: a ViT (arXiv 2010.11929) in its three forms; one tile in, patch features out.
 //!
-//! CLIP (class token, norm before the blocks), SigLIP (patches only) and timm's DINOv2 (register tokens, layer scale, gated MLP) are one forward pass
-//! whose steps follow from the tensors that the file has. Names as in timm's `vision_transformer.py`. Tensor-parallel: heads and MLP columns are split
-//! over the ranks, so that each block needs two sums.
+//! CLIP (class token, norm before the blocks), SigLIP (patches only) and timm's DINOv2 (register tokens, layer scale,
+//! gated MLP) are one forward pass, whose steps follow from the tensors in the file. Names as in timm's
+//! `vision_transformer.py`. Tensor-parallel: heads and MLP columns are split over the ranks, so that each block needs
+//! two sums.
 
 use crate::device::attention::{Heads, Page, attend};
 use crate::device::linear::{Linear, LinearSum, SumState};
@@ -95,7 +96,7 @@ impl Encoder {
         let EncoderSpec { dim, n_heads, hidden_dim, .. } = *spec;
         let heads = spec.heads().share(shard).heads.len() * (dim / n_heads);
         let hidden = shard.share(hidden_dim, 32).len();
-        // x, xb, the features, the parts of a sum, and a sum on its way to another rank and from there.
+        // x, xb, the features, the parts of a sum, and a sum on its way to another rank and back.
         let whole = dim * (3 + N_PARTS + 2);
         let patches = spec.grid() * spec.grid() * 2 * spec.patch_len();
         size_of::<f32>() * (spec.n_positions() * (whole + 4 * heads + 2 * hidden + dim.max(hidden)) + patches)
@@ -111,17 +112,17 @@ impl Encoder {
         self.spec.dim
     }
 
-    /// Patches on a side of a tile.
+    /// Patches per side of a tile.
     pub fn grid(&self) -> usize {
         self.spec.grid()
     }
 
-    /// Features that a tile becomes.
+    /// Number of features per tile.
     pub fn n_tokens(&self) -> usize {
         self.spec.n_tokens()
     }
 
-    /// From now on `watch` sees what passes through.
+    /// From now on `watch` sees this encoder's values.
     pub fn watch(&mut self, watch: Watch) {
         self.watch = watch;
     }
@@ -182,7 +183,7 @@ impl Encoder {
         let EncoderSpec { image_size, patch_size, dim, .. } = self.spec;
         let (grid, s) = (self.spec.grid(), &mut self.state);
         assert_eq!(tile.len(), 3 * image_size * image_size);
-        // The convolution is a product: its stride is its kernel's size.
+        // The convolution is a matrix product, because its stride equals its kernel size.
         s.patches.clear();
         for patch in 0..grid * grid {
             let (top, left) = (patch / grid * patch_size, patch % grid * patch_size);

@@ -99,7 +99,8 @@ mod tests {
     use super::*;
     use crate::file::gguf::{Dtype, Header};
 
-    /// The header of a Llama of `n_layers` layers with `n_kv_heads` of 32 heads, whose matrices are of type `dtype`, and the size of its file.
+    /// The header of a Llama of `n_layers` layers with `n_kv_heads` of 32 heads, whose matrices are of type `dtype`,
+    /// and the size of its file.
     fn llama(n_layers: usize, n_kv_heads: usize, dtype: Dtype) -> (Gguf, u64) {
         let (dim, hidden, vocab) = (4096, 11008, 32000);
         let mut header = Header::default();

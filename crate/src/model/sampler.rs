@@ -61,9 +61,9 @@ fn within(option: &str, value: f32, is_within: bool, range: &str) -> Result<()> 
 pub struct Choice {
     /// The token.
     pub id: u32,
-    /// Logarithm of its probability: log-softmax of the logits as they came.
+    /// Logarithm of its probability: log-softmax of the unchanged logits.
     pub logprob: f32,
-    /// The likeliest tokens that were allowed, with the same of theirs, the best first.
+    /// The most likely allowed tokens with their log-probabilities, the best first.
     pub best: Vec<(u32, f32)>,
 }
 

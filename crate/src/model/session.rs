@@ -1,9 +1,10 @@
-//! A session: pictures looked at, questions asked, answers streamed (rank 0 only).
+//! A session: takes pictures and questions, streams answers (rank 0 only).
 //!
-//! The cache is kept between questions: whatever the next prompt shares with what the cache holds, token by token and image by image, is not read
-//! again. So a picture is read while its question is still being typed, a second turn costs only its own tokens, and whoever goes back to an earlier
-//! picture finds it read. The last conversations about other pictures are kept for that; together they take no more positions than the largest
-//! conversation may have, and no more of them are kept than encoded images.
+//! The cache is kept between questions: the part of the next prompt that matches the cache, token by token and image by
+//! image, is not read again. So a picture is read while its question is still being typed, a second turn costs only its
+//! own tokens, and an earlier picture is still in the cache when the user returns to it. For this, the last
+//! conversations about other pictures are kept. In total they take no more positions than the largest conversation may
+//! have, and there are never more of them than encoded images.
 
 mod held;
 
@@ -27,19 +28,20 @@ pub use crate::text::conversation::Chat;
 /// How to answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AskOptions {
-    /// New tokens at most.
+    /// Maximum number of new tokens.
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampler: SamplerOptions,
-    /// Ends an answer that only repeats itself, as small models do when they always take the likeliest token: see [`Finish::Repetition`].
+    /// Whether to end an answer that only repeats itself, as small models do with greedy decoding: see
+    /// [`Finish::Repetition`].
     pub stop_repetition: bool,
-    /// The answer ends before the first of these texts.
+    /// The answer ends before the first occurrence of one of these texts.
     pub stop: Vec<String>,
-    /// The likeliest tokens that are reported in the place of each token of the answer: see [`Token::alternatives`].
+    /// How many of the most likely tokens to report for each token of the answer: see [`Token::alternatives`].
     pub alternatives: usize,
 }
 
-/// More alternatives to a token are not reported.
+/// Maximum number of alternatives per token.
 pub const MAX_ALTERNATIVES: usize = 100;
 
 impl Default for AskOptions {
@@ -67,33 +69,34 @@ impl AskOptions {
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended it, or a stop text came.
+    /// The model ended it, or a stop text occurred.
     Stop,
-    /// It has as many tokens as allowed.
+    /// It reached the maximum number of tokens.
     Length,
     /// The context is full.
     Context,
-    /// Its end is one piece of up to 128 tokens over and over: three times or more, and at least 96 tokens in all. Lists and tables differ from line to
-    /// line; a ruler of dashes, a row of zeros, or a short sentence said a few times is over before that.
+    /// Its end repeats one piece of up to 128 tokens: three times or more, and at least 96 tokens in all. Lists and
+    /// tables differ from line to line; a ruler of dashes, a row of zeros, or a short sentence said a few times is
+    /// shorter than that.
     Repetition,
     /// The caller stopped it.
     Cancelled,
 }
 
-/// What came of a question. The answer itself is the last message of the chat.
+/// The result of a question. The answer itself is the last message of the chat.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// The whole text, trimmed, with the beginning that was given.
+    /// The whole text, trimmed, including the given beginning.
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
-    /// Tokens of the prompt, and how many of them the cache held already.
+    /// Tokens of the prompt.
     pub n_prompt: usize,
-    /// Tokens of the prompt that were not read again.
+    /// Tokens of the prompt that were already in the cache.
     pub n_reused: usize,
 }
 
-/// An answer as the model would have continued it at every token.
+/// The model's predictions at every token of a given answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forced {
     /// Prompt and answer, position by position.
@@ -109,11 +112,11 @@ pub struct Look {
     pub key: u64,
     /// What the model sees, in the picture's pixels.
     pub crop: Crop,
-    /// Merged features (n_tokens, channels) from before the connector; empty if the picture was encoded before.
+    /// Merged features (n_tokens, channels), before the connector; empty if the picture had been encoded before.
     pub features: Vec<f32>,
 }
 
-/// A model with its tokenizer, its template and what its cache holds.
+/// A model with its tokenizer, its template and the content of its cache.
 pub struct Session<P> {
     model: Model<P>,
     tokenizer: Tokenizer,
@@ -124,26 +127,26 @@ pub struct Session<P> {
 
 /// What the ranks' caches hold.
 struct Cache {
-    /// The largest conversation in tokens; also the most that all conversations together take, in whole pages.
+    /// The largest conversation in tokens; also the limit for all conversations together, in whole pages.
     context: usize,
-    /// Positions of the conversation that is gone on with.
+    /// Positions of the current conversation.
     items: Vec<Item>,
-    /// Those of others, the latest used last: as [`Model::n_kept`] counts them.
+    /// Those of the others, the latest used last: in the order of [`Model::n_kept`].
     kept: Vec<Vec<Item>>,
 }
 
-/// Positions that a conversation may have unless the caller says otherwise: memory for keys and values grows with it.
+/// Default maximum length of a conversation, in positions: memory for keys and values grows with it.
 pub const DEFAULT_CONTEXT: usize = 4096;
 
 impl<P: Peers> Session<P> {
-    /// `gguf` is the header of the decoder file, `template` is for files that name none that is known. `context` is the largest conversation in tokens, cut
-    /// to what the model was trained for.
+    /// `gguf` is the header of the decoder file; `template` replaces the file's own, which may be missing or unknown.
+    /// `context` is the largest conversation in tokens, limited to what the model was trained for.
     pub fn new(model: Model<P>, gguf: &Gguf, template: Option<Template>, context: Option<usize>) -> Result<Self> {
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         let template = Template::for_file(template, gguf, &tokenizer)?;
         let stop_ids = template.stop_ids(gguf, &tokenizer)?;
         let context = context.unwrap_or(DEFAULT_CONTEXT).min(model.spec().context_length);
-        // Reserved now, so that a long conversation need not find it later.
+        // Reserved now, so that a long conversation need not allocate it later.
         let items = Vec::with_capacity(context.min(DEFAULT_CONTEXT));
         let cache = Cache { context, items, kept: Vec::new() };
         Ok(Self { model, tokenizer, template, stop_ids, cache })
@@ -164,7 +167,7 @@ impl<P: Peers> Session<P> {
         self.cache.context
     }
 
-    /// Encodes a picture, or finds it among the last few.
+    /// Encodes a picture, unless it is among the last few.
     pub async fn look(&mut self, picture: &Picture, listener: &mut impl Listener) -> Result<Look> {
         let vision = self.model.vision().ok_or(Error::NoVision)?;
         let mut hash = Sha256::new();
@@ -183,7 +186,7 @@ impl<P: Peers> Session<P> {
         Ok(Look { key, crop: pixels.crop, features })
     }
 
-    /// Reads everything of the next prompt that is known before its question: call it while the person is typing.
+    /// Reads everything of the next prompt that precedes its question: call it while the user is typing.
     pub async fn prepare(&mut self, chat: &Chat, listener: &mut impl Listener) -> Result<()> {
         let open = chat.asked("");
         let (n_dropped, _) = self.fit(&open, 0)?;
@@ -208,10 +211,12 @@ impl<P: Peers> Session<P> {
         Ok(answer)
     }
 
-    /// Answers the last message, or goes on with it if it is the beginning of an answer. What is written is added to the chat, also when it is cut short.
+    /// Answers the last message, or continues it if it is the beginning of an answer. The text is added to the chat,
+    /// even if it is cut short.
     ///
     /// # Errors
-    /// [`Error::NotKept`] if images that must be read are no longer kept encoded: [`Session::look`] at all that it names, and answer again.
+    /// [`Error::NotKept`] if images that must be read are no longer kept: call [`Session::look`] on all that it names,
+    /// and answer again.
     pub async fn answer(
         &mut self,
         chat: &mut Chat,
@@ -224,7 +229,7 @@ impl<P: Peers> Session<P> {
             listener.dropped(n_dropped);
         }
         let begun = chat.begun(&self.tokenizer)?;
-        // The last is always read again, for its logits.
+        // The last token is always read again, for its logits.
         let n_reused = self.cache.go_to(&mut self.model, &prompt).await?.min(prompt.len() - 1);
         self.check_images(&prompt[n_reused..])?;
         let logits = self.cache.read(&mut self.model, &prompt, listener).await?;
@@ -233,7 +238,7 @@ impl<P: Peers> Session<P> {
         Ok(Answer { text: text.trim().into(), finish, n_prompt: prompt.len(), n_reused })
     }
 
-    /// Writes an answer, token by token, from the ids that it begins with and the logits after them.
+    /// Writes an answer, token by token, from the ids of its beginning and the logits after them.
     async fn write(
         &mut self,
         mut ids: Vec<u32>,
@@ -295,8 +300,8 @@ impl<P: Peers> Session<P> {
         Ok(Written { parts, text: heard.text + &rest, finish })
     }
 
-    /// What the model would have said at every token of an answer that is given: logits (1 + answer.len(), vocab_size) after the prompt and after each
-    /// token. `watch` sees these positions alone.
+    /// What the model would have predicted at every token of a given answer: logits (1 + answer.len(), vocab_size)
+    /// after the prompt and after each token. `watch` sees only these positions.
     pub async fn force(
         &mut self,
         chat: &Chat,
@@ -323,7 +328,7 @@ impl<P: Peers> Session<P> {
         Ok(Forced { items, logits })
     }
 
-    /// From now on `watch` sees what passes through this rank; [`Watch::default`] ends it.
+    /// From now on `watch` sees this rank's values; [`Watch::default`] ends it.
     pub fn watch(&mut self, watch: Watch) {
         self.model.watch(watch);
     }
@@ -333,9 +338,10 @@ impl<P: Peers> Session<P> {
         self.model.close().await
     }
 
-    /// How many of the oldest turns must go so that the prompt, and after it the answer, fit into the context; and that prompt, position by position.
+    /// How many of the oldest turns must be dropped so that the prompt and the answer fit into the context; and that
+    /// prompt, position by position.
     fn fit(&self, chat: &Chat, max_tokens: usize) -> Result<(usize, Vec<Item>)> {
-        // An answer may be shorter than allowed: no turn is given up for more than a quarter of the context.
+        // An answer may be shorter than allowed: at most a quarter of the context is reserved for it by dropping turns.
         let reserve = max_tokens.min(self.cache.context / 4);
         let mut n_dropped = 0;
         loop {
@@ -372,7 +378,7 @@ impl<P: Peers> Session<P> {
         Ok(items)
     }
 
-    /// Whether the images that must be read are all kept encoded.
+    /// Fails if images that must be read are no longer kept.
     fn check_images(&self, items: &[Item]) -> Result<()> {
         let key = |item: &Item| if let Item::Image { key, .. } = item { Some(*key) } else { None };
         let images: BTreeSet<u64> = items.iter().filter_map(key).collect();
@@ -388,23 +394,23 @@ impl<P: Peers> Session<P> {
     }
 }
 
-/// What has been written of an answer.
+/// What has been written of an answer so far.
 struct Written {
     parts: Vec<Part>,
     text: String,
     finish: Finish,
 }
 
-/// What the listener has heard of an answer.
+/// What the listener has been told of an answer.
 struct Heard {
     /// New tokens.
     n_tokens: usize,
-    /// Text, with the beginning that was given.
+    /// Text, including the given beginning.
     text: String,
 }
 
 impl Heard {
-    /// Tells of the tokens that are certain; returns whether the answer is to go on.
+    /// Reports the tokens that are certain; returns whether the answer is to continue.
     async fn release(&mut self, held: &mut Held<'_>, listener: &mut impl Listener) -> bool {
         while let Some(token) = held.release() {
             self.n_tokens += 1;
@@ -417,19 +423,21 @@ impl Heard {
     }
 }
 
-/// What is said of a token that was chosen and completes `text`.
+/// The report of a token that was chosen and completes `text`.
 fn token(tokenizer: &Tokenizer, choice: Choice, text: String) -> Token {
     let alternative = |(id, logprob)| Alternative { id, text: tokenizer.piece(id), logprob };
     let alternatives = choice.best.into_iter().map(alternative).collect();
     Token { id: choice.id, text, logprob: choice.logprob, alternatives }
 }
 
-/// Longest piece that is looked for, how often it must come, and how many tokens all of that must be: see [`Finish::Repetition`].
+/// Longest piece that is searched for, minimum number of repetitions, and minimum number of tokens in all: see
+/// [`Finish::Repetition`].
 const MAX_CYCLE: usize = 128;
 const MIN_CYCLES: usize = 3;
 const MIN_REPEATED: usize = 96;
 
-/// Whether an answer has come to repeat itself. A tail of whole or broken cycles of `n` tokens equals itself `n` tokens earlier.
+/// Whether an answer has begun to repeat itself. A tail of whole or partial cycles of `n` tokens equals itself shifted
+/// by `n` tokens.
 fn is_repetition(ids: &[u32]) -> bool {
     (1..=MAX_CYCLE).any(|n| {
         let n_tail = MIN_REPEATED.max(MIN_CYCLES * n);
@@ -439,9 +447,11 @@ fn is_repetition(ids: &[u32]) -> bool {
 }
 
 impl Cache {
-    /// Goes on with the conversation that shares most with `items` and cuts it down to that; returns how many positions these are.
+    /// Switches to the conversation that shares most with `items` and cuts it to the shared part; returns its number of
+    /// positions.
     ///
-    /// What is cut off is lost if it is text. If a picture is in it, the conversation is kept and another begins with what is shared.
+    /// Text that is cut off is lost. If the cut-off part contains a picture, the conversation is kept, and a new one
+    /// begins with the shared part.
     async fn go_to<P: Peers>(&mut self, model: &mut Model<P>, items: &[Item]) -> Result<usize> {
         let n_shared = |cached: &[Item]| cached.iter().zip(items).take_while(|(a, b)| a == b).count();
         let best = (0..self.kept.len()).max_by_key(|&place| n_shared(&self.kept[place]));
@@ -459,7 +469,8 @@ impl Cache {
         Ok(n_shared)
     }
 
-    /// Reads what the conversation lacks of `items`, after [`Cache::go_to`] them; returns the logits after the last.
+    /// Reads the part of `items` that the conversation lacks, after [`Cache::go_to`]; returns the logits after the last
+    /// item.
     async fn read<P: Peers>(
         &mut self,
         model: &mut Model<P>,
@@ -481,7 +492,7 @@ impl Cache {
         Ok(logits)
     }
 
-    /// Runs `items` after what the conversation holds; other conversations make room for them.
+    /// Runs `items` after the positions that the conversation holds; other conversations are dropped to make room.
     async fn forward<P: Peers>(&mut self, model: &mut Model<P>, items: &[Item], n_logits: usize) -> Result<Vec<f32>> {
         let n_pages = |n_positions: usize| n_positions.div_ceil(PAGE_LEN);
         let n_here = n_pages(self.items.len() + items.len());
@@ -493,14 +504,14 @@ impl Cache {
             self.kept.remove(0);
         }
         let result = model.forward(items, self.items.len(), n_logits).await;
-        // Where memory was short, more has been given up, perhaps in vain.
+        // If memory was short, the model has dropped more, perhaps without success.
         self.follow(model);
         let logits = result?;
         self.items.extend_from_slice(items);
         Ok(logits)
     }
 
-    /// Forgets the conversations that the model has given up.
+    /// Forgets the conversations that the model has dropped.
     fn follow<P: Peers>(&mut self, model: &Model<P>) {
         self.kept.drain(..self.kept.len() - model.n_kept());
     }
@@ -510,7 +521,7 @@ impl Cache {
 mod tests {
     use super::is_repetition;
 
-    /// At which length a run of tokens is noticed.
+    /// The length at which a run of tokens is detected.
     fn noticed(ids: impl IntoIterator<Item = u32>) -> Option<usize> {
         let ids: Vec<u32> = ids.into_iter().collect();
         (0..=ids.len()).find(|&n| is_repetition(&ids[..n]))
@@ -542,7 +553,7 @@ mod tests {
         );
         let cells = (0..20).flat_map(|row| [[0; 9], [500 + row; 9]].concat());
         assert_eq!(noticed(cells), None, "a table of zeros with labels");
-        // One token in between, and what came before it counts no more.
+        // The token in between interrupts the run, so what precedes it no longer counts.
         assert_eq!(noticed([&[3; 90][..], &[4], &[3; 95]].concat()), None);
         assert_eq!(noticed([&[3; 90][..], &[4], &[3; 96]].concat()), Some(187));
     }

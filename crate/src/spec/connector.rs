@@ -1,4 +1,4 @@
-//! The connector: tensors `mm.*` of `encoder.gguf`, which alone tell its shape.
+//! The connector: tensors `mm.*` of `encoder.gguf`. Its shape follows from them alone.
 
 use super::{BLOCK_UNIT, Linear, Split, Tensor};
 use crate::error::{Error, Result};
@@ -8,18 +8,18 @@ use crate::spec::watch::{Part, Place, Point};
 /// Shape of the connector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectorSpec {
-    /// Widths: in, between its layers, out.
+    /// Widths: of the input, between the layers, of the output.
     pub widths: Vec<usize>,
 }
 
-/// Far more than any connector has.
+/// Far more layers than any connector has.
 const MAX_LAYERS: usize = 64;
 
 impl ConnectorSpec {
-    /// Where a layer splits its columns.
+    /// Layers split their columns at multiples of this number.
     pub const UNIT: usize = BLOCK_UNIT;
 
-    /// Name of a layer in the file: `mm.0`, `mm.2`, ...; an activation stands between.
+    /// Name of a layer in the file: `mm.0`, `mm.2`, ...; the numbers between are activations.
     pub fn name(layer: usize) -> String {
         format!("mm.{}", 2 * layer)
     }
@@ -53,7 +53,7 @@ impl ConnectorSpec {
         Ok(Self { widths })
     }
 
-    /// Layers.
+    /// Number of layers.
     pub fn n_layers(&self) -> usize {
         self.widths.len() - 1
     }
@@ -68,7 +68,8 @@ impl ConnectorSpec {
         self.widths[self.n_layers()]
     }
 
-    /// How ranks split a layer: in pairs, the first by rows, the second by columns; a last layer without a partner by columns.
+    /// How ranks split a layer: in pairs, the first by rows, the second by columns; a last layer without a partner by
+    /// columns.
     pub fn split(&self, layer: usize) -> Split {
         let is_first = layer.is_multiple_of(2) && layer + 1 < self.n_layers();
         if is_first { Split::Rows(Self::UNIT) } else { Split::Cols(Self::UNIT) }

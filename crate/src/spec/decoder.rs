@@ -1,4 +1,4 @@
-//! The decoder, Llama or an architecture like it: keys and tensors of `decoder.gguf`.
+//! The decoder, of Llama's architecture or a similar one: keys and tensors of `decoder.gguf`.
 
 use super::{BLOCK_UNIT, HeadSplit, Linear, Role, Split, Tensor};
 use crate::device::rope::Pairs;
@@ -8,16 +8,16 @@ use crate::file::gguf::{Gguf, Header};
 use crate::spec::watch::{Part, Place, Point};
 use std::ops::Range;
 
-/// What sets a Llama-like architecture apart from the others.
+/// The differences between the Llama-like architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Architecture {
-    /// llama.cpp's name, with which the keys begin.
+    /// llama.cpp's name, the prefix of the keys.
     pub name: &'static str,
-    /// Its name for people.
+    /// Its name for messages.
     pub title: &'static str,
     /// Whether the matrices q, k and v have biases.
     pub qkv_bias: bool,
-    /// Which values of a head are rotated together. For neighbours, files have the rows of wq and wk permuted.
+    /// Which values of a head are rotated together. For neighbours, the rows of wq and wk are permuted in files.
     pub pairs: Pairs,
 }
 
@@ -26,7 +26,7 @@ impl Architecture {
     pub const LLAMA: Self = Self { name: "llama", title: "Llama", qkv_bias: false, pairs: Pairs::Neighbours };
     /// Qwen2 and Qwen2.5.
     pub const QWEN2: Self = Self { name: "qwen2", title: "Qwen2", qkv_bias: true, pairs: Pairs::Halves };
-    /// All that this engine runs.
+    /// All that this engine supports.
     pub const ALL: [Self; 2] = [Self::LLAMA, Self::QWEN2];
 
     /// The architecture of this name.
@@ -56,7 +56,7 @@ pub struct DecoderSpec {
     pub dim: usize,
     /// Width of the gated MLP.
     pub hidden_dim: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub n_layers: usize,
     /// Query heads.
     pub n_heads: usize,
@@ -64,9 +64,10 @@ pub struct DecoderSpec {
     pub n_kv_heads: usize,
     /// Width of a head; even.
     pub head_dim: usize,
-    /// Heads that stay on one rank together. It follows from how a file stores its matrices; 1 where there is no file yet.
+    /// Heads that stay on one rank together. Depends on how a file stores its matrices; 1 if there is no file yet.
     pub head_unit: usize,
-    /// Whether keys and values are kept in f32, as where the weights that they come from are stored as floating-point numbers.
+    /// Whether keys and values are kept in f32, as they are if the weights that produce them are stored as
+    /// floating-point numbers.
     pub exact_cache: bool,
     /// Rows of the embedding table, padding included.
     pub vocab_size: usize,
@@ -82,10 +83,10 @@ pub struct DecoderSpec {
     pub rope_scaled: bool,
 }
 
-/// Refuses numbers that no model has before anything is sized by them.
+/// Larger numbers are refused before anything is sized by them: no model has them.
 const MAX_DIM: usize = 1 << 20;
 
-/// Rows of the vocabulary are cut at multiples of this number.
+/// Rows of the vocabulary are split at multiples of this number.
 const VOCAB_UNIT: usize = 4;
 
 impl DecoderSpec {
@@ -95,7 +96,7 @@ impl DecoderSpec {
     pub const OUTPUT_NORM: &str = "output_norm.weight";
     /// The output matrix.
     pub const OUTPUT: &str = "output.weight";
-    /// The factors of the rotary frequencies, which no checkpoint holds.
+    /// The factors of the rotary frequencies; no checkpoint holds them.
     pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 
     /// Name of a layer's tensor in the file, without `.weight`.
@@ -103,7 +104,7 @@ impl DecoderSpec {
         format!("blk.{layer}.{tensor}")
     }
 
-    /// Reads the architecture's keys (`llama.*`); what is absent follows from the tensors or from llama.cpp's defaults.
+    /// Reads the architecture's keys (`llama.*`); for missing ones, the tensors or llama.cpp's defaults decide.
     pub fn read(gguf: &Gguf) -> Result<Self> {
         let architecture = Architecture::read(gguf)?;
         let keys = Keys { gguf, architecture };
@@ -165,7 +166,7 @@ impl DecoderSpec {
         Ok(())
     }
 
-    /// Writes the keys of a decoder named `name`, without those of its vocabulary.
+    /// Writes the keys of a decoder named `name`, except those of its vocabulary.
     pub fn write(&self, name: &str, header: &mut Header) {
         let key = |key: &str| format!("{}.{key}", self.architecture.name);
         header
@@ -192,7 +193,7 @@ impl DecoderSpec {
         HeadSplit { n_heads, n_kv_heads, head_dim, unit: head_unit }
     }
 
-    /// Rows of the vocabulary, as ranks split them.
+    /// One rank's rows of the vocabulary.
     pub fn vocab(&self, shard: Shard) -> Range<usize> {
         shard.share(self.vocab_size, VOCAB_UNIT)
     }
@@ -257,7 +258,7 @@ impl DecoderSpec {
     }
 }
 
-/// The keys of a decoder, all of which begin with its architecture.
+/// The keys of a decoder, which all begin with its architecture.
 #[derive(Clone, Copy)]
 struct Keys<'a> {
     gguf: &'a Gguf,
@@ -280,7 +281,7 @@ impl Keys<'_> {
     }
 
     fn in_bounds(self, key: &str, value: usize) -> Result<usize> {
-        // Contexts of a million positions exist; nothing is allocated for positions that are not used.
+        // Contexts of a million positions exist; nothing is allocated for unused positions.
         let max = match key {
             "context_length" => 1 << 30,
             "block_count" => 1 << 10,

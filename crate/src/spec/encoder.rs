@@ -1,4 +1,4 @@
-//! The image encoder: keys and tensors of `encoder.gguf`, with what the file says of the pictures.
+//! The image encoder: keys and tensors of `encoder.gguf`, including those about the preparation of pictures.
 
 use super::{BLOCK_UNIT, ConnectorSpec, HeadSplit, Linear, Role, Split, Tensor};
 use crate::device::ops::Activation;
@@ -12,9 +12,9 @@ use crate::spec::watch::{Part, Place, Point};
 /// The three kinds of image towers, told apart by their tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tower {
-    /// OpenAI's CLIP as transformers names it: class token, a norm in front.
+    /// OpenAI's CLIP with transformers' names: class token, a norm before the blocks.
     Clip,
-    /// Google's SigLIP as transformers names it: patches alone.
+    /// Google's SigLIP with transformers' names: patches only.
     Siglip,
     /// A timm vision transformer, such as H-optimus-0: register tokens, layer scale, gated MLP, final norm.
     Timm,
@@ -23,47 +23,47 @@ pub enum Tower {
 /// Shape of the encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderSpec {
-    /// Which kind it is, by its tensors: this tells their names in a checkpoint and nothing else.
+    /// Its kind, recognised by the tensors; used only for the names in a checkpoint.
     pub tower: Tower,
-    /// Pixels on a side of a tile.
+    /// Pixels per side of a tile.
     pub image_size: usize,
-    /// Pixels on a side of a patch. What does not fill a patch at the right and lower edge is not seen.
+    /// Pixels per side of a patch. An incomplete patch at the right or lower edge is ignored.
     pub patch_size: usize,
     /// Width of the residual stream.
     pub dim: usize,
-    /// Width of the MLP, between gate and down where it is gated.
+    /// Width of the MLP; of a gated MLP, between gate and down.
     pub hidden_dim: usize,
-    /// Blocks that are run.
+    /// Number of blocks that are run.
     pub n_layers: usize,
-    /// Heads; divides `dim`.
+    /// Number of heads; divides `dim`.
     pub n_heads: usize,
-    /// Heads that stay on one rank together. It follows from how a file stores its matrices; 1 where there is no file yet.
+    /// Heads that stay on one rank together. Depends on how a file stores its matrices; 1 if there is no file yet.
     pub head_unit: usize,
     /// Added to the variance in LayerNorm.
     pub norm_eps: f32,
-    /// Between the two products of the MLP, or on its gate.
+    /// Activation between the two products of the MLP, or on its gate.
     pub activation: Activation,
     /// Whether the MLP is gated (timm's `GluMlp`).
     pub gated: bool,
     /// Whether the file calls the MLP's first product `ffn_down` and its second `ffn_up`, as early converters did.
     pub mlp_swapped: bool,
-    /// Whether a class token stands before the patches.
+    /// Whether a class token precedes the patches.
     pub cls_token: bool,
-    /// Register tokens between class token and patches.
+    /// Number of register tokens between class token and patches.
     pub n_reg_tokens: usize,
-    /// Whether the position embedding has a row for every prefix token too, or for patches only.
+    /// Whether the position embedding also has rows for the prefix tokens, not only for patches.
     pub embed_prefix: bool,
     /// Whether the patch embedding has a bias.
     pub patch_bias: bool,
-    /// Whether a norm stands before the blocks (CLIP).
+    /// Whether there is a norm before the blocks (CLIP).
     pub norm_pre: bool,
-    /// Whether a norm stands after the blocks.
+    /// Whether there is a norm after the blocks.
     pub norm: bool,
     /// Whether each branch is scaled per channel before it is added.
     pub layer_scale: bool,
-    /// Tokens dropped from the start of the output.
+    /// Number of tokens dropped from the start of the output.
     pub n_drop: usize,
-    /// Sides in pixels at which a picture is seen, ascending; the first is `image_size`.
+    /// Side lengths in pixels at which a picture is encoded, ascending; the first is `image_size`.
     pub scales: Vec<usize>,
     /// How a picture becomes square.
     pub fit: Fit,
@@ -73,7 +73,7 @@ pub struct EncoderSpec {
     pub std: [f32; 3],
 }
 
-/// Refuses numbers that no model has before anything is sized by them.
+/// Larger numbers are refused before anything is sized by them: no model has them.
 const MAX_DIM: usize = 1 << 16;
 const MAX_SIDE: usize = 1 << 14;
 
@@ -85,7 +85,7 @@ const MEAN_KEY: &str = "clip.vision.image_mean";
 const STD_KEY: &str = "clip.vision.image_std";
 const FEATURE_LAYER_KEY: &str = "clip.vision.feature_layer";
 
-/// Activations by the names that they have in a file.
+/// Activations by their names in a file.
 const ACTIVATIONS: [(&str, Activation); 4] = [
     ("quick_gelu", Activation::QuickGelu),
     ("gelu_tanh", Activation::GeluTanh),
@@ -121,7 +121,7 @@ impl EncoderSpec {
         if self.mlp_swapped { ("ffn_down", "ffn_up") } else { ("ffn_up", "ffn_down") }
     }
 
-    /// Reads the `clip.vision.*` keys and our own, and looks which tensors are there.
+    /// Reads the `clip.vision.*` keys and this project's own, and checks which tensors there are.
     pub fn read(gguf: &Gguf) -> Result<Self> {
         match gguf.get_str("general.architecture")? {
             Some("clip") => {}
@@ -207,7 +207,8 @@ impl EncoderSpec {
         Ok(())
     }
 
-    /// How pictures are brought into shape. Files without our keys are llama.cpp's, of LLaVA, which pads and has one scale.
+    /// How pictures are prepared. Files without this project's keys are LLaVA files of llama.cpp; LLaVA pads and has
+    /// one scale.
     fn read_pictures(&mut self, gguf: &Gguf) -> Result<()> {
         let sizes = match gguf.get_ints(SCALES_KEY)? {
             None => vec![self.image_size],
@@ -227,7 +228,7 @@ impl EncoderSpec {
         Ok(())
     }
 
-    /// Writes the keys of a file named `name` whose connector gives tokens of width `projection_dim`.
+    /// Writes the keys of a file named `name` whose connector produces tokens of width `projection_dim`.
     fn write(&self, name: &str, projection_dim: usize, header: &mut Header) {
         let scales: Vec<u32> = self.scales.iter().map(|&scale| scale as u32).collect();
         header
@@ -247,7 +248,7 @@ impl EncoderSpec {
             .u32("clip.vision.attention.head_count", self.n_heads as u32)
             .f32("clip.vision.attention.layer_norm_epsilon", self.norm_eps)
             .u32("clip.vision.block_count", self.n_layers as u32)
-            // Or llama.cpp would leave out the last of them.
+            // Without this key, llama.cpp would leave out the last block.
             .i32s(FEATURE_LAYER_KEY, &[self.n_layers as i32])
             .f32s(MEAN_KEY, &self.mean)
             .f32s(STD_KEY, &self.std)
@@ -259,7 +260,7 @@ impl EncoderSpec {
         }
     }
 
-    /// The scales at which pictures are seen.
+    /// The scales at which pictures are encoded.
     pub fn scales(&self) -> Scales {
         Scales { tile: self.image_size, scales: self.scales.clone() }
     }
@@ -269,32 +270,32 @@ impl EncoderSpec {
         Preprocess { size: self.scales().size(), fit: self.fit, mean: self.mean, std: self.std }
     }
 
-    /// The name that a file has for the way in which pictures become square.
+    /// The name, in a file, of the way in which pictures become square.
     pub fn fit_name(&self) -> &'static str {
         named(&FITS, self.fit)
     }
 
-    /// Patches on a side of a tile.
+    /// Patches per side of a tile.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size
     }
 
-    /// Features that a tile becomes.
+    /// Number of features per tile.
     pub fn n_tokens(&self) -> usize {
         self.n_positions() - self.n_drop
     }
 
-    /// Class and register tokens.
+    /// Number of class and register tokens.
     pub fn n_prefix(&self) -> usize {
         self.cls_token as usize + self.n_reg_tokens
     }
 
-    /// Tokens of a tile in the blocks.
+    /// Number of tokens of a tile in the blocks.
     pub fn n_positions(&self) -> usize {
         self.n_prefix() + self.grid() * self.grid()
     }
 
-    /// Values of a patch.
+    /// Number of values per patch.
     pub fn patch_len(&self) -> usize {
         3 * self.patch_size * self.patch_size
     }
@@ -321,9 +322,9 @@ impl EncoderSpec {
         let projection = source("embeddings.patch_embedding", "patch_embed.proj");
         let bias = self.patch_bias.then(|| Tensor::exact(Self::PATCH_BIAS, &[dim], format!("{projection}.bias")));
         let mut table = vec![Tensor::new(Self::PATCH_EMBEDDING, Role::Patch, &patches, format!("{projection}.weight"))];
-        // A file lists the tensors in the order that its tower's converter has always written.
+        // The order of tensors that each tower's converter has always written.
         table.extend(bias.clone().filter(|_| is_timm));
-        // timm keeps tokens as a batch of one.
+        // timm stores tokens as a batch of one.
         let tokens = |name: &str, shape: &[usize], clip, timm| {
             let mut tensor = Tensor::exact(name, shape, source(clip, timm));
             if let (Some(source), true) = (&mut tensor.source, is_timm) {
@@ -361,8 +362,8 @@ impl EncoderSpec {
         let (fc1, fc2) = self.fc_names();
         let (up, down) = ([hidden_dim, dim], [dim, hidden_dim]);
         let (heads, hidden) = (self.heads(), Split::Rows(BLOCK_UNIT));
-        // Name in the file, outputs and inputs, split, what enters, name of transformers and of timm, place in timm's stack. Of a gated MLP (GluMlp with
-        // gate_last=False) the first half goes through the activation.
+        // Name in the file, outputs and inputs, split, point of its input, names in transformers and in timm, place in
+        // timm's stack. In a gated MLP (GluMlp with gate_last=False), the first half goes through the activation.
         let gate = ("ffn_gate", up, hidden, Point::Mlp, "", "mlp.fc1", (0, 2));
         let rest = [
             ("attn_q", [dim, dim], heads.queries(), Point::Attention, "self_attn.q_proj", "attn.qkv", (0, 3)),
@@ -403,7 +404,7 @@ impl EncoderSpec {
 pub struct VisionSpec {
     /// The image tower.
     pub encoder: EncoderSpec,
-    /// What makes its features image tokens.
+    /// The connector, which turns its features into image tokens.
     pub connector: ConnectorSpec,
 }
 
@@ -424,7 +425,7 @@ impl VisionSpec {
     }
 }
 
-/// What llama.cpp puts into files of the same architecture and this engine does not run.
+/// Refuses what llama.cpp's files of the same architecture may contain and this engine does not support.
 fn refuse_others(gguf: &Gguf) -> Result<()> {
     let refuse = |what: String| Err(Error::Unsupported(format!("{}: {what}", gguf.file)));
     if let Some(kind) = gguf.get_str("clip.projector_type")?.filter(|&kind| kind != "mlp") {
@@ -441,8 +442,8 @@ fn refuse_others(gguf: &Gguf) -> Result<()> {
     Ok(())
 }
 
-/// Blocks that are run: as many as there are, or up to the layer that is named as the feature. (llama.cpp itself leaves out the last block where none is
-/// named, although its converter has already left out those that LLaVA does not use.)
+/// Number of blocks that are run: all, or up to the layer named as the feature layer. (If none is named, llama.cpp
+/// itself leaves out the last block, although its converter has already left out the blocks that LLaVA does not use.)
 fn n_layers(gguf: &Gguf) -> Result<usize> {
     const KEY: &str = FEATURE_LAYER_KEY;
     let n_blocks = required(gguf, "block_count")?;

@@ -1,8 +1,9 @@
-//! The prompt: a conversation in the form that the model was trained on, with its images in their places.
+//! The prompt: a conversation in the format that the model was trained on, with images in place.
 //!
-//! Every family writes the same things in its own marks: what opens the first question, what stands between question and answer, what stands between an
-//! answer and the next question. The pieces of text around an image are tokenized apart, as all of LLaVA's descendants do. What a person types is text
-//! throughout, `<image>` and `<|eot_id|>` included.
+//! Every family of models writes the same things with its own marks: what precedes the first question, what comes
+//! between question and answer, and what between an answer and the next question. The text on either side of an image
+//! is tokenized separately, as in all of LLaVA's descendants. Whatever a user types is plain text, including `<image>`
+//! and `<|eot_id|>`.
 
 mod messages;
 mod recognise;
@@ -28,11 +29,11 @@ pub const MARKS_KEY: &str = "llama3med.marks";
 const STOP_KEY: &str = "llama3med.stop_token_ids";
 const JINJA_KEY: &str = "tokenizer.chat_template";
 
-/// What [`Template::named`] knows.
+/// The names that [`Template::named`] accepts.
 pub const TEMPLATES: [&str; 7] =
     ["llama3", "llama3-med", "vicuna", "mistral", "mistral-v3", "mistral-v3-tekken", "chatml"];
 
-/// What to do about a template that does not fit, for errors.
+/// Advice for a template that does not fit, for errors.
 fn name_another() -> String {
     format!(
         "name the one it was trained with by --template, or template= in the page's address: {}",
@@ -43,7 +44,7 @@ fn name_another() -> String {
 /// Tokens without which a Llama-3 prompt cannot be written.
 pub const LLAMA3_TOKENS: [&str; 4] = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"];
 
-/// One place in a prompt.
+/// An element of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
     /// A token.
@@ -64,12 +65,12 @@ pub enum Template {
     Marks(Marks),
 }
 
-/// The texts between what people and models say. Names of control tokens in them stand for the tokens.
+/// The texts around the messages. Names of control tokens in them stand for the tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
-    /// Before the first question: token of the beginning and system text included.
+    /// Before the first question, including the begin-of-text token and the system text.
     pub first: String,
-    /// After each image that begins a question.
+    /// After each image at the beginning of a question.
     pub after_image: String,
     /// Between a question and its answer.
     pub reply: String,
@@ -90,7 +91,7 @@ impl Marks {
         }
     }
 
-    /// Mistral's instructions, with LLaVA-Med's blank before the token that ends an answer.
+    /// Mistral's instructions, with LLaVA-Med's space before the token that ends an answer.
     pub fn mistral() -> Self {
         Self {
             first: "<s>[INST] ".into(),
@@ -100,8 +101,8 @@ impl Marks {
         }
     }
 
-    /// Mistral's instructions since version 3, in which `[INST]` and `[/INST]` are tokens, and since version 7 where nothing is said before them. With its
-    /// newer vocabulary (Tekken) there is no blank after `[INST]`.
+    /// Mistral's instructions since version 3, in which `[INST]` and `[/INST]` are tokens; also those since version 7
+    /// if there is no system text. With the newer vocabulary (Tekken), no space follows `[INST]`.
     pub fn mistral_v3(is_tekken: bool) -> Self {
         let blank = if is_tekken { "" } else { " " };
         Self {
@@ -126,11 +127,12 @@ impl Marks {
         }
     }
 
-    /// The same with a vocabulary's own tokens of the beginning and of the end in the place of `<s>` and `</s>`; `begin` is empty where there is none.
+    /// The same, with a vocabulary's own begin and end tokens instead of `<s>` and `</s>`; `begin` is empty if there is
+    /// none.
     pub fn with_tokens(mut self, begin: &str, end: &str) -> Self {
         self.next = self.next.replace("</s>", "\0").replace("<s>", begin).replace('\0', end);
         if let Some(rest) = self.first.strip_prefix("<s>") {
-            // Vocabularies for ChatML may name the mark of a turn as their beginning.
+            // Vocabularies for ChatML may name the mark of a turn as their begin token.
             let begin = if rest.starts_with(begin) { "" } else { begin };
             self.first = format!("{begin}{rest}");
         }
@@ -139,7 +141,8 @@ impl Marks {
 }
 
 impl Template {
-    /// The template of a decoder file: the one that the caller names, in the file's own tokens, or else the file's own.
+    /// The template for a decoder file: the caller's choice, with the file's own tokens, or else the file's own
+    /// template.
     pub fn for_file(named: Option<Self>, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
         let Some(named) = named else { return Self::from_gguf(gguf, tokenizer) };
         let (begin, end) = recognise::ends(gguf, tokenizer)?;
@@ -151,7 +154,8 @@ impl Template {
         Ok(template)
     }
 
-    /// The template that a decoder file of this project names; in files of others the one that their Jinja template or their vocabulary shows.
+    /// The template that a decoder file of this project names; for other files, the one recognised by their Jinja
+    /// template or their vocabulary.
     pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
         match gguf.get_str(TEMPLATE_KEY)? {
             None => recognise::template(gguf, tokenizer),
@@ -176,7 +180,7 @@ impl Template {
         }
     }
 
-    /// A well-known template by its name, one of [`TEMPLATES`].
+    /// A known template by its name, one of [`TEMPLATES`].
     pub fn named(name: &str) -> Result<Self> {
         Ok(match name {
             "llama3" => Self::Llama3 { system: String::new() },
@@ -195,8 +199,8 @@ impl Template {
         })
     }
 
-    /// Refuses a vocabulary without a token that the template writes: as text it would mean nothing to the model. `why` says for what reason this
-    /// template was taken for `file`.
+    /// Refuses a vocabulary that lacks a token of the template: as text, the token's name would mean nothing to the
+    /// model. `why` says why this template was chosen for `file`.
     pub fn check(&self, file: &str, tokenizer: &Tokenizer, why: &str) -> Result<()> {
         let marks = self.marks();
         let texts = [&marks.first, &marks.reply, &marks.next];
@@ -218,7 +222,7 @@ impl Template {
         )))
     }
 
-    /// The texts between question and answer.
+    /// The texts around the messages.
     pub fn marks(&self) -> Marks {
         match self {
             Self::Marks(marks) => marks.clone(),
@@ -238,10 +242,12 @@ impl Template {
         }
     }
 
-    /// The whole prompt: the messages, and what opens the answer to the last one. If that is an answer itself, it is gone on with.
+    /// The whole prompt: the messages, and what opens the answer to the last one. If the last one is an answer, it is
+    /// to be continued.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the messages are not perhaps a system text and then questions and answers in turns, or if one holds what its role cannot.
+    /// [`Error::Invalid`] unless the messages are an optional system text, then questions and answers in turns, or if
+    /// one has a part that its role does not allow.
     pub fn prompt(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<Piece>> {
         let marks = self.marks();
         let mut writer = Writer::new(tokenizer);
@@ -252,16 +258,16 @@ impl Template {
         Ok(writer.pieces)
     }
 
-    /// What is known of the prompt while the last question is still being written: up to the last control token or image, since the text behind it may
-    /// become one token with the text to come.
+    /// The part of the prompt that is certain while the last question is still being typed: up to the last control
+    /// token or image, since the text after it may merge with later text into one token.
     pub fn known(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<Piece>> {
         let mut writer = Writer::new(tokenizer);
         writer.conversation(&self.marks(), messages)?;
         Ok(writer.pieces)
     }
 
-    /// Ids that end an answer: all of Llama-3's that there are, since published configurations disagree, those that the file names, and the token that ends
-    /// an answer in the prompt.
+    /// Ids that end an answer: all such tokens of Llama-3 in the vocabulary, since published configurations disagree;
+    /// those that the file names; and the token that ends an answer in the prompt.
     pub fn stop_ids(&self, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         let usual = ["<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"];
         let mut ids: BTreeSet<u32> = usual.iter().filter_map(|token| tokenizer.find(token)).collect();
@@ -279,7 +285,8 @@ impl Template {
         Ok(ids.into_iter().collect())
     }
 
-    /// The same form as a Jinja template, for `tokenizer.chat_template` in the decoder file and the programs that read it. Without an image.
+    /// The same format as a Jinja template, for `tokenizer.chat_template` in the decoder file and programs that read
+    /// it. Without images.
     pub fn jinja(&self) -> String {
         let quote = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'").replace('\n', "\\n");
         match self {
@@ -292,7 +299,7 @@ impl Template {
     }
 }
 
-/// Every message as a header with its role, a blank line, the text as it stands and the token that ends a turn.
+/// Every message as a header with its role, a blank line, the text unchanged and the token that ends a turn.
 const LLAMA3_JINJA: &str = "{{- bos_token -}}\
 {%- set system = 'SYSTEM' -%}\
 {%- if messages and messages[0]['role'] == 'system' -%}\
@@ -310,7 +317,7 @@ const LLAMA3_JINJA: &str = "{{- bos_token -}}\
 {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}\
 {%- endif -%}";
 
-/// The marks around the messages; there is no place for another system text.
+/// The marks around the messages; it does not accept another system text.
 const MARKS_JINJA: &str = "{%- set ns = namespace(n=0) -%}\
 {%- for message in messages -%}\
 {%- if message['role'] == 'user' -%}\

@@ -18,7 +18,8 @@ use serde_json::Value;
 /// Every layer and block becomes a list of expected tensors: an absurd number must not make that list huge.
 const MAX_LAYERS: usize = 1 << 10;
 
-/// Shape of the decoder, numbers from the configuration, which the tensors must then fit; and the factors of its rotary frequencies.
+/// Shape of the decoder, with the numbers of the configuration, which the tensors are checked against later; and the
+/// factors of its rotary frequencies.
 pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>)> {
     let config = &checkpoint.config;
     let prefix = if config.get("text_config").is_some() { "text_config." } else { "" };
@@ -86,7 +87,7 @@ pub fn decoder(checkpoint: &Checkpoint) -> Result<(DecoderSpec, Option<Vec<f32>>
     Ok((spec, rope_factors))
 }
 
-/// Positions that the model was trained for.
+/// Number of positions that the model was trained for.
 fn context_length(config: &Json, prefix: &str, is_sparse: bool, architecture: Architecture) -> Result<usize> {
     let path = |key: &str| format!("{prefix}{key}");
     let is_mistral = config.string(&path("model_type"))?.is_some_and(|kind| kind.ends_with("mistral"));
@@ -98,7 +99,7 @@ fn context_length(config: &Json, prefix: &str, is_sparse: bool, architecture: Ar
     };
     let context = config.number(&path("max_position_embeddings"))?.or(is_sparse.then_some(usual));
     let context = config.required(&path("max_position_embeddings"), context.filter(|n| (1.0..1e9).contains(n)))?;
-    // Within its window sliding attention sees everything, and longer conversations are cut to the context.
+    // Within its window, sliding attention sees everything, so the context is limited to the window.
     let slides = is_mistral || is_qwen2 && config.flag(&path("use_sliding_window"))? == Some(true);
     let window = config.count(&path("sliding_window"))?.filter(|_| slides).unwrap_or(usize::MAX);
     Ok((context as usize).min(window))
@@ -129,7 +130,7 @@ fn rope_factors(config: &Json, prefix: &str, head_dim: usize, theta: f32) -> Res
     Ok(None)
 }
 
-/// Ids that end an answer, as far as the configuration lists them.
+/// Ids that end an answer, if the configuration lists them.
 pub fn stop_ids(checkpoint: &Checkpoint) -> Result<Vec<u32>> {
     let mut ids = checkpoint.config.ids("text_config.eos_token_id")?;
     ids.extend(checkpoint.config.ids("eos_token_id")?);

@@ -12,11 +12,12 @@ use serde_json::Value;
 pub enum Family {
     /// Llama3-Med and TinyLLaVA-Factory: `connector_type`, and parts with their own configurations.
     Llama3Med,
-    /// LLaVA's original layout (LLaVA-1.5, LLaVA-Med v1.5, LLaVA-Tri): the language model's configuration with `mm_*` keys.
+    /// LLaVA's original layout (LLaVA-1.5, LLaVA-Med v1.5, LLaVA-Tri): the language model's configuration with `mm_*`
+    /// keys.
     Llava,
     /// transformers' LLaVA: `text_config` and `vision_config`, from which values equal to the defaults are omitted.
     Transformers,
-    /// transformers' Llama, Mistral or Qwen2: a language model alone, which sees no pictures.
+    /// transformers' Llama, Mistral or Qwen2: a language model alone, which takes no pictures.
     Language,
 }
 

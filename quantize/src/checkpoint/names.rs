@@ -1,7 +1,7 @@
-//! What a tensor's name in a checkpoint says: which part of the model it belongs to, and its name within that part.
+//! Splits a tensor's name in a checkpoint: into the part of the model it belongs to, and its name within that part.
 //!
-//! Llama3-Med's reference code writes `language_model.*`, `vision_tower._vision_tower.*` and `connector._connector.*`; the LLaVA family uses other
-//! prefixes for the same names.
+//! Llama3-Med's reference code writes `language_model.*`, `vision_tower._vision_tower.*` and `connector._connector.*`;
+//! the LLaVA family uses other prefixes for the same names.
 
 use llama3med::spec::watch::Part;
 

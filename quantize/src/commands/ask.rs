@@ -1,6 +1,6 @@
-//! One question to a model: the same engine as in the browser, natively.
+//! Asks a model one question: the same engine as in the browser, natively.
 //!
-//! The answer goes to standard output as it comes, progress and timings go to standard error.
+//! The answer goes to standard output as it is generated; progress and timings go to standard error.
 
 use crate::files::decode;
 use crate::files::folder::{Source, failed};
@@ -26,29 +26,29 @@ use std::time::{Duration, Instant};
 pub struct Options {
     /// The model.
     pub model: Source,
-    /// The form of conversations, where it is not to be the model's own.
+    /// The chat template, if not the model's own.
     pub template: Option<Template>,
-    /// Pictures to ask about, in the order in which they stand before the question.
+    /// Pictures to ask about, in their order before the question.
     pub images: Vec<PathBuf>,
     /// The question.
     pub prompt: String,
-    /// Tokens of the answer at most.
+    /// Maximum number of tokens in the answer.
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampler: SamplerOptions,
-    /// Ends an answer that only repeats itself.
+    /// Whether to end an answer that only repeats itself.
     pub stop_repetition: bool,
-    /// Ranks; `None` is one for each core, or one alone for a small model.
+    /// Number of ranks; `None` means one per core, or one alone for a small model.
     pub ranks: Option<usize>,
-    /// The largest conversation in tokens; `None` is the engine's default.
+    /// The largest conversation in tokens; `None` means the engine's default.
     pub context: Option<usize>,
-    /// Gives the answer as JSON lines, one for each token, with its log-probability and those of so many alternatives.
+    /// Print the answer as JSON lines, one per token, with its log-probability and that many alternatives.
     pub logprobs: Option<usize>,
-    /// Where features, image tokens and logits are stored for checks.
+    /// File for features, image tokens and logits, for checks.
     pub logits_out: Option<PathBuf>,
 }
 
-/// Asks; `stop` ends the answer after the next token.
+/// Asks the question; `stop` ends the answer after the next token.
 pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
     let ask = AskOptions {
         max_tokens: options.max_tokens,
@@ -116,13 +116,13 @@ fn report(listener: &Terminal, answer: &Answer, start: Instant) {
     let read = listener.first_token.map_or(start.elapsed(), |first| first - start);
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     eprintln!("read {} tokens in {} ({:.1}/s)", answer.n_prompt, seconds(read), rate(answer.n_prompt, read));
-    // The first token belongs to reading; each further one is a step.
+    // The first token is part of reading; each further one is a step.
     let (n_steps, time) = (listener.ids.len().saturating_sub(1), start.elapsed() - read);
     let end = match answer.finish {
         Finish::Stop => "the model ended its answer",
         Finish::Length => "as long as --max-tokens allows",
         Finish::Context => "the context is full",
-        Finish::Repetition => "it only repeated itself; --allow-repetition lets it go on",
+        Finish::Repetition => "it only repeated itself; --allow-repetition lets it continue",
         Finish::Cancelled => "stopped",
     };
     eprintln!("answered {} tokens in {} ({:.1}/s): {end}", listener.ids.len(), seconds(time), rate(n_steps, time));
@@ -136,7 +136,7 @@ fn seconds(time: Duration) -> String {
 struct Terminal<'a> {
     stop: &'a AtomicBool,
     bar: Option<ProgressBar>,
-    ids: Vec<u32>, // (n_steps), with the one that ends the answer
+    ids: Vec<u32>, // (n_steps), including the one that ends the answer
     first_token: Option<Instant>,
     is_json: bool,
     keep_logits: bool,
@@ -189,7 +189,7 @@ impl Listener for Terminal<'_> {
             let (id, text, logprob) = (token.id, &token.text, token.logprob);
             format!("{}\n", json!({ "id": id, "text": text, "logprob": logprob, "alternatives": alternatives }))
         };
-        // A closed pipe ends the answer as Ctrl-C does.
+        // A closed pipe ends the answer, like Ctrl-C.
         let is_taken = if self.is_json { print(&line()) } else { print(&token.text) };
         is_taken && self.go_on()
     }
@@ -213,13 +213,13 @@ impl Listener for Terminal<'_> {
     }
 }
 
-/// Whether standard output takes it.
+/// Whether standard output accepts it.
 fn print(text: &str) -> bool {
     let mut stdout = std::io::stdout();
     stdout.write_all(text.as_bytes()).and_then(|_| stdout.flush()).is_ok()
 }
 
-/// Stores what was computed on the way. The token that ended the answer counts as a step.
+/// Saves the intermediate results. The token that ended the answer counts as a step.
 fn store(path: &Path, listener: &Terminal, vocab_size: usize, image: (&[f32], &[f32], usize)) -> Result<()> {
     let (features, image_tokens, dim) = image;
     let n_tokens = image_tokens.len() / dim;

@@ -1,4 +1,4 @@
-//! What a checkpoint, a GGUF file or a model folder is, without loading it.
+//! Describes a checkpoint, a GGUF file or a model folder without loading it.
 //!
 //! A checkpoint is shown as the files that `convert` would write.
 
@@ -19,23 +19,23 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::path::Path;
 
-/// Numbers of ranks that memory is stated for.
+/// Numbers of ranks for which memory is reported.
 const RANKS: [usize; 4] = [1, 2, 4, 8];
 
-/// Everything there is to say. Written as text by `Display`, as JSON by serde.
+/// The whole report. Written as text by `Display`, as JSON by serde.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// "checkpoint", "GGUF file", "GGUF pair" or "model folder".
     pub kind: &'static str,
     /// Its name.
     pub name: String,
-    /// What it is, in a sentence.
+    /// A one-sentence description.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// Licence of the weights.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub license: String,
-    /// What was measured of it beside the unquantized model.
+    /// Measurements of it against the unquantized model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
     /// The language model.
@@ -44,9 +44,9 @@ pub struct Report {
     /// The image encoder and the connector.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<EncoderReport>,
-    /// Files, or those that would be written.
+    /// Its files, or those that would be written.
     pub files: Vec<FileReport>,
-    /// Memory of the largest rank, by number of ranks.
+    /// Memory of the largest rank, for each number of ranks.
     pub memory: Vec<Memory>,
 }
 
@@ -99,26 +99,26 @@ pub struct FileReport {
     pub name: String,
     /// Its size.
     pub n_bytes: u64,
-    /// Chunks, in a model folder.
+    /// Number of chunks, in a model folder.
     pub n_chunks: usize,
-    /// How many tensors and bytes are of each type.
+    /// Number of tensors and bytes of each type.
     pub types: BTreeMap<&'static str, (usize, u64)>,
 }
 
 /// Memory of the largest of several ranks.
 #[derive(Debug, Clone, Serialize)]
 pub struct Memory {
-    /// How many ranks there are.
+    /// Number of ranks.
     pub n_ranks: usize,
     /// Bytes of weights.
     pub weights: u64,
-    /// Bytes of keys and values for 1000 tokens of conversation.
+    /// Bytes of keys and values per 1000 tokens of conversation.
     pub kv_per_1000_tokens: u64,
     /// Bytes of everything else, roughly: activations, encoded pictures, the tokenizer.
     pub work: u64,
 }
 
-/// Looks at `path`; `verify` also compares a model folder's chunks with their hashes.
+/// Describes `path`; `verify` also checks a model folder's chunks against their hashes.
 pub fn inspect(path: &Path, verify: bool) -> Result<Report> {
     if path.join("manifest.json").exists() {
         return inspect_folder(path, verify);
@@ -141,7 +141,7 @@ pub fn inspect(path: &Path, verify: bool) -> Result<Report> {
     }
 }
 
-/// Looks at two GGUF files that are a model together.
+/// Describes two GGUF files that together are a model.
 pub fn inspect_pair(decoder: &Path, encoder: &Path) -> Result<Report> {
     let files = Files { decoder: decoder.into(), encoder: Some(encoder.into()) };
     let (name, files) = Source::Files(files).open()?;
@@ -229,7 +229,7 @@ fn decoder_report(gguf: &Gguf) -> Result<DecoderReport> {
     })
 }
 
-/// The form of conversations by its name, or in files of others as it was recognised, or why it was not.
+/// The chat template: by its name; for other files, as recognised, or why it was not.
 fn template(gguf: &Gguf) -> String {
     if let Ok(Some(name)) = gguf.get_str(TEMPLATE_KEY) {
         return name.to_owned();
@@ -295,7 +295,7 @@ impl fmt::Display for Report {
         if let Some(Fidelity { reference, kl_divergence, top1_agreement, n_tokens, .. }) = &self.fidelity {
             let same = 100.0 * top1_agreement;
             let text = format!(
-                "{same:.1} % of {n_tokens} tokens as {reference}, KL divergence {kl_divergence:.4} nats a token"
+                "{same:.1} % of {n_tokens} tokens as {reference}, KL divergence {kl_divergence:.4} nats per token"
             );
             line(f, "fidelity", &text)?;
         }
@@ -322,7 +322,7 @@ impl fmt::Display for Report {
                 f,
                 &label,
                 &format!(
-                    "{weights} of weights a rank, {kv} for 1000 tokens of conversation, about {work} for the work"
+                    "{weights} of weights per rank, {kv} per 1000 tokens of conversation, about {work} for buffers"
                 ),
             )?;
         }

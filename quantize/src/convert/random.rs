@@ -1,7 +1,9 @@
-//! Models of random weights, at any size: for tests, benchmarks, and a demonstration that says of itself that its answers mean nothing.
+//! Models with random weights, of any size: for tests, benchmarks, and a demonstration that tells its users that its
+//! answers mean nothing.
 //!
-//! Blocks are made directly in their stored type, a few bytes of randomness a weight, so that an 8B takes little longer than writing it. Weights have
-//! mean 0 and deviation 1 / sqrt(row length) and norms are 1: activations neither vanish nor explode.
+//! Blocks are generated directly in their stored type, from a few random bytes per weight, so that an 8B model takes
+//! little longer than writing its file. Weights have mean 0 and standard deviation 1 / sqrt(row length), and norms are
+//! 1: activations neither vanish nor explode.
 
 use crate::convert::types::Types;
 use crate::convert::vocabulary::Vocabulary;
@@ -22,7 +24,7 @@ use llama3med::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
-/// The shapes that [`random`] knows.
+/// The shapes that [`random`] supports.
 pub const SHAPES: [(&str, &str); 8] = [
     ("tiny", "6 layers of 192 and a ViT of 96, scales 64,128,256: opens in a moment"),
     ("1b", "Llama-3.2-1B with CLIP-L/14-336, one scale"),
@@ -34,7 +36,7 @@ pub const SHAPES: [(&str, &str); 8] = [
     ("8b-optimus-s2", "Llama-3.1-8B with H-optimus-0, scales 224,672,1344: the pathology model"),
 ];
 
-/// What to make.
+/// What to generate.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// One of [`SHAPES`].
@@ -43,11 +45,11 @@ pub struct Options {
     pub output: PathBuf,
     /// Types of the large matrices.
     pub types: Types,
-    /// Bytes of a chunk.
+    /// Chunk size in bytes.
     pub chunk_size: u64,
     /// The same seed gives the same model.
     pub seed: u64,
-    /// Name and other texts; what is empty gets a text that fits.
+    /// Name and other texts; empty ones are replaced by suitable defaults.
     pub about: About,
 }
 
@@ -65,7 +67,7 @@ impl Options {
     }
 }
 
-/// Writes a model folder of random weights.
+/// Writes a model folder with random weights.
 pub fn random(options: &Options) -> Result<Manifest> {
     let (decoder, rope_factors, vision) = shape(&options.shape)?;
     let about = about(options);
@@ -108,7 +110,7 @@ fn about(options: &Options) -> About {
     about
 }
 
-/// The decoder, the factors of its rotary frequencies, and the encoder with its connector.
+/// The decoder, its rotary frequency factors, and the encoder with its connector.
 pub(crate) fn shape(name: &str) -> Result<(DecoderSpec, Option<Vec<f32>>, VisionSpec)> {
     let llama = |dim, hidden_dim, n_layers, n_heads, head_dim: usize, factor: Option<f32>| {
         let decoder = DecoderSpec {
@@ -181,7 +183,7 @@ fn tiny_encoder() -> EncoderSpec {
     }
 }
 
-/// CLIP-L/14-336 up to its last block but one.
+/// CLIP-L/14-336 up to its second-to-last block.
 fn clip(scales: &[usize]) -> EncoderSpec {
     let (mean, std) = CLIP_MEAN_STD;
     EncoderSpec {
@@ -212,7 +214,7 @@ fn clip(scales: &[usize]) -> EncoderSpec {
     }
 }
 
-/// SigLIP-so400m/14-384 up to its last block but one.
+/// SigLIP-so400m/14-384 up to its second-to-last block.
 fn siglip() -> EncoderSpec {
     let (mean, std) = SIGLIP_MEAN_STD;
     EncoderSpec {
@@ -261,7 +263,7 @@ fn optimus() -> EncoderSpec {
 }
 
 fn push_all(plan: &mut Plan, tensors: Vec<Tensor>, dtypes: Vec<Dtype>, seed: u64) {
-    // What no checkpoint holds is not random either.
+    // A tensor that no checkpoint contains is not random here either.
     let random = tensors.into_iter().zip(dtypes).filter(|(tensor, _)| tensor.source.is_some());
     for (idx, (tensor, dtype)) in random.enumerate() {
         let (values, n_cols) = (values(&tensor), tensor.n_cols());
@@ -277,7 +279,7 @@ fn push_all(plan: &mut Plan, tensors: Vec<Tensor>, dtypes: Vec<Dtype>, seed: u64
     }
 }
 
-/// What a tensor's weights look like.
+/// The distribution of a tensor's weights.
 #[derive(Debug, Clone, Copy)]
 enum Values {
     Constant(f32),
@@ -299,7 +301,7 @@ fn values(tensor: &Tensor) -> Values {
     }
 }
 
-/// splitmix64: as random as weights need, and the same everywhere.
+/// splitmix64: random enough for weights, and the same on every machine.
 struct Random(u64);
 
 impl Random {
@@ -317,7 +319,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Uniform, mean 0, deviation 1.
+    /// Uniform, mean 0, standard deviation 1.
     fn value(&mut self) -> f32 {
         ((self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0) * 3f32.sqrt()
     }
@@ -345,7 +347,8 @@ fn fill(dtype: Dtype, n_cols: usize, values: Values, rng: &mut Random, out: &mut
             Dtype::F32 => out.extend((deviation * rng.value()).to_le_bytes()),
             Dtype::F16 => out.extend(f16::from_f32(deviation * rng.value()).to_le_bytes()),
             Dtype::Bf16 => out.extend(half::bf16::from_f32(deviation * rng.value()).to_le_bytes()),
-            // Nibbles 1 ..= 15 stand for -7 ..= 7; 0 would be a lonely -8 and give every matrix a mean.
+            // Nibbles 1 ..= 15 represent -7 ..= 7; a 0 would be a -8 without a counterpart, and give every matrix a
+            // nonzero mean.
             Dtype::Q4_0 => {
                 out.extend(scale(4.183));
                 rng.bytes(16, |byte| byte | ((byte & 15 == 0) as u8) << 3 | ((byte >> 4 == 0) as u8) << 7, out);
@@ -354,7 +357,7 @@ fn fill(dtype: Dtype, n_cols: usize, values: Values, rng: &mut Random, out: &mut
                 out.extend(scale(73.5));
                 rng.bytes(32, |byte| if byte == 128 { 0 } else { byte }, out);
             }
-            // All eight scales and mins are 32; dmin = 7.5 d puts the nibbles 0 ..= 15 around 0.
+            // All eight scales and mins are 32; dmin = 7.5 d centres the nibbles 0 ..= 15 on 0.
             Dtype::Q4K => {
                 let d = deviation / 4.61 / 32.0;
                 out.extend(f16::from_f32(d).to_le_bytes());
@@ -373,8 +376,8 @@ fn fill(dtype: Dtype, n_cols: usize, values: Values, rng: &mut Random, out: &mut
     }
 }
 
-/// A byte-level BPE with Llama-3's special tokens in its last 256 places: all bytes, then as many words of two, three and four letters as there is
-/// room for, each with the merge that makes it.
+/// A byte-level BPE tokenizer with Llama-3's special tokens as its last 256 ids: all bytes, then as many words of two,
+/// three and four letters as fit, each with the merge that makes it.
 fn tokenizer(vocab_size: usize) -> String {
     let n_plain = vocab_size - 256;
     let mut tokens: Vec<String> = byte_letters().iter().map(|letter| letter.to_string()).collect();
@@ -428,7 +431,7 @@ fn template() -> Template {
     Template::Llama3 { system: LLAMA3_MED_SYSTEM.into() }
 }
 
-/// Llama-3's special tokens, counted from the first.
+/// Llama-3's special tokens by index.
 fn special(i: usize) -> String {
     match i {
         0 => "<|begin_of_text|>".into(),
@@ -441,7 +444,7 @@ fn special(i: usize) -> String {
     }
 }
 
-/// The letter that byte-level BPE writes for each byte (GPT-2's `bytes_to_unicode`).
+/// The letter with which byte-level BPE writes each byte (GPT-2's `bytes_to_unicode`).
 fn byte_letters() -> Vec<char> {
     let mut next = 256;
     let mut letter = |byte: u8| match byte {
@@ -470,7 +473,7 @@ mod tests {
             let mean = values.iter().sum::<f32>() / n as f32;
             let deviation = (values.iter().map(|x| x * x).sum::<f32>() / n as f32).sqrt();
             assert!((deviation / 0.02 - 1.0).abs() < 0.03, "{}: {deviation}", dtype.name());
-            // Q6_K alone keeps ggml's lopsided range, half a step of 18.
+            // Only Q6_K keeps ggml's asymmetric range, by half a step of 18.
             let tolerance = if dtype == Dtype::Q6K { 0.04 } else { 0.012 };
             assert!(mean.abs() < tolerance * 0.02, "{}: {mean}", dtype.name());
         }

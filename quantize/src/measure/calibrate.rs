@@ -1,7 +1,9 @@
-//! Which columns of each matrix matter: an importance matrix as llama.cpp means it, the mean square of what a column is multiplied with.
+//! Measures which columns of each matrix matter: an importance matrix in llama.cpp's sense, the mean square of each
+//! column's input.
 //!
-//! The unquantized model answers prompts, about pictures or without; what enters its matrices meanwhile, prompt and answer alike, is watched. Weights
-//! that large activations meet are then rounded more exactly at the cost of others: see [`crate::convert::encode::encode_for`].
+//! The unquantized model answers prompts, with or without pictures, while the inputs of its matrices are observed, for
+//! prompt and answer alike. Weights that meet large activations are then rounded more exactly, at the cost of others:
+//! see [`crate::convert::encode::encode_for`].
 
 use crate::convert::Understood;
 use crate::convert::encode::Importance;
@@ -20,25 +22,25 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-/// Tokens of an answer at most.
+/// Maximum number of tokens per answer.
 const MAX_TOKENS: usize = 32;
 
-/// No column counts less than this part of the mean: what the prompts never touched, others may.
+/// Minimum weight of a column, relative to the mean: other prompts may use what these never touched.
 const FLOOR: f32 = 1e-3;
 
 /// What to calibrate on.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Prompts: a text file with one a line, or a question set.
+    /// The prompts: a text file with one per line, or a question set.
     pub prompts: PathBuf,
     /// The folder of their pictures.
     pub images: Option<PathBuf>,
 }
 
-/// Sums of squares by column, and how many rows they are of.
+/// Sums of squares by column, and their number of rows.
 type Squares = BTreeMap<Place, (usize, Vec<f64>)>;
 
-/// Runs the checkpoint as it is over the prompts. One rank sees whole rows.
+/// Runs the unquantized model over the prompts, on one rank, which sees whole rows.
 pub fn calibrate(understood: &Understood, options: &Options) -> Result<Importance> {
     let prompts = prompts::read(&options.prompts, options.images.as_deref())?;
     let files = understood.exact_plans()?.map(Unwritten::from);
@@ -56,7 +58,7 @@ pub fn calibrate(understood: &Understood, options: &Options) -> Result<Importanc
     let (tensors, mut columns) = (understood.tensors(), BTreeMap::new());
     for (place, (n_rows, sums)) in squares {
         let weights = weights(n_rows, &sums).ok_or_else(|| {
-            let problem = "what enters a matrix is all zero, or not finite: there is nothing to weight its columns by";
+            let problem = "the matrix's inputs are all zero, or not finite: its columns cannot be weighted";
             Error::corrupt(options.prompts.display().to_string(), format!("{place:?}"), problem)
         })?;
         let matrices = tensors.iter().filter(|(_, tensor)| tensor.input == Some(place));
@@ -106,7 +108,7 @@ fn add(squares: &mut Squares, place: Place, n_tokens: usize, value: &[f32]) {
     }
 }
 
-/// Mean squares in units of their mean.
+/// Mean squares, relative to their mean.
 fn weights(n_rows: usize, sums: &[f64]) -> Option<Vec<f32>> {
     let mean = sums.iter().sum::<f64>() / (n_rows * sums.len()) as f64;
     let weight = |sum: &f64| ((sum / n_rows as f64 / mean) as f32).max(FLOOR);

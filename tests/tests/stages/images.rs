@@ -1,4 +1,5 @@
-//! Several images in a conversation, in any place (`golden/images.py`): the same ids and logits as PyTorch's, read at once or turn by turn.
+//! Several images in a conversation, in any place (`golden/images.py`): the same ids and logits as PyTorch's, read at
+//! once or turn by turn.
 
 use crate::families;
 use crate::golden::{Files, Golden, assert_close, header};
@@ -10,7 +11,7 @@ use llama3med::text::conversation::{Chat, Message, Part, Piece, Role, Template};
 use llama3med::text::tokenizer::Tokenizer;
 use quantize::native::with_session;
 
-/// The conversations of the golden: one list of parts for each turn, between which stands the answer.
+/// The conversations of the golden: one list of parts per turn, with the answer between turns.
 fn cases([one, other]: [u64; 2]) -> [(&'static str, Vec<Vec<Part>>); 4] {
     let text = |text: &str| Part::Text(text.into());
     let (one, other) = (Part::Image(one), Part::Image(other));
@@ -30,7 +31,7 @@ fn chat(turns: &[Vec<Part>]) -> Chat {
     Chat { messages }
 }
 
-/// The two pictures: the variant's own, and the same upside down.
+/// The two pictures: the variant's own, and the same one upside down.
 fn pictures(variant: &str) -> [Picture; 2] {
     let one = picture(variant);
     let rgb = one.rgb.chunks_exact(3).rev().flatten().copied().collect();
@@ -68,7 +69,7 @@ fn images_stand_where_the_reference_has_them() {
                     let asked = block_on(session.answer(&mut chat(&turns), &greedy(1), &mut record))?;
                     let what = format!("{variant}: logits of {case}, {n_ranks} ranks");
                     assert_close(&what, &record.logits, &golden.f32(&format!("{case}_logits")), 1e-4);
-                    // Asked again, all is there.
+                    // When it is asked again, everything is in the cache.
                     let again = block_on(session.answer(&mut chat(&turns), &greedy(1), &mut Record::default()))?;
                     assert_eq!(again.n_reused, asked.n_prompt - 1, "{variant}: {case}");
                 }

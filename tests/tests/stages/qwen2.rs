@@ -1,4 +1,5 @@
-//! Qwen2 (`golden/families.py`): biases of q, k and v, another rotary pairing, a tied head; as a checkpoint and as a file that llama.cpp's library wrote.
+//! Qwen2 (`golden/families.py`): biases of q, k and v, another rotary pairing, a tied head; as a checkpoint and as a
+//! file that llama.cpp's library wrote.
 
 use crate::decoder::logits;
 use crate::golden::{Files, Golden, assert_close, folder, header, load, on_ranks};
@@ -11,7 +12,7 @@ use llama3med::text::tokenizer::Tokenizer;
 
 const LOGITS_BOUND: f32 = 5e-5;
 
-/// A file of llama.cpp's kind, with none of our keys, and its header.
+/// A file as llama.cpp writes it, with none of our keys, and its header.
 fn of_llama_cpp() -> (Vec<u8>, Gguf) {
     let bytes = std::fs::read(folder("llava-qwen").join("decoder.gguf")).unwrap();
     let gguf = header("decoder.gguf", &bytes);

@@ -1,16 +1,17 @@
-//! Tokens of an answer on their way to the listener: what could be the beginning of a stop text is held back until that is known.
+//! Tokens of an answer on their way to the listener: text that could begin a stop text is held back until this is
+//! decided.
 
 use crate::model::Token;
 use std::collections::VecDeque;
 
-/// The tokens that are held, and their text.
+/// The tokens held back, and their text.
 pub(super) struct Held<'a> {
     stops: &'a [String],
     tokens: VecDeque<Token>,
     text: String,
-    /// Bytes of the text that the next tokens are released up to.
+    /// Tokens are released up to this byte of the text.
     n_certain: usize,
-    /// A stop text has come: no token is to follow.
+    /// A stop text has occurred: no token is to follow.
     is_stopped: bool,
 }
 
@@ -19,7 +20,7 @@ impl<'a> Held<'a> {
         Self { stops, tokens: VecDeque::new(), text: String::new(), n_certain: 0, is_stopped: false }
     }
 
-    /// Takes the next token; returns whether a stop text has come.
+    /// Takes the next token; returns whether a stop text has occurred.
     pub fn push(&mut self, token: Token) -> bool {
         self.text.push_str(&token.text);
         self.tokens.push_back(token);
@@ -29,17 +30,17 @@ impl<'a> Held<'a> {
         self.is_stopped
     }
 
-    /// Bytes at the end of the text that a stop text may begin with.
+    /// Bytes at the end of the text with which a stop text may begin.
     fn n_pending(&self) -> usize {
         let begins = |stop: &String, n: usize| stop.is_char_boundary(n) && self.text.ends_with(&stop[..n]);
         let longest = |stop: &String| (1..stop.len()).rev().find(|&n| begins(stop, n)).unwrap_or(0);
         self.stops.iter().map(longest).max().unwrap_or(0)
     }
 
-    /// The next token that belongs to the answer for certain.
+    /// The next token that certainly belongs to the answer.
     pub fn release(&mut self) -> Option<Token> {
         let n_bytes = self.tokens.front()?.text.len();
-        // A token without text just before a stop text may have begun its first character.
+        // A token without text just before a stop text may have begun that text's first character.
         let is_certain = n_bytes < self.n_certain || n_bytes == self.n_certain && (n_bytes > 0 || self.text.is_empty());
         if !is_certain {
             return None;
@@ -49,7 +50,8 @@ impl<'a> Held<'a> {
         self.tokens.pop_front()
     }
 
-    /// What is left is certain, too: no more tokens come. After a stop text, returns what the token in which it began has of the answer.
+    /// No more tokens follow, so the rest is certain, too. After a stop text, returns the part of the answer in the
+    /// token in which the stop text began.
     pub fn end(&mut self) -> String {
         if self.is_stopped {
             self.text.truncate(self.n_certain);
@@ -64,7 +66,8 @@ impl<'a> Held<'a> {
 mod tests {
     use super::*;
 
-    /// The tokens that come out, what is released after each that goes in, and what the last one has of the answer.
+    /// The tokens that are released after each input token, the rest of the last token that belongs to the answer, and
+    /// whether a stop text occurred.
     fn run(stops: &[&str], texts: &[&str]) -> (Vec<String>, String, bool) {
         let stops: Vec<String> = stops.iter().map(|stop| stop.to_string()).collect();
         let mut held = Held::new(&stops);

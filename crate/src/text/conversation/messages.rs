@@ -1,15 +1,15 @@
-//! A conversation: messages with a role and parts, in any order and any number.
+//! A conversation: messages, each with a role and parts, any number of them in any order.
 
 use crate::error::{Error, Result};
 use crate::text::tokenizer::{Place, Tokenizer};
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// Who says a message.
+/// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// What the model is told before the conversation; the first message, if there is one.
+    /// Instructions to the model before the conversation; only the first message may have this role.
     System,
     /// A question.
     User,
@@ -21,20 +21,21 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// Text as it was written; names of control tokens in it are text, too.
+    /// Text as typed; names of control tokens in it are plain text.
     Text(String),
     /// The encoded image with this key.
     Image(u64),
-    /// Tokens of an answer exactly as they were generated: other ids may stand for the same text, and the cache would not fit them.
+    /// Tokens of an answer exactly as they were generated. The same text could be tokenized differently, and then the
+    /// cache would not match.
     Tokens(Vec<u32>),
 }
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Message {
-    /// Who says it.
+    /// Its author.
     pub role: Role,
-    /// What is said, in order.
+    /// Its content, in order.
     pub parts: Vec<Part>,
 }
 
@@ -50,7 +51,7 @@ impl Message {
         self.parts.iter().filter_map(key)
     }
 
-    /// Tokens of an answer. Text in it is tokenized apart from what comes before and after it.
+    /// Tokens of an answer. Text in it is tokenized separately from what comes before and after it.
     pub(super) fn tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for part in &self.parts {
@@ -70,12 +71,13 @@ impl Message {
     }
 }
 
-/// A conversation. Belongs to the caller; any number may take turns in one session.
+/// A conversation. The caller owns it; a session may switch between any number of them.
 ///
-/// A last message of the person is an open question, to which [`Chat::add`] may add; a last message of the model is an answer that may be gone on with.
+/// If the last message is the user's, it is an open question, to which [`Chat::add`] may add; if it is the model's, it
+/// is an answer that may be continued.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chat {
-    /// The oldest first: perhaps a system text, then questions and answers in turns.
+    /// The oldest first: an optional system text, then questions and answers in turns.
     pub messages: Vec<Message>,
 }
 
@@ -89,7 +91,7 @@ impl Chat {
         chat
     }
 
-    /// Adds a message; one of the role that spoke last goes on with that one's.
+    /// Adds a message, or, if the last message has the same role, appends the parts to that one.
     pub fn add(&mut self, message: Message) {
         match self.messages.last_mut() {
             Some(last) if last.role == message.role => last.parts.extend(message.parts),
@@ -97,21 +99,21 @@ impl Chat {
         }
     }
 
-    /// The same conversation with a question at its end.
+    /// The same conversation followed by a question.
     pub fn asked(&self, question: &str) -> Self {
         let mut chat = self.clone();
         chat.add(Message::new(Role::User, [Part::Text(question.into())]));
         chat
     }
 
-    /// The tokens of each answer that was generated, the oldest first.
+    /// The tokens of each generated answer, the oldest first.
     pub fn answers(&self) -> Vec<Vec<u32>> {
         let ids = |part: &Part| if let Part::Tokens(ids) = part { ids.clone() } else { Vec::new() };
         let answers = self.messages.iter().filter(|message| message.role == Role::Assistant);
         answers.map(|answer| answer.parts.iter().flat_map(ids).collect()).collect()
     }
 
-    /// Tokens of the answer that is gone on with; none if a question is open.
+    /// Tokens of the answer to continue; empty if the last message is a question.
     pub(crate) fn begun(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         match self.messages.last() {
             Some(last) if last.role == Role::Assistant => last.tokens(tokenizer),
@@ -119,13 +121,13 @@ impl Chat {
         }
     }
 
-    /// Turns of question and answer before the last question.
+    /// Number of turns of question and answer before the last question.
     pub(crate) fn n_turns(&self) -> usize {
         self.messages.iter().filter(|message| message.role == Role::User).count().saturating_sub(1)
     }
 
-    /// The messages without the oldest `n_turns` turns. Their images go with them, except the first of the conversation, which most questions are about:
-    /// it moves to the beginning of the first question that is left.
+    /// The messages without the oldest `n_turns` turns. Their images are dropped too, except the first of the
+    /// conversation, which most questions are about: it moves to the beginning of the first remaining question.
     pub(crate) fn without(&self, n_turns: usize) -> Cow<'_, [Message]> {
         if n_turns == 0 {
             return Cow::Borrowed(&self.messages);

@@ -1,5 +1,5 @@
-//! Which of the well-known templates a decoder file of llama.cpp's has, told by marks in its Jinja template that no other has, or by its vocabulary where it
-//! has none. Nothing is run.
+//! Recognises which of the known templates a decoder file of llama.cpp's uses: by marks in its Jinja template that
+//! occur in no other, or, without one, by its vocabulary. No template is executed.
 
 use super::{JINJA_KEY, Marks, Template, name_another};
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ const END_KEY: &str = "tokenizer.ggml.eos_token_id";
 /// System texts are a few sentences.
 const MAX_SYSTEM_BYTES: usize = 4096;
 
-/// The template, in the file's own tokens.
+/// The template, with the file's own tokens.
 pub(super) fn template(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Template> {
     let source = gguf.get_str(JINJA_KEY)?;
     let (begin, end) = ends(gguf, tokenizer)?;
@@ -32,19 +32,19 @@ pub(super) fn template(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Template> {
     Ok(template)
 }
 
-/// Names of the tokens that begin a text and end an answer; the first is empty if nothing is put before a text.
+/// Names of the tokens that begin a text and end an answer; the first is empty if nothing precedes a text.
 pub(super) fn ends(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<(String, String)> {
     let named = |key: &str, usual: &str| -> Result<String> {
         let id = gguf.get_usize(key)?.and_then(|id| u32::try_from(id).ok());
         Ok(id.and_then(|id| tokenizer.special_name(id)).unwrap_or(usual).to_owned())
     };
     let (begin, end) = (named(BEGIN_KEY, "<s>")?, named(END_KEY, "</s>")?);
-    // GPT-2's vocabularies have no token of the beginning unless the file says so.
+    // GPT-2 vocabularies have no begin token unless the file names one.
     let is_added = gguf.get_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(tokenizer.find(&begin).is_some());
     Ok((if is_added { begin } else { String::new() }, end))
 }
 
-/// What a Jinja template shows, and by which mark.
+/// The template recognised in a Jinja template, and by which mark.
 fn by_source(source: &str, tokenizer: &Tokenizer) -> Option<(Template, String)> {
     let has = |mark: &str| source.contains(mark);
     let (template, mark) = if has("<|start_header_id|>") {
@@ -66,10 +66,10 @@ fn by_source(source: &str, tokenizer: &Tokenizer) -> Option<(Template, String)> 
     Some((template, format!("{JINJA_KEY} has {mark}")))
 }
 
-/// What a vocabulary shows where there is no template, and by what.
+/// The template recognised by the vocabulary if the file has no Jinja template, and by what.
 fn by_vocabulary(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<(Template, String)>> {
     let shown = |mark: &str| format!("{JINJA_KEY} is missing and the vocabulary has {mark}");
-    // Llama-2 has as many key heads as query heads, Mistral and TinyLlama have fewer.
+    // Llama-2 has as many key heads as query heads; Mistral and TinyLlama have fewer.
     let heads = gguf.get_usize("llama.attention.head_count")?;
     let is_llama2 = heads.is_some() && heads == gguf.get_usize("llama.attention.head_count_kv")?.or(heads);
     Ok(if tokenizer.find("<|start_header_id|>").is_some() {
@@ -79,7 +79,7 @@ fn by_vocabulary(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<(Template,
     } else if tokenizer.find("[INST]").is_some() {
         Some((Template::Marks(mistral_v3(tokenizer)), shown("[INST]")))
     } else if is_llama2 {
-        // LLaVA-1.5's files, the most frequent without a template.
+        // LLaVA-1.5's files are the most common ones without a template.
         let why = format!("{JINJA_KEY} is missing and there are as many key heads as query heads, as in Llama-2");
         Some((Template::Marks(Marks::vicuna()), why))
     } else {
@@ -87,7 +87,8 @@ fn by_vocabulary(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<(Template,
     })
 }
 
-/// Mistral's forms differ in their blanks, which its templates write beside the marks; and Llama-2's begins every turn anew.
+/// Mistral's formats differ in the spaces that their templates write next to the marks; Llama-2's begins a new text
+/// with every turn.
 fn mistral(source: &str, tokenizer: &Tokenizer) -> Marks {
     if source.contains("<<SYS>>") {
         Marks { next: " </s><s>[INST] ".into(), ..Marks::mistral() }
@@ -100,14 +101,15 @@ fn mistral(source: &str, tokenizer: &Tokenizer) -> Marks {
     }
 }
 
-/// Where SentencePiece puts a blank before the text behind a token, the template's own is that one: mistral-common writes one, too.
+/// If SentencePiece puts a space before the text after a token, it serves as the template's own space: mistral-common
+/// also writes only one.
 fn mistral_v3(tokenizer: &Tokenizer) -> Marks {
     let is_token = tokenizer.find("[INST]").is_some_and(|id| tokenizer.is_special(id));
     Marks::mistral_v3(is_token && tokenizer.begins_with_space())
 }
 
-/// The system text that a Jinja template itself has between two marks, as those of SmolLM2 and Qwen2.5 have it for conversations without another; empty if
-/// there is none, or if it is put together while the template runs.
+/// The system text that a Jinja template contains between two marks, as SmolLM2's and Qwen2.5's do for conversations
+/// without one; empty if there is none, or if the template computes it.
 fn system_text(source: &str, open: &str, close: &str) -> String {
     let source = source.replace("\\n", "\n");
     let texts = source.split(open).skip(1).filter_map(|rest| rest.split_once(close));

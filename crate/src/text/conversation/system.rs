@@ -1,13 +1,16 @@
-//! Where a conversation's own system text stands: known of every form that marks its questions as one of the well-known families does.
+//! The place of a conversation's own system text: known for every format whose questions are marked like those of a
+//! known family.
 
 use super::Marks;
 use crate::error::{Error, Result};
 use crate::text::tokenizer::Tokenizer;
 
-/// What stands before and after a system text at the beginning of a conversation, in the place of [`Marks::first`]. An empty text leaves out the form's own.
+/// The text before and after a system text at the beginning of a conversation; with it, they replace [`Marks::first`].
+/// An empty system text removes the format's own.
 ///
-/// Llama-3, ChatML and Vicuna have a place for it. Mistral's forms have none: the text is put before the first question, between `<<SYS>>` and `<</SYS>>`
-/// as LLaVA's reference code does, or, since version 3, as a paragraph of its own.
+/// Llama-3, ChatML and Vicuna have a place for it. Mistral's formats have none: the text is put before the first
+/// question, between `<<SYS>>` and `<</SYS>>` as in LLaVA's reference code, or, since version 3, as a paragraph of its
+/// own.
 pub(super) fn around(marks: &Marks, tokenizer: &Tokenizer, text: &str) -> Result<(String, String)> {
     let first = marks.first.as_str();
     let question = first.trim_end();

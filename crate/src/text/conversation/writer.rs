@@ -1,13 +1,14 @@
-//! Messages to tokens and images, in order.
+//! Turns messages into tokens and images, in order.
 
 use super::{Marks, Message, Part, Piece, Role, system};
 use crate::error::{Error, Result};
 use crate::text::tokenizer::{Place, Tokenizer};
 
-/// Writes a prompt. How a text splits into tokens depends on all of it, so it is held until a control token or an image ends it.
+/// Writes a prompt. How a text splits into tokens depends on all of it, so text is held back until a control token or
+/// an image ends it.
 pub(super) struct Writer<'a> {
     tokenizer: &'a Tokenizer,
-    /// What is certain.
+    /// The part that is certain.
     pub pieces: Vec<Piece>,
     text: String,
     place: Place,
@@ -18,7 +19,8 @@ impl<'a> Writer<'a> {
         Self { tokenizer, pieces: Vec::new(), text: String::new(), place: Place::Start }
     }
 
-    /// What opens the conversation, and the messages with what stands between them; returns who spoke last.
+    /// Writes what opens the conversation, and the messages with the marks between them; returns the role of the last
+    /// message.
     pub fn conversation(&mut self, marks: &Marks, messages: &[Message]) -> Result<Option<Role>> {
         let turns = match messages {
             [system, turns @ ..] if system.role == Role::System => {
@@ -67,7 +69,8 @@ impl<'a> Writer<'a> {
         self.marks(&after)
     }
 
-    /// As LLaVA writes questions: `<image>` and a line break for each image at the beginning, and nothing but `<image>` elsewhere.
+    /// Writes questions as LLaVA does: `<image>` and a line break for each image at the beginning, only `<image>`
+    /// elsewhere.
     fn question(&mut self, marks: &Marks, message: &Message) -> Result<()> {
         let mut is_beginning = true;
         for part in &message.parts {
@@ -97,7 +100,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Text in which control tokens are meant.
+    /// Text in which names of control tokens stand for the tokens.
     pub fn marks(&mut self, mut text: &str) -> Result<()> {
         while let Some((at, token, id)) = self.tokenizer.first_special(text) {
             self.text.push_str(&text[..at]);
@@ -110,7 +113,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Ends the text that is held.
+    /// Tokenizes the text held back.
     pub fn flush(&mut self) -> Result<()> {
         if !self.text.is_empty() {
             let ids = self.tokenizer.encode_text_at(&self.text, self.place)?;
