@@ -25,7 +25,7 @@ async function use(t, script) {
     const model = await client.load("models/test/manifest.json", { ranks: 1 });
     const blobs = pictures.map((picture) => new Blob([new Uint8Array(picture)]));
     return new Function(`return ${script}`)()({ model, pictures: blobs, textOf }).finally(() => model.close());
-  }, { url: `${site.url}llama3med.js`, pictures: PICTURES, script: String(script) });
+  }, { url: `${site.url}llama3med/index.js`, pictures: PICTURES, script: String(script) });
 }
 
 test("pictures may occur in any turn, and a history with them continues like the conversation", async (t) => {
