@@ -107,8 +107,7 @@ fn functions(text: &str) -> Vec<(&str, usize)> {
         .map(|(start, indent)| {
             let is_end = |line: &&str| line.len() == indent + 1 && line.trim_start() == "}";
             let is_one_line = lines[start].ends_with('}') || lines[start].ends_with(';');
-            let n_lines =
-                if is_one_line { 1 } else { lines[start..].iter().position(|line| is_end(line)).unwrap_or(0) + 1 };
+            let n_lines = if is_one_line { 1 } else { lines[start..].iter().position(is_end).unwrap_or(0) + 1 };
             (lines[start].trim(), n_lines)
         })
         .collect()
