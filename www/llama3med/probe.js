@@ -1,6 +1,6 @@
 // A worker that measures this device: how fast it multiplies while other workers do the same, and what an exchange between two workers costs.
 //
-// Messages from ranks.js and llama3med.js                    answered by
+// Messages from ranks.js and index.js                        answered by
 //   { type: "open", build, module }                          { type: "opened", kernel }
 //   { type: "products", products, ms }                       { type: "products", gmacsPerSecond: [of each product] }
 //   { type: "exchange", port, n_bytes, n_times }             { type: "exchange", ms: of one }   (sent to both ends of a channel)
