@@ -2,5 +2,5 @@
 
 fn main() {
     let start = std::time::Instant::now();
-    println!("{}", llama3med::model::bench::table(|| start.elapsed().as_secs_f64() * 1e3));
+    println!("{}", llama3med::device::cpu::bench::table(|| start.elapsed().as_secs_f64() * 1e3));
 }

@@ -11,7 +11,7 @@
 //!
 //! Imports point up this list only. One [`model::Model`] is one of several ranks, each of which holds a part of every
 //! large matrix; the ranks exchange sums ([`device::ranks`], [`device::shard`]). Weights come as byte ranges of two
-//! GGUF files and stay quantized ([`device::matrix`], [`device::quant`]).
+//! GGUF files and stay quantized ([`device::cpu::matrix`], [`device::quant`]).
 //!
 //! This crate does no I/O, starts no thread, reads no clock and knows no JavaScript.
 //!
@@ -20,7 +20,7 @@
 //! use llama3med::model::ModelLoader;
 //! use llama3med::device::ranks::{Alone, block_on};
 //! use llama3med::model::session::{AskOptions, Chat, Session};
-//! use llama3med::device::shard::Shard;
+//! use llama3med::device::cpu::Cpu;
 //! # use llama3med::model::{Listener, Stage, Token};
 //! # struct Quiet;
 //! # impl Listener for Quiet {
@@ -28,13 +28,13 @@
 //! #     async fn token(&mut self, _: &Token) -> bool { true }
 //! # }
 //!
-//! let mut loader = ModelLoader::new(Shard { rank: 0, n_ranks: 1 });
+//! let mut loader = ModelLoader::new(Cpu::new(Alone));
 //! for file in ["encoder.gguf", "decoder.gguf"] {
 //!     let bytes = std::fs::read(file)?;
 //!     loader.header(file, &bytes, bytes.len() as u64)?;
 //!     loader.feed(file, 0, &bytes)?;
 //! }
-//! let (model, header) = loader.finish(Alone)?;
+//! let (model, header) = loader.finish()?;
 //! let mut session = Session::new(model, &header, None, None)?;
 //! let picture = Picture::decode(&std::fs::read("film.png")?)?;
 //! let options = AskOptions { max_tokens: 100, ..AskOptions::default() };

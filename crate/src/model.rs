@@ -5,24 +5,23 @@
 //! [`Model::follow`] is the loop of the other ranks. Weights arrive through [`ModelLoader`], as byte ranges of the
 //! model's files: the decoder's, and the encoder's if there is one.
 
-pub mod bench;
 pub mod connector;
 pub mod decoder;
 pub mod encoder;
-pub mod kv_cache;
 pub mod memory;
 pub mod sampler;
 pub mod session;
 
 use crate::device::ranks::{self, Peers};
 use crate::device::shard::{Loader, Shard, Tensors};
+use crate::device::{Cache, Device, Input};
 use crate::error::{Error, Result};
 use crate::file::gguf::Gguf;
 use crate::file::manifest::{DECODER, ENCODER};
 use crate::model::connector::Connector;
-use crate::model::decoder::{Decoder, Input, MAX_TOKENS};
+use crate::model::decoder::{Decoder, MAX_TOKENS};
 use crate::model::encoder::Encoder;
-use crate::model::kv_cache::KvCache;
+use crate::model::memory::{decoder_buffers, encoder_buffers};
 use crate::picture::tiles::{Merge, Scales};
 use crate::picture::{Crop, Pixels, Preprocess};
 use crate::spec::watch::Watch;
@@ -30,16 +29,21 @@ use crate::spec::{DecoderSpec, VisionSpec, wants};
 use std::ops::Range;
 
 /// Collects the bytes of a model's files for one rank.
-pub struct ModelLoader {
-    shard: Shard,
-    decoder: Option<(Gguf, DecoderSpec, Loader)>,
-    encoder: Option<(VisionSpec, Loader)>,
+pub struct ModelLoader<D: Device> {
+    device: D,
+    decoder: Option<(Gguf, DecoderSpec, Loader<D>)>,
+    encoder: Option<(VisionSpec, Loader<D>)>,
 }
 
-impl ModelLoader {
-    /// For rank `shard.rank` of `shard.n_ranks`.
-    pub fn new(shard: Shard) -> Self {
-        Self { shard, decoder: None, encoder: None }
+impl<D: Device> ModelLoader<D> {
+    /// For a model on this device.
+    pub fn new(device: D) -> Self {
+        Self { device, decoder: None, encoder: None }
+    }
+
+    /// The rank for which it loads.
+    pub fn shard(&self) -> Shard {
+        Shard::of(self.device.peers())
     }
 
     /// Takes the first bytes of a file, which must include the whole header, and returns the byte ranges to pass to
@@ -53,7 +57,7 @@ impl ModelLoader {
             Error::corrupt(file, "header", format!("it extends beyond its first {n_bytes} bytes"))
         })?;
         drop(prefix);
-        let shard = self.shard;
+        let shard = self.shard();
         if let Some((part, n_parts)) = gguf.split()? {
             let problem = format!("{file}: this is part {} of {n_parts} of a split file: all are needed", part + 1);
             return Err(Error::Unsupported(problem));
@@ -63,13 +67,13 @@ impl ModelLoader {
             if shard.rank > 0 {
                 gguf.forget_keys();
             }
-            let loader = Loader::new(&gguf, &wants(&spec.tensors(), shard))?;
+            let loader = Loader::new(&self.device, &gguf, &wants(&spec.tensors(), shard))?;
             let ranges = loader.ranges();
             self.decoder = Some((gguf, spec, loader));
             return Ok(ranges);
         }
         let spec = VisionSpec::read(&gguf)?;
-        let loader = Loader::new(&gguf, &wants(&spec.tensors(), shard))?;
+        let loader = Loader::new(&self.device, &gguf, &wants(&spec.tensors(), shard))?;
         let ranges = loader.ranges();
         self.encoder = Some((spec, loader));
         Ok(ranges)
@@ -86,39 +90,42 @@ impl ModelLoader {
 
     /// The model, and the header of the decoder file, from which the first rank makes its tokenizer. Without an encoder
     /// file the model takes no pictures.
-    pub fn finish<P: Peers>(self, peers: P) -> Result<(Model<P>, Gguf)> {
+    pub fn finish(self) -> Result<(Model<D>, Gguf)> {
+        let mut device = self.device;
         let (decoder_gguf, spec, loader) = self.decoder.ok_or_else(|| missing(DECODER))?;
-        let decoder = Decoder::new(spec, self.shard, &mut loader.finish()?)?;
+        let decoder = Decoder::new(spec, &mut loader.finish(&mut device)?)?;
         let vision = match self.encoder {
-            Some((spec, loader)) => Some(Vision::new(spec, self.shard, &mut loader.finish()?, decoder.spec().dim)?),
+            Some((spec, loader)) => Some(Vision::new(spec, &mut loader.finish(&mut device)?, decoder.spec().dim)?),
             None => None,
         };
-        Ok((Model { peers, vision, decoder, images: Vec::new(), kept: Vec::new() }, decoder_gguf))
+        Ok((Model { device, vision, decoder, images: Vec::new(), kept: Vec::new() }, decoder_gguf))
     }
 }
 
 /// The vision part: image tower and connector, and how a picture is prepared for them.
-pub struct Vision {
-    encoder: Encoder,
-    connector: Connector,
+pub struct Vision<D: Device> {
+    encoder: Encoder<D>,
+    connector: Connector<D>,
     /// The scales at which pictures are encoded.
     pub scales: Scales,
     /// How pictures are prepared.
     pub preprocess: Preprocess,
 }
 
-impl Vision {
+impl<D: Device> Vision<D> {
     /// Bytes that encoding a picture for a decoder of width `dim` allocates on this rank, roughly: pixels in transit
     /// and in place, features, image tokens, and, the first time, the buffers.
-    fn encode_bytes(&self, dim: usize) -> usize {
+    fn encode_bytes(&self, shard: Shard, dim: usize) -> usize {
+        let spec = self.encoder.spec();
         let n_pixels = 3 * self.scales.size() * self.scales.size();
-        let n_features = self.encoder.n_tokens() * self.encoder.dim() * self.scales.scales.len();
-        let n_tokens = self.encoder.n_tokens() * dim;
-        self.encoder.missing_bytes() + size_of::<f32>() * (2 * n_pixels + 3 * n_features + 6 * n_tokens)
+        let n_features = spec.n_tokens() * spec.dim * self.scales.scales.len();
+        let n_tokens = spec.n_tokens() * dim;
+        let buffers = if self.encoder.has_buffers() { 0 } else { encoder_buffers(spec, shard) };
+        buffers + size_of::<f32>() * (2 * n_pixels + 3 * n_features + 6 * n_tokens)
     }
 
     /// The vision part for a decoder of width `dim`.
-    fn new(spec: VisionSpec, shard: Shard, tensors: &mut Tensors, dim: usize) -> Result<Self> {
+    fn new(spec: VisionSpec, tensors: &mut Tensors<D>, dim: usize) -> Result<Self> {
         let VisionSpec { encoder, connector } = spec;
         let (scales, preprocess) = (encoder.scales(), encoder.preprocess());
         let (n_tokens, n_patches) = (encoder.n_tokens(), encoder.grid() * encoder.grid());
@@ -139,8 +146,8 @@ impl Vision {
             });
         }
         Ok(Self {
-            encoder: Encoder::new(encoder, shard, tensors)?,
-            connector: Connector::new(&connector, shard, tensors)?,
+            encoder: Encoder::new(encoder, tensors)?,
+            connector: Connector::new(&connector, tensors)?,
             scales,
             preprocess,
         })
@@ -148,7 +155,7 @@ impl Vision {
 
     /// Number of tokens per image.
     pub fn n_image_tokens(&self) -> usize {
-        self.encoder.n_tokens()
+        self.encoder.spec().n_tokens()
     }
 }
 
@@ -223,15 +230,15 @@ pub trait Listener {
 }
 
 /// One rank's model.
-pub struct Model<P> {
-    peers: P,
-    vision: Option<Vision>,
-    decoder: Decoder,
+pub struct Model<D: Device> {
+    device: D,
+    vision: Option<Vision<D>>,
+    decoder: Decoder<D>,
     /// Encoded images, the latest used last: key and tokens (n_image_tokens, dim). The same on every rank.
-    images: Vec<(u64, Vec<f32>)>,
+    images: Vec<(u64, D::Buffer)>,
     /// Keys and values of other conversations than the decoder's own, the latest used last. The same conversations on
     /// every rank.
-    kept: Vec<KvCache>,
+    kept: Vec<D::Cache>,
 }
 
 /// Number of encoded images that are kept: looking again at one of the last few costs nothing.
@@ -252,14 +259,14 @@ const FORK: u32 = 4;
 const RESUME: u32 = 5;
 const FORGET: u32 = 6;
 
-impl<P: Peers> Model<P> {
+impl<D: Device> Model<D> {
     /// Shape of the decoder.
     pub fn spec(&self) -> &DecoderSpec {
         self.decoder.spec()
     }
 
     /// The vision part; a language model alone has none.
-    pub fn vision(&self) -> Option<&Vision> {
+    pub fn vision(&self) -> Option<&Vision<D>> {
         self.vision.as_ref()
     }
 
@@ -277,9 +284,15 @@ impl<P: Peers> Model<P> {
         self.kept.len()
     }
 
+    /// Whether the encoded image with this key is still kept.
+    pub fn has_image(&self, key: u64) -> bool {
+        self.images.iter().any(|(kept, _)| *kept == key)
+    }
+
     /// The encoded image with this key (n_image_tokens, dim), if it is still kept.
-    pub fn image(&self, key: u64) -> Option<&[f32]> {
-        self.images.iter().find(|(kept, _)| *kept == key).map(|(_, tokens)| tokens.as_slice())
+    pub async fn image(&mut self, key: u64) -> Result<Option<Vec<f32>>> {
+        let Some((_, tokens)) = self.images.iter().find(|(kept, _)| *kept == key) else { return Ok(None) };
+        self.device.download(tokens).await.map(Some)
     }
 
     /// Encodes a picture under `key` (rank 0 only). Returns the merged features (n_tokens, channels), before the
@@ -293,14 +306,14 @@ impl<P: Peers> Model<P> {
         if self.vision.is_none() {
             return Err(Error::NoVision);
         }
-        ranks::broadcast(&self.peers, &mut words(&[ENCODE, key as u32, (key >> 32) as u32])).await?;
+        ranks::broadcast(self.device.peers(), &mut words(&[ENCODE, key as u32, (key >> 32) as u32])).await?;
         self.run_encode(key, Some(pixels), Some(listener)).await
     }
 
     /// Marks the encoded image with this key as the latest used (rank 0 only); `false` if it is no longer kept.
     pub async fn use_image(&mut self, key: u64) -> Result<bool> {
         let Some(place) = self.images.iter().position(|(kept, _)| *kept == key) else { return Ok(false) };
-        ranks::broadcast(&self.peers, &mut words(&[USE_IMAGE, place as u32])).await?;
+        ranks::broadcast(self.device.peers(), &mut words(&[USE_IMAGE, place as u32])).await?;
         self.run_use_image(place)?;
         Ok(true)
     }
@@ -308,7 +321,7 @@ impl<P: Peers> Model<P> {
     /// Keeps the conversation as the latest of [`Model::n_kept`] and continues with a new one that begins with its
     /// first `n_positions` (rank 0 only).
     pub async fn fork(&mut self, n_positions: usize) -> Result<()> {
-        ranks::broadcast(&self.peers, &mut words(&[FORK, n_positions as u32])).await?;
+        ranks::broadcast(self.device.peers(), &mut words(&[FORK, n_positions as u32])).await?;
         self.run_fork(n_positions);
         Ok(())
     }
@@ -316,13 +329,13 @@ impl<P: Peers> Model<P> {
     /// Continues with the kept conversation at index `place`, the oldest at 0, and keeps the current one as the latest
     /// (rank 0 only).
     pub async fn resume(&mut self, place: usize) -> Result<()> {
-        ranks::broadcast(&self.peers, &mut words(&[RESUME, place as u32])).await?;
+        ranks::broadcast(self.device.peers(), &mut words(&[RESUME, place as u32])).await?;
         self.run_resume(place)
     }
 
     /// Frees the memory of the oldest kept conversation, if there is one (rank 0 only).
     pub async fn forget_oldest(&mut self) -> Result<()> {
-        ranks::broadcast(&self.peers, &mut words(&[FORGET])).await?;
+        ranks::broadcast(self.device.peers(), &mut words(&[FORGET])).await?;
         self.run_forget();
         Ok(())
     }
@@ -349,20 +362,20 @@ impl<P: Peers> Model<P> {
                 }
             }
         }
-        ranks::broadcast(&self.peers, &mut words(&message)).await?;
+        ranks::broadcast(self.device.peers(), &mut words(&message)).await?;
         self.run_forward(&message[1..]).await
     }
 
     /// Ends the other ranks' [`Model::follow`] (rank 0 only).
     pub async fn close(&mut self) -> Result<()> {
-        ranks::broadcast(&self.peers, &mut words(&[CLOSE])).await
+        ranks::broadcast(self.device.peers(), &mut words(&[CLOSE])).await
     }
 
     /// Runs what rank 0 announces until it closes: the main loop of every other rank.
     pub async fn follow(&mut self) -> Result<()> {
         loop {
             let mut message = Vec::new();
-            ranks::broadcast(&self.peers, &mut message).await?;
+            ranks::broadcast(self.device.peers(), &mut message).await?;
             let words: Vec<u32> = (0..message.len() / 4).map_while(|i| word(&message, i)).collect();
             let result = match words[..] {
                 [CLOSE] => return Ok(()),
@@ -401,20 +414,25 @@ impl<P: Peers> Model<P> {
                 _ => 0.0,
             };
             // The rest of the work's allocations cannot fail gracefully, so a little memory should be left for them.
-            let is_short = reserved.is_err() || spare(SPARE_BYTES - LEAST_BYTES, "the work").is_err();
+            let is_short = reserved.is_err() || self.spare(SPARE_BYTES - LEAST_BYTES, "the work").is_err();
             let mut votes = [reserved.is_err() as u8 as f32, is_short as u8 as f32, asked];
-            ranks::sum(&self.peers, &mut votes).await?;
+            ranks::sum(self.device.peers(), &mut votes).await?;
             let [n_failed, n_short, n_bytes] = votes;
             if n_short == 0.0 || n_failed == 0.0 && self.kept.is_empty() {
                 return reserved;
             }
             if self.kept.is_empty() {
-                let what = format!("{what} on {n_failed} of {} ranks", self.peers.n_ranks());
+                let what = format!("{what} on {n_failed} of {} ranks", self.device.peers().n_ranks());
                 return Err(Error::OutOfMemory { what, bytes: n_bytes as usize });
             }
             drop(reserved);
             self.run_forget();
         }
+    }
+
+    /// Whether `n_bytes`, plus [`LEAST_BYTES`], are available now.
+    fn spare(&self, n_bytes: usize, what: &str) -> Result<()> {
+        self.device.spare(n_bytes.saturating_add(LEAST_BYTES), what)
     }
 
     /// Every rank: tile by tile through the encoder, then merge and connect. Before each tile, rank 0 says whether to
@@ -425,11 +443,12 @@ impl<P: Peers> Model<P> {
         pixels: Option<&Pixels>,
         mut listener: Option<&mut impl Listener>,
     ) -> Result<Vec<f32>> {
-        let n_bytes = self.vision.as_ref().ok_or(Error::NoVision)?.encode_bytes(self.decoder.spec().dim);
-        self.agree("a picture", |_| spare(n_bytes, "a picture")).await?;
+        let shard = Shard::of(self.device.peers());
+        let n_bytes = self.vision.as_ref().ok_or(Error::NoVision)?.encode_bytes(shard, self.decoder.spec().dim);
+        self.agree("a picture", |model| model.spare(n_bytes, "a picture")).await?;
         let Vision { encoder, connector, scales, .. } = self.vision.as_mut().ok_or(Error::NoVision)?;
         let mut message = pixels.map_or_else(Vec::new, |pixels| bytemuck::cast_slice(&pixels.values).to_vec());
-        ranks::broadcast(&self.peers, &mut message).await?;
+        ranks::broadcast(self.device.peers(), &mut message).await?;
         let received = match pixels {
             Some(_) => None,
             None => Some(received(&message, scales.size())?),
@@ -438,18 +457,18 @@ impl<P: Peers> Model<P> {
         let pixels = pixels.or(received.as_ref()).expect("given or received");
         let n_tiles = scales.n_tiles();
         // A single tile needs no merging: its number of tokens may differ from its number of patches.
-        let mut merge = (n_tiles > 1).then(|| Merge::new(scales, encoder.grid(), encoder.dim()));
+        let mut merge = (n_tiles > 1).then(|| Merge::new(scales, encoder.spec().grid(), encoder.spec().dim));
         let mut features = Vec::new();
         for tile in 0..n_tiles {
             let mut go_on = vec![1];
             if let Some(listener) = &mut listener {
                 go_on[0] = listener.progress(Stage::Encoding, tile, n_tiles).await as u8;
             }
-            ranks::broadcast(&self.peers, &mut go_on).await?;
+            ranks::broadcast(self.device.peers(), &mut go_on).await?;
             if go_on != [1] {
                 return Err(Error::Cancelled);
             }
-            features = encoder.forward(&self.peers, &scales.tile(pixels, tile)).await?;
+            features = encoder.forward(&mut self.device, &scales.tile(pixels, tile)).await?;
             if let Some(merge) = &mut merge {
                 merge.push(&features)?;
             }
@@ -457,7 +476,7 @@ impl<P: Peers> Model<P> {
         if let Some(merge) = merge {
             features = merge.finish()?;
         }
-        let tokens = connector.forward(&self.peers, &features).await?;
+        let tokens = connector.forward(&mut self.device, &features).await?;
         if let Some(listener) = listener {
             listener.progress(Stage::Encoding, n_tiles, n_tiles).await;
         }
@@ -505,10 +524,14 @@ impl<P: Peers> Model<P> {
         if has_buffers && self.decoder.kv_cache().has_room(first, end) {
             return Ok(());
         }
-        let n_bytes = self.decoder.missing_bytes(end - first);
+        let spec = self.decoder.spec();
+        let shard = Shard::of(self.device.peers());
+        let buffers = if has_buffers { 0 } else { decoder_buffers(spec, shard, end - first) };
+        // The buffers, and temporary memory for the logits.
+        let n_bytes = buffers + 4 * size_of::<f32>() * spec.vocab_size;
         let reserve = |model: &mut Self| {
             let new = model.decoder.kv_cache().new_pages(first, end)?;
-            spare(n_bytes, "activations").map(|()| new)
+            model.spare(n_bytes, "activations").map(|()| new)
         };
         let new = self.agree("a longer conversation", reserve).await?;
         self.decoder.kv_cache().take(new, end);
@@ -517,7 +540,7 @@ impl<P: Peers> Model<P> {
 
     /// Every rank: `words` is a [`FORWARD`] message without its first word.
     async fn run_forward(&mut self, words: &[u32]) -> Result<Vec<f32>> {
-        let (first_pos, n_logits, dim) = (words[0] as usize, words[1] as usize, self.decoder.spec().dim);
+        let (first_pos, n_logits) = (words[0] as usize, words[1] as usize);
         self.make_room(first_pos, first_pos + (words.len() - 2) / 2).await?;
         let mut inputs = Vec::with_capacity(words.len() / 2);
         for item in words[2..].chunks_exact(2) {
@@ -525,15 +548,16 @@ impl<P: Peers> Model<P> {
                 [0, id] => Input::Token(id),
                 [place, row] => {
                     let image = self.images.get(place as usize - 1).map(|(_, tokens)| tokens);
-                    let tokens = image.and_then(|image| image.chunks_exact(dim).nth(row as usize));
-                    Input::Embedding(tokens.ok_or_else(|| Error::RankLost("ranks keep different images".into()))?)
+                    let image = image.filter(|image| (row as usize) < self.device.n_rows(image));
+                    let image = image.ok_or_else(|| Error::RankLost("ranks keep different images".into()))?;
+                    Input::Image(image, row as usize)
                 }
                 _ => unreachable!("chunks of two"),
             });
         }
-        self.decoder.forward(&self.peers, &inputs, first_pos).await?;
+        self.decoder.forward(&mut self.device, &inputs, first_pos).await?;
         let mut logits = Vec::new();
-        self.decoder.logits(&self.peers, n_logits, &mut logits).await?;
+        self.decoder.logits(&mut self.device, n_logits, &mut logits).await?;
         Ok(logits)
     }
 }
@@ -546,13 +570,6 @@ fn received(message: &[u8], size: usize) -> Result<Pixels> {
     }
     let crop = Crop { x: 0.0, y: 0.0, width: 0.0, height: 0.0 };
     Ok(Pixels { size, values, crop })
-}
-
-/// Whether `n_bytes`, plus [`LEAST_BYTES`], are available now.
-fn spare(n_bytes: usize, what: &str) -> Result<()> {
-    let n_bytes = n_bytes.saturating_add(LEAST_BYTES);
-    let reserved = Vec::<u8>::new().try_reserve_exact(n_bytes);
-    reserved.map_err(|_| Error::OutOfMemory { what: what.into(), bytes: n_bytes })
 }
 
 /// The listener on the ranks that follow: it does nothing.

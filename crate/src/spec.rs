@@ -142,7 +142,10 @@ impl Tensor {
     fn wants(&self, shard: Shard) -> Vec<Want> {
         let (name, n_rows, n_cols) = (self.name.as_str(), self.n_rows(), self.n_cols());
         let rows = match self.split {
-            Split::Whole => return vec![Want::whole(name, n_rows, n_cols)],
+            Split::Whole => {
+                let is_matrix = self.role == Role::Matrix;
+                return vec![Want { is_matrix, ..Want::whole(name, n_rows, n_cols) }];
+            }
             Split::Cols(unit) => return Want::col_parts(name, n_rows, n_cols, &shard.parts(n_cols, unit)).collect(),
             Split::Rows(unit) => shard.share(self.shape[0], unit),
             Split::KvRows(heads) => {
@@ -150,10 +153,11 @@ impl Tensor {
                 kv_heads.start * heads.head_dim..kv_heads.end * heads.head_dim
             }
         };
-        vec![match self.shape.len() {
+        let want = match self.shape.len() {
             1 => Want::cols(name, n_rows, n_cols, rows),
             _ => Want::rows(name, n_rows, n_cols, rows),
-        }]
+        };
+        vec![Want { is_matrix: self.role == Role::Matrix, ..want }]
     }
 }
 

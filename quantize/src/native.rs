@@ -3,8 +3,8 @@
 
 use crate::files::folder::{Files, Source, Stored};
 use crate::files::plan::Unwritten;
+use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::{Threads, block_on};
-use llama3med::device::shard::Shard;
 use llama3med::model::ModelLoader;
 use llama3med::model::session::Session;
 use llama3med::text::conversation::Template;
@@ -77,7 +77,7 @@ pub fn with_session<T: Send>(
     folder: &Path,
     n_ranks: usize,
     context: Option<usize>,
-    run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
+    run: impl FnOnce(&mut Session<Cpu<Threads>>) -> Result<T> + Send,
 ) -> Result<T> {
     let (_, files) = Source::Folder(folder.into()).open()?;
     with_files(files.bytes(), n_ranks, None, context, run)
@@ -89,24 +89,24 @@ pub fn with_files<T: Send>(
     n_ranks: usize,
     template: Option<Template>,
     context: Option<usize>,
-    run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
+    run: impl FnOnce(&mut Session<Cpu<Threads>>) -> Result<T> + Send,
 ) -> Result<T> {
     if n_ranks == 0 {
         return Err(Error::Invalid("ranks must be 1 or more, found 0".into()));
     }
-    let mut peers = Threads::connect(n_ranks).into_iter().enumerate();
-    let first = peers.next().expect("there is a rank").1;
+    let mut devices = Threads::connect(n_ranks).into_iter().map(Cpu::new);
+    let first = devices.next().expect("there is a rank");
     std::thread::scope(|scope| {
-        let followers: Vec<_> = peers
-            .map(|(rank, peers)| {
+        let followers: Vec<_> = devices
+            .map(|device| {
                 scope.spawn(move || {
-                    let (mut model, _) = load(Shard { rank, n_ranks }, files)?.finish(peers)?;
+                    let (mut model, _) = load(device, files)?.finish()?;
                     block_on(model.follow())
                 })
             })
             .collect();
         let leader = scope.spawn(move || {
-            let (model, header) = load(Shard { rank: 0, n_ranks }, files)?.finish(first)?;
+            let (model, header) = load(first, files)?.finish()?;
             let mut session = Session::new(model, &header, template, context)?;
             let result = run(&mut session);
             block_on(session.close())?;
@@ -128,8 +128,8 @@ fn panicked() -> Error {
     Error::RankLost("its thread panicked".into())
 }
 
-fn load(shard: Shard, files: Files<&dyn Bytes>) -> Result<ModelLoader> {
-    let mut loader = ModelLoader::new(shard);
+fn load(device: Cpu<Threads>, files: Files<&dyn Bytes>) -> Result<ModelLoader<Cpu<Threads>>> {
+    let mut loader = ModelLoader::new(device);
     for (name, file) in files.named() {
         let prefix = file.prefix()?;
         let ranges = loader.header(name, &prefix, file.size())?;

@@ -1,7 +1,8 @@
 //! One function per parser of outside bytes: the fuzz target in `fuzz/` runs them on generated input, the tests run
 //! them on every input that once failed. Both run them on a stack as small as the browser's.
 
-use llama3med::device::shard::Shard;
+use llama3med::device::cpu::Cpu;
+use llama3med::device::ranks::Threads;
 use llama3med::file::gguf::{Gguf, Header};
 use llama3med::file::manifest::{DECODER, ENCODER, Manifest};
 use llama3med::model::ModelLoader;
@@ -166,7 +167,7 @@ pub fn image(data: &[u8]) {
 /// A model file from its header to its tensors, as either file of a folder.
 pub fn model(data: &[u8]) {
     for file in [DECODER, ENCODER] {
-        let mut loader = ModelLoader::new(Shard { rank: 1, n_ranks: 3 });
+        let mut loader = ModelLoader::new(Cpu::new(Threads::connect(3).remove(1)));
         if let Ok(ranges) = loader.header(file, data, data.len() as u64) {
             for range in ranges {
                 let bytes = &data[range.start as usize..range.end as usize];

@@ -105,7 +105,11 @@ fn functions(text: &str) -> Vec<(&str, usize)> {
     });
     starts
         .map(|(start, indent)| {
-            let is_end = |line: &&str| line.len() == indent + 1 && line.trim_start() == "}";
+            // A body ends with a brace, a declaration in a trait with a semicolon.
+            let is_end = |line: &&str| {
+                line.len() - line.trim_start().len() == indent
+                    && (line.trim_start() == "}" || line.trim_start().starts_with(')') && line.ends_with(';'))
+            };
             let is_one_line = lines[start].ends_with('}') || lines[start].ends_with(';');
             let n_lines = if is_one_line { 1 } else { lines[start..].iter().position(is_end).unwrap_or(0) + 1 };
             (lines[start].trim(), n_lines)

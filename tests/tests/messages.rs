@@ -1,6 +1,7 @@
 //! Conversations as messages: the part of a prompt that is known early, system texts, several pictures, tokens with
 //! their probabilities, stop texts, continued answers.
 
+use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::model::sampler::SamplerOptions;
 use llama3med::model::session::{AskOptions, Chat, Finish, Session};
@@ -186,7 +187,7 @@ impl Listener for Ear {
     }
 }
 
-fn on<T: Send>(context: usize, run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send) -> T {
+fn on<T: Send>(context: usize, run: impl FnOnce(&mut Session<Cpu<Threads>>) -> Result<T> + Send) -> T {
     with_session(&FOLDER, 2, Some(context), run).unwrap()
 }
 
@@ -194,7 +195,7 @@ fn options(max_tokens: usize) -> AskOptions {
     AskOptions { max_tokens, stop_repetition: false, ..AskOptions::default() }
 }
 
-fn look(session: &mut Session<Threads>, seed: usize) -> u64 {
+fn look(session: &mut Session<Cpu<Threads>>, seed: usize) -> u64 {
     let (width, height) = (90, 70);
     let rgb = (0..width * height * 3).map(|i| ((i * (seed * 2 + 3)) % 251) as u8).collect();
     block_on(session.look(&Picture::new(width, height, rgb), &mut Ear::default())).unwrap().key
@@ -293,7 +294,7 @@ fn an_answer_ends_before_a_stop_text() {
 
 #[test]
 fn several_pictures_are_read_once_in_whatever_turn_they_stand() {
-    let ask = |session: &mut Session<Threads>, chat: &mut Chat, parts: Vec<Part>| {
+    let ask = |session: &mut Session<Cpu<Threads>>, chat: &mut Chat, parts: Vec<Part>| {
         chat.add(question(parts));
         block_on(session.answer(chat, &options(6), &mut Ear::default()))
     };
@@ -334,7 +335,7 @@ fn several_pictures_are_read_once_in_whatever_turn_they_stand() {
 fn four_pictures_are_read_at_once_and_no_more() {
     on(2048, |session| {
         let keys = [1, 2, 3, 4, 5].map(|seed| look(session, seed));
-        let ask = |session: &mut Session<Threads>, keys: &[u64]| {
+        let ask = |session: &mut Session<Cpu<Threads>>, keys: &[u64]| {
             let parts: Vec<Part> = keys.iter().map(|&key| Part::Image(key)).chain([text("Which?")]).collect();
             let mut chat = Chat { messages: vec![question(parts)] };
             let result = block_on(session.answer(&mut chat, &options(1), &mut Ear::default()));

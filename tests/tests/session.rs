@@ -1,6 +1,7 @@
 //! A native session, end to end, on a small random model: prefix reuse, stopping, dropping turns, several pictures,
 //! several ranks, lost ranks.
 
+use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::file::gguf::Dtype;
 use llama3med::model::session::{Answer, AskOptions, Chat, Finish, Session};
@@ -77,7 +78,7 @@ fn options(max_tokens: usize) -> AskOptions {
 fn on<T: Send>(
     n_ranks: usize,
     context: usize,
-    run: impl FnOnce(&mut Session<Threads>) -> Result<T> + Send,
+    run: impl FnOnce(&mut Session<Cpu<Threads>>) -> Result<T> + Send,
 ) -> Result<T> {
     with_session(&FOLDER, n_ranks, Some(context), run)
 }

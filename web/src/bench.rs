@@ -1,10 +1,10 @@
 //! Speed of the products alone, and the limits of the machine, for `bench.html`; JavaScript has the clock.
 
 use crate::js_error;
+use llama3med::device::cpu::bench::prepare;
+use llama3med::device::cpu::matrix::{Activations, Matrix};
 use llama3med::device::kernels::Kernel;
-use llama3med::device::matrix::{Activations, Matrix};
 use llama3med::file::gguf::Dtype;
-use llama3med::model::bench::prepare;
 use std::arch::wasm32::*;
 use std::hint::black_box;
 use wasm_bindgen::prelude::*;

@@ -7,7 +7,7 @@ use crate::ports::{Ports, Turn};
 use crate::{js_error, object, to_js};
 use js_sys::{Array, Function, Object, Uint8Array};
 use llama3med::Error;
-use llama3med::device::shard::Shard;
+use llama3med::device::cpu::Cpu;
 use llama3med::model::sampler::{SamplerOptions, top_probabilities};
 use llama3med::model::session::{Answer, AskOptions, Chat, Finish, Session};
 use llama3med::model::{Alternative, Listener, Model, ModelLoader, Stage, Token};
@@ -23,7 +23,7 @@ type JsResult<T> = Result<T, JsValue>;
 /// One rank.
 #[wasm_bindgen]
 pub struct Rank {
-    shard: Shard,
+    rank: usize,
     /// Bytes of a file in transit.
     piece: RefCell<Vec<u8>>,
     state: RefCell<State>,
@@ -35,9 +35,9 @@ pub struct Rank {
 }
 
 enum State {
-    Loading(Box<ModelLoader>, Ports),
-    Leading(Box<Session<Ports>>),
-    Following(Box<Model<Ports>>),
+    Loading(Box<ModelLoader<Cpu<Ports>>>),
+    Leading(Box<Session<Cpu<Ports>>>),
+    Following(Box<Model<Cpu<Ports>>>),
     /// Taken by an operation, or closed.
     Away,
 }
@@ -102,18 +102,17 @@ impl Rank {
     /// `ports` holds, at the index of each other rank, the message port to it.
     #[wasm_bindgen(constructor)]
     pub fn new(rank: usize, ports: &Array) -> JsResult<Rank> {
-        let shard = Shard { rank, n_ranks: ports.length() as usize };
-        let ports = Ports::new(rank, ports).map_err(to_js)?;
-        let state = RefCell::new(State::Loading(Box::new(ModelLoader::new(shard)), ports));
+        let device = Cpu::new(Ports::new(rank, ports).map_err(to_js)?);
+        let state = RefCell::new(State::Loading(Box::new(ModelLoader::new(device))));
         let turn = Turn::new().map_err(to_js)?;
-        Ok(Self { shard, piece: RefCell::default(), state, chats: RefCell::default(), stop: Cell::new(false), turn })
+        Ok(Self { rank, piece: RefCell::default(), state, chats: RefCell::default(), stop: Cell::new(false), turn })
     }
 
     /// Takes the header of a file, reserves memory, and returns the byte ranges to pass to [`Rank::feed`]: start, end,
     /// start, end, ...
     pub fn header(&self, file: &str, prefix: Vec<u8>, file_size: f64) -> JsResult<Vec<f64>> {
         let mut state = self.state.borrow_mut();
-        let State::Loading(loader, _) = &mut *state else { return Err(busy()) };
+        let State::Loading(loader) = &mut *state else { return Err(busy()) };
         let ranges = loader.header(file, prefix, file_size as u64).map_err(to_js)?;
         Ok(ranges.into_iter().flat_map(|range| [range.start as f64, range.end as f64]).collect())
     }
@@ -129,7 +128,7 @@ impl Rank {
     /// Takes the bytes at the address given by [`Rank::room`]; they start at `offset` in the file.
     pub fn feed(&self, file: &str, offset: f64) -> JsResult<()> {
         let mut state = self.state.borrow_mut();
-        let State::Loading(loader, _) = &mut *state else { return Err(busy()) };
+        let State::Loading(loader) = &mut *state else { return Err(busy()) };
         loader.feed(file, offset as u64, &self.piece.borrow()).map_err(to_js)
     }
 
@@ -137,10 +136,10 @@ impl Rank {
     /// template, if it is not to be the decoder file's own.
     pub fn finish(&self, context: Option<usize>, template: Option<String>) -> JsResult<()> {
         let template = template.map(|name| Template::named(&name)).transpose().map_err(to_js)?;
-        let State::Loading(loader, ports) = self.state.replace(State::Away) else { return Err(busy()) };
+        let State::Loading(loader) = self.state.replace(State::Away) else { return Err(busy()) };
         self.piece.take();
-        let (model, gguf) = loader.finish(ports).map_err(to_js)?;
-        let state = match self.shard.rank {
+        let (model, gguf) = loader.finish().map_err(to_js)?;
+        let state = match self.rank {
             0 => State::Leading(Box::new(Session::new(model, &gguf, template, context).map_err(to_js)?)),
             _ => State::Following(Box::new(model)),
         };
@@ -280,7 +279,7 @@ impl Rank {
         self.chats.borrow_mut().remove(&chat);
     }
 
-    fn lead(&self) -> JsResult<Box<Session<Ports>>> {
+    fn lead(&self) -> JsResult<Box<Session<Cpu<Ports>>>> {
         match self.state.replace(State::Away) {
             State::Leading(session) => Ok(session),
             other => {
@@ -360,7 +359,7 @@ fn read(messages: JsValue) -> JsResult<Vec<Message>> {
 
 /// Answers, after encoding again the pictures that are no longer kept.
 async fn answer(
-    session: &mut Session<Ports>,
+    session: &mut Session<Cpu<Ports>>,
     chat: &mut Chat,
     pictures: &[Uint8Array],
     options: &AskOptions,

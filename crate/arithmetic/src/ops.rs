@@ -62,6 +62,16 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
+/// `x` += `y` * `scale`, per column: `x` and `y` (n, dim), `scale` (dim).
+#[inline(never)]
+pub fn add_scaled(x: &mut [f32], y: &[f32], scale: &[f32]) {
+    for (x, y) in x.chunks_exact_mut(scale.len()).zip(y.chunks_exact(scale.len())) {
+        for ((x, y), scale) in x.iter_mut().zip(y).zip(scale) {
+            *x += y * scale;
+        }
+    }
+}
+
 vectorized! {
     /// `gate` = silu(`gate`) * `up`: the gated MLP of Llama and of timm's `GluMlp`.
     #[inline(never)]

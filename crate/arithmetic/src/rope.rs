@@ -13,58 +13,60 @@ pub enum Pairs {
     Halves,
 }
 
-/// Frequencies, and the sines and cosines of the current positions.
+/// The frequencies of a head's pairs, and the angles of the current positions.
 pub struct Rope {
-    pairs: Pairs,
     /// (head_dim / 2): angle per position of each pair.
     freqs: Vec<f32>,
-    /// (n_positions, head_dim / 2): cosine and sine.
-    table: Vec<(f32, f32)>,
+    /// (n_positions, head_dim / 2, 2): cosine and sine.
+    angles: Vec<f32>,
 }
 
 impl Rope {
     /// `factors` (head_dim / 2) divide the frequencies: Llama-3.1's scaling, stored as `rope_freqs.weight`.
-    pub fn new(pairs: Pairs, head_dim: usize, theta: f32, factors: Option<&[f32]>) -> Self {
+    pub fn new(head_dim: usize, theta: f32, factors: Option<&[f32]>) -> Self {
         let half = head_dim / 2;
         let freq = |i: usize| {
             let freq = (1.0 / (theta as f64).powf(2.0 * i as f64 / head_dim as f64)) as f32;
             freq / factors.map_or(1.0, |factors| factors[i])
         };
-        Self { pairs, freqs: (0..half).map(freq).collect(), table: Vec::new() }
+        Self { freqs: (0..half).map(freq).collect(), angles: Vec::new() }
     }
 
-    /// Prepares the positions `first..first + n`.
+    /// Cosines and sines for the positions `first..first + n`: (n, head_dim / 2, 2).
     #[inline(never)]
-    pub fn set_positions(&mut self, first: usize, n: usize) {
-        self.table.clear();
+    pub fn angles(&mut self, first: usize, n: usize) -> &[f32] {
+        self.angles.clear();
         for pos in first..first + n {
-            self.table.extend(self.freqs.iter().map(|freq| {
+            self.angles.extend(self.freqs.iter().flat_map(|freq| {
                 let angle = (pos as f32 * freq) as f64;
-                (angle.cos() as f32, angle.sin() as f32)
+                [angle.cos() as f32, angle.sin() as f32]
             }));
         }
+        &self.angles
     }
+}
 
-    /// Rotates `x` (n_positions, n_heads, head_dim) in place.
-    #[inline(never)]
-    pub fn rotate(&self, x: &mut [f32], n_heads: usize) {
-        let half = self.freqs.len();
-        if n_heads == 0 {
-            return;
-        }
-        for (row, table) in x.chunks_exact_mut(n_heads * 2 * half).zip(self.table.chunks_exact(half)) {
-            for head in row.chunks_exact_mut(2 * half) {
-                match self.pairs {
-                    Pairs::Neighbours => {
-                        for ([a, b], angle) in head.as_chunks_mut().0.iter_mut().zip(table) {
-                            (*a, *b) = rotated(*a, *b, *angle);
-                        }
+/// Rotates `x` (n_positions, n_heads, head_dim) in place by `angles` (n_positions, head_dim / 2, 2): [`Rope::angles`].
+#[inline(never)]
+pub fn rotate(pairs: Pairs, x: &mut [f32], angles: &[f32], head_dim: usize) {
+    let n_positions = angles.len() / head_dim.max(1);
+    if x.is_empty() || n_positions == 0 {
+        return;
+    }
+    let rows = x.chunks_exact_mut(x.len() / n_positions).zip(angles.chunks_exact(head_dim));
+    for (row, angles) in rows {
+        let angles = angles.as_chunks().0;
+        for head in row.chunks_exact_mut(head_dim) {
+            match pairs {
+                Pairs::Neighbours => {
+                    for ([a, b], angle) in head.as_chunks_mut().0.iter_mut().zip(angles) {
+                        (*a, *b) = rotated(*a, *b, *angle);
                     }
-                    Pairs::Halves => {
-                        let (left, right) = head.split_at_mut(half);
-                        for ((a, b), angle) in left.iter_mut().zip(right).zip(table) {
-                            (*a, *b) = rotated(*a, *b, *angle);
-                        }
+                }
+                Pairs::Halves => {
+                    let (left, right) = head.split_at_mut(head_dim / 2);
+                    for ((a, b), angle) in left.iter_mut().zip(right).zip(angles) {
+                        (*a, *b) = rotated(*a, *b, *angle);
                     }
                 }
             }
@@ -73,7 +75,7 @@ impl Rope {
 }
 
 #[inline(always)]
-fn rotated(a: f32, b: f32, (cos, sin): (f32, f32)) -> (f32, f32) {
+fn rotated(a: f32, b: f32, [cos, sin]: [f32; 2]) -> (f32, f32) {
     (a * cos - b * sin, a * sin + b * cos)
 }
 
@@ -104,13 +106,12 @@ mod tests {
 
     #[test]
     fn rotation_keeps_lengths_and_depends_on_distance_only() {
-        let mut rope = Rope::new(Pairs::Neighbours, 8, 10_000.0, None);
+        let mut rope = Rope::new(8, 10_000.0, None);
         let q = [0.3, -1.0, 0.5, 2.0, -0.7, 0.1, 0.9, -0.4];
         let k = [1.1, 0.2, -0.6, 0.8, 0.4, -1.5, 0.0, 0.7];
         let mut at = |x: [f32; 8], pos| {
-            rope.set_positions(pos, 1);
             let mut x = x;
-            rope.rotate(&mut x, 1);
+            rotate(Pairs::Neighbours, &mut x, rope.angles(pos, 1), 8);
             x
         };
         let dot = |a: [f32; 8], b: [f32; 8]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -126,9 +127,7 @@ mod tests {
         let x: Vec<f32> = (0..16).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
         let permuted: Vec<f32> = (0..16).map(|i| x[i / 8 * 8 + i % 8 / 2 + i % 2 * 4]).collect();
         let [halves, neighbours] = [(Pairs::Halves, x), (Pairs::Neighbours, permuted)].map(|(pairs, mut x)| {
-            let mut rope = Rope::new(pairs, 8, 10_000.0, None);
-            rope.set_positions(3, 1);
-            rope.rotate(&mut x, 2);
+            rotate(pairs, &mut x, Rope::new(8, 10_000.0, None).angles(3, 1), 8);
             x
         });
         assert!((0..16).all(|i| neighbours[i] == halves[i / 8 * 8 + i % 8 / 2 + i % 2 * 4]));

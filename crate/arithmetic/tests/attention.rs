@@ -1,7 +1,8 @@
 //! Attention compared with its formula, over keys and values as they are and as the cache keeps them.
 
+use llama3med::device::Cache;
 use llama3med::device::attention::{Heads, Page, attend};
-use llama3med::model::kv_cache::KvCache;
+use llama3med::device::cpu::kv_cache::KvCache;
 
 /// The formula, in f64, all keys at once.
 fn plain(q: &[f32], k: &[f32], v: &[f32], heads: &Heads, first_pos: Option<usize>) -> Vec<f32> {

@@ -11,10 +11,11 @@
 //! ```
 
 use half::{bf16, f16};
+use llama3med::device::Builder;
 use llama3med::device::attention::{Heads, Page, attend};
+use llama3med::device::cpu::matrix::{Activations, Matrix, MatrixBuilder};
 use llama3med::device::kernels::Kernel;
 use llama3med::device::kernels::float::{decode, exp};
-use llama3med::device::matrix::{Activations, Matrix, MatrixBuilder};
 use llama3med::device::ops::Activation;
 use llama3med::device::quant::dequantize;
 use llama3med::file::gguf::Dtype;

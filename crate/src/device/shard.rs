@@ -3,8 +3,10 @@
 //! The tables of [`crate::spec`] become [`Want`]s; a [`Loader`] checks them against a file's header, lists the byte
 //! ranges it needs, takes those bytes in file order, and hands out the finished [`Tensors`].
 
-use crate::device::matrix::{Matrix, MatrixBuilder};
+use crate::device::cpu::matrix::{Matrix, MatrixBuilder};
 use crate::device::quant::BLOCK;
+use crate::device::ranks::Peers;
+use crate::device::{Builder, Device};
 use crate::error::{Error, Result};
 use crate::file::gguf::{Gguf, TensorInfo};
 use std::collections::BTreeMap;
@@ -20,6 +22,11 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The rank that has these peers.
+    pub fn of(peers: &impl Peers) -> Self {
+        Self { rank: peers.rank(), n_ranks: peers.n_ranks() }
+    }
+
     /// This rank's part of `n` rows or columns, cut only at multiples of `unit`. Part sizes differ by at most one unit,
     /// and parts may be empty.
     pub fn share(self, n: usize, unit: usize) -> Range<usize> {
@@ -90,12 +97,14 @@ pub struct Want {
     pub cols: Range<usize>,
     /// The index of this part among several parts of the tensor on this rank.
     pub part: usize,
+    /// Whether it is multiplied as a matrix; otherwise its values are used.
+    pub is_matrix: bool,
 }
 
 impl Want {
     /// The whole tensor, on every rank.
     pub fn whole(name: impl Into<String>, n_rows: usize, n_cols: usize) -> Self {
-        Self { name: name.into(), shape: (n_rows, n_cols), rows: 0..n_rows, cols: 0..n_cols, part: 0 }
+        Self { name: name.into(), shape: (n_rows, n_cols), rows: 0..n_rows, cols: 0..n_cols, part: 0, is_matrix: true }
     }
 
     /// Some rows: a part of the products.
@@ -116,31 +125,32 @@ impl Want {
     }
 }
 
-/// Bytes that `wants` take in memory, in the kernels' layouts, from the header alone.
-pub fn held_bytes(gguf: &Gguf, wants: &[Want]) -> Result<u64> {
-    let bytes_of = |want: &Want| Ok(Matrix::held_bytes(gguf.tensor(&want.name)?.dtype, want.rows.len(), &want.cols));
-    wants.iter().map(bytes_of).sum()
-}
-
 /// Routes the bytes of one file to the tensors of one rank.
-pub struct Loader {
+pub struct Loader<D: Device> {
     file: String,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<D>>,
     n_total: u64,
     n_fed: u64,
 }
 
-struct Entry {
+struct Entry<D: Device> {
     name: String,
     part: usize,
     range: Range<u64>,
-    builder: MatrixBuilder,
+    n_pushed: u64,
+    arriving: Arriving<D>,
 }
 
-impl Loader {
+enum Arriving<D: Device> {
+    Matrix(D::Builder),
+    /// Decoded on the processor when it is complete.
+    Values(MatrixBuilder),
+}
+
+impl<D: Device> Loader<D> {
     /// Checks `wants` against the header and reserves the memory for them. A tensor that nothing wants is an error: it
     /// would change the answer.
-    pub fn new(gguf: &Gguf, wants: &[Want]) -> Result<Self> {
+    pub fn new(device: &D, gguf: &Gguf, wants: &[Want]) -> Result<Self> {
         let surplus = gguf.tensors.keys().find(|name| !wants.iter().any(|want| &want.name == *name));
         if let Some(name) = surplus {
             return Err(Error::corrupt(
@@ -159,9 +169,13 @@ impl Loader {
                     found: format!("{:?}", info.shape),
                 });
             }
+            let (n_rows, cols) = (want.rows.len(), want.cols.clone());
+            let arriving = match want.is_matrix {
+                true => Arriving::Matrix(device.builder(info.dtype, n_rows, info.n_cols, cols)?),
+                false => Arriving::Values(MatrixBuilder::new(info.dtype, n_rows, info.n_cols, cols)?),
+            };
             let range = info.rows(want.rows.clone());
-            let builder = MatrixBuilder::new(info.dtype, want.rows.len(), info.n_cols, want.cols.clone())?;
-            entries.push(Entry { name: want.name.clone(), part: want.part, range, builder });
+            entries.push(Entry { name: want.name.clone(), part: want.part, range, n_pushed: 0, arriving });
         }
         entries.sort_by_key(|entry| entry.range.start);
         // Parts of one tensor share its bytes.
@@ -193,12 +207,17 @@ impl Loader {
             if from >= to {
                 continue;
             }
-            let next = entry.range.start + entry.builder.n_pushed();
+            let next = entry.range.start + entry.n_pushed;
             if from != next {
                 let problem = format!("expected the bytes at {next}, got those at {from}");
                 return Err(Error::corrupt(&self.file, &entry.name, problem));
             }
-            entry.builder.push(&bytes[(from - offset) as usize..(to - offset) as usize]);
+            let bytes = &bytes[(from - offset) as usize..(to - offset) as usize];
+            match &mut entry.arriving {
+                Arriving::Matrix(builder) => builder.push(bytes),
+                Arriving::Values(builder) => builder.push(bytes),
+            }
+            entry.n_pushed += to - from;
             if entry.part == 0 {
                 self.n_fed += to - from;
             }
@@ -212,59 +231,91 @@ impl Loader {
     }
 
     /// The tensors; fails with the name of the first incomplete one.
-    pub fn finish(self) -> Result<Tensors> {
-        let finish = |entry: Entry| {
-            let matrix = entry.builder.finish(&entry.name)?;
-            Ok(((entry.name, entry.part), matrix))
-        };
-        Ok(Tensors { tensors: self.entries.into_iter().map(finish).collect::<Result<_>>()?, file: self.file })
+    pub fn finish(self, device: &mut D) -> Result<Tensors<'_, D>> {
+        let (mut matrices, mut values) = (BTreeMap::new(), BTreeMap::new());
+        for Entry { name, part, arriving, .. } in self.entries {
+            match arriving {
+                Arriving::Matrix(builder) => {
+                    let matrix = builder.finish(&name)?;
+                    matrices.insert((name, part), matrix);
+                }
+                Arriving::Values(builder) => {
+                    let matrix = builder.finish(&name)?;
+                    values.insert(name, matrix);
+                }
+            }
+        }
+        Ok(Tensors { device, file: self.file, matrices, values })
     }
 }
 
 /// Loaded tensors, to be taken out by name, each once.
-pub struct Tensors {
+pub struct Tensors<'a, D: Device> {
+    device: &'a mut D,
     file: String,
-    tensors: BTreeMap<(String, usize), Matrix>,
+    matrices: BTreeMap<(String, usize), D::Matrix>,
+    values: BTreeMap<String, Matrix>,
 }
 
-impl Tensors {
+impl<D: Device> Tensors<'_, D> {
+    /// The device that has them.
+    pub fn device(&self) -> &D {
+        self.device
+    }
+
     /// Takes a tensor as a matrix.
-    pub fn matrix(&mut self, name: &str) -> Result<Matrix> {
+    pub fn matrix(&mut self, name: &str) -> Result<D::Matrix> {
         let missing = || Error::MissingTensor { file: self.file.clone(), tensor: name.into() };
-        self.tensors.remove(&(name.into(), 0)).ok_or_else(missing)
+        self.matrices.remove(&(name.into(), 0)).ok_or_else(missing)
     }
 
     /// Takes all parts of a tensor that was requested in parts.
-    pub fn parts(&mut self, name: &str) -> Result<Vec<Matrix>> {
+    pub fn parts(&mut self, name: &str) -> Result<Vec<D::Matrix>> {
         let mut parts = vec![self.matrix(name)?];
-        while let Some(part) = self.tensors.remove(&(name.into(), parts.len())) {
+        while let Some(part) = self.matrices.remove(&(name.into(), parts.len())) {
             parts.push(part);
         }
         Ok(parts)
     }
 
-    /// Takes `name.bias`; empty if the model has none, which its [`crate::spec`] says.
-    pub fn bias(&mut self, name: &str) -> Result<Vec<f32>> {
-        let name = format!("{name}.bias");
-        if self.tensors.contains_key(&(name.clone(), 0)) { self.vector(&name) } else { Ok(Vec::new()) }
-    }
-
-    /// Takes a tensor as f32 values, row by row.
-    pub fn vector(&mut self, name: &str) -> Result<Vec<f32>> {
-        let matrix = self.matrix(name)?;
-        let mut values = vec![0.0; matrix.n_rows() * matrix.n_cols()];
-        if matrix.n_cols() > 0 {
-            for (row, values) in values.chunks_exact_mut(matrix.n_cols()).enumerate() {
-                matrix.row(row, values);
+    /// Takes a small tensor as f32 values, row by row.
+    pub fn values(&mut self, name: &str) -> Result<Vec<f32>> {
+        let missing = || Error::MissingTensor { file: self.file.clone(), tensor: name.into() };
+        let rows = self.values.remove(name).ok_or_else(missing)?;
+        let mut values = vec![0.0; rows.n_rows() * rows.n_cols()];
+        if rows.n_cols() > 0 {
+            for (row, values) in values.chunks_exact_mut(rows.n_cols()).enumerate() {
+                rows.row(row, values);
             }
         }
         Ok(values)
+    }
+
+    /// Takes a vector to the device, as one row.
+    pub fn buffer(&mut self, name: &str) -> Result<D::Buffer> {
+        let values = self.values(name)?;
+        Ok(self.upload(&values, 1))
+    }
+
+    /// Takes `name.bias`; `None` if the model has none, which its [`crate::spec`] says.
+    pub fn bias(&mut self, name: &str) -> Result<Option<D::Buffer>> {
+        let name = format!("{name}.bias");
+        if self.values.contains_key(&name) { self.buffer(&name).map(Some) } else { Ok(None) }
+    }
+
+    /// Values made from some, on the device.
+    pub fn upload(&mut self, values: &[f32], n_rows: usize) -> D::Buffer {
+        let mut buffer = D::Buffer::default();
+        self.device.upload(values, n_rows, &mut buffer);
+        buffer
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::cpu::Cpu;
+    use crate::device::ranks::Alone;
     use crate::file::gguf::{Dtype, Header};
 
     #[test]
@@ -324,30 +375,33 @@ mod tests {
     fn bytes_in_pieces_of_any_size_become_slices() {
         let (gguf, bytes) = file();
         for piece in [1, 7, 40, 1000] {
-            let wants = [Want::whole("norm", 1, 3), Want { cols: 1..3, ..Want::rows("w", 4, 5, 2..4) }];
-            let mut loader = Loader::new(&gguf, &wants).unwrap();
+            let mut device = Cpu::new(Alone);
+            let mut wants = [Want::whole("norm", 1, 3), Want { cols: 1..3, ..Want::rows("w", 4, 5, 2..4) }];
+            wants.iter_mut().for_each(|want| want.is_matrix = false);
+            let mut loader = Loader::new(&device, &gguf, &wants).unwrap();
             assert_eq!(loader.ranges().len(), 2);
             for (i, piece_bytes) in bytes.chunks(piece).enumerate() {
                 loader.feed((i * piece) as u64, piece_bytes).unwrap();
             }
-            let mut tensors = loader.finish().unwrap();
-            assert_eq!(tensors.vector("norm").unwrap(), [1.0, 2.0, 3.0]);
-            assert_eq!(tensors.vector("w").unwrap(), [11.0, 12.0, 16.0, 17.0]);
+            let mut tensors = loader.finish(&mut device).unwrap();
+            assert_eq!(tensors.values("norm").unwrap(), [1.0, 2.0, 3.0]);
+            assert_eq!(tensors.values("w").unwrap(), [11.0, 12.0, 16.0, 17.0]);
         }
     }
 
     #[test]
     fn what_does_not_fit_is_named() {
         let (gguf, bytes) = file();
-        let message = |wants: &[Want]| Loader::new(&gguf, wants).err().unwrap().to_string();
+        let mut device = Cpu::new(Alone);
+        let message = |wants: &[Want]| Loader::new(&device, &gguf, wants).err().unwrap().to_string();
         assert!(message(&[Want::whole("norm", 1, 3)]).starts_with("x.gguf: w: this tensor is not part"));
         let (norm, w) = (Want::whole("norm", 1, 3), Want::whole("w", 4, 5));
         assert_eq!(message(&[norm.clone(), w.clone(), Want::whole("gone", 1, 1)]), "x.gguf: tensor gone is missing");
         assert_eq!(message(&[norm.clone(), Want::whole("w", 5, 4)]), "tensor w: expected [5, 4], found [4, 5]");
-        let mut loader = Loader::new(&gguf, &[norm, w]).unwrap();
+        let mut loader = Loader::new(&device, &gguf, &[norm, w]).unwrap();
         let at = gguf.tensors["w"].offset;
         let error = loader.feed(at + 4, &bytes[at as usize + 4..]).unwrap_err().to_string();
         assert!(error.starts_with("x.gguf: w: expected the bytes at"), "{error}");
-        assert!(loader.finish().is_err());
+        assert!(loader.finish(&mut device).is_err());
     }
 }

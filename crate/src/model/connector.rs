@@ -3,58 +3,49 @@
 //! `linear` or `mlpNx_gelu` of LLaVA (arXiv 2310.03744): N products with the exact GELU between them. Tensor-parallel
 //! in pairs: a product split by rows feeds one split by columns, whose sum over the ranks is the whole output.
 
-use crate::device::linear::{Linear, LinearSum, SumState};
-use crate::device::matrix::Activations;
+use crate::device::Device;
+use crate::device::linear::{Linear, LinearSum};
 use crate::device::ops::Activation;
-use crate::device::ranks::Peers;
 use crate::device::shard::{Shard, Tensors};
 use crate::error::Result;
-use crate::spec::watch::{Part, Point, Watch};
+use crate::spec::watch::{Part, Place, Point, Watch};
 use crate::spec::{ConnectorSpec, Split};
-use std::ops::Range;
 
 /// Weights and buffers of one rank.
-pub struct Connector {
-    layers: Vec<Layer>,
+pub struct Connector<D: Device> {
+    layers: Vec<Layer<D>>,
     n_inputs: usize,
-    state: State,
+    x: D::Buffer,   // (n_tokens, this layer's inputs on this rank)
+    out: D::Buffer, // (n_tokens, this layer's outputs on this rank)
     watch: Watch,
 }
 
-enum Layer {
+enum Layer<D: Device> {
     /// The first of a pair: takes the whole input, gives this rank's rows.
-    Rows(Linear),
-    /// The second of a pair: takes the outputs of the first on this rank.
-    Sum(LinearSum),
-    /// A last layer without a partner: takes this rank's columns of the whole input.
-    SumOfWhole(LinearSum, Range<usize>),
+    Rows(Linear<D>),
+    /// The second of a pair, which takes the outputs of the first on this rank; or a last layer without a partner, which
+    /// takes this rank's columns of the whole input.
+    Sum(LinearSum<D>),
 }
 
-/// The activations between two layers; made once, reused.
-#[derive(Default)]
-struct State {
-    x: Vec<f32>,   // (n_tokens, this layer's inputs on this rank)
-    out: Vec<f32>, // (n_tokens, this layer's outputs on this rank)
-    sum: SumState,
-    input: Activations,
-}
-
-impl Connector {
+impl<D: Device> Connector<D> {
     /// Takes the tensors that [`ConnectorSpec::tensors`] lists.
-    pub fn new(spec: &ConnectorSpec, shard: Shard, tensors: &mut Tensors) -> Result<Self> {
+    pub fn new(spec: &ConnectorSpec, tensors: &mut Tensors<D>) -> Result<Self> {
+        let shard = Shard::of(tensors.device().peers());
         let layer = |idx: usize| {
             let name = ConnectorSpec::name(idx);
             Ok(match spec.split(idx) {
-                Split::Cols(_) if idx.is_multiple_of(2) => {
-                    let cols = shard.share(spec.widths[idx], ConnectorSpec::UNIT);
-                    Layer::SumOfWhole(LinearSum::new(&name, tensors)?, cols)
+                Split::Cols(unit) => {
+                    let is_alone = idx.is_multiple_of(2);
+                    let first = if is_alone { shard.share(spec.widths[idx], unit).start } else { 0 };
+                    Layer::Sum(LinearSum::new(&name, first, tensors)?)
                 }
-                Split::Cols(_) => Layer::Sum(LinearSum::new(&name, tensors)?),
                 _ => Layer::Rows(Linear::new(&name, tensors)?),
             })
         };
         let layers = (0..spec.n_layers()).map(layer).collect::<Result<_>>()?;
-        Ok(Self { layers, n_inputs: spec.n_inputs(), state: State::default(), watch: Watch::default() })
+        let (x, out) = Default::default();
+        Ok(Self { layers, n_inputs: spec.n_inputs(), x, out, watch: Watch::default() })
     }
 
     /// From now on `watch` sees this connector's values.
@@ -63,28 +54,21 @@ impl Connector {
     }
 
     /// Image tokens (n_tokens, n_outputs), the same on every rank, from `features` (n_tokens, n_inputs).
-    pub async fn forward<P: Peers>(&mut self, peers: &P, features: &[f32]) -> Result<Vec<f32>> {
-        let n_tokens = features.len() / self.n_inputs;
-        let State { x, out, sum, input } = &mut self.state;
-        x.clear();
-        x.extend_from_slice(features);
+    pub async fn forward(&mut self, d: &mut D, features: &[f32]) -> Result<D::Buffer> {
+        let Self { x, out, .. } = self;
+        d.upload(features, features.len() / self.n_inputs, x);
         for (layer_idx, layer) in self.layers.iter().enumerate() {
             if layer_idx > 0 {
-                Activation::Gelu.apply(x);
+                d.activate(Activation::Gelu, x);
             }
-            self.watch.see(Part::Connector, layer_idx, Point::Mlp, n_tokens, x);
+            let place = Place { part: Part::Connector, layer: layer_idx, point: Point::Mlp };
+            self.watch.see(d, place, x).await?;
             match layer {
-                Layer::Rows(linear) => linear.forward(x, n_tokens, input, out),
-                Layer::Sum(linear) => linear.forward(peers, x, n_tokens, input, sum, out).await?,
-                Layer::SumOfWhole(linear, cols) => {
-                    let n_whole = x.len() / n_tokens.max(1);
-                    let part = x.chunks_exact(n_whole.max(1)).flat_map(|row| &row[cols.clone()]).copied().collect();
-                    *x = part;
-                    linear.forward(peers, x, n_tokens, input, sum, out).await?;
-                }
+                Layer::Rows(linear) => d.linear([linear], x, [out]),
+                Layer::Sum(linear) => d.linear_sum(linear, x, out).await?,
             }
             std::mem::swap(x, out);
         }
-        Ok(x.clone())
+        Ok(std::mem::take(x))
     }
 }

@@ -1,15 +1,15 @@
 //! How much memory a rank needs for a model, from the file headers alone: the number of ranks is known before any
 //! weights are read.
 
-use crate::device::shard::{Shard, held_bytes};
+use crate::device::cpu::kv_cache::KvCache;
+use crate::device::cpu::matrix::Matrix;
+use crate::device::shard::{N_PARTS, Shard, Want};
 use crate::error::Result;
 use crate::file::gguf::Gguf;
 use crate::model::MAX_IMAGES;
-use crate::model::decoder::{Decoder, MAX_TOKENS};
-use crate::model::encoder::Encoder;
-use crate::model::kv_cache::KvCache;
+use crate::model::decoder::MAX_TOKENS;
 use crate::model::session::DEFAULT_CONTEXT;
-use crate::spec::{DecoderSpec, VisionSpec, wants};
+use crate::spec::{DecoderSpec, EncoderSpec, VisionSpec, wants};
 
 /// Memory limit of one rank. A wasm memory may have 4 GiB; the rest is for temporary allocations and fragmentation.
 pub const MAX_RANK_BYTES: u64 = 3_300_000_000;
@@ -19,6 +19,33 @@ pub const MAX_RANKS: usize = 64;
 
 /// Bytes of the parsed header and the tokenizer made from it, per byte of the decoder file's header; on the first rank.
 const BYTES_PER_HEADER_BYTE: u64 = 4;
+
+/// Bytes that `wants` take in memory, in the kernels' layouts, from the header alone.
+fn held_bytes(gguf: &Gguf, wants: &[Want]) -> Result<u64> {
+    let bytes_of = |want: &Want| Ok(Matrix::held_bytes(gguf.tensor(&want.name)?.dtype, want.rows.len(), &want.cols));
+    wants.iter().map(bytes_of).sum()
+}
+
+/// Bytes of a decoder's buffers for `n_tokens`, roughly.
+pub fn decoder_buffers(spec: &DecoderSpec, shard: Shard, n_tokens: usize) -> usize {
+    let share = spec.heads().share(shard);
+    let (q, kv) = (share.heads.len() * spec.head_dim, share.kv_heads.len() * spec.head_dim);
+    let hidden = shard.share(spec.hidden_dim, 32).len();
+    // x, xb, the parts of a sum, and a sum on its way to another rank and back.
+    let whole = spec.dim * (2 + N_PARTS + 2);
+    n_tokens * size_of::<f32>() * (whole + 2 * (q + kv + hidden) + spec.dim.max(hidden))
+}
+
+/// Bytes of an encoder's buffers for a tile, roughly.
+pub fn encoder_buffers(spec: &EncoderSpec, shard: Shard) -> usize {
+    let EncoderSpec { dim, n_heads, hidden_dim, .. } = *spec;
+    let heads = spec.heads().share(shard).heads.len() * (dim / n_heads);
+    let hidden = shard.share(hidden_dim, 32).len();
+    // x, xb, the features, the parts of a sum, and a sum on its way to another rank and back.
+    let whole = dim * (3 + N_PARTS + 2);
+    let patches = spec.grid() * spec.grid() * 3 * spec.patch_len();
+    size_of::<f32>() * (spec.n_positions() * (whole + 4 * heads + 2 * hidden + dim.max(hidden)) + patches)
+}
 
 /// Bytes that one rank holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,7 +70,7 @@ impl Held {
             held.weights += held_bytes(gguf, &wants(&spec.tensors(), shard))?;
             held.kv_per_position =
                 (spec.n_layers * KvCache::bytes_per_position(kv_heads.len(), spec.head_dim, spec.exact_cache)) as u64;
-            held.work += Decoder::buffer_bytes(&spec, shard, MAX_TOKENS) as u64;
+            held.work += decoder_buffers(&spec, shard, MAX_TOKENS) as u64;
             if shard.rank == 0 {
                 held.work += BYTES_PER_HEADER_BYTE * gguf.data_offset;
             }
@@ -56,7 +83,7 @@ impl Held {
             let n_pixels = 3 * scales.size() * scales.size();
             let n_features = spec.n_tokens() * spec.dim * scales.scales.len();
             let n_values = 2 * n_pixels + 3 * n_features + MAX_IMAGES * spec.n_tokens() * dim;
-            held.work += (Encoder::buffer_bytes(spec, shard) + n_values * size_of::<f32>()) as u64;
+            held.work += (encoder_buffers(spec, shard) + n_values * size_of::<f32>()) as u64;
         }
         Ok(held)
     }

@@ -8,11 +8,10 @@
 
 mod held;
 
-use crate::device::ranks::Peers;
+use crate::device::{Device, PAGE_LEN};
 use crate::error::{Error, Result};
 use crate::file::gguf::Gguf;
 use crate::model::decoder::MAX_TOKENS;
-use crate::model::kv_cache::PAGE_LEN;
 use crate::model::sampler::{Choice, Sampler, SamplerOptions};
 use crate::model::{Alternative, Item, Listener, MAX_IMAGES, Model, Stage, Token};
 use crate::picture::{Crop, Picture, preprocess};
@@ -117,8 +116,8 @@ pub struct Look {
 }
 
 /// A model with its tokenizer, its template and the content of its cache.
-pub struct Session<P> {
-    model: Model<P>,
+pub struct Session<D: Device> {
+    model: Model<D>,
     tokenizer: Tokenizer,
     template: Template,
     stop_ids: Vec<u32>,
@@ -138,10 +137,10 @@ struct Cache {
 /// Default maximum length of a conversation, in positions: memory for keys and values grows with it.
 pub const DEFAULT_CONTEXT: usize = 4096;
 
-impl<P: Peers> Session<P> {
+impl<D: Device> Session<D> {
     /// `gguf` is the header of the decoder file; `template` replaces the file's own, which may be missing or unknown.
     /// `context` is the largest conversation in tokens, limited to what the model was trained for.
-    pub fn new(model: Model<P>, gguf: &Gguf, template: Option<Template>, context: Option<usize>) -> Result<Self> {
+    pub fn new(model: Model<D>, gguf: &Gguf, template: Option<Template>, context: Option<usize>) -> Result<Self> {
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         let template = Template::for_file(template, gguf, &tokenizer)?;
         let stop_ids = template.stop_ids(gguf, &tokenizer)?;
@@ -153,8 +152,13 @@ impl<P: Peers> Session<P> {
     }
 
     /// The model.
-    pub fn model(&self) -> &Model<P> {
+    pub fn model(&self) -> &Model<D> {
         &self.model
+    }
+
+    /// The tokens of an encoded image: see [`Model::image`].
+    pub async fn image(&mut self, key: u64) -> Result<Option<Vec<f32>>> {
+        self.model.image(key).await
     }
 
     /// The tokenizer.
@@ -387,7 +391,7 @@ impl<P: Peers> Session<P> {
             let problem = format!("{n_images} pictures would have to be read at once, at most {MAX_IMAGES} can be");
             return Err(Error::Invalid(problem));
         }
-        match images.iter().all(|&key| self.model.image(key).is_some()) {
+        match images.iter().all(|&key| self.model.has_image(key)) {
             true => Ok(()),
             false => Err(Error::NotKept { images: images.into_iter().collect() }),
         }
@@ -452,7 +456,7 @@ impl Cache {
     ///
     /// Text that is cut off is lost. If the cut-off part contains a picture, the conversation is kept, and a new one
     /// begins with the shared part.
-    async fn go_to<P: Peers>(&mut self, model: &mut Model<P>, items: &[Item]) -> Result<usize> {
+    async fn go_to<D: Device>(&mut self, model: &mut Model<D>, items: &[Item]) -> Result<usize> {
         let n_shared = |cached: &[Item]| cached.iter().zip(items).take_while(|(a, b)| a == b).count();
         let best = (0..self.kept.len()).max_by_key(|&place| n_shared(&self.kept[place]));
         if let Some(place) = best.filter(|&place| n_shared(&self.kept[place]) > n_shared(&self.items)) {
@@ -471,9 +475,9 @@ impl Cache {
 
     /// Reads the part of `items` that the conversation lacks, after [`Cache::go_to`]; returns the logits after the last
     /// item.
-    async fn read<P: Peers>(
+    async fn read<D: Device>(
         &mut self,
-        model: &mut Model<P>,
+        model: &mut Model<D>,
         items: &[Item],
         listener: &mut impl Listener,
     ) -> Result<Vec<f32>> {
@@ -493,7 +497,7 @@ impl Cache {
     }
 
     /// Runs `items` after the positions that the conversation holds; other conversations are dropped to make room.
-    async fn forward<P: Peers>(&mut self, model: &mut Model<P>, items: &[Item], n_logits: usize) -> Result<Vec<f32>> {
+    async fn forward<D: Device>(&mut self, model: &mut Model<D>, items: &[Item], n_logits: usize) -> Result<Vec<f32>> {
         let n_pages = |n_positions: usize| n_positions.div_ceil(PAGE_LEN);
         let n_here = n_pages(self.items.len() + items.len());
         let n_kept = |kept: &[Vec<Item>]| kept.iter().map(|items| n_pages(items.len())).sum::<usize>();
@@ -512,7 +516,7 @@ impl Cache {
     }
 
     /// Forgets the conversations that the model has dropped.
-    fn follow<P: Peers>(&mut self, model: &Model<P>) {
+    fn follow<D: Device>(&mut self, model: &Model<D>) {
         self.kept.drain(..self.kept.len() - model.n_kept());
     }
 }

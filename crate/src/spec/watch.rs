@@ -1,5 +1,7 @@
 //! For measuring a model: the inputs of its large matrices, and the residual stream after each layer.
 
+use crate::device::Device;
+use crate::error::Result;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -52,10 +54,12 @@ impl Watch {
         Self(Some(Rc::new(RefCell::new(see))))
     }
 
-    /// Notifies the observer.
-    pub(crate) fn see(&self, part: Part, layer: usize, point: Point, n_tokens: usize, value: &[f32]) {
+    /// Shows the observer, if there is one, the rows of `value`.
+    pub(crate) async fn see<D: Device>(&self, device: &mut D, place: Place, value: &D::Buffer) -> Result<()> {
         if let Some(see) = &self.0 {
-            see.borrow_mut()(Place { part, layer, point }, n_tokens, value);
+            let values = device.download(value).await?;
+            see.borrow_mut()(place, device.n_rows(value), &values);
         }
+        Ok(())
     }
 }

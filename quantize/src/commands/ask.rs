@@ -6,6 +6,7 @@ use crate::files::decode;
 use crate::files::folder::{Source, failed};
 use crate::native::{default_ranks, with_files};
 use indicatif::{ProgressBar, ProgressStyle};
+use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::model::sampler::SamplerOptions;
 use llama3med::model::session::{Answer, AskOptions, Chat, Finish, Session};
@@ -80,7 +81,7 @@ pub fn ask(options: &Options, stop: &AtomicBool) -> Result<Finish> {
 }
 
 async fn run(
-    session: &mut Session<Threads>,
+    session: &mut Session<Cpu<Threads>>,
     options: &Options,
     ask: &AskOptions,
     pictures: &[Picture],
@@ -96,7 +97,7 @@ async fn run(
         let n_tiles = session.model().vision().map_or(0, |vision| vision.scales.n_tiles());
         eprintln!("encoded {n_tiles} tiles in {}", seconds(start.elapsed()));
         chat.add(Message::new(Role::User, [Part::Image(look.key)]));
-        image_tokens.extend_from_slice(session.model().image(look.key).unwrap_or_default());
+        image_tokens.extend(session.image(look.key).await?.unwrap_or_default());
         features.extend(look.features);
     }
     let start = Instant::now();

@@ -12,6 +12,7 @@ use crate::files::plan::Unwritten;
 use crate::measure::prompts::{self, Prompt};
 use crate::native::with_files;
 use indicatif::{ProgressBar, ProgressStyle};
+use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::model::session::{AskOptions, Chat, Session};
 use llama3med::model::{Listener, Stage, Token};
@@ -67,7 +68,7 @@ pub fn calibrate(understood: &Understood, options: &Options) -> Result<Importanc
     Ok(Importance { columns })
 }
 
-async fn answer(session: &mut Session<Threads>, prompts: &[Prompt]) -> Result<()> {
+async fn answer(session: &mut Session<Cpu<Threads>>, prompts: &[Prompt]) -> Result<()> {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta} left");
     let bar = ProgressBar::new(prompts.len() as u64).with_style(style.expect("the template is a constant"));
     bar.set_message("calibrating");

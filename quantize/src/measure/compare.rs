@@ -15,6 +15,7 @@ use crate::native::default_ranks;
 use crate::native::{Bytes, with_files};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::file::gguf::Gguf;
 use llama3med::file::manifest::{DECODER, Fidelity};
@@ -219,7 +220,7 @@ impl Run<'_> {
 
     async fn trace(
         &self,
-        session: &mut Session<Threads>,
+        session: &mut Session<Cpu<Threads>>,
         chat: Chat,
         question: &str,
         answer: Option<Vec<u32>>,

@@ -14,6 +14,7 @@ use crate::native::with_session;
 use answers::Answers;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::file::manifest::Manifest;
 use llama3med::model::sampler::SamplerOptions;
@@ -217,7 +218,7 @@ impl Unreadable {
 }
 
 async fn ask_all(
-    session: &mut Session<Threads>,
+    session: &mut Session<Cpu<Threads>>,
     options: &Options,
     todo: &[&Asked],
     answers: &mut Answers,

@@ -1,6 +1,6 @@
 //! A second opinion: candle's CLIP, SigLIP and Llama on inputs that are in no golden, and its block formats.
 
-use crate::decoder::{decoder, logits};
+use crate::decoder::{Ready, text};
 use crate::golden::{Files, assert_close, folder, header, load, on_ranks};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
@@ -13,9 +13,8 @@ use llama3med::device::ops::layer_norm;
 use llama3med::device::quant::dequantize;
 use llama3med::device::ranks::block_on;
 use llama3med::file::gguf::Dtype;
-use llama3med::model::decoder::Input;
 use llama3med::model::encoder::Encoder;
-use llama3med::spec::{VisionSpec, wants};
+use llama3med::spec::VisionSpec;
 use std::collections::HashMap;
 
 /// The tensors of a checkpoint under `prefix`, in f32, with the prefix removed.
@@ -56,10 +55,10 @@ fn encode(variant: &str) -> (Tensor, Vec<f32>) {
         (state >> 8) as f32 / (1 << 23) as f32 - 1.0
     };
     let tile: Vec<f32> = (0..3 * side * side).map(|_| noise()).collect();
-    let features = on_ranks(1, |peers, shard| {
-        let wants = wants(&spec.tensors(), shard);
-        let mut encoder = Encoder::new(spec.encoder.clone(), shard, &mut load(&gguf, &files.encoder, &wants)).unwrap();
-        block_on(encoder.forward(&peers, &tile)).unwrap()
+    let features = on_ranks(1, |mut device| {
+        let mut tensors = load(&mut device, &gguf, &files.encoder, &spec.tensors());
+        let mut encoder = Encoder::new(spec.encoder.clone(), &mut tensors).unwrap();
+        block_on(encoder.forward(&mut device, &tile)).unwrap()
     });
     let tile = Tensor::from_vec(tile, (1, 3, side, side), &Device::Cpu).unwrap();
     (tile, features.into_iter().next().unwrap())
@@ -112,8 +111,7 @@ fn siglip_is_that_of_candle() {
 fn llama_is_that_of_candle() {
     let ids: Vec<u32> = (0..130).map(|i| i * 97 % 378).collect();
     let files = Files::convert("clip-s2", Dtype::F32);
-    let inputs: Vec<Input> = ids.iter().map(|&id| Input::Token(id)).collect();
-    let found = on_ranks(1, |peers, shard| logits(&mut decoder(&files, shard), &peers, &inputs, 0, 1));
+    let found = on_ranks(1, |device| Ready::new(device, &files).logits(&text(&ids), 0, 1));
     let config: LlamaConfig = serde_json::from_value(config("clip-s2", "text_config")).unwrap();
     let config = config.into_config(false);
     let llama = Llama::load(builder("clip-s2", "language_model."), &config).unwrap();

@@ -1,11 +1,12 @@
 //! From image tokens and token ids to logits.
 
 use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, best, header, load, n_known, on_ranks};
-use llama3med::device::ranks::{Threads, block_on};
-use llama3med::device::shard::Shard;
-use llama3med::file::gguf::Dtype;
-use llama3med::model::decoder::{Decoder, Input, MAX_TOKENS};
-use llama3med::spec::{DecoderSpec, wants};
+use llama3med::device::ranks::block_on;
+use llama3med::device::{Device, Input};
+use llama3med::file::gguf::{Dtype, Gguf};
+use llama3med::model::decoder::{Decoder, MAX_TOKENS};
+use llama3med::spec::DecoderSpec;
+use std::fmt::Debug;
 
 const LOGITS_BOUND: f32 = 5e-5;
 
@@ -13,38 +14,78 @@ const LOGITS_BOUND: f32 = 5e-5;
 /// much.
 const ROUNDED_BOUND: f32 = 2e-3;
 
-/// One rank's decoder.
-pub fn decoder(files: &Files, shard: Shard) -> Decoder {
-    decoder_with(files, shard, |_| {})
+/// One rank's decoder and its device.
+pub struct Ready<D: Device> {
+    device: D,
+    decoder: Decoder<D>,
 }
 
-fn decoder_with(files: &Files, shard: Shard, change: impl Fn(&mut DecoderSpec)) -> Decoder {
-    let gguf = header("decoder.gguf", &files.decoder);
-    let mut spec = DecoderSpec::read(&gguf).unwrap();
-    change(&mut spec);
-    let mut tensors = load(&gguf, &files.decoder, &wants(&spec.tensors(), shard));
-    Decoder::new(spec, shard, &mut tensors).unwrap()
+impl<D: Device> Ready<D> {
+    pub fn new(device: D, files: &Files) -> Self {
+        Self::with(device, files, |_| {})
+    }
+
+    fn with(device: D, files: &Files, change: impl Fn(&mut DecoderSpec)) -> Self {
+        let gguf = header("decoder.gguf", &files.decoder);
+        let mut spec = DecoderSpec::read(&gguf).unwrap();
+        change(&mut spec);
+        Self::of_spec(device, spec, &gguf, &files.decoder)
+    }
+
+    /// From a header that may have been modified.
+    pub fn of(device: D, gguf: &Gguf, bytes: &[u8]) -> Self {
+        Self::of_spec(device, DecoderSpec::read(gguf).unwrap(), gguf, bytes)
+    }
+
+    fn of_spec(mut device: D, spec: DecoderSpec, gguf: &Gguf, bytes: &[u8]) -> Self {
+        let mut tensors = load(&mut device, gguf, bytes, &spec.tensors());
+        let decoder = Decoder::new(spec, &mut tensors).unwrap();
+        Self { device, decoder }
+    }
+
+    /// Logits of the last `n` of `inputs`, read starting at `first_pos`.
+    pub fn logits(&mut self, inputs: &[Input<D::Buffer>], first_pos: usize, n: usize) -> Vec<f32> {
+        logits(&mut self.decoder, &mut self.device, inputs, first_pos, n)
+    }
+
+    /// The image tokens of a golden.
+    pub fn image(&mut self, golden: &Golden) -> D::Buffer {
+        let mut image = D::Buffer::default();
+        self.device.upload(&golden.f32("image_tokens"), golden.shape("image_tokens")[0], &mut image);
+        image
+    }
 }
 
 /// Logits of the last `n` of `inputs`, read starting at `first_pos`.
-pub fn logits(decoder: &mut Decoder, peers: &Threads, inputs: &[Input], first_pos: usize, n: usize) -> Vec<f32> {
+pub fn logits<D: Device>(
+    decoder: &mut Decoder<D>,
+    device: &mut D,
+    inputs: &[Input<D::Buffer>],
+    first_pos: usize,
+    n: usize,
+) -> Vec<f32> {
     let (mut logits, mut n_read) = (Vec::new(), 0);
     for batch in inputs.chunks(MAX_TOKENS) {
-        block_on(decoder.forward(peers, batch, first_pos + n_read)).unwrap();
+        block_on(decoder.forward(device, batch, first_pos + n_read)).unwrap();
         n_read += batch.len();
         let n_here = n.saturating_sub(inputs.len() - n_read).min(batch.len());
-        block_on(decoder.logits(peers, n_here, &mut logits)).unwrap();
+        block_on(decoder.logits(device, n_here, &mut logits)).unwrap();
     }
     logits
 }
 
+/// Tokens of a text.
+pub fn text<B>(ids: &[impl Copy + TryInto<u32, Error: Debug>]) -> Vec<Input<'static, B>> {
+    ids.iter().map(|&id| Input::Token(id.try_into().unwrap())).collect()
+}
+
 /// The golden prompt with the golden image tokens in their place.
-pub fn prompt<'a>(ids: &[i64], image_tokens: &'a [f32], dim: usize) -> Vec<Input<'a>> {
+pub fn prompt<'a, B>(golden: &Golden, image: &'a B) -> Vec<Input<'a, B>> {
     let mut inputs = Vec::new();
-    for &id in ids {
+    for id in golden.i64("prompt_ids") {
         match u32::try_from(id) {
             Ok(id) => inputs.push(Input::Token(id)),
-            Err(_) => inputs.extend(image_tokens.chunks_exact(dim).map(Input::Embedding)),
+            Err(_) => inputs.extend((0..golden.shape("image_tokens")[0]).map(|row| Input::Image(image, row))),
         }
     }
     inputs
@@ -54,10 +95,9 @@ pub fn prompt<'a>(ids: &[i64], image_tokens: &'a [f32], dim: usize) -> Vec<Input
 fn logits_after_every_token_of_a_text_are_those_of_transformers() {
     for variant in VARIANTS {
         let (golden, files) = (Golden::read(variant), Files::convert(variant, Dtype::F32));
-        let inputs = prompt(&golden.i64("text_ids"), &[], 1);
+        let ids = golden.i64("text_ids");
         for n_ranks in RANKS {
-            let results =
-                on_ranks(n_ranks, |peers, shard| logits(&mut decoder(&files, shard), &peers, &inputs, 0, inputs.len()));
+            let results = on_ranks(n_ranks, |device| Ready::new(device, &files).logits(&text(&ids), 0, ids.len()));
             let what = format!("{variant} text logits, {n_ranks} ranks");
             assert_close(&what, &results[0], &golden.f32("text_logits"), LOGITS_BOUND);
         }
@@ -68,11 +108,11 @@ fn logits_after_every_token_of_a_text_are_those_of_transformers() {
 fn keys_and_values_in_16_bits_change_logits_little() {
     for variant in VARIANTS {
         let (golden, files) = (Golden::read(variant), Files::convert(variant, Dtype::F32));
-        let inputs = prompt(&golden.i64("text_ids"), &[], 1);
+        let ids = golden.i64("text_ids");
         for n_ranks in [1, 2] {
-            let results = on_ranks(n_ranks, |peers, shard| {
-                let mut decoder = decoder_with(&files, shard, |spec| spec.exact_cache = false);
-                logits(&mut decoder, &peers, &inputs, 0, inputs.len())
+            let results = on_ranks(n_ranks, |device| {
+                let mut ready = Ready::with(device, &files, |spec| spec.exact_cache = false);
+                ready.logits(&text(&ids), 0, ids.len())
             });
             let what = format!("{variant} text logits, keys and values in 16 bits, {n_ranks} ranks");
             assert_close(&what, &results[0], &golden.f32("text_logits"), ROUNDED_BOUND);
@@ -84,17 +124,16 @@ fn keys_and_values_in_16_bits_change_logits_little() {
 fn logits_after_image_and_question_and_after_every_step_are_those_of_transformers() {
     for variant in VARIANTS {
         let (golden, files) = (Golden::read(variant), Files::convert(variant, Dtype::F32));
-        let (image_tokens, dim) = (golden.f32("image_tokens"), golden.shape("image_tokens")[1]);
-        let inputs = prompt(&golden.i64("prompt_ids"), &image_tokens, dim);
         let answer = golden.i64("greedy_ids");
         let n_known = n_known(variant);
         for n_ranks in RANKS {
-            let results = on_ranks(n_ranks, |peers, shard| {
-                let mut decoder = decoder(&files, shard);
-                let mut all = logits(&mut decoder, &peers, &inputs, 0, 1);
-                for (step, &id) in answer[..answer.len() - 1].iter().enumerate() {
-                    let input = [Input::Token(id as u32)];
-                    all.extend(logits(&mut decoder, &peers, &input, inputs.len() + step, 1));
+            let results = on_ranks(n_ranks, |device| {
+                let mut ready = Ready::new(device, &files);
+                let image = ready.image(&golden);
+                let inputs = prompt(&golden, &image);
+                let mut all = ready.logits(&inputs, 0, 1);
+                for (step, id) in answer[..answer.len() - 1].iter().enumerate() {
+                    all.extend(ready.logits(&text(&[*id]), inputs.len() + step, 1));
                 }
                 all
             });

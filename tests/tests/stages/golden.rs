@@ -1,9 +1,12 @@
 //! Goldens written by `golden/make.py`, checkpoints converted to model files, and the measure of closeness.
 
+use llama3med::device::Device;
+use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::Threads;
-use llama3med::device::shard::{Loader, Shard, Tensors, Want};
+use llama3med::device::shard::{Loader, Shard, Tensors};
 use llama3med::file::gguf::{Dtype, Gguf};
 use llama3med::file::manifest::{DECODER, ENCODER};
+use llama3med::spec::{Tensor, wants};
 use quantize::checkpoint::Parts;
 use quantize::{Options, convert};
 use safetensors::SafeTensors;
@@ -93,23 +96,23 @@ pub fn header(file: &str, bytes: &[u8]) -> Gguf {
     Gguf::parse(file, bytes, bytes.len() as u64).unwrap().expect("the file is whole")
 }
 
-/// What one rank holds of a file.
-pub fn load(gguf: &Gguf, bytes: &[u8], wants: &[Want]) -> Tensors {
-    let mut loader = Loader::new(gguf, wants).unwrap();
+/// What one rank holds of a file that has these tensors.
+pub fn load<'a, D: Device>(device: &'a mut D, gguf: &Gguf, bytes: &[u8], tensors: &[Tensor]) -> Tensors<'a, D> {
+    let mut loader = Loader::new(device, gguf, &wants(tensors, Shard::of(device.peers()))).unwrap();
     for range in loader.ranges() {
         loader.feed(range.start, &bytes[range.start as usize..range.end as usize]).unwrap();
     }
-    loader.finish().unwrap()
+    loader.finish(device).unwrap()
 }
 
 /// Runs every rank in its own thread; results in rank order.
-pub fn on_ranks<T: Send>(n_ranks: usize, run: impl Fn(Threads, Shard) -> T + Sync) -> Vec<T> {
+pub fn on_ranks<T: Send>(n_ranks: usize, run: impl Fn(Cpu<Threads>) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
-        let spawn = |(rank, peers)| {
+        let spawn = |peers| {
             let run = &run;
-            scope.spawn(move || run(peers, Shard { rank, n_ranks }))
+            scope.spawn(move || run(Cpu::new(peers)))
         };
-        let handles: Vec<_> = Threads::connect(n_ranks).into_iter().enumerate().map(spawn).collect();
+        let handles: Vec<_> = Threads::connect(n_ranks).into_iter().map(spawn).collect();
         handles.into_iter().map(|handle| handle.join().unwrap()).collect()
     })
 }

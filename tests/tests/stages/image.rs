@@ -1,13 +1,14 @@
 //! From the picture to the image tokens.
 
 use crate::golden::{Files, Golden, RANKS, VARIANTS, assert_close, folder, header, load, on_ranks};
+use llama3med::device::Device;
 use llama3med::device::ranks::block_on;
 use llama3med::file::gguf::{Dtype, Gguf, Value};
 use llama3med::model::connector::Connector;
 use llama3med::model::encoder::Encoder;
 use llama3med::picture::tiles::{Merge, Scales, split};
 use llama3med::picture::{Crop, Picture, Pixels, preprocess};
-use llama3med::spec::{EncoderSpec, VisionSpec, wants};
+use llama3med::spec::{EncoderSpec, VisionSpec};
 
 // Both sides compute in f32 and add in a different order; a few hundred terms give a few 1e-6 of the values' size.
 const TOWER_BOUND: f32 = 2e-5;
@@ -55,12 +56,12 @@ fn towers_are_those_of_transformers_and_timm() {
         let spec = VisionSpec::read(&gguf).unwrap();
         let (tiles, expected) = (golden.f32("tiles"), golden.f32("tower"));
         for n_ranks in RANKS {
-            let results = on_ranks(n_ranks, |peers, shard| {
-                let mut tensors = load(&gguf, &files.encoder, &wants(&spec.tensors(), shard));
-                let mut encoder = Encoder::new(spec.encoder.clone(), shard, &mut tensors).unwrap();
-                assert_eq!([encoder.n_tokens(), encoder.dim()], golden.shape("tower")[1..]);
+            let results = on_ranks(n_ranks, |mut device| {
+                let mut tensors = load(&mut device, &gguf, &files.encoder, &spec.tensors());
+                let mut encoder = Encoder::new(spec.encoder.clone(), &mut tensors).unwrap();
+                assert_eq!([spec.encoder.n_tokens(), spec.encoder.dim], golden.shape("tower")[1..]);
                 let tiles = tiles.chunks_exact(3 * spec.encoder.image_size * spec.encoder.image_size);
-                tiles.flat_map(|tile| block_on(encoder.forward(&peers, tile)).unwrap()).collect::<Vec<f32>>()
+                tiles.flat_map(|tile| block_on(encoder.forward(&mut device, tile)).unwrap()).collect::<Vec<f32>>()
             });
             assert_close(&format!("{variant} tower, {n_ranks} ranks"), &results[0], &expected, TOWER_BOUND);
             assert!(results.iter().all(|result| result == &results[0]), "{variant}: ranks disagree");
@@ -71,10 +72,10 @@ fn towers_are_those_of_transformers_and_timm() {
 /// One rank's features of a tile, from a header that may have been modified.
 fn tower(gguf: &Gguf, bytes: &[u8], tile: &[f32]) -> Vec<f32> {
     let spec = VisionSpec::read(gguf).unwrap();
-    let run = on_ranks(1, |peers, shard| {
-        let mut tensors = load(gguf, bytes, &wants(&spec.tensors(), shard));
-        let mut encoder = Encoder::new(spec.encoder.clone(), shard, &mut tensors).unwrap();
-        block_on(encoder.forward(&peers, tile)).unwrap()
+    let run = on_ranks(1, |mut device| {
+        let mut tensors = load(&mut device, gguf, bytes, &spec.tensors());
+        let mut encoder = Encoder::new(spec.encoder.clone(), &mut tensors).unwrap();
+        block_on(encoder.forward(&mut device, tile)).unwrap()
     });
     run.into_iter().next().unwrap()
 }
@@ -118,11 +119,12 @@ fn image_tokens_are_those_of_the_connector() {
         let gguf = header("encoder.gguf", &files.encoder);
         let spec = VisionSpec::read(&gguf).unwrap();
         for n_ranks in RANKS {
-            let results = on_ranks(n_ranks, |peers, shard| {
-                let mut tensors = load(&gguf, &files.encoder, &wants(&spec.tensors(), shard));
-                let mut connector = Connector::new(&spec.connector, shard, &mut tensors).unwrap();
+            let results = on_ranks(n_ranks, |mut device| {
+                let mut tensors = load(&mut device, &gguf, &files.encoder, &spec.tensors());
+                let mut connector = Connector::new(&spec.connector, &mut tensors).unwrap();
                 assert_eq!(spec.connector.n_outputs(), golden.shape("image_tokens")[1]);
-                block_on(connector.forward(&peers, &golden.f32("features"))).unwrap()
+                let tokens = block_on(connector.forward(&mut device, &golden.f32("features"))).unwrap();
+                block_on(device.download(&tokens)).unwrap()
             });
             let what = format!("{variant} connector, {n_ranks} ranks");
             assert_close(&what, &results[0], &golden.f32("image_tokens"), CONNECTOR_BOUND);

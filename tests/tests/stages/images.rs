@@ -62,7 +62,7 @@ fn images_stand_where_the_reference_has_them() {
                     .map(|picture| block_on(session.look(&picture, &mut Record::default())).unwrap().key);
                 for (name, key) in ["one", "other"].into_iter().zip(keys) {
                     let what = format!("{variant}: image tokens of {name}, {n_ranks} ranks");
-                    assert_close(&what, session.model().image(key).unwrap(), &golden.f32(name), 1e-4);
+                    assert_close(&what, &block_on(session.image(key))?.unwrap(), &golden.f32(name), 1e-4);
                 }
                 for (case, turns) in cases(keys) {
                     let mut record = Record::default();

@@ -3,6 +3,8 @@
 
 use crate::golden::{Files, VARIANTS, header};
 use llama3med::Result;
+use llama3med::device::cpu::Cpu;
+use llama3med::device::ranks::Alone;
 use llama3med::device::shard::{Loader, Shard};
 use llama3med::file::gguf::{Dtype, Gguf, Value};
 use llama3med::spec::{DecoderSpec, VisionSpec, wants};
@@ -17,7 +19,7 @@ fn accept(gguf: &Gguf) -> Result<()> {
             "decoder.gguf" => DecoderSpec::read(gguf)?.tensors(),
             _ => VisionSpec::read(gguf)?.tensors(),
         };
-        Loader::new(gguf, &wants(&tensors, shard))?;
+        Loader::new(&Cpu::new(Alone), gguf, &wants(&tensors, shard))?;
     }
     Ok(())
 }

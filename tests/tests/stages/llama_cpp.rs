@@ -1,17 +1,16 @@
 //! The same decoder file in llama.cpp and here: our files there (`golden/ask_llama_cpp.py`), and every type that its
 //! quantizer writes here (`golden/types_llama_cpp.py`).
 
-use crate::decoder::{decoder, logits};
-use crate::golden::{Files, best, folder, header, load, n_known, on_ranks};
+use crate::decoder::{Ready, text};
+use crate::golden::{Files, best, folder, header, n_known, on_ranks};
 use crate::quantized::{rms_error, widened};
 use crate::whole::Record;
-use llama3med::device::matrix::MatrixBuilder;
+use llama3med::device::Builder;
+use llama3med::device::cpu::matrix::MatrixBuilder;
 use llama3med::device::quant::dequantize;
 use llama3med::device::ranks::block_on;
 use llama3med::file::gguf::{Dtype, Gguf};
-use llama3med::model::decoder::{Decoder, Input};
 use llama3med::model::session::{AskOptions, Chat};
-use llama3med::spec::{DecoderSpec, wants};
 use llama3med::text::conversation::{Piece, Template};
 use llama3med::text::tokenizer::Tokenizer;
 use quantize::native::with_session;
@@ -73,9 +72,8 @@ fn every_clear_choice_of_llama_cpp_is_ours_in_every_type() {
     for (variant, dtype, case) in cases(&document) {
         let files = Files::convert(variant, dtype);
         let (prompt, answer) = (ids(case, "prompt_ids"), ids(case, "answer_ids"));
-        let read: Vec<Input> = prompt.iter().chain(&answer[..answer.len() - 1]).map(|&id| Input::Token(id)).collect();
-        let logits =
-            on_ranks(1, |peers, shard| logits(&mut decoder(&files, shard), &peers, &read, 0, answer.len())).remove(0);
+        let read = [&prompt[..], &answer[..answer.len() - 1]].concat();
+        let logits = on_ranks(1, |device| Ready::new(device, &files).logits(&text(&read), 0, answer.len())).remove(0);
         let margins = case["margins"].as_array().unwrap().iter().map(|margin| margin.as_f64().unwrap());
         let steps = logits.chunks_exact(logits.len() / answer.len()).zip(&answer).zip(margins);
         let clear: Vec<_> = steps.filter(|(_, margin)| *margin > least_margin(dtype)).collect();
@@ -145,17 +143,12 @@ fn logits_of_llama_cpps_own_mixtures_are_llama_cpps() {
     let bytes = types("logits.safetensors");
     let golden = SafeTensors::deserialize(&bytes).unwrap();
     let ids = golden.tensor("ids").unwrap();
-    let inputs: Vec<Input> = ids.data().chunks_exact(8).map(|id| Input::Token(id[0].into())).collect();
+    let ids: Vec<u8> = ids.data().chunks_exact(8).map(|id| id[0]).collect();
     for mixture in golden.names().into_iter().filter(|name| !["ids", "f32"].contains(name)) {
         let bytes = types(&format!("{mixture}.gguf"));
         let gguf = header("decoder.gguf", &bytes);
         let run = |gguf: &Gguf, bytes: &[u8], n_ranks| {
-            let spec = DecoderSpec::read(gguf).unwrap();
-            let logits = on_ranks(n_ranks, |peers, shard| {
-                let mut tensors = load(gguf, bytes, &wants(&spec.tensors(), shard));
-                let mut decoder = Decoder::new(spec.clone(), shard, &mut tensors).unwrap();
-                logits(&mut decoder, &peers, &inputs, 0, inputs.len())
-            });
+            let logits = on_ranks(n_ranks, |device| Ready::of(device, gguf, bytes).logits(&text(&ids), 0, ids.len()));
             logits.into_iter().next().unwrap()
         };
         let (ours, theirs) = (run(&gguf, &bytes, 1), f32s(golden.tensor(mixture).unwrap().data()));

@@ -13,6 +13,7 @@ mod lies;
 mod llama_cpp;
 mod pair;
 mod parts;
+mod plain;
 mod quantized;
 mod qwen2;
 mod whole;

@@ -182,7 +182,8 @@ fn files_that_are_no_pair_are_named() {
     std::fs::remove_dir_all(&scratch).unwrap();
     // A single part, given to the engine.
     let bytes = part(2);
-    let mut loader = llama3med::model::ModelLoader::new(llama3med::device::shard::Shard { rank: 0, n_ranks: 1 });
+    let mut loader =
+        llama3med::model::ModelLoader::new(llama3med::device::cpu::Cpu::new(llama3med::device::ranks::Alone));
     let alone = loader.header("decoder.gguf", &bytes, bytes.len() as u64).unwrap_err();
     assert!(alone.to_string().contains("this is part 2 of 3 of a split file"), "{alone}");
 }

@@ -6,17 +6,18 @@
 //! averages out within a product and adds up over the dozen or two products in a row. Weights in f16 and f32 are
 //! multiplied in f32.
 
-use crate::decoder::{logits, prompt};
+use crate::decoder::{Ready, prompt};
 use crate::golden::{Files, Golden, header, load, on_ranks};
 use crate::whole::{QUESTION, Record, greedy, picture};
+use llama3med::device::Device;
 use llama3med::device::quant::dequantize;
 use llama3med::device::ranks::block_on;
 use llama3med::file::gguf::{Dtype, Gguf, TensorInfo};
 use llama3med::model::connector::Connector;
-use llama3med::model::decoder::Decoder;
+
 use llama3med::model::encoder::Encoder;
 use llama3med::model::session::Chat;
-use llama3med::spec::{DecoderSpec, VisionSpec, wants};
+use llama3med::spec::VisionSpec;
 use quantize::native::with_session;
 
 /// The file with every tensor in f32.
@@ -68,15 +69,13 @@ const CASES: [(&str, Dtype); 6] = [
 fn logits_are_those_of_the_same_weights_in_f32() {
     for (variant, dtype) in CASES {
         let (golden, files) = (Golden::read(variant), Files::convert(variant, dtype));
-        let (image_tokens, dim) = (golden.f32("image_tokens"), golden.shape("image_tokens")[1]);
-        let inputs = prompt(&golden.i64("prompt_ids"), &image_tokens, dim);
         let gguf = header("decoder.gguf", &files.decoder);
         let run = |gguf: &Gguf, bytes: &[u8], n_ranks| {
-            let run = on_ranks(n_ranks, |peers, shard| {
-                let spec = DecoderSpec::read(gguf).unwrap();
-                let mut tensors = load(gguf, bytes, &wants(&spec.tensors(), shard));
-                let mut decoder = Decoder::new(spec, shard, &mut tensors).unwrap();
-                logits(&mut decoder, &peers, &inputs, 0, inputs.len())
+            let run = on_ranks(n_ranks, |device| {
+                let mut ready = Ready::of(device, gguf, bytes);
+                let image = ready.image(&golden);
+                let inputs = prompt(&golden, &image);
+                ready.logits(&inputs, 0, inputs.len())
             });
             run.into_iter().next().unwrap()
         };
@@ -126,12 +125,13 @@ fn image_tokens_are_those_of_the_same_weights_in_f32() {
         let (tiles, features) = (golden.f32("tiles"), golden.f32("features"));
         let tile = &tiles[..3 * spec.encoder.image_size * spec.encoder.image_size];
         let run = |gguf: &Gguf, bytes: &[u8]| {
-            let results = on_ranks(1, |peers, shard| {
-                let mut tensors = load(gguf, bytes, &wants(&spec.tensors(), shard));
-                let mut encoder = Encoder::new(spec.encoder.clone(), shard, &mut tensors).unwrap();
-                let mut connector = Connector::new(&spec.connector, shard, &mut tensors).unwrap();
-                let tower = block_on(encoder.forward(&peers, tile)).unwrap();
-                (tower, block_on(connector.forward(&peers, &features)).unwrap())
+            let results = on_ranks(1, |mut device| {
+                let mut tensors = load(&mut device, gguf, bytes, &spec.tensors());
+                let mut encoder = Encoder::new(spec.encoder.clone(), &mut tensors).unwrap();
+                let mut connector = Connector::new(&spec.connector, &mut tensors).unwrap();
+                let tower = block_on(encoder.forward(&mut device, tile)).unwrap();
+                let tokens = block_on(connector.forward(&mut device, &features)).unwrap();
+                (tower, block_on(device.download(&tokens)).unwrap())
             });
             results.into_iter().next().unwrap()
         };

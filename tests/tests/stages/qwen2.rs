@@ -1,11 +1,12 @@
 //! Qwen2 (`golden/families.py`): biases of q, k and v, another rotary pairing, a tied head; as a checkpoint and as a
 //! file that llama.cpp's library wrote.
 
-use crate::decoder::logits;
-use crate::golden::{Files, Golden, assert_close, folder, header, load, on_ranks};
+use crate::decoder::{Ready, text};
+use crate::golden::{Files, Golden, assert_close, folder, header, on_ranks};
+use llama3med::device::cpu::Cpu;
+use llama3med::device::ranks::Alone;
 use llama3med::device::shard::{Loader, Shard};
 use llama3med::file::gguf::{Dtype, Gguf, Value};
-use llama3med::model::decoder::{Decoder, Input};
 use llama3med::spec::{DecoderSpec, wants};
 use llama3med::text::conversation::{Piece, Template};
 use llama3med::text::tokenizer::Tokenizer;
@@ -28,13 +29,7 @@ fn converted(dtype: Dtype) -> (Vec<u8>, Gguf) {
 /// Logits after every token of the golden text.
 fn text_logits((bytes, gguf): &(Vec<u8>, Gguf), n_ranks: usize) -> Vec<f32> {
     let ids = Golden::read("llava-qwen").i64("text_ids");
-    let inputs: Vec<Input> = ids.into_iter().map(|id| Input::Token(id as u32)).collect();
-    let results = on_ranks(n_ranks, |peers, shard| {
-        let spec = DecoderSpec::read(gguf).unwrap();
-        let mut tensors = load(gguf, bytes, &wants(&spec.tensors(), shard));
-        let mut decoder = Decoder::new(spec, shard, &mut tensors).unwrap();
-        logits(&mut decoder, &peers, &inputs, 0, inputs.len())
-    });
+    let results = on_ranks(n_ranks, |device| Ready::of(device, gguf, bytes).logits(&text(&ids), 0, ids.len()));
     results.into_iter().next().unwrap()
 }
 
@@ -67,8 +62,9 @@ fn a_file_of_llama_cpp_tells_tokens_and_template() {
 fn a_missing_bias_and_another_architecture_are_named() {
     let (_, gguf) = of_llama_cpp();
     let error = |gguf: &Gguf| {
-        let loader = DecoderSpec::read(gguf)
-            .and_then(|spec| Loader::new(gguf, &wants(&spec.tensors(), Shard { rank: 0, n_ranks: 1 })));
+        let loader = DecoderSpec::read(gguf).and_then(|spec| {
+            Loader::new(&Cpu::new(Alone), gguf, &wants(&spec.tensors(), Shard { rank: 0, n_ranks: 1 }))
+        });
         loader.err().unwrap().to_string()
     };
     let mut without = gguf.clone();

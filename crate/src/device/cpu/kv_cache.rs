@@ -10,11 +10,9 @@
 
 use crate::device::attention::{Page, Rows};
 use crate::device::kernels::float::quantize_row;
+use crate::device::{Cache, PAGE_LEN};
 use crate::error::{Error, Result};
 use std::sync::Arc;
-
-/// Positions per page.
-pub const PAGE_LEN: usize = 64;
 
 /// The cache of one conversation on one rank: its key/value heads of every layer.
 pub struct KvCache {
@@ -54,68 +52,10 @@ impl KvCache {
         2 * n_kv_heads * row
     }
 
-    /// Another conversation that begins with the first `n_positions` of this one and shares their pages.
-    pub fn fork(&self, n_positions: usize) -> Self {
-        let first_pages = |pages: &Vec<Arc<Buffers>>| pages.iter().take(n_pages(n_positions)).cloned().collect();
-        Self { layers: self.layers.iter().map(first_pages).collect(), ..*self }
-    }
-
-    /// Whether the positions `first..end` can be written without new memory. The answer is the same on every rank that
-    /// has seen the same positions.
-    pub fn has_room(&self, first: usize, end: usize) -> bool {
-        self.layers.iter().all(|pages| {
-            let mut written = pages.iter().take(n_pages(end)).skip(first / PAGE_LEN);
-            pages.len() >= n_pages(end) && written.all(|page| Arc::strong_count(page) == 1)
-        })
-    }
-
-    /// Allocates what the positions `first..end` lack: pages after the last one, and copies of shared pages. Changes
-    /// nothing.
-    pub fn new_pages(&self, first: usize, end: usize) -> Result<NewPages> {
-        let of_layer = |pages: &Vec<Arc<Buffers>>| {
-            let missing = (first / PAGE_LEN..n_pages(end)).filter_map(|place| match pages.get(place) {
-                Some(page) if Arc::strong_count(page) == 1 => None,
-                page => Some((place, page)),
-            });
-            let allocate = |(place, page): (usize, Option<&Arc<Buffers>>)| {
-                let allocate = |of: Option<&Kept>| match of {
-                    Some(kept) => kept.copy(),
-                    None => Kept::new(self.n_kv_heads, self.head_dim, self.is_exact),
-                };
-                let k = allocate(page.map(|page| &page.k))?;
-                let v = allocate(page.map(|page| &page.v))?;
-                Ok((place, Arc::new(Buffers { k, v })))
-            };
-            missing.map(allocate).collect()
-        };
-        Ok(NewPages(self.layers.iter().map(of_layer).collect::<Result<_>>()?))
-    }
-
-    /// Installs [`KvCache::new_pages`] and frees the pages after position `end`.
-    pub fn take(&mut self, new: NewPages, end: usize) {
-        for (pages, new) in self.layers.iter_mut().zip(new.0) {
-            pages.truncate(n_pages(end));
-            for (place, page) in new {
-                match pages.get_mut(place) {
-                    Some(old) => *old = page,
-                    None => pages.push(page),
-                }
-            }
-        }
-    }
-
-    /// Makes the positions `first..end` writable in every layer and frees the pages after them. After an error nothing
-    /// has changed.
-    pub fn reserve(&mut self, first: usize, end: usize) -> Result<()> {
-        let new = self.new_pages(first, end)?;
-        self.take(new, end);
-        Ok(())
-    }
-
     /// Stores the rows `k` and `v` (n, kv_dim) starting at position `first`, overwriting what was there.
     ///
     /// # Panics
-    /// If [`KvCache::reserve`] has not made room for them.
+    /// If [`Cache::reserve`] has not made room for them.
     pub fn write(&mut self, layer: usize, first: usize, k: &[f32], v: &[f32]) {
         let (kv_dim, head_dim) = (self.n_kv_heads * self.head_dim, self.head_dim);
         if kv_dim == 0 {
@@ -145,6 +85,55 @@ impl KvCache {
     pub fn n_bytes(&self) -> usize {
         let n_pages: usize = self.layers.iter().map(Vec::len).sum();
         n_pages * PAGE_LEN * Self::bytes_per_position(self.n_kv_heads, self.head_dim, self.is_exact)
+    }
+}
+
+impl Cache for KvCache {
+    type Pages = NewPages;
+
+    fn fork(&self, n_positions: usize) -> Self {
+        let first_pages = |pages: &Vec<Arc<Buffers>>| pages.iter().take(n_pages(n_positions)).cloned().collect();
+        Self { layers: self.layers.iter().map(first_pages).collect(), ..*self }
+    }
+
+    fn has_room(&self, first: usize, end: usize) -> bool {
+        self.layers.iter().all(|pages| {
+            let mut written = pages.iter().take(n_pages(end)).skip(first / PAGE_LEN);
+            pages.len() >= n_pages(end) && written.all(|page| Arc::strong_count(page) == 1)
+        })
+    }
+
+    /// Pages after the last one, and copies of shared pages.
+    fn new_pages(&self, first: usize, end: usize) -> Result<NewPages> {
+        let of_layer = |pages: &Vec<Arc<Buffers>>| {
+            let missing = (first / PAGE_LEN..n_pages(end)).filter_map(|place| match pages.get(place) {
+                Some(page) if Arc::strong_count(page) == 1 => None,
+                page => Some((place, page)),
+            });
+            let allocate = |(place, page): (usize, Option<&Arc<Buffers>>)| {
+                let allocate = |of: Option<&Kept>| match of {
+                    Some(kept) => kept.copy(),
+                    None => Kept::new(self.n_kv_heads, self.head_dim, self.is_exact),
+                };
+                let k = allocate(page.map(|page| &page.k))?;
+                let v = allocate(page.map(|page| &page.v))?;
+                Ok((place, Arc::new(Buffers { k, v })))
+            };
+            missing.map(allocate).collect()
+        };
+        Ok(NewPages(self.layers.iter().map(of_layer).collect::<Result<_>>()?))
+    }
+
+    fn take(&mut self, new: NewPages, end: usize) {
+        for (pages, new) in self.layers.iter_mut().zip(new.0) {
+            pages.truncate(n_pages(end));
+            for (place, page) in new {
+                match pages.get_mut(place) {
+                    Some(old) => *old = page,
+                    None => pages.push(page),
+                }
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Quantized columns are kept in whole blocks of 32; columns in these blocks that a rank does not own are multiplied
 //! with zero activations, so that any split of columns works.
 
+use crate::device::Builder;
 use crate::device::kernels::unpack::Unpacked;
 use crate::device::kernels::{Kernel, Tiles, float};
 use crate::device::layout::{Form, GROUP, Layout};
@@ -197,66 +198,6 @@ impl MatrixBuilder {
         })
     }
 
-    /// Takes the next bytes. Reserved memory is first touched when a group is written, so the system provides its pages
-    /// between the reads.
-    pub fn push(&mut self, mut bytes: &[u8]) {
-        self.n_pushed += bytes.len() as u64;
-        while !bytes.is_empty() {
-            let n_rows = GROUP.min(self.matrix.n_rows - (self.n_groups_done * GROUP).min(self.matrix.n_rows));
-            let wanted = n_rows * self.row_bytes;
-            if wanted == 0 {
-                // More than the tensor has: `finish` reports it.
-                return;
-            }
-            if self.partial.is_empty() && bytes.len() >= wanted {
-                let (group, rest) = bytes.split_at(wanted);
-                self.pack(group);
-                bytes = rest;
-                continue;
-            }
-            let (more, rest) = bytes.split_at(bytes.len().min(wanted - self.partial.len()));
-            self.partial.extend_from_slice(more);
-            bytes = rest;
-            if self.partial.len() == wanted {
-                let mut group = std::mem::take(&mut self.partial);
-                self.pack(&group);
-                if self.n_groups_done * GROUP < self.matrix.n_rows {
-                    group.clear();
-                    self.partial = group;
-                }
-            }
-        }
-    }
-
-    /// Bytes taken so far.
-    pub fn n_pushed(&self) -> u64 {
-        self.n_pushed
-    }
-
-    /// The matrix; `name` is for the error if bytes are missing.
-    pub fn finish(self, name: &str) -> Result<Matrix> {
-        let expected = self.matrix.n_rows as u64 * self.row_bytes as u64;
-        if self.n_pushed != expected {
-            return Err(Error::Shape {
-                tensor: name.into(),
-                expected: format!("{expected} bytes of {} x {} {}", self.matrix.n_rows, self.n_cols, self.dtype.name()),
-                found: format!("{} bytes", self.n_pushed),
-            });
-        }
-        if let Some(group) = self.bad_group {
-            return Err(Error::Shape {
-                tensor: name.into(),
-                expected: "finite scales".into(),
-                found: format!(
-                    "others in rows {} to {}",
-                    group * GROUP,
-                    (group * GROUP + GROUP).min(self.matrix.n_rows) - 1
-                ),
-            });
-        }
-        Ok(self.matrix)
-    }
-
     /// Writes the next group from the stored bytes of its rows.
     fn pack(&mut self, rows: &[u8]) {
         let group = self.n_groups_done;
@@ -289,6 +230,63 @@ impl MatrixBuilder {
                 }
             }
         }
+    }
+}
+
+impl Builder for MatrixBuilder {
+    type Matrix = Matrix;
+
+    /// Reserved memory is first touched when a group is written, so the system provides its pages between the reads.
+    fn push(&mut self, mut bytes: &[u8]) {
+        self.n_pushed += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let n_rows = GROUP.min(self.matrix.n_rows - (self.n_groups_done * GROUP).min(self.matrix.n_rows));
+            let wanted = n_rows * self.row_bytes;
+            if wanted == 0 {
+                // More than the tensor has: `finish` reports it.
+                return;
+            }
+            if self.partial.is_empty() && bytes.len() >= wanted {
+                let (group, rest) = bytes.split_at(wanted);
+                self.pack(group);
+                bytes = rest;
+                continue;
+            }
+            let (more, rest) = bytes.split_at(bytes.len().min(wanted - self.partial.len()));
+            self.partial.extend_from_slice(more);
+            bytes = rest;
+            if self.partial.len() == wanted {
+                let mut group = std::mem::take(&mut self.partial);
+                self.pack(&group);
+                if self.n_groups_done * GROUP < self.matrix.n_rows {
+                    group.clear();
+                    self.partial = group;
+                }
+            }
+        }
+    }
+
+    fn finish(self, name: &str) -> Result<Matrix> {
+        let expected = self.matrix.n_rows as u64 * self.row_bytes as u64;
+        if self.n_pushed != expected {
+            return Err(Error::Shape {
+                tensor: name.into(),
+                expected: format!("{expected} bytes of {} x {} {}", self.matrix.n_rows, self.n_cols, self.dtype.name()),
+                found: format!("{} bytes", self.n_pushed),
+            });
+        }
+        if let Some(group) = self.bad_group {
+            return Err(Error::Shape {
+                tensor: name.into(),
+                expected: "finite scales".into(),
+                found: format!(
+                    "others in rows {} to {}",
+                    group * GROUP,
+                    (group * GROUP + GROUP).min(self.matrix.n_rows) - 1
+                ),
+            });
+        }
+        Ok(self.matrix)
     }
 }
 

@@ -5,10 +5,11 @@
 //! second for many tokens, bytes of weights per second for one.
 
 use crate::device::attention::{Heads, Page, attend};
+use crate::device::cpu::kv_cache::KvCache;
+use crate::device::cpu::matrix::{Activations, Matrix, MatrixBuilder};
 use crate::device::kernels::Kernel;
-use crate::device::matrix::{Activations, Matrix, MatrixBuilder};
+use crate::device::{Builder, Cache};
 use crate::file::gguf::Dtype;
-use crate::model::kv_cache::KvCache;
 use std::fmt::Write;
 
 /// Rows and columns of the matrices, chosen so that they exceed a processor's cache.
