@@ -174,7 +174,10 @@ impl Template {
     /// Names the template in a decoder file's keys, as [`Template::from_gguf`] reads it.
     pub fn name_in<'a>(&'a self, keys: &mut Keys<'a>) {
         match self {
-            Self::Llama3 { system } => (keys.template, keys.system) = (Some("llama3"), Some(system)),
+            Self::Llama3 { system } => {
+                keys.template = Some("llama3");
+                keys.system = Some(system);
+            }
             Self::Marks(Marks { first, after_image, reply, next }) => {
                 keys.template = Some("marks");
                 keys.marks = Some([first, after_image, reply, next].map(String::clone).into());

@@ -96,7 +96,12 @@ impl<'a> Keys<'a> {
     }
 }
 
-fn put<T>(header: &mut Header, write: impl Fn(&mut Header, &str, T) -> &mut Header, key: &str, value: Option<T>) {
+fn put<T>(
+    header: &mut Header,
+    write: impl for<'a> Fn(&'a mut Header, &str, T) -> &'a mut Header,
+    key: &str,
+    value: Option<T>,
+) {
     if let Some(value) = value {
         write(header, key, value);
     }

@@ -7,10 +7,10 @@ use crate::convert::Understood;
 use crate::convert::types::Types;
 use crate::files::folder::{Files, Source, Stored, open_folder};
 use crate::files::plan::Plan;
-use llama3med::file::gguf::Gguf;
-use llama3med::file::manifest::{Fidelity, Manifest};
+use llama3med::file::gguf::{ARCHITECTURE_KEY, Gguf};
+use llama3med::file::manifest::{DECODER, Fidelity, Manifest};
 use llama3med::model::memory::Held;
-use llama3med::spec::{Architecture, DecoderSpec, Tower, VisionSpec};
+use llama3med::spec::{Architecture, DecoderSpec, EncoderSpec, Tower, VisionSpec, file_of};
 use llama3med::text::conversation::Template;
 use llama3med::text::keys::Keys;
 use llama3med::text::tokenizer::Tokenizer;
@@ -129,15 +129,15 @@ pub fn inspect(path: &Path, verify: bool) -> Result<Report> {
     }
     let stored = Stored::open(path)?;
     let (_, gguf) = stored.header()?;
-    let title = gguf.get_str("general.name")?.unwrap_or("unnamed").to_owned();
+    let title = gguf.title()?.unwrap_or("unnamed").to_owned();
     let file = file_report(&gguf, stored.size(), 0);
-    match gguf.get_str("general.architecture")? {
-        Some(name) if Architecture::named(name).is_some() => report("GGUF file", title, Some(&gguf), None, vec![file]),
-        Some("clip") => report("GGUF file", title, None, Some(&gguf), vec![file]),
-        other => {
-            let found = format!("{}: general.architecture is {other:?}", path.display());
+    match gguf.architecture()?.and_then(file_of) {
+        Some(DECODER) => report("GGUF file", title, Some(&gguf), None, vec![file]),
+        Some(_) => report("GGUF file", title, None, Some(&gguf), vec![file]),
+        None => {
+            let found = format!("{}: {ARCHITECTURE_KEY} is {:?}", path.display(), gguf.architecture()?);
             let known = Architecture::ALL.map(|architecture| format!("{:?}", architecture.name)).join(", ");
-            Err(Error::Unsupported(format!("{found}; expected {known} or \"clip\"")))
+            Err(Error::Unsupported(format!("{found}; expected {known} or {:?}", EncoderSpec::ARCHITECTURE)))
         }
     }
 }
