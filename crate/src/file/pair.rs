@@ -23,17 +23,16 @@ pub struct Whole {
 impl Whole {
     /// The file that these sources form, given their headers in order.
     pub fn of(sources: &[Gguf]) -> Result<Self> {
-        if let [gguf] = sources
-            && gguf.split()?.is_none()
-        {
-            let (header_size, size) = (gguf.data_offset, gguf.file_size);
-            return Ok(Self { header_size, size, header: None, ranges: vec![0..size] });
-        }
-        let header = Gguf::join(sources)?;
-        let header_size = header.len() as u64;
-        let ranges: Vec<_> = sources.iter().map(|part| part.data_offset.min(part.file_size)..part.file_size).collect();
-        let size = header_size + ranges.iter().map(|range| range.end - range.start).sum::<u64>();
-        Ok(Self { header_size, size, header: Some(header), ranges })
+        let whole = match sources {
+            [gguf] if gguf.split()?.is_none() => Some(gguf),
+            _ => None,
+        };
+        let header = if whole.is_none() { Some(Gguf::join(sources)?) } else { None };
+        let n_bytes = header.as_ref().map_or(0, |header| header.len() as u64);
+        let start = |gguf: &Gguf| if whole.is_some() { 0 } else { gguf.data_offset.min(gguf.file_size) };
+        let ranges: Vec<_> = sources.iter().map(|gguf| start(gguf)..gguf.file_size).collect();
+        let size = n_bytes + ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+        Ok(Self { header_size: whole.map_or(n_bytes, |gguf| gguf.data_offset), size, header, ranges })
     }
 }
 
@@ -54,7 +53,7 @@ pub struct Member {
 /// architecture to the name of its file.
 pub fn members(headers: Vec<Gguf>, name_of: impl Fn(&str) -> Option<&'static str>) -> Result<Vec<Member>> {
     let mut members: Vec<Member> = Vec::new();
-    for (sources, parts) in grouped(headers)? {
+    for Group { sources, parts, .. } in grouped(headers)? {
         let first = &parts[0];
         let architecture = first.architecture()?.unwrap_or_default();
         let Some(name) = name_of(architecture) else {
@@ -79,27 +78,36 @@ pub fn members(headers: Vec<Gguf>, name_of: impl Fn(&str) -> Option<&'static str
     Ok(members)
 }
 
-/// The sources of each file in order, with their headers; a split file has all its parts.
-fn grouped(headers: Vec<Gguf>) -> Result<Vec<(Vec<usize>, Vec<Gguf>)>> {
-    // What the parts of one file share is their name or, if that does not tell, their number.
-    let mut groups: Vec<((usize, String), Vec<(usize, usize, Gguf)>)> = Vec::new();
-    for (source, gguf) in headers.into_iter().enumerate() {
-        let (part, key) = match gguf.split()? {
-            None => (0, (1, source.to_string())),
-            Some((part, n_parts)) => {
-                let named = split_name(&gguf.file).map(|(stem, ..)| (0, stem.to_owned()));
-                (part, named.unwrap_or((n_parts, String::new())))
+/// A file with its sources in order, and their headers.
+struct Group {
+    /// What the parts of one file share: their name or, if that does not tell, their number.
+    key: (usize, String),
+    sources: Vec<usize>,
+    parts: Vec<Gguf>,
+}
+
+/// The files among the sources; a split one must have all its parts.
+fn grouped(headers: Vec<Gguf>) -> Result<Vec<Group>> {
+    let placed = |(source, gguf): (usize, Gguf)| Ok((gguf.split()?, source, gguf));
+    let mut placed = headers.into_iter().enumerate().map(placed).collect::<Result<Vec<_>>>()?;
+    placed.sort_by_key(|(split, ..)| split.map_or(0, |(part, _)| part));
+    let mut groups: Vec<Group> = Vec::new();
+    for (split, source, gguf) in placed {
+        let key = match split {
+            None => (1, source.to_string()),
+            Some((_, n_parts)) => {
+                split_name(&gguf.file).map_or((n_parts, String::new()), |(stem, _)| (0, stem.to_owned()))
             }
         };
-        match groups.iter_mut().find(|(other, _)| *other == key) {
-            Some((_, group)) => group.push((part, source, gguf)),
-            None => groups.push((key, vec![(part, source, gguf)])),
+        match groups.iter_mut().find(|group| group.key == key) {
+            Some(group) => {
+                group.sources.push(source);
+                group.parts.push(gguf);
+            }
+            None => groups.push(Group { key, sources: vec![source], parts: vec![gguf] }),
         }
     }
-    let ordered = |(_, mut group): (_, Vec<(usize, usize, Gguf)>)| {
-        group.sort_by_key(|(part, ..)| *part);
-        let (sources, parts): (Vec<usize>, Vec<Gguf>) =
-            group.into_iter().map(|(_, source, gguf)| (source, gguf)).unzip();
+    for Group { parts, .. } in &groups {
         let (first, n_parts) = parts[0].split()?.unwrap_or((0, 1));
         if first > 0 || parts.len() != n_parts {
             let lack = if parts.len() == 1 { "the others are" } else { "some are" };
@@ -107,9 +115,8 @@ fn grouped(headers: Vec<Gguf>) -> Result<Vec<(Vec<usize>, Vec<Gguf>)>> {
             let names: Vec<&str> = parts.iter().map(|part| part.file.as_str()).collect();
             return Err(wrong(problem, names.join(", ")));
         }
-        Ok((sources, parts))
-    };
-    groups.into_iter().map(ordered).collect()
+    }
+    Ok(groups)
 }
 
 /// What a file of a model is, for users.
