@@ -332,7 +332,7 @@ fn manifest_bytes(manifest: &Manifest) -> Result<Vec<u8>> {
 }
 
 /// Reads and checks a folder's manifest.
-pub fn read_manifest(folder: &Path) -> Result<Manifest> {
+fn read_manifest(folder: &Path) -> Result<Manifest> {
     let bytes = read_small(&folder.join("manifest.json"), MAX_MANIFEST_BYTES)?;
     Manifest::parse(&json::decoded("manifest.json", bytes)?)
 }
@@ -408,7 +408,7 @@ impl Stored {
     }
 
     /// A file of a model folder. Chunks must be complete; [`Stored::verify`] checks their hashes.
-    pub fn in_folder(folder: &Path, file: &File) -> Result<Self> {
+    fn in_folder(folder: &Path, file: &File) -> Result<Self> {
         let mut start = 0;
         let mut parts = Vec::new();
         for chunk in &file.chunks {
