@@ -48,6 +48,13 @@ pub enum Error {
     Format(String),
     /// A tokenizer or chat template that cannot be used.
     Tokenizer(String),
+    /// Files that together are not a model.
+    Pair {
+        /// Why not, in a sentence.
+        problem: String,
+        /// What was found, for details.
+        found: String,
+    },
     /// An option outside its range.
     Invalid(String),
     /// The newest question alone does not fit into the context.
@@ -120,6 +127,7 @@ impl fmt::Display for Error {
             Self::NoVision => write!(f, "this model sees no pictures: it is a language model without an image encoder"),
             Self::Format(what) => write!(f, "this is {what}; PNG, JPEG, WebP, GIF, BMP and TIFF are read"),
             Self::Tokenizer(what) => write!(f, "tokenizer: {what}"),
+            Self::Pair { problem, .. } => write!(f, "{problem}"),
             Self::Invalid(what) => write!(f, "{what}"),
             Self::ContextFull { needed, context } => {
                 write!(f, "the question needs {needed} tokens but the context holds {context}")

@@ -19,7 +19,16 @@ pub use encoder::{EncoderSpec, Tower, VisionSpec};
 
 use crate::device::attention::Heads;
 use crate::device::shard::{HeadShare, Shard, Want};
+use crate::file::manifest::{DECODER, ENCODER};
 use crate::spec::watch::Place;
+
+/// The name that the file of an architecture has in a model.
+pub fn file_of(architecture: &str) -> Option<&'static str> {
+    match architecture {
+        EncoderSpec::ARCHITECTURE => Some(ENCODER),
+        other => Architecture::named(other).map(|_| DECODER),
+    }
+}
 
 /// Rows and columns of the MLP and the connector are cut at whole blocks of the 4-bit types.
 const BLOCK_UNIT: usize = 32;

@@ -4,7 +4,7 @@
 use llama3med::file::manifest::{ENCODER, Manifest};
 use quantize::About;
 use quantize::convert::random;
-use quantize::files::folder::read_manifest;
+use quantize::files::folder::open_folder;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ impl Files {
 
     fn make(&self, about: About) -> Manifest {
         random::random(&random::Options { about, ..random::Options::new("tiny", self.model()) }).unwrap();
-        read_manifest(&self.model()).unwrap()
+        open_folder(&self.model()).unwrap().0
     }
 
     fn refused(&self, about: &Value, words: &[&str]) {
@@ -115,12 +115,12 @@ fn flags_go_before_the_file() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quantize"));
     command.args(["random", "--shape", "tiny", "-o"]).arg(files.model()).arg("--about").arg(about);
     assert!(command.output().unwrap().status.success());
-    let found = read_manifest(&files.model()).unwrap();
+    let found = open_folder(&files.model()).unwrap().0;
     assert_eq!([&found.name, &found.description, &found.license], ["file"; 3]);
     assert_eq!((found.notices, found.suggested_questions), (vec!["file".to_owned()], vec!["file?".to_owned()]));
     command.args(["--name", "flag", "--license", "flag", "--notice", "a", "--notice", "b", "--question", "c"]);
     assert!(command.output().unwrap().status.success());
-    let found = read_manifest(&files.model()).unwrap();
+    let found = open_folder(&files.model()).unwrap().0;
     assert_eq!([&found.name, &found.description, &found.license], ["flag", "file", "flag"]);
     assert_eq!((found.notices, found.suggested_questions), (vec!["a".to_owned(), "b".into()], vec!["c".to_owned()]));
     assert_eq!(found.samples.len(), 1);

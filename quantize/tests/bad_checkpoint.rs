@@ -199,7 +199,7 @@ fn what_python_and_editors_write_into_json_does_no_harm() {
     // Manifests are edited by hand too.
     let manifest = checkpoint.output().join("manifest.json");
     fs::write(&manifest, wide(fs::read_to_string(&manifest).unwrap())).unwrap();
-    assert_eq!(quantize::files::folder::read_manifest(checkpoint.output()).unwrap(), good);
+    assert_eq!(quantize::files::folder::open_folder(checkpoint.output()).unwrap().0, good);
     fs::remove_dir_all(checkpoint.output()).unwrap();
     edit("config.json", &|text| text.replace("\"rope_theta\": ", "\"rope_theta\": NaN, \"was\": ").into());
     checkpoint.refused(&["config.json", "rope_theta: expected a finite number, found NaN"]);

@@ -5,7 +5,7 @@ use llama3med::file::gguf::Dtype;
 use quantize::commands::inspect;
 use quantize::convert::random;
 use quantize::convert::types::Types;
-use quantize::files::folder::{read_manifest, write_manifest};
+use quantize::files::folder::{open_folder, write_manifest};
 use quantize::measure::calibrate;
 use quantize::measure::compare::{Options, Report, compare};
 use quantize::{About, convert};
@@ -106,12 +106,12 @@ fn a_model_beside_itself_is_the_same_and_its_card_stays() {
     let fidelity = report.fidelity;
     assert_eq!((fidelity.kl_divergence, fidelity.top1_agreement, fidelity.encoder_error), (0.0, 1.0, Some(0.0)));
     assert_eq!((fidelity.layer_errors.as_slice(), fidelity.n_prompts, fidelity.n_images), ([0.0; 6].as_slice(), 3, 3));
-    assert_eq!(read_manifest(&folder).unwrap().fidelity, Some(fidelity));
+    assert_eq!(open_folder(&folder).unwrap().0.fidelity, Some(fidelity));
     let shown = inspect::inspect(&folder, true).unwrap().to_string();
     assert!(shown.contains("tokens as Random weights (tiny), q4_0, KL divergence 0.0000"), "{shown}");
     // Nothing else is left in the folder, so it may be overwritten by a conversion.
     random::random(&random::Options::new("tiny", &folder)).unwrap();
-    assert_eq!(read_manifest(&folder).unwrap().fidelity, None);
+    assert_eq!(open_folder(&folder).unwrap().0.fidelity, None);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn strangers_are_told_apart() {
     assert!(error.contains("the models do not belong together") && error.contains("for \""), "{error}");
     let stopped = compare(&options(&tiny, &tiny), &AtomicBool::new(true));
     assert!(matches!(stopped, Err(Error::Cancelled)));
-    let mut manifest = read_manifest(&tiny).unwrap();
+    let mut manifest = open_folder(&tiny).unwrap().0;
     manifest.name = "x".into();
     write_manifest(&tiny, &manifest).unwrap();
     assert_eq!(

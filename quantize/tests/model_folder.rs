@@ -11,16 +11,15 @@ use quantize::commands::inspect;
 use quantize::convert;
 use quantize::convert::Understood;
 use quantize::convert::random;
-use quantize::files::folder::{Stored, Writer, open_folder, read_manifest};
+use quantize::files::folder::{Writer, open_folder};
 use quantize::files::plan::Unwritten;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 fn whole(folder: &Path, name: &str) -> Vec<u8> {
-    let manifest = read_manifest(folder).unwrap();
-    let file = manifest.file(name).unwrap();
-    let stored = Stored::in_folder(folder, file).unwrap();
-    stored.verify(file).unwrap();
+    let (manifest, files) = open_folder(folder).unwrap();
+    let (_, stored) = files.named().find(|(other, _)| *other == name).unwrap();
+    stored.verify(manifest.file(name).unwrap()).unwrap();
     stored.read(0..stored.size()).unwrap()
 }
 
@@ -117,7 +116,7 @@ fn a_run_can_be_repeated_and_clears_up_after_an_interrupted_one() {
     // The second run, with smaller chunks, leaves none of the first run's files.
     convert(&quantize::Options { chunk_size: 50_000, ..checkpoint.options() }).unwrap();
     assert_eq!(whole(checkpoint.output(), DECODER), first);
-    let n_chunks: usize = read_manifest(checkpoint.output()).unwrap().files.iter().map(|file| file.chunks.len()).sum();
+    let n_chunks: usize = open_folder(checkpoint.output()).unwrap().0.files.iter().map(|file| file.chunks.len()).sum();
     assert_eq!(fs::read_dir(checkpoint.output()).unwrap().count(), n_chunks + 1);
 }
 

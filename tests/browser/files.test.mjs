@@ -1,9 +1,10 @@
 // Files and text that arrive by drop, paste or choice: what opens, what does not, and what the page says about the rest.
 
 import assert from "node:assert/strict";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { looksLikePicture } from "../../www/page/files.js";
 import { IMAGE, OTHER_IMAGE, newPage, scratch, startChromium, startSite } from "./support.mjs";
 
 let browser;
@@ -49,6 +50,14 @@ async function paste(page, kinds) {
 
 const PNG = [...IMAGE.buffer];
 const CELLS = { "text/plain": "Age\tFinding\n61\tnodule", "text/html": "<table><tr><td>Age<td>Finding<tr><td>61<td>nodule</table>", "image/png": PNG };
+
+// The page decides about dropped files before it has the engine, so it has its own list of first bytes.
+test("every picture that the engine reads looks like one to the page", async () => {
+  const folder = new URL("../golden/preprocess/", import.meta.url);
+  const names = readdirSync(folder);
+  assert.ok(names.length > 50);
+  for (const name of names) assert.ok(await looksLikePicture(new File([readFileSync(new URL(name, folder))], "file")), name);
+});
 
 test("spreadsheet cells pasted into the question are text; film and conversation stay", async (t) => {
   const { page, question, seen, ...on } = await openPage(t);

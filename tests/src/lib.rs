@@ -5,8 +5,10 @@ use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::Threads;
 use llama3med::file::gguf::{Gguf, Header};
 use llama3med::file::manifest::{DECODER, ENCODER, Manifest};
+use llama3med::file::pair::{Whole, members};
 use llama3med::model::ModelLoader;
 use llama3med::picture::{Fit, Picture, Preprocess, preprocess};
+use llama3med::spec::file_of;
 use llama3med::text::conversation::{Chat, Marks, Message, Part, Role, TEMPLATES, Template};
 use llama3med::text::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
@@ -47,11 +49,13 @@ pub fn split(data: &[u8]) {
         let Ok(parts) = parts.into_iter().map(|part| part?.ok_or(Error::Cancelled)).collect::<Result<Vec<_>>>() else {
             continue;
         };
-        if let Ok(header) = Gguf::join(&parts) {
-            let n_data = parts.iter().map(|part| part.file_size.saturating_sub(part.data_offset)).sum::<u64>();
+        if let Ok(Whole { header, size, .. }) = Whole::of(&parts) {
             // The last part may be truncated: opening the whole file detects that.
-            let whole = Gguf::parse("whole.gguf", &header, header.len() as u64 + n_data);
+            let whole = Gguf::parse("whole.gguf", &header.expect("there are several parts"), size);
             assert!(!matches!(whole, Ok(None)), "the header is whole");
+        }
+        if let Ok(members) = members(parts, file_of) {
+            assert_eq!((members[0].name, members[0].sources.len()), (DECODER, 3));
         }
     }
 }

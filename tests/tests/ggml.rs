@@ -6,9 +6,9 @@
 use llama3med::Result;
 use llama3med::file::gguf::{self, Gguf, Header, part_names};
 use llama3med::text::conversation::{LLAMA3_TOKENS, Marks, Piece, TEMPLATES, Template};
+use llama3med::text::tokenizer::Tokenizer;
 use llama3med::text::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use llama3med::text::tokenizer::split::Split;
-use llama3med::text::tokenizer::{GGUF_KEY, Tokenizer};
 use quantize::checkpoint::chat;
 use quantize::checkpoint::sentencepiece::tokenizer_json;
 use quantize::convert::vocabulary::Vocabulary;
@@ -102,7 +102,7 @@ fn written_here(name: &str) -> Gguf {
     let mut header = Header::default();
     vocabulary.keys(&mut header, vocabulary.n_tokens() + 7);
     let mut gguf = gguf(&header);
-    gguf.metadata.remove(GGUF_KEY).unwrap();
+    gguf.metadata.remove("tokenizer.huggingface.json").unwrap();
     gguf
 }
 

@@ -6,7 +6,7 @@
 use llama3med::Error;
 use llama3med::file::gguf::{Gguf, Header};
 use llama3med::text::conversation::{LLAMA3_MED_SYSTEM, Piece, Template};
-use llama3med::text::tokenizer::{GGUF_KEY, MAX_TEXT_BYTES, Tokenizer};
+use llama3med::text::tokenizer::{MAX_TEXT_BYTES, Tokenizer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -282,7 +282,7 @@ fn errors_name_the_field() {
     let mut header = Header::default();
     let error = Tokenizer::from_gguf(&gguf(&header)).err().unwrap().to_string();
     assert_eq!(error, "decoder.gguf: tokenizer.ggml.model: the key is missing");
-    header.string(GGUF_KEY, "{}");
+    header.string("tokenizer.huggingface.json", "{}");
     let error = Tokenizer::from_gguf(&gguf(&header)).err().unwrap().to_string();
     assert_eq!(error, "tokenizer: decoder.gguf: tokenizer.huggingface.json: model: the field is missing");
 }

@@ -15,7 +15,7 @@ mod store;
 
 pub use bench::{Product, Stretch, multiply};
 pub use rank::Rank;
-pub use store::{Sha256, describe_gguf, join_gguf, parse_manifest, template_names};
+pub use store::{Sha256, describe_pair, has_header, names_of_parts, parse_manifest, template_names};
 
 use llama3med::Error;
 use std::cell::RefCell;
@@ -58,11 +58,17 @@ fn to_js(error: Error) -> JsValue {
         let _ = js_sys::Reflect::set(&error, &"images".into(), &keys);
         return error;
     }
+    if let Error::Pair { problem, found } = &error {
+        let error = js_error("pair", problem);
+        let _ = js_sys::Reflect::set(&error, &"detail".into(), &found.into());
+        return error;
+    }
     let kind = match &error {
         Error::Corrupt { .. } | Error::MissingTensor { .. } | Error::Shape { .. } => "corrupt",
         Error::Unsupported(_) => "unsupported",
         Error::Image(_) => "image",
         Error::NotKept { .. } => "not-encoded",
+        Error::Pair { .. } => "pair",
         Error::NoVision => "no-vision",
         Error::Format(_) => "format",
         Error::Tokenizer(_) => "tokenizer",

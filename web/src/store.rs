@@ -2,14 +2,17 @@
 //! (plain http).
 
 use crate::{js_error, object, to_js};
-use js_sys::{Object, Uint8Array};
-use llama3med::file::gguf::Gguf;
+use js_sys::{Array, Object, Uint8Array};
+use llama3med::file::gguf::{Gguf, part_names};
 use llama3med::file::manifest::{DECODER, ENCODER, Manifest};
+use llama3med::file::pair::{Member, Whole, members};
 use llama3med::model::memory::{Held, least_ranks};
+use llama3med::spec::file_of;
 use llama3med::text::conversation::TEMPLATES;
 use serde::Serialize;
 use serde_wasm_bindgen::Serializer;
 use sha2::Digest;
+use std::ops::Range;
 use wasm_bindgen::prelude::*;
 
 // Bytes copied into wasm memory at a time, because that memory never shrinks.
@@ -23,22 +26,16 @@ pub fn parse_manifest(bytes: &[u8]) -> Result<JsValue, JsValue> {
     serialized.map_err(|error| js_error("corrupt", &format!("manifest.json: {error}")))
 }
 
-/// What kind of GGUF file this is, from its first bytes: `{ kind, headerSize, part, nParts }`, parts counted from 0;
-/// undefined if the header continues beyond them.
-#[wasm_bindgen(js_name = describeGguf)]
-pub fn describe_gguf(name: &str, prefix: &[u8], size: f64) -> Result<JsValue, JsValue> {
-    let Some(gguf) = Gguf::parse(name, prefix, size as u64).map_err(to_js)? else { return Ok(JsValue::UNDEFINED) };
-    let (part, n_parts) = gguf.split().map_err(to_js)?.unwrap_or((0, 1));
-    let kind = gguf.get_str("general.architecture").map_err(to_js)?.unwrap_or_default();
-    let title = gguf.get_str("general.name").map_err(to_js)?.unwrap_or_default();
-    object(&[
-        ("kind", kind.into()),
-        ("title", title.into()),
-        ("headerSize", (gguf.data_offset as f64).into()),
-        ("part", part.into()),
-        ("nParts", n_parts.into()),
-    ])
-    .map(JsValue::from)
+/// Whether the first bytes of a GGUF file contain its whole header.
+#[wasm_bindgen(js_name = hasHeader)]
+pub fn has_header(name: &str, prefix: &[u8], size: f64) -> Result<bool, JsValue> {
+    Ok(Gguf::parse(name, prefix, size as u64).map_err(to_js)?.is_some())
+}
+
+/// Names of all parts of a split file, from that of one; undefined if it is not named as a part.
+#[wasm_bindgen(js_name = partNames)]
+pub fn names_of_parts(name: &str) -> Option<Vec<String>> {
+    part_names(name)
 }
 
 /// Names of the known chat templates.
@@ -47,10 +44,26 @@ pub fn template_names() -> Vec<String> {
     TEMPLATES.map(String::from).to_vec()
 }
 
-/// Header of the whole file that the parts of a split file form, from the headers of the parts in order.
-#[wasm_bindgen(js_name = joinGguf)]
-pub fn join_gguf(names: Vec<String>, headers: Vec<Uint8Array>, sizes: Vec<f64>) -> Result<Vec<u8>, JsValue> {
-    Gguf::join(&parsed(&names, headers, &sizes)?).map_err(to_js)
+/// The model that GGUF files in any order make, from their first bytes: `{ name, files }`, with files as a manifest has
+/// them, but `ranges`, `[source, start, end]` each, in place of chunks. If `header` is not empty, it precedes the ranges.
+#[wasm_bindgen(js_name = describePair)]
+pub fn describe_pair(names: Vec<String>, headers: Vec<Uint8Array>, sizes: Vec<f64>) -> Result<Object, JsValue> {
+    let members = members(parsed(&names, headers, &sizes)?, file_of).map_err(to_js)?;
+    let file = |member: &Member| {
+        let Whole { header_size, size, header, ranges } = &member.whole;
+        let range = |(&source, range): (&usize, &Range<u64>)| {
+            Array::of3(&source.into(), &(range.start as f64).into(), &(range.end as f64).into())
+        };
+        object(&[
+            ("name", member.name.into()),
+            ("size", (*size as f64).into()),
+            ("header_size", (*header_size as f64).into()),
+            ("header", Uint8Array::from(header.as_deref().unwrap_or_default()).into()),
+            ("ranges", member.sources.iter().zip(ranges).map(range).collect::<Array>().into()),
+        ])
+    };
+    let files = members.iter().map(file).collect::<Result<Array, _>>()?;
+    object(&[("name", members[0].title.as_str().into()), ("files", files.into())])
 }
 
 fn parsed(names: &[String], headers: Vec<Uint8Array>, sizes: &[f64]) -> Result<Vec<Gguf>, JsValue> {

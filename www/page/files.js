@@ -5,6 +5,7 @@ const MAX_FILES = 2000; // that are examined
 const MAX_PICTURES = 20; // that are accepted at once
 const MAX_DEPTH = 16; // of folders within folders
 
+// The engine says what a file is (picture/sniff.rs), but it may not have arrived yet, or be busy.
 // PNG, JPEG, GIF, BMP, TIFF and BigTIFF, WebP, HEIC and AVIF, DICOM.
 const PICTURE = /^(\x89PNG|\xff\xd8\xff|GIF8|BM[^]{4}\0{4}|II[*+]\0|MM\0[*+]|RIFF[^]{4}WEBP|[^]{4}ftyp|[^]{128}DICM)/;
 const START_BYTES = 132;

@@ -12,6 +12,7 @@ pub use llama3med_arithmetic::dtype::Dtype;
 use read::{Reader, Stop};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use write::TITLE_KEY;
 pub use write::{ALIGNMENT, Header};
 
 /// What one tensor is, and where its data is.
@@ -75,16 +76,30 @@ pub struct Gguf {
     spans: BTreeMap<String, Range<usize>>,
 }
 
+/// Key of the architecture, such as `llama`, after which others are named.
+pub const ARCHITECTURE_KEY: &str = "general.architecture";
+
 /// The names of all parts of a file split by llama.cpp, from the name of one part: `x-00001-of-00003.gguf` and so on;
 /// `None` if the name does not have that form.
 pub fn part_names(name: &str) -> Option<Vec<String>> {
-    let stem = name.strip_suffix(".gguf")?;
-    let (rest, count) = stem.rsplit_once("-of-")?;
-    let (stem, part) = rest.rsplit_once('-')?;
+    let (stem, n_parts) = split_name(name)?;
+    let names: Vec<_> = (1..=n_parts).map(|part| format!("{stem}-{part:05}-of-{n_parts:05}.gguf")).collect();
+    names.iter().any(|other| other == name).then_some(names)
+}
+
+/// What the names of all parts of a split file share, and their number, from the name of one part. Browsers add " (1)"
+/// to the name of a repeated download.
+pub(super) fn split_name(name: &str) -> Option<(&str, usize)> {
     let number = |digits: &str| digits.parse::<usize>().ok().filter(|_| digits.len() == 5);
-    let (part, n_parts) = (number(part)?, number(count)?);
-    let names = (1..=n_parts).map(|part| format!("{stem}-{part:05}-of-{n_parts:05}.gguf"));
-    (1..=n_parts).contains(&part).then(|| names.collect())
+    let mut name = name.strip_suffix(".gguf")?;
+    if let Some((rest, copy)) = name.strip_suffix(')').and_then(|name| name.rsplit_once('('))
+        && copy.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        name = rest.strip_suffix(' ').unwrap_or(rest);
+    }
+    let (rest, count) = name.rsplit_once("-of-")?;
+    let (stem, part) = rest.rsplit_once('-')?;
+    number(part).and(number(count)).map(|n_parts| (stem, n_parts))
 }
 
 impl Gguf {
@@ -117,7 +132,7 @@ impl Gguf {
 
     /// The header of the whole file that a split file's parts form when their tensor data are joined in order, each
     /// starting at its part's `data_offset`.
-    pub fn join(parts: &[Self]) -> Result<Vec<u8>> {
+    pub(super) fn join(parts: &[Self]) -> Result<Vec<u8>> {
         let Some(first) = parts.first() else { return Err(Error::Invalid("a split file without parts".into())) };
         let mut header = Header::default();
         for span in first.spans.iter().filter(|(key, _)| !key.starts_with("split.")).map(|(_, span)| span) {
@@ -156,6 +171,16 @@ impl Gguf {
             return Err(Error::corrupt(&first.file, "split.tensors.count", problem));
         }
         Ok(header.to_bytes())
+    }
+
+    /// The architecture that the file names.
+    pub fn architecture(&self) -> Result<Option<&str>> {
+        self.get_str(ARCHITECTURE_KEY)
+    }
+
+    /// The model's own name.
+    pub fn title(&self) -> Result<Option<&str>> {
+        self.get_str(TITLE_KEY)
     }
 
     /// Frees the memory of all keys, which is large for a large vocabulary; tensors are still known.

@@ -4,7 +4,7 @@ use super::{BLOCK_UNIT, HeadSplit, Linear, Role, Split, Tensor};
 use crate::device::rope::Pairs;
 use crate::device::shard::{HeadShare, Shard};
 use crate::error::{Error, Result};
-use crate::file::gguf::{Gguf, Header};
+use crate::file::gguf::{ARCHITECTURE_KEY, Gguf, Header};
 use crate::spec::watch::{Part, Place, Point};
 use std::ops::Range;
 
@@ -36,7 +36,7 @@ impl Architecture {
 
     /// The architecture that a file names.
     fn read(gguf: &Gguf) -> Result<Self> {
-        let name = gguf.get_str(ARCHITECTURE_KEY)?.ok_or_else(|| gguf.missing_key(ARCHITECTURE_KEY))?;
+        let name = gguf.architecture()?.ok_or_else(|| gguf.missing_key(ARCHITECTURE_KEY))?;
         Self::named(name).ok_or_else(|| {
             let known = Self::ALL.map(|architecture| format!("{:?}", architecture.name)).join(" and ");
             let problem = format!("{ARCHITECTURE_KEY} is {name:?}; this engine runs {known} decoders");
@@ -44,8 +44,6 @@ impl Architecture {
         })
     }
 }
-
-const ARCHITECTURE_KEY: &str = "general.architecture";
 
 /// Shape of the decoder. Names as in Llama's reference code.
 #[derive(Debug, Clone, PartialEq)]
@@ -170,9 +168,7 @@ impl DecoderSpec {
     pub fn write(&self, name: &str, header: &mut Header) {
         let key = |key: &str| format!("{}.{key}", self.architecture.name);
         header
-            .string(ARCHITECTURE_KEY, self.architecture.name)
-            .string("general.name", name)
-            .u32("general.quantization_version", 2)
+            .of_model(self.architecture.name, name)
             .u32(&key("block_count"), self.n_layers as u32)
             .u32(&key("context_length"), self.context_length as u32)
             .u32(&key("embedding_length"), self.dim as u32)

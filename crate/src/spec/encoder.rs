@@ -4,7 +4,7 @@ use super::{BLOCK_UNIT, ConnectorSpec, HeadSplit, Linear, Role, Split, Tensor};
 use crate::device::ops::Activation;
 use crate::device::shard::HeadShare;
 use crate::error::{Error, Result};
-use crate::file::gguf::{Gguf, Header};
+use crate::file::gguf::{ARCHITECTURE_KEY, Gguf, Header};
 use crate::picture::tiles::Scales;
 use crate::picture::{Fit, Preprocess};
 use crate::spec::watch::{Part, Place, Point};
@@ -96,6 +96,8 @@ const ACTIVATIONS: [(&str, Activation); 4] = [
 const FITS: [(&str, Fit); 3] = [("crop", Fit::Crop), ("pad", Fit::Pad), ("stretch", Fit::Stretch)];
 
 impl EncoderSpec {
+    /// llama.cpp's name for image encoders.
+    pub const ARCHITECTURE: &str = "clip";
     /// The patch embedding, which is a convolution.
     pub const PATCH_EMBEDDING: &str = "v.patch_embd.weight";
     /// Its bias.
@@ -123,13 +125,12 @@ impl EncoderSpec {
 
     /// Reads the `clip.vision.*` keys and this project's own, and checks which tensors there are.
     pub fn read(gguf: &Gguf) -> Result<Self> {
-        match gguf.get_str("general.architecture")? {
-            Some("clip") => {}
-            Some(other) => {
-                let problem = format!("{}: general.architecture is {other:?}; image encoders are \"clip\"", gguf.file);
-                return Err(Error::Unsupported(problem));
+        match gguf.architecture()?.ok_or_else(|| gguf.missing_key(ARCHITECTURE_KEY))? {
+            Self::ARCHITECTURE => {}
+            other => {
+                let problem = format!("{ARCHITECTURE_KEY} is {other:?}; image encoders are {:?}", Self::ARCHITECTURE);
+                return Err(Error::Unsupported(format!("{}: {problem}", gguf.file)));
             }
-            None => return Err(gguf.missing_key("general.architecture")),
         }
         refuse_others(gguf)?;
         let has = |name: &str| gguf.tensors.contains_key(name);
@@ -232,9 +233,7 @@ impl EncoderSpec {
     fn write(&self, name: &str, projection_dim: usize, header: &mut Header) {
         let scales: Vec<u32> = self.scales.iter().map(|&scale| scale as u32).collect();
         header
-            .string("general.architecture", "clip")
-            .string("general.name", name)
-            .u32("general.quantization_version", 2)
+            .of_model(Self::ARCHITECTURE, name)
             .bool("clip.has_vision_encoder", true)
             .bool("clip.has_text_encoder", false)
             .bool("clip.has_llava_projector", true)

@@ -12,6 +12,7 @@ mod writer;
 
 use crate::error::{Error, Result};
 use crate::file::gguf::Gguf;
+use crate::text::keys::{Keys, MARKS, TEMPLATE};
 use crate::text::tokenizer::Tokenizer;
 pub use messages::{Chat, Message, Part, Role};
 use std::collections::BTreeSet;
@@ -19,15 +20,6 @@ use writer::Writer;
 
 /// System text of Llama3-Med. Its reference code assigns one literal of three, so the text ends here, with the space.
 pub const LLAMA3_MED_SYSTEM: &str = "You are a helpful language and vision assistant. ";
-
-/// Key of the decoder file: the family of the template, `llama3` or `marks`.
-pub const TEMPLATE_KEY: &str = "llama3med.template";
-/// Key of the decoder file: the system text of a `llama3` template.
-pub const SYSTEM_KEY: &str = "llama3med.system_prompt";
-/// Key of the decoder file: the four texts of a `marks` template, in the order of [`Marks`].
-pub const MARKS_KEY: &str = "llama3med.marks";
-const STOP_KEY: &str = "llama3med.stop_token_ids";
-const JINJA_KEY: &str = "tokenizer.chat_template";
 
 /// The names that [`Template::named`] accepts.
 pub const TEMPLATES: [&str; 7] =
@@ -145,7 +137,7 @@ impl Template {
     /// template.
     pub fn for_file(named: Option<Self>, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
         let Some(named) = named else { return Self::from_gguf(gguf, tokenizer) };
-        let (begin, end) = recognise::ends(gguf, tokenizer)?;
+        let (begin, end) = recognise::ends(&Keys::read(gguf)?, tokenizer);
         let template = match named {
             Self::Marks(marks) => Self::Marks(marks.with_tokens(&begin, &end)),
             llama3 => llama3,
@@ -157,25 +149,38 @@ impl Template {
     /// The template that a decoder file of this project names; for other files, the one recognised by their Jinja
     /// template or their vocabulary.
     pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
-        match gguf.get_str(TEMPLATE_KEY)? {
-            None => recognise::template(gguf, tokenizer),
+        let keys = Keys::read(gguf)?;
+        match keys.template {
+            None => recognise::template(gguf, &keys, tokenizer),
             Some("llama3") => {
-                let system = gguf.get_str(SYSTEM_KEY)?.unwrap_or(LLAMA3_MED_SYSTEM);
-                let template = Self::Llama3 { system: system.into() };
-                template.check(&gguf.file, tokenizer, &format!("{TEMPLATE_KEY} names it"))?;
+                let template = Self::Llama3 { system: keys.system.unwrap_or(LLAMA3_MED_SYSTEM).into() };
+                template.check(&gguf.file, tokenizer, &format!("{TEMPLATE} names it"))?;
                 Ok(template)
             }
             Some("marks") => {
-                let marks = gguf.get_strings(MARKS_KEY)?.ok_or_else(|| gguf.missing_key(MARKS_KEY))?;
+                let marks = keys.marks.ok_or_else(|| gguf.missing_key(MARKS))?;
                 let n_marks = marks.len();
-                let marks = <[String; 4]>::try_from(marks)
-                    .map_err(|_| Error::corrupt(&gguf.file, MARKS_KEY, format!("expected 4 texts, found {n_marks}")))?;
-                let [first, after_image, reply, next] = marks;
+                let [first, after_image, reply, next] = <[String; 4]>::try_from(marks)
+                    .map_err(|_| Error::corrupt(&gguf.file, MARKS, format!("expected 4 texts, found {n_marks}")))?;
                 Ok(Self::Marks(Marks { first, after_image, reply, next }))
             }
             Some(other) => {
                 let problem = format!("expected \"llama3\" or \"marks\", found {other:?}");
-                Err(Error::corrupt(&gguf.file, TEMPLATE_KEY, problem))
+                Err(Error::corrupt(&gguf.file, TEMPLATE, problem))
+            }
+        }
+    }
+
+    /// Names the template in a decoder file's keys, as [`Template::from_gguf`] reads it.
+    pub fn name_in<'a>(&'a self, keys: &mut Keys<'a>) {
+        match self {
+            Self::Llama3 { system } => {
+                keys.template = Some("llama3");
+                keys.system = Some(system);
+            }
+            Self::Marks(Marks { first, after_image, reply, next }) => {
+                keys.template = Some("marks");
+                keys.marks = Some([first, after_image, reply, next].map(String::clone).into());
             }
         }
     }
@@ -273,20 +278,14 @@ impl Template {
         let mut ids: BTreeSet<u32> = usual.iter().filter_map(|token| tokenizer.find(token)).collect();
         let next = self.marks().next;
         ids.extend(tokenizer.first_special(next.trim_start()).filter(|&(at, ..)| at == 0).map(|(_, _, id)| id));
-        let mut named: Vec<(&str, i64)> = Vec::new();
-        named.extend(gguf.get_ints(STOP_KEY)?.unwrap_or_default().into_iter().map(|id| (STOP_KEY, id)));
-        for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-            named.extend(gguf.get_usize(key)?.map(|id| (key, id as i64)));
-        }
-        for (key, id) in named {
+        for (key, id) in Keys::read(gguf)?.ends() {
             let known = u32::try_from(id).ok().filter(|&id| tokenizer.is_known(id));
             ids.insert(known.ok_or_else(|| Error::corrupt(&gguf.file, key, format!("id {id} has no token")))?);
         }
         Ok(ids.into_iter().collect())
     }
 
-    /// The same format as a Jinja template, for `tokenizer.chat_template` in the decoder file and programs that read
-    /// it. Without images.
+    /// The same format as a Jinja template, for programs that read it from the decoder file. Without images.
     pub fn jinja(&self) -> String {
         let quote = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'").replace('\n', "\\n");
         match self {

@@ -11,6 +11,7 @@ mod steps;
 
 use crate::error::{Error, Result};
 use crate::file::gguf::Gguf;
+use crate::text::keys::{JSON, Keys, Tokens};
 use json::{Added, File};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -22,14 +23,11 @@ use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{TokenizerBuilder, TokenizerImpl};
 
-/// Key of the tokenizer.json text in the decoder file.
-pub const GGUF_KEY: &str = "tokenizer.huggingface.json";
-
 /// Largest text in bytes: keeps a pasted book from using up the memory of the rank that tokenizes it.
 pub const MAX_TEXT_BYTES: usize = 1 << 19;
 
 // Four times the largest vocabulary in use; keeps a forged id from costing memory.
-const MAX_IDS: usize = 1 << 20;
+pub(super) const MAX_IDS: usize = 1 << 20;
 
 // The last two are not used.
 type Encoder = TokenizerImpl<BPE, NFC, Steps, ByteLevel, ByteLevel>;
@@ -86,9 +84,12 @@ enum Kind {
 impl Tokenizer {
     /// The tokenizer in a decoder file: the tokenizer.json of this project's files, or the vocabulary of llama.cpp's.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let (place, tokenizer) = match gguf.get_str(GGUF_KEY)? {
-            Some(json) => (format!("{}: {GGUF_KEY}", gguf.file), Self::from_json(json.as_bytes())),
-            None => (gguf.file.clone(), ggml::file(gguf).and_then(Self::build)),
+        let (place, tokenizer) = match Keys::read(gguf)?.json {
+            Some(json) => (format!("{}: {JSON}", gguf.file), Self::from_json(json.as_bytes())),
+            None => {
+                let file = Tokens::read(gguf).and_then(|tokens| ggml::file(tokens, &gguf.file));
+                (gguf.file.clone(), file.and_then(Self::build))
+            }
         };
         let tokenizer = tokenizer.map_err(|error| error.of_tokenizer_in(&place))?;
         // An id without a row would be read as a vector of zeros.

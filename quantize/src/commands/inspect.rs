@@ -7,11 +7,12 @@ use crate::convert::Understood;
 use crate::convert::types::Types;
 use crate::files::folder::{Files, Source, Stored, open_folder};
 use crate::files::plan::Plan;
-use llama3med::file::gguf::Gguf;
-use llama3med::file::manifest::{Fidelity, Manifest};
+use llama3med::file::gguf::{ARCHITECTURE_KEY, Gguf};
+use llama3med::file::manifest::{DECODER, Fidelity, Manifest};
 use llama3med::model::memory::Held;
-use llama3med::spec::{Architecture, DecoderSpec, Tower, VisionSpec};
-use llama3med::text::conversation::{TEMPLATE_KEY, Template};
+use llama3med::spec::{Architecture, DecoderSpec, EncoderSpec, Tower, VisionSpec, file_of};
+use llama3med::text::conversation::Template;
+use llama3med::text::keys::Keys;
 use llama3med::text::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use serde::Serialize;
@@ -128,15 +129,15 @@ pub fn inspect(path: &Path, verify: bool) -> Result<Report> {
     }
     let stored = Stored::open(path)?;
     let (_, gguf) = stored.header()?;
-    let title = gguf.get_str("general.name")?.unwrap_or("unnamed").to_owned();
+    let title = gguf.title()?.unwrap_or("unnamed").to_owned();
     let file = file_report(&gguf, stored.size(), 0);
-    match gguf.get_str("general.architecture")? {
-        Some(name) if Architecture::named(name).is_some() => report("GGUF file", title, Some(&gguf), None, vec![file]),
-        Some("clip") => report("GGUF file", title, None, Some(&gguf), vec![file]),
-        other => {
-            let found = format!("{}: general.architecture is {other:?}", path.display());
+    match gguf.architecture()?.and_then(file_of) {
+        Some(DECODER) => report("GGUF file", title, Some(&gguf), None, vec![file]),
+        Some(_) => report("GGUF file", title, None, Some(&gguf), vec![file]),
+        None => {
+            let found = format!("{}: {ARCHITECTURE_KEY} is {:?}", path.display(), gguf.architecture()?);
             let known = Architecture::ALL.map(|architecture| format!("{:?}", architecture.name)).join(", ");
-            Err(Error::Unsupported(format!("{found}; expected {known} or \"clip\"")))
+            Err(Error::Unsupported(format!("{found}; expected {known} or {:?}", EncoderSpec::ARCHITECTURE)))
         }
     }
 }
@@ -208,7 +209,7 @@ fn n_parameters(gguf: &Gguf) -> u64 {
 }
 
 fn decoder_report(gguf: &Gguf) -> Result<DecoderReport> {
-    let spec = DecoderSpec::read(gguf)?;
+    let (spec, keys) = (DecoderSpec::read(gguf)?, Keys::read(gguf)?);
     Ok(DecoderReport {
         family: if spec.rope_scaled { "Llama (Llama-3.1 rope)" } else { spec.architecture.title },
         n_parameters: n_parameters(gguf),
@@ -223,17 +224,14 @@ fn decoder_report(gguf: &Gguf) -> Result<DecoderReport> {
         rope_theta: spec.rope_theta,
         rope_scaled: spec.rope_scaled,
         tied: spec.tied,
-        template: template(gguf),
-        system_prompt: gguf.get_str("llama3med.system_prompt")?.map(String::from),
-        stop_token_ids: gguf.get_ints("llama3med.stop_token_ids")?.unwrap_or_default(),
+        template: keys.template.map_or_else(|| recognised(gguf), String::from),
+        system_prompt: keys.system.map(String::from),
+        stop_token_ids: keys.stops,
     })
 }
 
-/// The chat template: by its name; for other files, as recognised, or why it was not.
-fn template(gguf: &Gguf) -> String {
-    if let Ok(Some(name)) = gguf.get_str(TEMPLATE_KEY) {
-        return name.to_owned();
-    }
+/// The chat template as recognised in other projects' files, or why it was not.
+fn recognised(gguf: &Gguf) -> String {
     let found = Tokenizer::from_gguf(gguf).and_then(|tokenizer| Template::from_gguf(gguf, &tokenizer));
     found.map_or_else(
         |error| error.to_string(),

@@ -3,7 +3,8 @@
 //! This project's engine uses the whole `tokenizer.json`, which is stored as well; the arrays are for other programs that open `decoder.gguf`.
 
 use llama3med::file::gguf::Header;
-use llama3med::text::conversation::{MARKS_KEY, Marks, SYSTEM_KEY, TEMPLATE_KEY, Template};
+use llama3med::text::conversation::Template;
+use llama3med::text::keys::{Keys, Model, Tokens};
 use llama3med::text::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use llama3med::text::tokenizer::split::Split;
 use llama3med::{Error, Result};
@@ -103,40 +104,24 @@ impl Vocabulary {
         let unused = |id: usize| (format!("[PAD{id}]"), UNUSED);
         let token = |id: usize| self.tokens.get(id).cloned().flatten().unwrap_or_else(|| unused(id));
         let (texts, types): (Vec<String>, Vec<i32>) = (0..vocab_size).map(token).unzip();
-        if self.has_scores {
-            header
-                .string("tokenizer.ggml.model", "llama")
-                .string("tokenizer.ggml.pre", "default")
-                .f32s("tokenizer.ggml.scores", &self.scores(&texts));
-        } else {
-            header.string("tokenizer.ggml.model", "gpt2");
-            // Without a name llama.cpp warns, which is better than using a wrong one.
-            if let Some(pre) = self.pre {
-                header.string("tokenizer.ggml.pre", pre);
-            }
-            header.strings("tokenizer.ggml.merges", &self.merges);
-        }
-        header
-            .strings("tokenizer.ggml.tokens", &texts)
-            .i32s("tokenizer.ggml.token_type", &types)
-            .u32("tokenizer.ggml.eos_token_id", self.eos)
-            .u32("tokenizer.ggml.padding_token_id", self.pad)
-            .bool("tokenizer.ggml.add_bos_token", self.bos.is_some())
-            .string("tokenizer.huggingface.json", &self.json)
-            .u32s("llama3med.stop_token_ids", &self.stops)
-            .string("tokenizer.chat_template", &self.template.jinja());
-        if let Some(bos) = self.bos {
-            header.u32("tokenizer.ggml.bos_token_id", bos);
-        }
-        match &self.template {
-            Template::Llama3 { system } => {
-                header.string(TEMPLATE_KEY, "llama3").string(SYSTEM_KEY, system);
-            }
-            Template::Marks(Marks { first, after_image, reply, next }) => {
-                let marks = [first, after_image, reply, next].map(String::clone);
-                header.string(TEMPLATE_KEY, "marks").strings(MARKS_KEY, &marks);
-            }
-        }
+        let model = match self.has_scores {
+            true => Model::SentencePiece(self.scores(&texts), None),
+            false => Model::ByteLevel(self.pre.map(String::from), self.merges.clone()),
+        };
+        Tokens { texts, types, model }.write(header);
+        let jinja = self.template.jinja();
+        let mut keys = Keys {
+            json: Some(&self.json),
+            jinja: Some(&jinja),
+            stops: self.stops.iter().map(|&id| id.into()).collect(),
+            bos: self.bos,
+            add_bos: Some(self.bos.is_some()),
+            eos: Some(self.eos),
+            padding: Some(self.pad),
+            ..Keys::default()
+        };
+        self.template.name_in(&mut keys);
+        keys.write(header);
     }
 
     /// Scores that merge pieces in the order of the merges: each is the index of the first merge that makes the piece,

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::error::stand_in;
 use llama3med::file::gguf::{ALIGNMENT, Gguf, part_names};
 use llama3med::file::manifest::{Chunk, DECODER, ENCODER, File, MAX_MANIFEST_BYTES, Manifest};
+use llama3med::file::pair::Whole;
 use llama3med::spec::{DecoderSpec, VisionSpec};
 use llama3med::{Error, Result};
 use rayon::prelude::*;
@@ -331,7 +332,7 @@ fn manifest_bytes(manifest: &Manifest) -> Result<Vec<u8>> {
 }
 
 /// Reads and checks a folder's manifest.
-pub fn read_manifest(folder: &Path) -> Result<Manifest> {
+fn read_manifest(folder: &Path) -> Result<Manifest> {
     let bytes = read_small(&folder.join("manifest.json"), MAX_MANIFEST_BYTES)?;
     Manifest::parse(&json::decoded("manifest.json", bytes)?)
 }
@@ -389,15 +390,15 @@ impl Stored {
         };
         let paths: Vec<PathBuf> = names.iter().map(|name| path.with_file_name(name)).collect();
         let headers = paths.iter().map(|path| Ok(Self::single(path)?.header()?.1)).collect::<Result<Vec<Gguf>>>()?;
-        let joined_header = Gguf::join(&headers)?;
-        let mut size = joined_header.len() as u64;
+        let whole = Whole::of(&headers)?;
+        let mut start = whole.header_size;
         let mut parts = Vec::new();
-        for (path, gguf) in paths.into_iter().zip(headers) {
-            let n_bytes = gguf.file_size.saturating_sub(gguf.data_offset);
-            parts.push((size..size + n_bytes, path, gguf.data_offset));
-            size += n_bytes;
+        for (path, range) in paths.into_iter().zip(whole.ranges) {
+            let end = start + range.end - range.start;
+            parts.push((start..end, path, range.start));
+            start = end;
         }
-        Ok(Self { name: named.name, parts, joined_header, size })
+        Ok(Self { name: named.name, parts, joined_header: whole.header.unwrap_or_default(), size: whole.size })
     }
 
     fn single(path: &Path) -> Result<Self> {
@@ -407,7 +408,7 @@ impl Stored {
     }
 
     /// A file of a model folder. Chunks must be complete; [`Stored::verify`] checks their hashes.
-    pub fn in_folder(folder: &Path, file: &File) -> Result<Self> {
+    fn in_folder(folder: &Path, file: &File) -> Result<Self> {
         let mut start = 0;
         let mut parts = Vec::new();
         for chunk in &file.chunks {
@@ -506,7 +507,7 @@ impl Source {
                 if let Some(encoder) = &encoder {
                     VisionSpec::read(&encoder.header()?.1)?;
                 }
-                let name = gguf.get_str("general.name")?.unwrap_or(decoder.name()).to_owned();
+                let name = gguf.title()?.unwrap_or(decoder.name()).to_owned();
                 Ok((name, Files { decoder, encoder }))
             }
         }

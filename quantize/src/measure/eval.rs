@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What follows each closed question in LLaVA-Med's published answers.
-pub const CLOSED_SUFFIX: &str = "Please choose from the following two options: [yes, no]";
+const CLOSED_SUFFIX: &str = "Please choose from the following two options: [yes, no]";
 
 /// Ask a model the questions of a test set and score its answers.
 ///

@@ -1,5 +1,6 @@
 //! Writes the header of a GGUF file.
 
+use super::ARCHITECTURE_KEY;
 use llama3med_arithmetic::dtype::Dtype;
 
 /// Builds the header of a GGUF file. The tensors' data follows in the order in which the tensors were added.
@@ -15,7 +16,13 @@ pub struct Header {
 /// Alignment of tensors in the files that this crate writes.
 pub const ALIGNMENT: u64 = 32;
 
+pub(super) const TITLE_KEY: &str = "general.name";
+
 impl Header {
+    /// Begins the header of a model's file with what all of them say; `title` is the model's name.
+    pub fn of_model(&mut self, architecture: &str, title: &str) -> &mut Self {
+        self.string(ARCHITECTURE_KEY, architecture).string(TITLE_KEY, title).u32("general.quantization_version", 2)
+    }
     /// Adds an unsigned integer.
     pub fn u32(&mut self, key: &str, value: u32) -> &mut Self {
         self.key(key, 4, &value.to_le_bytes())

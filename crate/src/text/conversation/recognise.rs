@@ -1,28 +1,25 @@
 //! Recognises which of the known templates a decoder file of llama.cpp's uses: by marks in its Jinja template that
 //! occur in no other, or, without one, by its vocabulary. No template is executed.
 
-use super::{JINJA_KEY, Marks, Template, name_another};
+use super::{Marks, Template, name_another};
 use crate::error::{Error, Result};
 use crate::file::gguf::Gguf;
+use crate::text::keys::{JINJA, Keys};
 use crate::text::tokenizer::Tokenizer;
-
-const BEGIN_KEY: &str = "tokenizer.ggml.bos_token_id";
-const END_KEY: &str = "tokenizer.ggml.eos_token_id";
 
 /// System texts are a few sentences.
 const MAX_SYSTEM_BYTES: usize = 4096;
 
 /// The template, with the file's own tokens.
-pub(super) fn template(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Template> {
-    let source = gguf.get_str(JINJA_KEY)?;
-    let (begin, end) = ends(gguf, tokenizer)?;
-    let (template, why) = match source {
+pub(super) fn template(gguf: &Gguf, keys: &Keys, tokenizer: &Tokenizer) -> Result<Template> {
+    let (begin, end) = ends(keys, tokenizer);
+    let (template, why) = match keys.jinja {
         Some(source) => by_source(source, tokenizer),
         None => by_vocabulary(gguf, tokenizer)?,
     }
     .ok_or_else(|| {
-        let found = if source.is_some() { "is none that this engine knows" } else { "is missing" };
-        Error::Unsupported(format!("{}: {JINJA_KEY} {found}; {}", gguf.file, name_another()))
+        let found = if keys.jinja.is_some() { "is none that this engine knows" } else { "is missing" };
+        Error::Unsupported(format!("{}: {JINJA} {found}; {}", gguf.file, name_another()))
     })?;
     let template = match template {
         Template::Marks(marks) => Template::Marks(marks.with_tokens(&begin, &end)),
@@ -33,15 +30,12 @@ pub(super) fn template(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Template> {
 }
 
 /// Names of the tokens that begin a text and end an answer; the first is empty if nothing precedes a text.
-pub(super) fn ends(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<(String, String)> {
-    let named = |key: &str, usual: &str| -> Result<String> {
-        let id = gguf.get_usize(key)?.and_then(|id| u32::try_from(id).ok());
-        Ok(id.and_then(|id| tokenizer.special_name(id)).unwrap_or(usual).to_owned())
-    };
-    let (begin, end) = (named(BEGIN_KEY, "<s>")?, named(END_KEY, "</s>")?);
+pub(super) fn ends(keys: &Keys, tokenizer: &Tokenizer) -> (String, String) {
+    let named = |id: Option<u32>, usual: &str| id.and_then(|id| tokenizer.special_name(id)).unwrap_or(usual).to_owned();
+    let (begin, end) = (named(keys.bos, "<s>"), named(keys.eos, "</s>"));
     // GPT-2 vocabularies have no begin token unless the file names one.
-    let is_added = gguf.get_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(tokenizer.find(&begin).is_some());
-    Ok((if is_added { begin } else { String::new() }, end))
+    let is_added = keys.add_bos.unwrap_or(tokenizer.find(&begin).is_some());
+    (if is_added { begin } else { String::new() }, end)
 }
 
 /// The template recognised in a Jinja template, and by which mark.
@@ -63,12 +57,12 @@ fn by_source(source: &str, tokenizer: &Tokenizer) -> Option<(Template, String)> 
     } else {
         return None;
     };
-    Some((template, format!("{JINJA_KEY} has {mark}")))
+    Some((template, format!("{JINJA} has {mark}")))
 }
 
 /// The template recognised by the vocabulary if the file has no Jinja template, and by what.
 fn by_vocabulary(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<(Template, String)>> {
-    let shown = |mark: &str| format!("{JINJA_KEY} is missing and the vocabulary has {mark}");
+    let shown = |mark: &str| format!("{JINJA} is missing and the vocabulary has {mark}");
     // Llama-2 has as many key heads as query heads; Mistral and TinyLlama have fewer.
     let heads = gguf.get_usize("llama.attention.head_count")?;
     let is_llama2 = heads.is_some() && heads == gguf.get_usize("llama.attention.head_count_kv")?.or(heads);
@@ -80,7 +74,7 @@ fn by_vocabulary(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<(Template,
         Some((Template::Marks(mistral_v3(tokenizer)), shown("[INST]")))
     } else if is_llama2 {
         // LLaVA-1.5's files are the most common ones without a template.
-        let why = format!("{JINJA_KEY} is missing and there are as many key heads as query heads, as in Llama-2");
+        let why = format!("{JINJA} is missing and there are as many key heads as query heads, as in Llama-2");
         Some((Template::Marks(Marks::vicuna()), why))
     } else {
         None

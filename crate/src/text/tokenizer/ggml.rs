@@ -6,9 +6,9 @@
 
 use super::json::{Added, File, MergeList, Model};
 use super::split::Split;
-use super::{MAX_IDS, SPACE, byte_token, wrong};
+use super::{SPACE, byte_token, wrong};
 use crate::error::{Error, Result};
-use crate::file::gguf::Gguf;
+use crate::text::keys::{self, MERGES, PRE, SCORES, TOKENS, Tokens};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -27,34 +27,12 @@ pub mod token_type {
 }
 use token_type::*;
 
-const MODEL: &str = "tokenizer.ggml.model";
-const PRE: &str = "tokenizer.ggml.pre";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const TYPES: &str = "tokenizer.ggml.token_type";
-const SCORES: &str = "tokenizer.ggml.scores";
-const MERGES: &str = "tokenizer.ggml.merges";
-
-/// The vocabulary of a decoder file.
-pub(super) fn file(gguf: &Gguf) -> Result<File> {
-    let kind = gguf.get_str(MODEL)?.ok_or_else(|| gguf.missing_key(MODEL))?;
-    let tokens = gguf.get_strings(TOKENS)?.ok_or_else(|| gguf.missing_key(TOKENS))?;
-    let types = gguf.get_ints(TYPES)?.unwrap_or_else(|| vec![NORMAL.into(); tokens.len()]);
-    if types.len() != tokens.len() || tokens.len() > MAX_IDS {
-        let problem =
-            format!("{} types for {} tokens, expected one each and {MAX_IDS} at most", types.len(), tokens.len());
-        return Err(Error::corrupt(&gguf.file, TYPES, problem));
-    }
-    let types: Vec<i32> = types.into_iter().map(|kind| i32::try_from(kind).unwrap_or(UNUSED)).collect();
-    let mut file = match kind {
-        "gpt2" => byte_level(gguf, &tokens)?,
-        "llama" => sentence_piece(gguf, &tokens, &types)?,
-        other => {
-            let problem = format!(
-                "{}: {MODEL} is {other:?}; this engine reads \"gpt2\" (byte-level BPE) and \"llama\" (SentencePiece)",
-                gguf.file
-            );
-            return Err(Error::Unsupported(problem));
-        }
+/// The vocabulary of the decoder file `name`.
+pub(super) fn file(tokens: Tokens, name: &str) -> Result<File> {
+    let Tokens { texts: tokens, types, model } = tokens;
+    let mut file = match model {
+        keys::Model::ByteLevel(pre, merges) => byte_level(name, &tokens, pre.as_deref(), merges)?,
+        keys::Model::SentencePiece(scores, add_space) => sentence_piece(name, &tokens, &types, &scores, add_space)?,
     };
     let mut vocab = std::mem::take(&mut file.model.get_or_insert_default().vocab);
     for (id, (content, kind)) in tokens.into_iter().zip(types).enumerate() {
@@ -80,8 +58,7 @@ pub(super) fn file(gguf: &Gguf) -> Result<File> {
 }
 
 /// Everything but the tokens of a byte-level vocabulary.
-fn byte_level(gguf: &Gguf, tokens: &[String]) -> Result<File> {
-    let pre = gguf.get_str(PRE)?;
+fn byte_level(name: &str, tokens: &[String], pre: Option<&str>, merges: Vec<String>) -> Result<File> {
     let split = match pre {
         // Llama-3 files made before the key existed.
         None | Some("default") if tokens.iter().any(|token| token == "<|start_header_id|>") => {
@@ -92,9 +69,8 @@ fn byte_level(gguf: &Gguf, tokens: &[String]) -> Result<File> {
     let split = split.ok_or_else(|| {
         let found = pre.map_or("missing".into(), |pre| format!("{pre:?}"));
         let known = Split::names();
-        Error::Unsupported(format!("{}: {PRE} is {found}; this engine splits words as {known}", gguf.file))
+        Error::Unsupported(format!("{name}: {PRE} is {found}; this engine splits words as {known}"))
     })?;
-    let merges = gguf.get_strings(MERGES)?.ok_or_else(|| gguf.missing_key(MERGES))?;
     let mut pairs = Vec::with_capacity(merges.len());
     for (idx, merge) in merges.into_iter().enumerate() {
         match merge.split_once(' ') {
@@ -116,11 +92,16 @@ fn byte_level(gguf: &Gguf, tokens: &[String]) -> Result<File> {
 }
 
 /// Everything but the tokens of a SentencePiece vocabulary.
-fn sentence_piece(gguf: &Gguf, tokens: &[String], types: &[i32]) -> Result<File> {
-    let scores = gguf.get_floats(SCORES)?.ok_or_else(|| gguf.missing_key(SCORES))?;
+fn sentence_piece(
+    name: &str,
+    tokens: &[String],
+    types: &[i32],
+    scores: &[f32],
+    add_space: Option<bool>,
+) -> Result<File> {
     if scores.len() != tokens.len() || scores.iter().any(|score| score.is_nan()) {
         let problem = format!("{} scores for {} tokens, or one that is not a number", scores.len(), tokens.len());
-        return Err(Error::corrupt(&gguf.file, SCORES, problem));
+        return Err(Error::corrupt(name, SCORES, problem));
     }
     if let Some(id) = tokens.iter().position(|token| token.len() > MAX_PIECE_BYTES) {
         return Err(wrong(
@@ -132,7 +113,7 @@ fn sentence_piece(gguf: &Gguf, tokens: &[String], types: &[i32]) -> Result<File>
     let merges = MergeList(merges_by_score(&texts.collect()));
     let unk_token = types.iter().position(|&kind| kind == UNKNOWN).map(|id| tokens[id].clone());
     let mut steps: Vec<Value> = vec![json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE })];
-    if gguf.get_bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true) {
+    if add_space.unwrap_or(true) {
         steps.insert(0, json!({ "type": "Prepend", "prepend": SPACE }));
     }
     let model = Model { merges, unk_token, fuse_unk: true, byte_fallback: true, ..Model::default() };
