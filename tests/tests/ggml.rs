@@ -442,6 +442,7 @@ fn parts_of_a_split_file_are_named() {
         "x-00004-of-00003.gguf",
         "x-00000-of-00003.gguf",
         "x-1-of-3.gguf",
+        "x-00001-of-99999.gguf",
         "x-00001-of-00003.bin",
         "-of-.gguf",
     ];

@@ -87,6 +87,9 @@ pub fn part_names(name: &str) -> Option<Vec<String>> {
     names.iter().any(|other| other == name).then_some(names)
 }
 
+/// Far more parts than any file has: a name with more is an ordinary one, since every part would be asked for.
+const MAX_PARTS: usize = 1000;
+
 /// What the names of all parts of a split file share, and their number, from the name of one part. Browsers add " (1)"
 /// to the name of a repeated download.
 pub(super) fn split_name(name: &str) -> Option<(&str, usize)> {
@@ -99,7 +102,7 @@ pub(super) fn split_name(name: &str) -> Option<(&str, usize)> {
     }
     let (rest, count) = name.rsplit_once("-of-")?;
     let (stem, part) = rest.rsplit_once('-')?;
-    number(part).and(number(count)).map(|n_parts| (stem, n_parts))
+    number(part).and(number(count)).filter(|n_parts| (1..=MAX_PARTS).contains(n_parts)).map(|n_parts| (stem, n_parts))
 }
 
 impl Gguf {
