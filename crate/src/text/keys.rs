@@ -56,7 +56,8 @@ pub struct Keys<'a> {
 impl<'a> Keys<'a> {
     /// The keys of a file; other projects' files lack most of them.
     pub fn read(gguf: &'a Gguf) -> Result<Self> {
-        let id = |key| Ok(gguf.get_usize(key)?.map(|id| id as u32));
+        // An id beyond u32 stays one that no vocabulary has.
+        let id = |key| Ok(gguf.get_usize(key)?.map(|id| u32::try_from(id).unwrap_or(u32::MAX)));
         Ok(Self {
             json: gguf.get_str(JSON)?,
             jinja: gguf.get_str(JINJA)?,
