@@ -21,12 +21,6 @@
 //! use llama3med::device::ranks::{Alone, block_on};
 //! use llama3med::model::session::{AskOptions, Chat, Session};
 //! use llama3med::device::cpu::Cpu;
-//! # use llama3med::model::{Listener, Stage, Token};
-//! # struct Quiet;
-//! # impl Listener for Quiet {
-//! #     async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool { true }
-//! #     async fn token(&mut self, _: &Token) -> bool { true }
-//! # }
 //!
 //! let mut loader = ModelLoader::new(Cpu::new(Alone));
 //! for file in ["encoder.gguf", "decoder.gguf"] {
@@ -39,8 +33,8 @@
 //! let picture = Picture::decode(&std::fs::read("film.png")?)?;
 //! let options = AskOptions { max_tokens: 100, ..AskOptions::default() };
 //! let answer = block_on(async {
-//!     let mut chat = Chat::about(session.look(&picture, &mut Quiet).await?.key);
-//!     session.ask(&mut chat, "Is the heart enlarged?", &options, &mut Quiet).await
+//!     let mut chat = Chat::about(session.look(&picture, &mut ()).await?.key);
+//!     session.ask(&mut chat, "Is the heart enlarged?", &options, &mut ()).await
 //! })?;
 //! println!("{}", answer.text);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

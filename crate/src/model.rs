@@ -215,9 +215,13 @@ pub struct Alternative {
 #[allow(async_fn_in_trait)] // single-threaded wasm and one thread per rank: nobody needs Send futures
 pub trait Listener {
     /// `done` of `total` tiles or tokens are done; `false` stops.
-    async fn progress(&mut self, stage: Stage, done: usize, total: usize) -> bool;
+    async fn progress(&mut self, _stage: Stage, _done: usize, _total: usize) -> bool {
+        true
+    }
     /// The next token of the answer; `false` stops.
-    async fn token(&mut self, token: &Token) -> bool;
+    async fn token(&mut self, _token: &Token) -> bool {
+        true
+    }
     /// Text at the end of the answer that no token completes: an incomplete character, or the rest of the token in
     /// which a stop text began.
     async fn rest(&mut self, _text: &str) {}
@@ -228,6 +232,9 @@ pub trait Listener {
     /// The oldest `n_turns` turns no longer fit into the context and were left out of the prompt.
     fn dropped(&mut self, _n_turns: usize) {}
 }
+
+/// Hears nothing, stops nothing.
+impl Listener for () {}
 
 /// One rank's model.
 pub struct Model<D: Device> {
@@ -381,7 +388,7 @@ impl<D: Device> Model<D> {
                 [CLOSE] => return Ok(()),
                 [ENCODE, low, high] => {
                     let key = low as u64 | (high as u64) << 32;
-                    self.run_encode(key, None, None::<&mut Nobody>).await.map(drop)
+                    self.run_encode(key, None, None::<&mut ()>).await.map(drop)
                 }
                 [FORWARD, ..] if words.len() > 3 => self.run_forward(&words[1..]).await.map(drop),
                 [USE_IMAGE, place] => self.run_use_image(place as usize),
@@ -570,18 +577,6 @@ fn received(message: &[u8], size: usize) -> Result<Pixels> {
     }
     let crop = Crop { x: 0.0, y: 0.0, width: 0.0, height: 0.0 };
     Ok(Pixels { size, values, crop })
-}
-
-/// The listener on the ranks that follow: it does nothing.
-struct Nobody;
-
-impl Listener for Nobody {
-    async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool {
-        true
-    }
-    async fn token(&mut self, _: &Token) -> bool {
-        true
-    }
 }
 
 fn words(words: &[u32]) -> Vec<u8> {

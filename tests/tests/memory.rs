@@ -3,7 +3,6 @@
 
 use llama3med::device::ranks::block_on;
 use llama3med::model::session::{AskOptions, Chat};
-use llama3med::model::{Listener, Stage, Token};
 use llama3med::picture::Picture;
 use llama3med::{Error, Result};
 use quantize::convert::random;
@@ -66,17 +65,6 @@ static ALLOCATOR: Refusing = Refusing;
 /// Refusals affect the whole process: one test at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
-struct Nobody;
-
-impl Listener for Nobody {
-    async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool {
-        true
-    }
-    async fn token(&mut self, _: &Token) -> bool {
-        true
-    }
-}
-
 fn picture(seed: usize) -> Picture {
     let (width, height) = (90, 70);
     let rgb = (0..width * height * 3).map(|i| ((i * (seed * 2 + 3)) % 251) as u8).collect();
@@ -98,13 +86,13 @@ fn earlier_conversations_are_given_up_where_memory_is_short() {
         let run = |session: &mut llama3med::model::session::Session<_>| -> Result<_> {
             let mut chat = Chat::default();
             for seed in 1..=3 {
-                chat = Chat::about(block_on(session.look(&picture(seed), &mut Nobody))?.key);
-                block_on(session.prepare(&chat, &mut Nobody))?;
+                chat = Chat::about(block_on(session.look(&picture(seed), &mut ()))?.key);
+                block_on(session.prepare(&chat, &mut ()))?;
             }
             assert_eq!(session.model().n_kept(), 2);
             refuse(SPARE, n_refusals);
             let options = AskOptions { max_tokens: 8, stop_repetition: false, ..AskOptions::default() };
-            block_on(session.ask(&mut chat, &"What? ".repeat(30), &options, &mut Nobody))?;
+            block_on(session.ask(&mut chat, &"What? ".repeat(30), &options, &mut ()))?;
             assert_eq!(N_REFUSALS.load(Ordering::Relaxed), 0, "fewer pages were asked for than refused");
             Ok((session.model().n_kept(), chat.answers().remove(0)))
         };
@@ -134,21 +122,21 @@ fn want_of_memory_on_one_rank_fails_the_operation_alone() {
             for refused in [WORK, PAGES] {
                 if fails && refused == WORK {
                     refuse(WORK, 1);
-                    let error = block_on(session.look(&picture(1), &mut Nobody)).unwrap_err();
+                    let error = block_on(session.look(&picture(1), &mut ())).unwrap_err();
                     assert!(error.to_string().ends_with(&format!("for a picture on 1 of {n_ranks} ranks")), "{error}");
                     assert_eq!(N_REFUSALS.load(Ordering::Relaxed), 0);
                 }
-                let mut chat = Chat::about(block_on(session.look(&picture(1), &mut Nobody))?.key);
-                block_on(session.prepare(&chat, &mut Nobody))?;
+                let mut chat = Chat::about(block_on(session.look(&picture(1), &mut ()))?.key);
+                block_on(session.prepare(&chat, &mut ()))?;
                 if fails && refused == PAGES {
                     refuse(PAGES, 1);
-                    let error = block_on(session.ask(&mut chat, &question, &options, &mut Nobody)).unwrap_err();
+                    let error = block_on(session.ask(&mut chat, &question, &options, &mut ())).unwrap_err();
                     let end = format!("for a longer conversation on 1 of {n_ranks} ranks");
                     assert!(matches!(error, Error::OutOfMemory { .. }) && error.to_string().ends_with(&end), "{error}");
                     assert_eq!((N_REFUSALS.load(Ordering::Relaxed), chat.answers().len()), (0, 0));
                 }
                 for question in [question.as_str(), "And?"] {
-                    block_on(session.ask(&mut chat, question, &options, &mut Nobody))?;
+                    block_on(session.ask(&mut chat, question, &options, &mut ()))?;
                 }
                 answers.push(chat.messages);
             }

@@ -5,7 +5,6 @@
 use llama3med::device::ranks::block_on;
 use llama3med::file::gguf::Gguf;
 use llama3med::model::session::{AskOptions, Chat};
-use llama3med::model::{Listener, Stage, Token};
 use llama3med::picture::Picture;
 use llama3med::spec::watch::Watch;
 use llama3med::text::tokenizer::Tokenizer;
@@ -40,17 +39,6 @@ fn file() -> Files<Stored> {
 /// The same weights in f16, with the random tower.
 fn converted() -> Files<Stored> {
     Source::Folder(real("f16")).open().unwrap().1
-}
-
-struct Patient;
-
-impl Listener for Patient {
-    async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool {
-        true
-    }
-    async fn token(&mut self, _: &Token) -> bool {
-        true
-    }
 }
 
 #[test]
@@ -120,16 +108,16 @@ fn reread(
             let question = case["question"].as_str().unwrap();
             let mut chat = Chat::default();
             if case["image"] == true {
-                chat = Chat::about(block_on(session.look(&picture, &mut Patient))?.key);
+                chat = Chat::about(block_on(session.look(&picture, &mut ()))?.key);
             }
-            let forced = block_on(session.force(&chat, question, &answer, Watch::default(), &mut Patient))?;
+            let forced = block_on(session.force(&chat, question, &answer, Watch::default(), &mut ()))?;
             assert_eq!(forced.items.len(), prompt.len() + answer.len(), "{question}");
             for (item, id) in forced.items.iter().zip(prompt.iter().chain(&answer)) {
                 use llama3med::model::Item::{Image, Token};
                 assert!(*item == Token(*id) || matches!(item, Image { .. }), "{question}: {item:?} is not {id}");
             }
             let options = AskOptions { max_tokens: 40, stop_repetition: false, ..AskOptions::default() };
-            block_on(session.ask(&mut chat, question, &options, &mut Patient))?;
+            block_on(session.ask(&mut chat, question, &options, &mut ()))?;
             cases.push((forced.logits, chat.answers()[0].clone()));
         }
         Ok((cases, session.model().spec().vocab_size))

@@ -15,7 +15,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::{Threads, block_on};
 use llama3med::model::session::{AskOptions, Chat, Session};
-use llama3med::model::{Listener, Stage, Token};
 use llama3med::spec::watch::{Place, Point, Watch};
 use llama3med::{Error, Result};
 use std::cell::RefCell;
@@ -77,27 +76,15 @@ async fn answer(session: &mut Session<Cpu<Threads>>, prompts: &[Prompt]) -> Resu
     for group in prompts.chunk_by(|a, b| a.image == b.image) {
         let mut chat = Chat::default();
         if let Some(path) = &group[0].image {
-            chat = Chat::about(session.look(&decode(path)?, &mut Patient).await?.key);
+            chat = Chat::about(session.look(&decode(path)?, &mut ()).await?.key);
         }
         for prompt in group {
-            session.ask(&mut chat.clone(), &prompt.question, &options, &mut Patient).await?;
+            session.ask(&mut chat.clone(), &prompt.question, &options, &mut ()).await?;
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
     Ok(())
-}
-
-struct Patient;
-
-impl Listener for Patient {
-    async fn progress(&mut self, _: Stage, _: usize, _: usize) -> bool {
-        true
-    }
-
-    async fn token(&mut self, _: &Token) -> bool {
-        true
-    }
 }
 
 fn add(squares: &mut Squares, place: Place, n_tokens: usize, value: &[f32]) {

@@ -19,7 +19,7 @@ use llama3med::device::ranks::{Threads, block_on};
 use llama3med::file::manifest::Manifest;
 use llama3med::model::sampler::SamplerOptions;
 use llama3med::model::session::{AskOptions, Chat, Finish, Session};
-use llama3med::model::{Listener, Stage, Token};
+use llama3med::model::{Listener, Stage};
 use llama3med::{Error, Result};
 use plan::{Asked, Plan};
 use serde_json::json;
@@ -269,9 +269,5 @@ struct Patient<'a> {
 impl Listener for Patient<'_> {
     async fn progress(&mut self, stage: Stage, _: usize, _: usize) -> bool {
         stage == Stage::Reading || !self.stop.load(Ordering::Relaxed)
-    }
-
-    async fn token(&mut self, _: &Token) -> bool {
-        true
     }
 }
