@@ -5,12 +5,12 @@
 //! tensors: see [`Parts`].
 
 pub mod adapter;
-pub mod chat;
+pub mod chat_template;
 pub mod config;
 pub mod family;
 pub mod fields;
-pub mod names;
 pub mod pickle;
+pub mod prefixes;
 pub mod safetensors;
 pub mod sentencepiece;
 pub mod tensor;
@@ -97,8 +97,8 @@ impl Checkpoint {
             checkpoint.add(&name, tensor)?;
         }
         for part in [Part::Decoder, Part::Tower, Part::Connector] {
-            for (name, tensor) in tensors_in(&folder.join(names::folder(part)))? {
-                let prefix = format!("{}.", names::folder(part));
+            for (name, tensor) in tensors_in(&folder.join(prefixes::folder(part)))? {
+                let prefix = format!("{}.", prefixes::folder(part));
                 let full = if name.starts_with(&prefix) { name } else { prefix + &name };
                 checkpoint.add(&full, tensor)?;
             }
@@ -219,19 +219,19 @@ impl Checkpoint {
     fn replace(&mut self, part: Part, place: &Path) -> Result<()> {
         self.tensors.retain(|&(other, _), _| other != part);
         let tensors = tensors_in(place)?;
-        let of_part = |name: &str| names::split(name).is_some_and(|(found, _)| found == part);
+        let of_part = |name: &str| prefixes::split(name).is_some_and(|(found, _)| found == part);
         // A tower's norm.weight looks like a decoder's: if one name identifies its part, all names belong to that part.
         let is_whole = part == Part::Decoder || tensors.keys().any(|name| of_part(name));
         for (name, tensor) in tensors {
-            let full = if is_whole { name } else { format!("{}.{name}", names::folder(part)) };
-            if of_part(&full) && !names::is_unused_outside(&tensor.name) {
+            let full = if is_whole { name } else { format!("{}.{name}", prefixes::folder(part)) };
+            if of_part(&full) && !prefixes::is_unused_outside(&tensor.name) {
                 self.add(&full, tensor)?;
             }
         }
         if !self.tensors.keys().any(|(found, _)| *found == part) {
             let problem = format!(
                 "there is no {} in it: expected a file or a folder with {}",
-                names::folder(part),
+                prefixes::folder(part),
                 FILES.join(" or ")
             );
             return Err(Error::corrupt(place.display().to_string(), "tensors", problem));
@@ -240,8 +240,8 @@ impl Checkpoint {
     }
 
     fn add(&mut self, full: &str, tensor: Tensor) -> Result<()> {
-        let Some(key) = names::split(full) else {
-            if names::is_unused_outside(full) {
+        let Some(key) = prefixes::split(full) else {
+            if prefixes::is_unused_outside(full) {
                 return Ok(());
             }
             let problem = "no part of a Llama3-Med model has a tensor of this name";

@@ -8,9 +8,8 @@ pub mod types;
 pub mod vocabulary;
 
 use crate::checkpoint::family::Family;
-use crate::checkpoint::names;
 use crate::checkpoint::tensor::Tensor;
-use crate::checkpoint::{Checkpoint, Parts, chat, config};
+use crate::checkpoint::{Checkpoint, Parts, chat_template, config, prefixes};
 use crate::files::folder::Files;
 use crate::files::plan::{Plan, Rows};
 use encode::{Importance, encode, encode_for};
@@ -55,7 +54,7 @@ impl Understood {
         let json = checkpoint.tokenizer()?;
         let tokenizer = Tokenizer::from_json(json.as_bytes())
             .map_err(|error| error.of_tokenizer_in(&checkpoint.tokenizer_name()))?;
-        let template = chat::template(&checkpoint, &tokenizer, &json, parts.template.as_deref())?;
+        let template = chat_template::template(&checkpoint, &tokenizer, &json, parts.template.as_deref())?;
         let vocabulary = Vocabulary::parse(json, template, &config::stop_ids(&checkpoint)?, pad)?;
         if vocabulary.n_tokens() > decoder.vocab_size {
             let problem =
@@ -106,7 +105,7 @@ impl Understood {
             left.remove(&(part, source.name));
         }
         let n_blocks = self.vision.as_ref().map_or(0, |vision| vision.encoder.n_layers);
-        let used = |part: Part, name: &str| !names::is_unused(part, name, n_blocks, self.decoder.tied);
+        let used = |part: Part, name: &str| !prefixes::is_unused(part, name, n_blocks, self.decoder.tied);
         match left.iter().find(|((part, name), _)| used(*part, name)) {
             Some((_, tensor)) => {
                 let problem = "this tensor has no place in the model that the configuration describes";

@@ -13,7 +13,7 @@ use llama3med::text::conversation::{Chat, Marks, Message, Part, Role, TEMPLATES,
 use llama3med::text::tokenizer::Tokenizer;
 use llama3med::{Error, Result};
 use quantize::About;
-use quantize::checkpoint::{Parts, chat, pickle, safetensors, sentencepiece, tensor::Tensor};
+use quantize::checkpoint::{Parts, chat_template as chat, pickle, safetensors, sentencepiece, tensor::Tensor};
 use quantize::convert::Understood;
 use quantize::files::records;
 use quantize::measure::protocol::Protocol;

@@ -9,7 +9,7 @@ use llama3med::text::conversation::{LLAMA3_TOKENS, Marks, Piece, TEMPLATES, Temp
 use llama3med::text::tokenizer::Tokenizer;
 use llama3med::text::tokenizer::ggml::token_type::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use llama3med::text::tokenizer::split::Split;
-use quantize::checkpoint::chat;
+use quantize::checkpoint::chat_template as chat;
 use quantize::checkpoint::sentencepiece::tokenizer_json;
 use quantize::convert::vocabulary::Vocabulary;
 use serde_json::Value;

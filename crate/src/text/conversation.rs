@@ -5,8 +5,8 @@
 //! is tokenized separately, as in all of LLaVA's descendants. Whatever a user types is plain text, including `<image>`
 //! and `<|eot_id|>`.
 
+mod known_templates;
 mod messages;
-mod recognise;
 mod system;
 mod writer;
 
@@ -137,7 +137,7 @@ impl Template {
     /// template.
     pub fn for_file(named: Option<Self>, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
         let Some(named) = named else { return Self::from_gguf(gguf, tokenizer) };
-        let (begin, end) = recognise::ends(&Keys::read(gguf)?, tokenizer);
+        let (begin, end) = known_templates::ends(&Keys::read(gguf)?, tokenizer);
         let template = match named {
             Self::Marks(marks) => Self::Marks(marks.with_tokens(&begin, &end)),
             llama3 => llama3,
@@ -151,7 +151,7 @@ impl Template {
     pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
         let keys = Keys::read(gguf)?;
         match keys.template {
-            None => recognise::template(gguf, &keys, tokenizer),
+            None => known_templates::template(gguf, &keys, tokenizer),
             Some("llama3") => {
                 let template = Self::Llama3 { system: keys.system.unwrap_or(LLAMA3_MED_SYSTEM).into() };
                 template.check(&gguf.file, tokenizer, &format!("{TEMPLATE} names it"))?;

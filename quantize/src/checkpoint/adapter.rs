@@ -6,7 +6,7 @@
 
 use crate::checkpoint::fields::Json;
 use crate::checkpoint::tensor::{LowRank, Tensor};
-use crate::checkpoint::{Checkpoint, MAX_CONFIG_BYTES, names, open};
+use crate::checkpoint::{Checkpoint, MAX_CONFIG_BYTES, open, prefixes};
 use llama3med::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,7 +62,7 @@ fn merge(checkpoint: &mut Checkpoint, config: &Json, mut tensors: BTreeMap<Strin
         let module = module.strip_prefix(PREFIX).unwrap_or(module);
         let rank = a.shape.first().map_or(1.0, |&rank| rank as f64);
         let scale = pattern(config, module)?.unwrap_or(alpha) / if is_stabilised { rank.sqrt() } else { rank };
-        let key = names::split(&format!("{module}.weight"));
+        let key = prefixes::split(&format!("{module}.weight"));
         let Some((key, base)) = key.and_then(|key| checkpoint.tensors.remove_entry(&key)) else {
             let problem =
                 format!("the model has no matrix {module}.weight that it could change; name one with --decoder");
@@ -98,7 +98,7 @@ fn pattern(config: &Json, module: &str) -> Result<Option<f64>> {
 /// Replaces the model's own tensor.
 fn replace(checkpoint: &mut Checkpoint, name: &str, tensor: Tensor) -> Result<()> {
     let full = name.strip_prefix(PREFIX).unwrap_or(name);
-    if let Some(key) = names::split(full) {
+    if let Some(key) = prefixes::split(full) {
         checkpoint.tensors.remove(&key);
     }
     checkpoint.add(full, tensor)
