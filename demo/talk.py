@@ -1,8 +1,10 @@
 """Asks a checkpoint, on 4-bit weights, the prompts of `prompts.json` about the sample pictures, and judges its answers by the rules of `prompts.py`.
 
     python demo/talk.py CHECKPOINT -o demo/results/prompts.json [--show dev] [--pictures 5]
+    python demo/talk.py CHECKPOINT -o demo/results/long.json --long 200
 
 Keeps every answer; prints the share of sensible ones: by form for "dev", the total alone for "test". `--pictures` adds pictures of the split "val" to the samples.
+`--long` holds random conversations of thirty turns instead, and counts the answers that differ from those to the same questions asked afresh.
 """
 
 import argparse
@@ -16,8 +18,10 @@ from torch import nn
 
 import model
 import prompts
-from data import Text
+from data import Text, log
+from dialogue import fragments
 from phantom import KINDS, SPLITS, make
+from questions import questions
 from samples import SAMPLES
 
 LIMIT = 128  # tokens of an answer
@@ -92,6 +96,29 @@ def ask_all(speaker, n_more=0, split=None):
     return records
 
 
+def long_conversations(speaker, n_conversations, n_turns=30):
+    """Conversations about pictures of the split "val", of questions that stand alone: by six turns, answers other than fresh ones and other than the true ones."""
+    records = []
+    for idx, seed in enumerate(SPLITS["val"][:n_conversations]):
+        p, rng = make(seed), np.random.default_rng([seed, 3])
+        pairs = [(one["question"], one["answer"]) for _ in range(2) for one in questions(p, rng)]
+        pairs += [turns[0][:2] for turns in fragments(p, rng, 30) if len(turns) == 1]
+        chosen = [pairs[i] for i in rng.permutation(len(pairs))[:n_turns]]
+        image_tokens = speaker.see(p.image)
+        said = speaker.answers(image_tokens, [question for question, _ in chosen])
+        for turn, ((question, answer), here) in enumerate(zip(chosen, said)):
+            fresh = speaker.answers(image_tokens, [question])[0]
+            records.append({"seed": seed, "turn": turn, "question": question, "answer": answer, "said": here, "fresh": fresh})
+        if idx % 20 == 19:
+            log(f"{idx + 1} conversations")
+    found = {}
+    for first in range(0, n_turns, 6):
+        part = [record for record in records if first <= record["turn"] < first + 6]
+        found[f"turns {first + 1} to {first + 6}"] = {"n": len(part), "other than fresh": sum(one["said"] != one["fresh"] for one in part),
+                                                      "not as expected": sum(one["said"] != one["answer"] for one in part)}
+    return records, found
+
+
 def share(records):
     """Percent of sensible answers; each prompt counts once, however many pictures it was asked about."""
     of_prompt = defaultdict(list)
@@ -115,11 +142,16 @@ if __name__ == "__main__":
     parser.add_argument("--show", choices=["dev"], help="print the answers of this split that are not sensible")
     parser.add_argument("--pictures", type=int, default=0, help="further pictures of each kind")
     parser.add_argument("--split", choices=["dev", "test"])
+    parser.add_argument("--long", type=int, help="number of long conversations")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    records = ask_all(Speaker(*model.load(args.checkpoint)), args.pictures, args.split)
-    found = summary(records)
+    speaker = Speaker(*model.load(args.checkpoint))
+    if args.long:
+        records, found = long_conversations(speaker, args.long)
+    else:
+        records = ask_all(speaker, args.pictures, args.split)
+        found = summary(records)
     if args.show:
         listed = json.loads(prompts.PROMPTS.read_text())
         for record in records:
@@ -128,4 +160,5 @@ if __name__ == "__main__":
     print(json.dumps(found))
     if args.out:
         lines = ",\n".join(json.dumps(record) for record in records)
-        args.out.write_text(f'{{"sensible": {json.dumps(found)},\n"answers": [\n{lines}\n]}}\n')
+        what = "long" if args.long else "sensible"
+        args.out.write_text(f'{{"{what}": {json.dumps(found)},\n"answers": [\n{lines}\n]}}\n')

@@ -2,6 +2,7 @@
 
     python demo/train.py data         pictures, dense labels and facts of every split
     python demo/train.py encoder      the tower, on dense labels of every patch at every scale
+    python demo/train.py tower        instead of the encoder's training: the tower of the checkpoint --start
     python demo/train.py features     the frozen tower's merged features, computed once for all later stages
     python demo/train.py decoder      connector and decoder: reports first, then instructions; the last part on 4-bit weights
     python demo/train.py all          all four; -o demo/checkpoint is the bundled model's folder
@@ -10,7 +11,7 @@
 The paper trains a connector on captions and then connector and decoder on instructions, with encoders that others had trained. Here nothing is
 pretrained, so the tower comes first, and for each image token the connector is also trained to predict which signs are in its cell.
 `--arm` trains a connector and a decoder of the ablation on the same features: `one` and `two` scales are slices of them, `blur` has its own. With
-`--init` the decoder can already speak and only learns to see.
+`--init` the decoder can already speak and only learns to see. With `--start` both continue from a checkpoint, on the features of its tower.
 """
 
 import argparse
@@ -347,7 +348,7 @@ def train_decoder(folder, arm, n_steps, reports, rate, seed, out, init=None, sta
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["data", "encoder", "features", "decoder", "test", "all"])
+    parser.add_argument("stage", choices=["data", "encoder", "tower", "features", "decoder", "test", "all"])
     parser.add_argument("--work", type=Path, default=Path("target/phantom"), help="where pictures and intermediate states are saved")
     parser.add_argument("--arm", choices=ARMS, default="all", help="what the decoder sees")
     parser.add_argument("--seed", type=int, default=1)
@@ -370,6 +371,8 @@ if __name__ == "__main__":
         make_data(args.work, TRAIN_SIZES | TEST_SIZES)
     if args.stage in ("encoder", "all"):
         train_encoder(args.work, args.encoder_steps)
+    if args.stage == "tower":
+        torch.save({"tower": model.weights(model.load(args.start)[1]), "precision": {}}, args.work / "encoder.pt")
     if args.stage in ("features", "all"):
         make_features(args.work, TRAIN_SIZES | TEST_SIZES, args.arm == "blur")
     if args.stage in ("decoder", "all"):
