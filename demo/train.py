@@ -318,7 +318,7 @@ def train_decoder(folder, arm, n_steps, reports, rate, seed, out, init=None, sta
     if start:  # a connector that can see must not follow a head that cannot
         nn.init.zeros_(signs.weight)
     modules = nn.ModuleList([connector, llama, signs])
-    run = Run(folder / f"decoder-{arm}-{seed}.pt", modules, [connector, llama], n_steps, seed, rate, 200, 0.02, 0.95, 0.05, every)
+    run = Run(folder / f"decoder-{arm}-{seed}.pt", modules, [connector, llama], n_steps, seed, rate, 50 if start else 200, 0.02, 0.95, 0.05, every)
     running, phase = [0.0, 0.0], {}
     stream = batches(text, data.phantoms, run.rng, phase)
     for done in run:
