@@ -12,7 +12,7 @@
 #   make types                                        the loss of each number format on that model: docs/types.md
 #   make convert-large SHAPE=3b                       time and memory of a full-size conversion
 #   make fuzz                                         random input for every parser
-#   make phantom | train | ablation | report          the demo model's data sets, training, ablation and report, with Python
+#   make phantom | train | talk | ablation | report   the demo model's data sets, training, ablation and report, with Python
 
 PORT ?= 8080
 MODEL_HOST ?=
@@ -171,7 +171,7 @@ golden: toolchain node_modules
 
 # ---- the demo model, on demand, with Python; each step can be interrupted and resumed
 
-.PHONY: venv phantom train ablation report
+.PHONY: venv phantom train talk ablation report
 
 PHANTOM := $(TARGET)/phantom
 ARMS ?= one two all blur
@@ -183,7 +183,7 @@ venv:
 
 # The generator's and the trainer's own tests, then the held-out splits as pictures and questions.
 phantom: venv
-	.venv/bin/python -m unittest demo/test_generator.py demo/test_training.py
+	.venv/bin/python -m unittest demo/test_generator.py demo/test_dialogue.py demo/test_prompts.py demo/test_training.py
 	.venv/bin/python demo/generate.py --split test --images 2000 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-paraphrase --images 700 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-ood --images 1000 -o $(PHANTOM)/files
@@ -191,6 +191,15 @@ phantom: venv
 # About two hours on a processor with AMX. Writes the bundled checkpoint.
 train: venv
 	.venv/bin/python demo/train.py all --work $(PHANTOM) -o demo/checkpoint
+
+# Continues the bundled checkpoint on conversations as people have them, on the data and features of `make train`, then asks the prompts of demo/prompts.json.
+talk: venv
+	cp demo/checkpoint/tokenizer.json $(PHANTOM)
+	.venv/bin/python demo/train.py data --work $(PHANTOM)
+	.venv/bin/python demo/train.py tower --start demo/checkpoint --work $(PHANTOM)
+	.venv/bin/python demo/train.py features --work $(PHANTOM)
+	.venv/bin/python demo/train.py decoder --start demo/checkpoint --seed 2 --steps 6000 --rate 4e-4 --every 250 --work $(PHANTOM) -o $(PHANTOM)/talk
+	.venv/bin/python demo/talk.py $(PHANTOM)/talk -o demo/results/prompts.json
 
 # A shorter training for each arm and seed, on the encoder and the features from `make train`: every arm starts with the bundled decoder, which can already
 # speak, and with a new connector.

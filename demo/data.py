@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import model
+import speech
+from dialogue import Turn, fragments
 from phantom import LABELS, SPLITS, distribution, make
 from questions import caption, questions
 
@@ -20,7 +22,9 @@ TEST_SIZES = {"test": 2000, "test-paraphrase": 700, "test-ood": 1000}
 REPORT = "Give a full report."
 POLITE = ("greeting", "thanks", "about", "off_topic", "diagnosis")  # questions whose answers need no picture
 NO_PICTURE = "I see no picture. Open one, then ask me about it."
-NOISE, CASUAL = 0.3, 0.25  # shares of questions with random words, and of questions without capital and full stop
+NOISE, CASUAL, SLIPS = 0.2, 0.25, 0.3  # shares of questions with random words, without capital and full stop, and as people type them
+N_FRAGMENTS = 8  # of a picture, each time
+N_TURNS, LONG, P_LONG = (1, 2, 3, 4, 6), 30, 0.12  # how many turns a conversation has; how many a long one, and how many pictures have a long one
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -198,7 +202,9 @@ ALL_ATTENTION_FUNCTIONS["packed"] = attend_packed
 
 
 def typed(question, rng):
-    """A question as people type it: sometimes without capital and without full stop."""
+    """A question as people type it: sometimes with slips and other capitals, or without capital and without full stop."""
+    if rng.random() < SLIPS:
+        return speech.typed(question, rng)
     return question[0].lower() + question[1:].rstrip(".?!") if rng.random() < CASUAL else question
 
 
@@ -208,7 +214,7 @@ def shares(found):
 
 
 def conversations(phantom, rng, phase):
-    """The questions about a picture this time: its report and questions, alone or several in a row, and sometimes one without the picture.
+    """What is asked about a picture this time, alone or several in a row, rarely up to 30 turns: its report, questions and fragments of talk; sometimes without it.
 
     `phase` has `reports_only` and, after the first evaluation, the `shares` of the questions.
     """
@@ -218,17 +224,18 @@ def conversations(phantom, rng, phase):
         return [(report, True)]
     # Each question has its own probability: a fixed number of questions would favour pictures with few questions, and so their answers.
     share = lambda one: phase.get("shares", {}).get(one["id"], 0.4) * (0.5 if one["scale"] == "general" else 1.0)
-    asked_of = [one for _ in range(2) for one in questions(phantom, rng) if rng.random() < share(one)]
-    pairs = [(typed(one["question"], rng), one["answer"]) for one in asked_of] + report
-    rng.shuffle(pairs)
-    out = []
-    while pairs:
-        n_turns = int(rng.choice([1, 2, 3, 4, 6], p=[0.5, 0.2, 0.1, 0.1, 0.1]))
-        out.append((pairs[:n_turns], True))
-        pairs = pairs[n_turns:]
-    if not out or rng.random() < 0.2:
-        one = questions(phantom, rng)[rng.integers(-10, 10)]
-        out.append(([(typed(one["question"], rng), one["answer"] if one["id"] in POLITE else NO_PICTURE)], False))
+    pieces = [[Turn(typed(one["question"], rng), one["answer"], one["id"] not in POLITE)] for one in questions(phantom, rng) if rng.random() < share(one)]
+    pieces += [[Turn(*pair)] for pair in report] + fragments(phantom, rng, N_FRAGMENTS)
+    alone = pieces[rng.integers(len(pieces))] if pieces else []
+    rng.shuffle(pieces)
+    out, is_long = [], rng.random() < P_LONG
+    while pieces:
+        n_turns, turns = LONG if is_long else int(rng.choice(N_TURNS, p=[0.4, 0.25, 0.15, 0.1, 0.1])), []
+        while pieces and len(turns) < n_turns:
+            turns += pieces.pop()
+        out.append(([turn[:2] for turn in turns[:LONG]], True))
+    if not out or (alone and rng.random() < 0.2):
+        out.append(([(turn.question, NO_PICTURE if turn.needs_picture else turn.answer) for turn in alone or [Turn(REPORT, "")]], False))
     return out
 
 

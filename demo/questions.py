@@ -191,7 +191,7 @@ WORDINGS = {
     ),
     "body_part": Form(
         ("What part of the body is this?", "Which organ is this?", "Which part of the body does the picture show?", "What does the picture show?",
-         "Name the part of the body.", "What do you see?", "What is in the picture?", "What is this a picture of?"),
+         "Name the part of the body.", "What is this a picture of?"),
         ("Tell me which part of the body this is.", "Can you say what organ the picture shows?", "I wonder which organ this is."),
         indirect=("what part of the body this is", "which organ this is", "what the picture shows", "which part of the body the picture shows"),
         requests=("name the part of the body", "name the organ"),
@@ -204,7 +204,8 @@ WORDINGS = {
     ),
     "describe": Form(
         ("Describe the picture in one sentence.", "Describe the picture.", "What are the findings?", "Sum up the picture.", "What is wrong here?",
-         "Give the findings in one sentence.", "What is abnormal?", "What did you find?", "In one sentence: what do you see?", "Any findings?"),
+         "Give the findings in one sentence.", "What is abnormal?", "What did you find?", "In one sentence: what do you see?", "Any findings?",
+         "What do you see?", "What is in the picture?"),
         ("Tell me in one sentence what you see.", "Can you sum up the findings?", "I wonder what the findings are."),
         indirect=("in one sentence what the findings are", "what is wrong here", "what the findings are", "what is abnormal here"),
         requests=("describe the picture", "sum up the picture", "give the findings in one sentence", "describe what you see in one sentence"),

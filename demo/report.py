@@ -4,6 +4,7 @@ FILES is a folder with the splits as `generate.py` writes them, QUANTIZE the com
 
 demo/results/ARM-STEPS-SEED.json     what `train.py test` found of every arm of the ablation, in PyTorch
 demo/results/native/NAME.json        what `quantize eval --json` printed of the bundled checkpoint, converted
+demo/results/prompts*.json           what `talk.py` asked, the answers, and which are sensible
 demo/{misses,training,strangers}.md  why thresholds were missed, how it was trained, pictures used for nothing else; written by hand
 
 The thresholds below were written before the final run and do not move.
@@ -51,6 +52,7 @@ NATIVE = {
     "q4_0, picture of another question": ("q4_0", "test", [*FIRST, "--shuffle"]),
     "q4_0, another picture of the same kind": ("q4_0", "test-swapped", FIRST),
 }
+TALK = {"before": DEMO / "results/prompts-before.json", "now": DEMO / "results/prompts.json"}
 CONTROLS = ("q4_0, grey picture", "q4_0, picture of another question", "q4_0, another picture of the same kind")
 
 
@@ -119,6 +121,13 @@ def formats_table(native):
         rows.append([name, *(f"{strict[kind]['accuracy']:.2f}" for kind in ("closed", "open")), *(f"{points:+.2f}" for points in lost),
                      "met" if max(lost) <= MAX_LOSS else "**missed**"])
     return table(["", "closed", "open", "closed, lost", "open, lost", f"at most {MAX_LOSS:.0f} point"], rows)
+
+
+def talk():
+    """Sensible answers to the prompts of prompts.json, of the model before it was trained on conversations and of the present one: by split and form."""
+    found = {name: json.loads(path.read_text())["sensible"] for name, path in TALK.items() if path.exists()}
+    rows = [(form, *(f"{of[form][0]:.1f}" for of in found.values()), str(n)) for form, (_, n) in next(iter(found.values())).items()]
+    return table(["", *found, "prompts"], rows)
 
 
 def majority(files):
@@ -200,6 +209,9 @@ def main():
         f"{protocol['yes/no accuracy']:.1f} for closed questions and {protocol['recall']:.1f} (token recall) for open ones.\n",
         f"Of the questions about drawn and noisy pictures that are not phantoms, {shown(strangers['accuracy'], strangers['n'])} % were answered with "
         "\"This is not a picture that I know.\", as they should be.\n",
+        "## What people type\n\n300 prompts, written by hand before the training for them: sensible answers in percent, by the rules of `demo/prompts.py`, about the sample\n"
+        "pictures. The untouched hundred is \"test\"; the other rows are the prompts to develop on, all and by form.\n",
+        talk(),
         "## Without the right picture\n\nThe most frequent answer to each question, without any model; then the model's answers to the first 6000 questions of the test split with another picture of the\n"
         "same kind, with any other picture, and with a grey one. With a picture of the same kind it does no better than guessing, so the wording alone reveals nothing. It refuses a\n"
         "grey picture or one of another kind, which counts as wrong here.\n",

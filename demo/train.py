@@ -2,6 +2,7 @@
 
     python demo/train.py data         pictures, dense labels and facts of every split
     python demo/train.py encoder      the tower, on dense labels of every patch at every scale
+    python demo/train.py tower        instead of the encoder's training: the tower of the checkpoint --start
     python demo/train.py features     the frozen tower's merged features, computed once for all later stages
     python demo/train.py decoder      connector and decoder: reports first, then instructions; the last part on 4-bit weights
     python demo/train.py all          all four; -o demo/checkpoint is the bundled model's folder
@@ -10,7 +11,7 @@
 The paper trains a connector on captions and then connector and decoder on instructions, with encoders that others had trained. Here nothing is
 pretrained, so the tower comes first, and for each image token the connector is also trained to predict which signs are in its cell.
 `--arm` trains a connector and a decoder of the ablation on the same features: `one` and `two` scales are slices of them, `blur` has its own. With
-`--init` the decoder can already speak and only learns to see.
+`--init` the decoder can already speak and only learns to see. With `--start` both continue from a checkpoint, on the features of its tower.
 """
 
 import argparse
@@ -53,11 +54,11 @@ def mixed():
 class Run:
     """Steps of a training that can be interrupted: `for done in run` yields the finished fraction, up to 1, and the caller takes one `step` of it.
 
-    The learning rate rises, then falls along a cosine to `floor`; the last fifth runs on 4-bit weights. Everything is saved every 500 steps.
+    The learning rate rises, then falls along a cosine to `floor`; the last fifth runs on 4-bit weights. Everything is saved every `every` steps.
     """
 
-    def __init__(self, path, modules, quantised, n_steps, seed, rate, warm_up, floor, beta, decay):
-        self.path, self.modules, self.quantised, self.n_steps = path, modules, quantised, n_steps
+    def __init__(self, path, modules, quantised, n_steps, seed, rate, warm_up, floor, beta, decay, every=500):
+        self.every, self.path, self.modules, self.quantised, self.n_steps = every, path, modules, quantised, n_steps
         self.rate, self.warm_up, self.floor = rate, warm_up, floor
         self.rng, self.n_done, self.is_quantised, self.start = np.random.default_rng(seed), 0, False, time.time()
         self.optimiser = torch.optim.AdamW(modules.parameters(), lr=rate, betas=(0.9, beta), weight_decay=decay)
@@ -89,7 +90,7 @@ class Run:
             fall = max(self.floor, 0.5 + 0.5 * math.cos(math.pi * done))
             self.optimiser.param_groups[0]["lr"] = self.rate * min(1, (self.n_done + 1) / self.warm_up) * fall
             yield done
-            if self.n_done % 500 == 0:
+            if self.n_done % self.every == 0:
                 self.keep()
 
     def step(self, loss):
@@ -295,7 +296,8 @@ def test(folder, arm, seed, checkpoint, limit, results):
     log(path, {split: {kind: value for kind, value in of_split.items() if " " in kind} for split, of_split in found.items()})
 
 
-def train_decoder(folder, arm, n_steps, reports, rate, seed, out, init=None):
+def train_decoder(folder, arm, n_steps, reports, rate, seed, out, init=None, start=None, every=500):
+    """Trains connector and decoder from scratch; or with the decoder of `init`; or both from the checkpoint `start`, without the reports at the beginning."""
     torch.manual_seed(seed)
     channels = ARMS[arm]
     data, val = Data(folder, "train"), Data(folder, "val")
@@ -305,17 +307,24 @@ def train_decoder(folder, arm, n_steps, reports, rate, seed, out, init=None):
     text = Text(tokenizer)
     connector, llama = model.make_connector({"one": 1, "two": 2}.get(arm, 3)).to(DEVICE), model.make_llama(tokenizer).to(DEVICE)
     standardise(connector, picked(features, range(400), channels))
-    if init:
+    if start:
+        connector, llama = (module.to(DEVICE) for module in model.load(start)[2:])
+        reports = 0
+    elif init:
         llama.load_state_dict(model.load(init)[3].state_dict())
     else:
         nn.init.normal_(llama.model.embed_tokens.weight, 0, 0.5)
     signs = nn.Linear(model.DIM, len(LABELS)).to(DEVICE)  # which signs are in the cell of an image token; dropped afterwards
+    if start:  # a connector that can see must not follow a head that cannot
+        nn.init.zeros_(signs.weight)
     modules = nn.ModuleList([connector, llama, signs])
-    run = Run(folder / f"decoder-{arm}-{seed}.pt", modules, [connector, llama], n_steps, seed, rate, 200, 0.02, 0.95, 0.05)
+    run = Run(folder / f"decoder-{arm}-{seed}.pt", modules, [connector, llama], n_steps, seed, rate, 50 if start else 200, 0.02, 0.95, 0.05, every)
     running, phase = [0.0, 0.0], {}
     stream = batches(text, data.phantoms, run.rng, phase)
     for done in run:
-        if run.n_done % 500 == 0 and done >= reports:
+        if run.n_done % every == 0 and run.n_done and start:  # to be tried while the training goes on
+            model.save(out, tokenizer, load_tower(folder).cpu(), connector, llama)
+        if run.n_done % 500 == 0 and run.n_done >= bool(start) and done >= reports:
             found = evaluate(text, connector, llama, val_features, val.phantoms[:150], channels)
             phase["shares"] = shares(found)
             log(found)
@@ -329,7 +338,7 @@ def train_decoder(folder, arm, n_steps, reports, rate, seed, out, init=None):
             hint = F.binary_cross_entropy_with_logits(signs(image_tokens).float(), present)
         run.step(loss + hint)
         running = [old + (new.item() - old) * 0.02 for old, new in zip(running, (loss, hint))]
-        if run.n_done % 100 == 0:
+        if run.n_done % min(100, every) == 0:
             log(f"{arm} {run.pace()}, answers {running[0]:.4f}, signs {running[1]:.4f}")
     result = evaluate(text, connector, llama, val_features, val.phantoms, channels)
     log(f"{arm}: {n_steps} steps", result)
@@ -339,7 +348,7 @@ def train_decoder(folder, arm, n_steps, reports, rate, seed, out, init=None):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["data", "encoder", "features", "decoder", "test", "all"])
+    parser.add_argument("stage", choices=["data", "encoder", "tower", "features", "decoder", "test", "all"])
     parser.add_argument("--work", type=Path, default=Path("target/phantom"), help="where pictures and intermediate states are saved")
     parser.add_argument("--arm", choices=ARMS, default="all", help="what the decoder sees")
     parser.add_argument("--seed", type=int, default=1)
@@ -347,6 +356,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=9000, help="of the decoder's training, 8 pictures each")
     parser.add_argument("--reports", type=float, default=1 / 3, help="fraction of these steps on reports only: they are cheap, and each names every finding")
     parser.add_argument("--init", type=Path, help="a checkpoint whose decoder this one starts from; the connector starts from scratch")
+    parser.add_argument("--start", type=Path, help="a checkpoint whose connector and decoder this training continues, on the features of its own tower")
+    parser.add_argument("--every", type=int, default=500, help="steps after which the decoder's training is saved")
     parser.add_argument("--rate", type=float, default=1e-3, help="the decoder's highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=int, help="number of pictures of each split to test")
@@ -360,9 +371,11 @@ if __name__ == "__main__":
         make_data(args.work, TRAIN_SIZES | TEST_SIZES)
     if args.stage in ("encoder", "all"):
         train_encoder(args.work, args.encoder_steps)
+    if args.stage == "tower":
+        torch.save({"tower": model.weights(model.load(args.start)[1]), "precision": {}}, args.work / "encoder.pt")
     if args.stage in ("features", "all"):
         make_features(args.work, TRAIN_SIZES | TEST_SIZES, args.arm == "blur")
     if args.stage in ("decoder", "all"):
-        train_decoder(args.work, args.arm, args.steps, args.reports, args.rate, args.seed, out, args.init)
+        train_decoder(args.work, args.arm, args.steps, args.reports, args.rate, args.seed, out, args.init, args.start, args.every)
     if args.stage == "test":
         test(args.work, args.arm, args.seed, out, args.limit, args.results)
