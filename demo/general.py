@@ -1,6 +1,6 @@
 """General conversation for the second demo model: answers of its base to general prompts, so that it stays able to talk (self-distillation).
 
-    python demo/general.py target/smollm2    # answers the questions in demo/general.jsonl anew, from a fixed seed
+    python demo/general.py target/real    # answers the questions in demo/general.jsonl anew, from a fixed seed
 
 Each line of the file is one conversation: a list of [question, answer].
 """

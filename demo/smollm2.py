@@ -107,11 +107,14 @@ def conversation(reader, message):
 
 
 def main():
+    from safetensors.numpy import save_file
+
     folder = Path(sys.argv[1])
     _, reader = unpack(folder)
-    llama = llama_of(reader)
-    llama.half().save_pretrained(folder / "base")
-    (folder / "base/generation_config.json").unlink(missing_ok=True)
+    (folder / "base").mkdir(exist_ok=True)
+    save_file({f"model.{name}": values.astype(np.float16) for name, values in weights(reader)}, folder / "base/model.safetensors", metadata={"format": "pt"})
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "dtype": "float16", **shape(reader)}
+    (folder / "base/config.json").write_text(json.dumps(config, indent=1) + "\n")
     write_tokenizer(reader, folder / "base")
 
 
