@@ -6,6 +6,7 @@
     python demo/chat.py instruct             connector and a LoRA adapter on conversations, with general conversation mixed in
     python demo/chat.py all                  all three; -o demo/chat is the folder of the adapter and the connector
     python demo/chat.py pace                 seconds per step of both trainings on 1 and 2 threads
+    python demo/chat.py same                 that the converted model has the same logits
     python demo/chat.py talk                 five-turn conversations and sampled answers of a trained model, into demo/results/chat
     python demo/chat.py score ANSWERS.jsonl QUESTIONS.json    answers of `quantize eval` by their first sentence, into demo/results/chat
 
@@ -18,6 +19,7 @@ import argparse
 import itertools
 import json
 import re
+import subprocess
 import time
 from collections import defaultdict
 from functools import lru_cache
@@ -25,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -225,10 +228,13 @@ def instructions(p, rng, others):
 
 
 def batch_of(text, data, seed, step, of_picture):
-    """The batch of a step: indices and packed conversations, a function of the seed and the step alone."""
-    rng = np.random.default_rng([seed, step])
-    idxs = rng.integers(0, len(data.phantoms), N_PICTURES)
-    return idxs, Batch(text, [of_picture(data.phantoms[idx], rng) for idx in idxs])
+    """The batch of a step: indices and packed conversations, a function of the seed and the step alone. Four steps share their pictures out by length."""
+    rng = np.random.default_rng([seed, step // 4])
+    several = [(idx, of_picture(data.phantoms[idx], rng)) for idx in rng.integers(0, len(data.phantoms), 4 * N_PICTURES)]
+    several.sort(key=lambda one: sum(len(text.turns(turns, has_image)[0]) for turns, has_image in one[1]))
+    first = rng.permutation(4)[step % 4] * N_PICTURES
+    idxs, of_pictures = zip(*several[first:first + N_PICTURES])
+    return idxs, Batch(text, of_pictures)
 
 
 # ---- training
@@ -365,14 +371,14 @@ def score(answers, records, kept):
     truth = {record["id"]: record for record in json.loads(records.read_text())}
     for line in answers.read_text().splitlines():
         said = json.loads(line)
-        record = truth[said["id"]]
+        record = truth[said["question_id"]]
         one = {**record, "id": record["id"].split("-", 1)[1], "answer": record["conversations"][1]["value"]}
         if one["scale"] not in ("coarse", "middle", "fine"):
             continue
-        right = sentences.is_right(one, record["kind"], said["answer"])
+        right = sentences.is_right(one, record["kind"], said["text"])
         found[f"{one['scale']} {one['answer_type']}"].append(right)
         if not right:
-            wrong.append({"id": record["id"], "question": record["conversations"][0]["value"].removeprefix("<image>\n"), "expected": one["answer"], "said": said["answer"]})
+            wrong.append({"id": record["id"], "question": record["conversations"][0]["value"].removeprefix("<image>\n"), "expected": one["answer"], "said": said["text"]})
     columns = {name: [round(100 * sum(hits) / len(hits), 2), len(hits)] for name, hits in sorted(found.items())}
     met = {what: {"percent": columns[f"{scale} {kind}"][0], "half_interval": round(interval(*columns[f"{scale} {kind}"]), 2), "threshold": threshold,
                   "met": columns[f"{scale} {kind}"][0] >= threshold}
@@ -488,21 +494,45 @@ def talk(args):
 
 
 
+def same(args):
+    """Compares the logits of the converted model, in f32, with those of transformers for the same picture, question and answer."""
+    picture, question, folder = Path("demo/samples/chest.png"), "Describe the picture.", args.work / "f32"
+    parts = ["--decoder", args.base / "base", "--encoder", ENCODER]
+    adapter = args.out / "adapter"
+    run = lambda *words: subprocess.run([args.quantize, *map(str, words)], check=True)
+    run("convert", args.out, *parts, *(["--adapter", adapter] if adapter.exists() else []), "--type", "f32", "-o", folder)
+    run("ask", folder, "--image", picture, "--prompt", question, "--max-tokens", 12, "--ranks", 1, "--logits-out", args.work / "logits.safetensors")
+    found = load_file(args.work / "logits.safetensors")
+    speaker = Speaker(args.out, args.base)
+    image_tokens = speaker.see(np.asarray(Image.open(picture).convert("RGB")))
+    ids, theirs = found["tokens"].flatten().tolist(), found["logits"].float()
+    embed = lambda ids: speaker.llama.model.embed_tokens(torch.tensor([ids], dtype=torch.long, device=DEVICE))
+    with torch.inference_mode():
+        prompt = [embed(speaker.text.head), image_tokens, embed(speaker.text.ids(f"\n{question}{REPLY}"))]
+        ours = speaker.llama(inputs_embeds=torch.cat([*prompt, embed(ids)], 1)).logits[0, -len(ids) - 1:].float().cpu()[:len(theirs)]
+    off = (ours - theirs).abs().max().item()
+    tokens_off = (found["image_tokens"].flatten().float() - image_tokens.flatten().cpu()).abs().max().item()
+    agree = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
+    log(f"largest difference of {theirs.numel()} logits {off:.2e} (their largest {ours.abs().max():.1f}), of image tokens {tokens_off:.2e}; {agree:.0%} same choices")
+    assert off < 2e-3 * ours.abs().max() and agree == 1, "the converted model is another one"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["data", "connector", "instruct", "all", "pace", "talk", "score"])
+    parser.add_argument("stage", choices=["data", "connector", "instruct", "all", "pace", "talk", "score", "same"])
     parser.add_argument("files", nargs="*", type=Path, help="of `score`")
     parser.add_argument("--work", type=Path, default=Path("target/chat"), help="where pictures and intermediate states are saved")
     parser.add_argument("--base", type=Path, default=Path("target/real"), help="the folder of `smollm2.py`")
     parser.add_argument("--pictures", type=int, default=TRAIN_SIZES["train"], help="of the training split; other splits shrink likewise")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--word-steps", type=int, default=3000, help="of 16 pictures, without the base")
+    parser.add_argument("--word-steps", type=int, default=2000, help="of 16 pictures, without the base")
     parser.add_argument("--words", type=float, default=0.1, help="weight of the words while the connector learns from reports")
     parser.add_argument("--connector-steps", type=int, default=300, help=f"of {N_PICTURES} pictures")
     parser.add_argument("--instruct-steps", type=int, default=1200, help=f"of {N_PICTURES} pictures")
     parser.add_argument("--connector-rate", type=float, default=5e-4)
     parser.add_argument("--rate", type=float, default=5e-4, help="highest learning rate of the second training")
     parser.add_argument("--every", type=int, default=50, help="steps after which everything is saved")
+    parser.add_argument("--quantize", default="target/debug/quantize", help="the command-line tool, for `same`")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pace-steps", type=int, default=6)
     parser.add_argument("--dialogues", type=int, default=50)
@@ -522,6 +552,8 @@ def main():
         pace(args)
     if args.stage == "talk":
         talk(args)
+    if args.stage == "same":
+        same(args)
     if args.stage == "score":
         score(*args.files, RESULTS / f"{args.files[1].stem}.json")
 

@@ -36,9 +36,9 @@ DESCRIBE = {  # by the number of sentences wanted
     "long": ("Describe the picture in detail.", "Give a detailed description.", "Go through everything that you see, one by one.", "Report all that is there and all that is not.",
              "Please describe the image as fully as you can.", "I would like a long description.", "Be thorough: what is in the picture?"),
 }  # fmt: skip
-WHY = ("Why?", "Why do you say that?", "How do you see that?", "What do you base that on?", "Can you explain that?", "What is the reason?", "And why is that?",
+WHY = ("Why is that?", "Why do you say that?", "How do you see that?", "What do you base that on?", "Can you explain that?", "What is the reason?", "And why?",
        "What in the picture shows that?")
-SURE = ("Are you sure?", "Is that certain?", "Can I be sure of that?", "Please check again.", "Look again, is that right?", "How sure are you?", "I am not convinced.")
+SURE = ("Is that so?", "Is that certain?", "Can I be sure of that?", "Please check again.", "Look again, is that right?", "How sure are you?", "I am not convinced.")
 REAL = ("I have a real X-ray, can you read it?", "Can you look at my own scan?", "Would you be right about a real patient?", "Can you read real pictures too?",
         "What if this were a real picture?", "Is this picture real?", "Have you ever seen a real chest film?", "Could you help my doctor?", "Were you trained on patients?",
         "Does this also work for hospital images?", "What have you learned from?", "How much of this can I believe?")
