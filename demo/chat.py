@@ -52,6 +52,7 @@ RANK = 16
 N_PICTURES = 4  # a step
 GENERAL = 0.4  # general conversations for each picture: about a fifth of all tokens
 SHARES = {"coarse": 0.3, "middle": 0.3, "fine": 0.4, "general": 0.1}  # how often a question is asked, by its scale
+CHECK = 150  # steps between two looks at validation pictures
 RESULTS = Path(__file__).parent / "results/chat"
 
 
@@ -222,7 +223,7 @@ def instructions(p, rng, others):
     if rng.random() < 0.06:
         one = questions(p, rng)[rng.integers(6)]
         out.append(([(typed(one["question"], rng), sentences.draw(rng, sentences.SAID["nothing"]))], False))
-    if rng.random() < GENERAL:
+    if others and rng.random() < GENERAL:
         out.append((sentences.draw(rng, others), bool(rng.random() < 0.5)))
     return out or captions(p, rng)
 
@@ -280,11 +281,31 @@ def fit_words(data, features, words, connector, n_steps, seed):
     return explained
 
 
-def fit(name, run, text, data, features, llama, connector, of_picture, seed, n_steps, hint=None):
-    """Steps of a stage; logs loss and seconds per step. Returns the last running loss."""
+@torch.inference_mode()
+def sees(text, llama, connector, work, n_pictures=32):
+    """Percent of closed questions about validation pictures to which the right one of yes and no is likelier, and their number, by scale."""
+    val, features, hits = Data(work, "val"), np.load(work / "val.features.npy", mmap_mode="r"), defaultdict(list)
+    yes, no = (text.ids(word)[0] for word in ("Yes", "No"))
+    for first in range(0, min(n_pictures, len(val.phantoms)), N_PICTURES):
+        idxs = range(first, first + N_PICTURES)
+        found = [[one for one in questions(val.phantoms[idx], np.random.default_rng(idx)) if one["answer"] in ("Yes.", "No.") and one["scale"] != "general"] for idx in idxs]
+        if any(found):
+            batch = Batch(text, [[([(one["question"], one["answer"])], True) for one in of_picture] for of_picture in found])
+            with train.mixed():
+                logits, _ = batch.run(llama, connector(train.picked(features, idxs, slice(None))))
+            logits = logits.view(-1, len(text.ids(f"Yes.{END}")), logits.shape[-1])[:, 0]
+            for one, is_yes in zip(itertools.chain(*found), (logits[:, yes] > logits[:, no]).tolist()):
+                hits[one["scale"]].append(is_yes == (one["answer"] == "Yes."))
+    return {scale: [round(100 * sum(right) / len(right), 1), len(right)] for scale, right in sorted(hits.items())}
+
+
+def fit(name, run, text, data, features, llama, connector, of_picture, seed, n_steps, hint=None, check=None):
+    """Steps of a stage; logs the loss, seconds per step and now and then what `check` finds. Returns the last running loss."""
     running, started, spent = None, time.time(), time.process_time()
     llama.config.use_cache = False
     for _ in run:
+        if check and run.n_done % CHECK == 0 and run.n_done:
+            log(f"{name}: step {run.n_done}", check())
         idxs, batch = batch_of(text, data, seed, run.n_done, of_picture)
         with train.mixed():
             image_tokens = connector(train.picked(features, idxs, slice(None)))
@@ -292,11 +313,13 @@ def fit(name, run, text, data, features, llama, connector, of_picture, seed, n_s
             extra = 0.0 if hint is None else hint(idxs, image_tokens)
         run.step(loss + extra)
         running = loss.item() if running is None else running + (loss.item() - running) * 0.05
-        if run.n_done % 20 == 0 or run.n_done == n_steps:
+        if run.n_done % 10 == 0 or run.n_done == n_steps:
             done = run.n_done - run.first
             log(f"{name}: step {run.n_done} of {n_steps}, loss {running:.4f}, {(time.time() - started) / done:.2f} s a step, "
                 f"{(time.process_time() - spent) / done:.2f} s of processor time, {batch.ids.numel()} tokens in the last one")
     run.keep()
+    if check:
+        log(f"{name}: step {run.n_done}", check())
     return running
 
 
@@ -312,7 +335,8 @@ def train_connector(args):
         fit_words(data, features, words, connector, args.word_steps, args.seed)
     run = Run(state, connector, args.connector_steps, args.seed, args.connector_rate, 20, args.every)
     hint = lambda idxs, tokens: F.mse_loss(tokens.float(), words.targets([data.phantoms[idx] for idx in idxs], data.cells(idxs))) * args.words / words.table.var()
-    fit("connector", run, text, data, features, llama, connector, captions, args.seed, args.connector_steps, hint if args.words else None)
+    fit("connector", run, text, data, features, llama, connector, captions, args.seed, args.connector_steps, hint if args.words else None,
+        lambda: sees(text, llama, connector, args.work))
     save(args.out, args.base / "base", connector)
 
 
@@ -329,7 +353,8 @@ def train_instruct(args):
     others = general.conversations()
     run = Run(args.work / f"instruct-{args.seed}.pt", trainable, args.instruct_steps, args.seed, args.rate, 20, args.every)
     of_picture = lambda p, rng: instructions(p, rng, others)
-    fit("instruct", run, text, data, features, llama, connector, of_picture, args.seed, args.instruct_steps)
+    fit("instruct", run, text, data, features, llama, connector, of_picture, args.seed, args.instruct_steps,
+        check=lambda: sees(text, llama, connector, args.work))
     save(args.out, args.base / "base", connector, peft)
 
 
@@ -527,8 +552,8 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--word-steps", type=int, default=2000, help="of 16 pictures, without the base")
     parser.add_argument("--words", type=float, default=0.1, help="weight of the words while the connector learns from reports")
-    parser.add_argument("--connector-steps", type=int, default=300, help=f"of {N_PICTURES} pictures")
-    parser.add_argument("--instruct-steps", type=int, default=1200, help=f"of {N_PICTURES} pictures")
+    parser.add_argument("--connector-steps", type=int, default=200, help=f"of {N_PICTURES} pictures")
+    parser.add_argument("--instruct-steps", type=int, default=750, help=f"of {N_PICTURES} pictures")
     parser.add_argument("--connector-rate", type=float, default=5e-4)
     parser.add_argument("--rate", type=float, default=5e-4, help="highest learning rate of the second training")
     parser.add_argument("--every", type=int, default=50, help="steps after which everything is saved")

@@ -16,7 +16,9 @@ TEMPERATURE, TOP_P = 0.5, 0.9
 
 
 def conversations():
-    return [[tuple(turn) for turn in json.loads(line)] for line in PATH.read_text().splitlines()]
+    """Those that have been answered."""
+    found = [[tuple(turn) for turn in json.loads(line)] for line in PATH.read_text().splitlines()]
+    return [turns for turns in found if all(answer for _, answer in turns)]
 
 
 def whole(text):
@@ -50,7 +52,7 @@ def main():
     torch.manual_seed(0)
     _, reader = unpack(Path(sys.argv[1]))
     llama, tokenizer = llama_of(reader), tokenizer_of(reader)
-    found = [[[question, ""] for question, _ in turns] for turns in conversations()]
+    found = [[[question, ""] for question, _ in turns] for turns in map(json.loads, PATH.read_text().splitlines())]
     for turn_idx in range(max(map(len, found))):
         asked = sorted((turns for turns in found if len(turns) > turn_idx), key=lambda turns: len(turns[turn_idx][0]))
         for first in range(0, len(asked), TOGETHER):
