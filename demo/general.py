@@ -1,6 +1,7 @@
 """General conversation for the second demo model: answers of its base to general prompts, so that it stays able to talk (self-distillation).
 
-    python demo/general.py target/real    # answers the questions in demo/general.jsonl anew, from a fixed seed
+    python demo/general.py target/real            # answers the questions in demo/general.jsonl that have no answer yet; can be interrupted
+    python demo/general.py target/real --again    # answers all of them anew
 
 Each line of the file is one conversation: a list of [question, answer].
 """
@@ -8,10 +9,11 @@ Each line of the file is one conversation: a list of [question, answer].
 import json
 import re
 import sys
+import zlib
 from pathlib import Path
 
 PATH = Path(__file__).parent / "general.jsonl"
-N_TOKENS, TOGETHER = 80, 16
+N_TOKENS, TOGETHER = 80, 32
 TEMPERATURE, TOP_P = 0.5, 0.9
 
 
@@ -49,19 +51,21 @@ def main():
 
     from smollm2 import llama_of, tokenizer_of, unpack
 
-    torch.manual_seed(0)
     _, reader = unpack(Path(sys.argv[1]))
     llama, tokenizer = llama_of(reader), tokenizer_of(reader)
-    found = [[[question, ""] for question, _ in turns] for turns in map(json.loads, PATH.read_text().splitlines())]
+    found = [json.loads(line) for line in PATH.read_text().splitlines()]
+    if "--again" in sys.argv:
+        found = [[[question, ""] for question, _ in turns] for turns in found]
     for turn_idx in range(max(map(len, found))):
-        asked = sorted((turns for turns in found if len(turns) > turn_idx), key=lambda turns: len(turns[turn_idx][0]))
+        asked = sorted((turns for turns in found if len(turns) > turn_idx and not turns[turn_idx][1]), key=lambda turns: len(turns[turn_idx][0]))
         for first in range(0, len(asked), TOGETHER):
             part = asked[first:first + TOGETHER]
+            torch.manual_seed(zlib.crc32(part[0][turn_idx][0].encode()))
             with torch.inference_mode():
                 for turns, answer in zip(part, answers(llama, tokenizer, [turns[:turn_idx + 1] for turns in part])):
                     turns[turn_idx][1] = answer
+            PATH.write_text("".join(json.dumps(turns, ensure_ascii=False) + "\n" for turns in found))
             print(f"turn {turn_idx + 1}: {first + len(part)} of {len(asked)}", flush=True)
-    PATH.write_text("".join(json.dumps(turns, ensure_ascii=False) + "\n" for turns in found))
 
 
 if __name__ == "__main__":
