@@ -103,7 +103,8 @@ def save(folder, tokenizer_folder, connector, peft=None):
     base, encoder = json.loads((tokenizer_folder / "config.json").read_text()), json.loads((ENCODER / "config.json").read_text())
     dim = connector[2].out_features
     text = {key: base[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps",
-                                       "max_position_embeddings", "vocab_size", "tie_word_embeddings", "rope_theta", "bos_token_id", "eos_token_id", "model_type", "hidden_act")}
+                                       "max_position_embeddings", "vocab_size", "tie_word_embeddings", "rope_theta", "bos_token_id", "eos_token_id",
+                                       "model_type", "hidden_act")}
     config = {**encoder, "llm_model_name_or_path": "SmolLM2-135M-Instruct", "tokenizer_name_or_path": "SmolLM2-135M-Instruct", "text_config": text,
               "hidden_size": dim, "vocab_size": base["vocab_size"], "pad_token": END, "pad_token_id": base["eos_token_id"],
               "tokenizer_model_max_length": base["max_position_embeddings"]}
@@ -128,7 +129,8 @@ def load(folder, base):
     """What `save` wrote, on its base: tokenizer, tower, connector and the adapted decoder, in f32."""
     tokenizer, llama = load_base(base)
     connector = make_connector(llama.config.hidden_size)
-    connector.load_state_dict({name.removeprefix("connector._connector."): value.float() for name, value in load_file(folder / "connector/model.safetensors").items()})
+    named = load_file(folder / "connector/model.safetensors")
+    connector.load_state_dict({name.removeprefix("connector._connector."): value.float() for name, value in named.items()})
     adapter = folder / "adapter/adapter_model.safetensors"
     if adapter.exists():
         peft = adapted(llama)
@@ -287,7 +289,8 @@ def sees(text, llama, connector, work, n_pictures=32):
     yes, no = (text.ids(word)[0] for word in ("Yes", "No"))
     for first in range(0, min(n_pictures, len(val.phantoms)), N_PICTURES):
         idxs = range(first, first + N_PICTURES)
-        found = [[one for one in questions(val.phantoms[idx], np.random.default_rng(idx)) if one["answer"] in ("Yes.", "No.") and one["scale"] != "general"] for idx in idxs]
+        asked = [questions(val.phantoms[idx], np.random.default_rng(idx)) for idx in idxs]
+        found = [[one for one in of_picture if one["answer"] in ("Yes.", "No.") and one["scale"] != "general"] for of_picture in asked]
         if any(found):
             batch = Batch(text, [[([(one["question"], one["answer"])], True) for one in of_picture] for of_picture in found])
             with train.mixed():
@@ -333,7 +336,8 @@ def train_connector(args):
     if not state.exists():
         fit_words(data, features, words, connector, args.word_steps, args.seed)
     run = Run(state, connector, args.connector_steps, args.seed, args.connector_rate, 20, args.every)
-    hint = lambda idxs, tokens: F.mse_loss(tokens.float(), words.targets([data.phantoms[idx] for idx in idxs], data.cells(idxs))) * args.words / words.table.var()
+    wanted = lambda idxs: words.targets([data.phantoms[idx] for idx in idxs], data.cells(idxs))
+    hint = lambda idxs, tokens: F.mse_loss(tokens.float(), wanted(idxs)) * args.words / words.table.var()
     fit("connector", run, text, data, features, llama, connector, captions, args.seed, args.connector_steps, hint if args.words else None,
         lambda: sees(text, llama, connector, args.work))
     save(args.out, args.base / "base", connector)
@@ -402,7 +406,7 @@ def score(answers, records, kept):
         right = sentences.is_right(one, record["kind"], said["text"])
         found[f"{one['scale']} {one['answer_type']}"].append(right)
         if not right:
-            wrong.append({"id": record["id"], "question": record["conversations"][0]["value"].removeprefix("<image>\n"), "expected": one["answer"], "said": said["text"]})
+            wrong.append({"id": record["id"], "question": said["prompt"], "expected": one["answer"], "said": said["text"]})
     columns = {name: [round(100 * sum(hits) / len(hits), 2), len(hits)] for name, hits in sorted(found.items())}
     met = {what: {"percent": columns[f"{scale} {kind}"][0], "half_interval": round(interval(*columns[f"{scale} {kind}"]), 2), "threshold": threshold,
                   "met": columns[f"{scale} {kind}"][0] >= threshold}
@@ -496,7 +500,8 @@ def talk(args):
                 fresh.append(sentences.understood(one, p.kind, answer) == sentences.understood(one, p.kind, again))
         dialogues.append({"seed": seed, "kind": p.kind, "turns": turns})
     share = lambda hits: [round(100 * sum(hits) / len(hits), 1), len(hits)] if hits else None
-    (args.results / "dialogues.json").write_text(json.dumps({"right": share(right), "as_when_asked_alone": share(fresh), "dialogues": dialogues}, indent=1) + "\n")
+    kept = {"right": share(right), "as_when_asked_alone": share(fresh), "dialogues": dialogues}
+    (args.results / "dialogues.json").write_text(json.dumps(kept, indent=1) + "\n")
     sampled = []
     for temperature in (0.0, 0.5, 0.8, 1.0):
         for number, seed in enumerate(itertools.islice(phantom_seeds("test"), args.sampled // 4)):
@@ -537,7 +542,8 @@ def same(args):
     off = (ours - theirs).abs().max().item()
     tokens_off = (found["image_tokens"].flatten().float() - image_tokens.flatten().cpu()).abs().max().item()
     agree = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
-    log(f"largest difference of {theirs.numel()} logits {off:.2e} (their largest {ours.abs().max():.1f}), of image tokens {tokens_off:.2e}; {agree:.0%} same choices")
+    log(f"largest difference of {theirs.numel()} logits {off:.2e} (their largest {ours.abs().max():.1f}), of image tokens {tokens_off:.2e}; "
+        f"{agree:.0%} same choices")
     assert off < 1e-4 * ours.abs().max() and agree == 1, "the converted model is another one"
 
 
@@ -547,7 +553,7 @@ def main():
     parser.add_argument("files", nargs="*", type=Path, help="of `score`")
     parser.add_argument("--work", type=Path, default=Path("target/chat"), help="where pictures and intermediate states are saved")
     parser.add_argument("--base", type=Path, default=Path("target/real"), help="the folder of `smollm2.py`")
-    parser.add_argument("--pictures", type=int, default=TRAIN_SIZES["train"], help="of the training split; other splits shrink likewise")
+    parser.add_argument("--pictures", type=int, default=TRAIN_SIZES["train"], help="of the training split")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--word-steps", type=int, default=2000, help="of 16 pictures, without the base")
     parser.add_argument("--words", type=float, default=0.1, help="weight of the words while the connector learns from reports")

@@ -29,54 +29,108 @@ SEEN = {
 }
 
 DESCRIBE = {  # by the number of sentences wanted
-    "short": ("What do you see here?", "What is this?", "Describe it in a few words.", "A short summary, please.", "What is special about this picture?",
-              "Is anything abnormal here?", "What catches your eye?", "Give me the main findings.", "So what is it?"),
-    "medium": ("Describe what you see.", "What does this image show?", "Please describe the image.", "Can you describe this for me?", "What can be seen?",
-               "Walk me through the picture.", "Say something about this picture.", "How would you describe it?"),
-    "long": ("Describe the picture in detail.", "Give a detailed description.", "Go through everything that you see, one by one.", "Report all that is there and all that is not.",
-             "Please describe the image as fully as you can.", "I would like a long description.", "Be thorough: what is in the picture?"),
+    "short": (
+        "What do you see here?", "What is this?", "Describe it in a few words.", "A short summary, please.", "What is special about this picture?",
+        "Is anything abnormal here?", "What catches your eye?", "Give me the main findings.", "So what is it?",
+    ),
+    "medium": (
+        "Describe what you see.", "What does this image show?", "Please describe the image.", "Can you describe this for me?", "What can be seen?",
+        "Walk me through the picture.", "Say something about this picture.", "How would you describe it?",
+    ),
+    "long": (
+        "Describe the picture in detail.", "Give a detailed description.", "Go through everything that you see, one by one.",
+        "Report all that is there and all that is not.", "Please describe the image as fully as you can.", "I would like a long description.",
+        "Be thorough: what is in the picture?",
+    ),
 }  # fmt: skip
-WHY = ("Why is that?", "Why do you say that?", "How do you see that?", "What do you base that on?", "Can you explain that?", "What is the reason?", "And why?",
-       "What in the picture shows that?")
-SURE = ("Is that so?", "Is that certain?", "Can I be sure of that?", "Please check again.", "Look again, is that right?", "How sure are you?", "I am not convinced.")
-REAL = ("I have a real X-ray, can you read it?", "Can you look at my own scan?", "Would you be right about a real patient?", "Can you read real pictures too?",
-        "What if this were a real picture?", "Is this picture real?", "Have you ever seen a real chest film?", "Could you help my doctor?", "Were you trained on patients?",
-        "Does this also work for hospital images?", "What have you learned from?", "How much of this can I believe?")
+WHY = (
+    "Why is that?", "Why do you say that?", "How do you see that?", "What do you base that on?", "Can you explain that?", "What is the reason?", "And why?",
+    "What in the picture shows that?",
+)  # fmt: skip
+SURE = (
+    "Is that so?", "Is that certain?", "Can I be sure of that?", "Please check again.", "Look again, is that right?", "How sure are you?",
+    "I am not convinced.",
+)  # fmt: skip
+REAL = (
+    "I have a real X-ray, can you read it?", "Can you look at my own scan?", "Would you be right about a real patient?", "Can you read real pictures too?",
+    "What if this were a real picture?", "Is this picture real?", "Have you ever seen a real chest film?", "Could you help my doctor?",
+    "Were you trained on patients?", "Does this also work for hospital images?", "What have you learned from?", "How much of this can I believe?",
+)  # fmt: skip
 TERMS = {
-    ("an effusion", "effusion", "a pleural effusion"): ("An effusion is fluid that collects in the space around a lung. On a chest film it makes the base of the lung look white.",
-                                  "It is fluid between the lung and the chest wall. In a chest film one sees it as a white area at the base of the lung."),
-    ("an enlarged heart", "cardiomegaly", "enlarged heart"): ("An enlarged heart is wider than half of the chest on a chest film. It can have many causes, and a film alone does not tell which.",
-                                           "It means that the heart is larger than normal. On a chest film it then takes up more than half of the width of the chest."),
-    ("septal lines", "septal line"): ("Septal lines are short lines in a lung. They show that the walls between its small parts are thickened, often by fluid.",
-                       "They are thin lines on a chest film where the walls between the small parts of the lung have become thick."),
-    ("a chest film", "chest film", "a chest X-ray"): ("A chest film is an X-ray picture of the chest. Air looks dark in it, and bone and fluid look white.",
-                                      "It is a picture of the chest made with X-rays: the lungs are dark, and the heart and the bones are white."),
-    ("a bleed", "bleeding in the brain"): ("A bleed is blood that has left its vessel. On a CT of the brain, fresh blood looks bright.",
-                                           "It means that blood has left a vessel. In a CT picture of the brain it is a bright spot."),
-    ("ventricles", "the ventricles", "a ventricle"): ("The ventricles are spaces filled with fluid in the middle of the brain. They look dark on CT.",
-                                       "They are the fluid-filled spaces inside the brain. On a CT picture they are dark."),
-    ("a CT", "CT", "a CT slice", "computed tomography"): ("CT, computed tomography, makes pictures of slices through the body with X-rays. Bone is bright, and fluid is dark.",
-                                      "A CT is made with X-rays from many directions, from which a computer draws a slice of the body."),
-    ("a coarse patch", "coarse patch"): ("Here, a coarse patch is an area of the drawn brain with a coarse pattern. It is mottled or barred. It is a sign made up for these drawings.",),
-    ("fine spots", "a fine spot"): ("Fine spots are small areas with a very fine pattern in the drawn brain. They can only be seen at the full size of the picture.",),
-    ("cellularity", "high cellularity", "low cellularity"): ("Cellularity says how many cells a tissue has. If it is high, the dark nuclei lie close together.",
-                                      "It means how densely cells are packed. With low cellularity, the nuclei are far apart."),
-    ("a stain", "the stain", "staining"): ("A stain is a dye that makes tissue visible under the microscope. It colours different parts of the cells differently.",
-                               "It is the colour that is put on a thin slice of tissue, so that its cells can be seen under a microscope."),
-    ("a nucleus", "nuclei", "a cell nucleus"): ("The nucleus is the part of a cell that holds its genes. In a stained tissue it is a dark spot.",
-                                          "Nuclei are the dark, round parts in the middle of cells. They hold the genes."),
-    ("bands", "fine stripes", "stripes"): ("Bands and fine stripes are patterns in the drawn tissue: bands are coarse, and fine stripes are very thin. They are made up for these drawings.",),
-    ("the fundus", "an eye fundus", "fundus"): ("The fundus is the back of the eye, seen through the pupil. It shows the retina, its vessels and the optic disc.",
-                                          "It is the back of the eye. In a picture of it one sees the retina, vessels and a bright disc."),
-    ("the optic disc", "the disc", "optic disc"): ("The optic disc is where the nerve leaves the eye. It is a bright, round spot in a picture of the fundus.",
-                                             "It is the bright spot at the back of the eye where the vessels and the nerve come together."),
-    ("a haemorrhage", "haemorrhage", "a hemorrhage"): ("A haemorrhage is bleeding. At the back of the eye it is a dark red blot.",
-                                       "It means that blood has left a vessel. In a picture of the back of the eye one sees a dark red blot."),
-    ("mottling", "fine dots"): ("Mottling is a coarse pattern and fine dots are a very fine one, both at the back of the drawn eye. They are made up for these drawings.",),
-    ("a phantom", "phantoms", "a drawn phantom"): ("A phantom is a picture that a program drew and whose content is known exactly. I have learned from such drawings only.",
-                                            "Here, a phantom is a drawn picture that looks a little like a medical one. It shows no patient."),
-    ("a quadrant", "quadrants", "a zone"): ("A quadrant is one of four parts of a picture: upper or lower, and left or right. A zone is the same for the lungs.",),
-    ("the patient's right", "left and right here"): ("In the chest and the brain, right means the patient's right, which is on the left of the picture. In tissue and eye, it means the picture's right.",),
+    ("an effusion", "effusion", "a pleural effusion"): (
+        "An effusion is fluid that collects in the space around a lung. On a chest film it makes the base of the lung look white.",
+        "It is fluid between the lung and the chest wall. In a chest film one sees it as a white area at the base of the lung.",
+    ),
+    ("an enlarged heart", "cardiomegaly", "enlarged heart"): (
+        "An enlarged heart is wider than half of the chest on a chest film. It can have many causes, and a film alone does not tell which.",
+        "It means that the heart is larger than normal. On a chest film it then takes up more than half of the width of the chest.",
+    ),
+    ("septal lines", "septal line"): (
+        "Septal lines are short lines in a lung. They show that the walls between its small parts are thickened, often by fluid.",
+        "They are thin lines on a chest film where the walls between the small parts of the lung have become thick.",
+    ),
+    ("a chest film", "chest film", "a chest X-ray"): (
+        "A chest film is an X-ray picture of the chest. Air looks dark in it, and bone and fluid look white.",
+        "It is a picture of the chest made with X-rays: the lungs are dark, and the heart and the bones are white.",
+    ),
+    ("a bleed", "bleeding in the brain"): (
+        "A bleed is blood that has left its vessel. On a CT of the brain, fresh blood looks bright.",
+        "It means that blood has left a vessel. In a CT picture of the brain it is a bright spot.",
+    ),
+    ("ventricles", "the ventricles", "a ventricle"): (
+        "The ventricles are spaces filled with fluid in the middle of the brain. They look dark on CT.",
+        "They are the fluid-filled spaces inside the brain. On a CT picture they are dark.",
+    ),
+    ("a CT", "CT", "a CT slice", "computed tomography"): (
+        "CT, computed tomography, makes pictures of slices through the body with X-rays. Bone is bright, and fluid is dark.",
+        "A CT is made with X-rays from many directions, from which a computer draws a slice of the body.",
+    ),
+    ("a coarse patch", "coarse patch"): (
+        "Here, a coarse patch is an area of the drawn brain with a coarse pattern. It is mottled or barred. It is a sign made up for these drawings.",
+    ),
+    ("fine spots", "a fine spot"): (
+        "Fine spots are small areas with a very fine pattern in the drawn brain. They can only be seen at the full size of the picture.",
+    ),
+    ("cellularity", "high cellularity", "low cellularity"): (
+        "Cellularity says how many cells a tissue has. If it is high, the dark nuclei lie close together.",
+        "It means how densely cells are packed. With low cellularity, the nuclei are far apart.",
+    ),
+    ("a stain", "the stain", "staining"): (
+        "A stain is a dye that makes tissue visible under the microscope. It colours different parts of the cells differently.",
+        "It is the colour that is put on a thin slice of tissue, so that its cells can be seen under a microscope.",
+    ),
+    ("a nucleus", "nuclei", "a cell nucleus"): (
+        "The nucleus is the part of a cell that holds its genes. In a stained tissue it is a dark spot.",
+        "Nuclei are the dark, round parts in the middle of cells. They hold the genes.",
+    ),
+    ("bands", "fine stripes", "stripes"): (
+        "Bands and fine stripes are patterns in the drawn tissue: bands are coarse, and fine stripes are very thin. They are made up for these drawings.",
+    ),
+    ("the fundus", "an eye fundus", "fundus"): (
+        "The fundus is the back of the eye, seen through the pupil. It shows the retina, its vessels and the optic disc.",
+        "It is the back of the eye. In a picture of it one sees the retina, vessels and a bright disc.",
+    ),
+    ("the optic disc", "the disc", "optic disc"): (
+        "The optic disc is where the nerve leaves the eye. It is a bright, round spot in a picture of the fundus.",
+        "It is the bright spot at the back of the eye where the vessels and the nerve come together.",
+    ),
+    ("a haemorrhage", "haemorrhage", "a hemorrhage"): (
+        "A haemorrhage is bleeding. At the back of the eye it is a dark red blot.",
+        "It means that blood has left a vessel. In a picture of the back of the eye one sees a dark red blot.",
+    ),
+    ("mottling", "fine dots"): (
+        "Mottling is a coarse pattern and fine dots are a very fine one, both at the back of the drawn eye. They are made up for these drawings.",
+    ),
+    ("a phantom", "phantoms", "a drawn phantom"): (
+        "A phantom is a picture that a program drew and whose content is known exactly. I have learned from such drawings only.",
+        "Here, a phantom is a drawn picture that looks a little like a medical one. It shows no patient.",
+    ),
+    ("a quadrant", "quadrants", "a zone"): (
+        "A quadrant is one of four parts of a picture: upper or lower, and left or right. A zone is the same for the lungs.",
+    ),
+    ("the patient's right", "left and right here"): (
+        "In the chest and the brain, right means the patient's right, which is on the left of the picture. In tissue and eye, it means the picture's right.",
+    ),
 }  # fmt: skip
 TERM_FORMS = ("What is {}?", "What does {} mean?", "Explain {}.", "Can you explain what {} means?", "Tell me about {}.", "I do not know what {} is.", "And what is {}?")
 HONEST = (
@@ -85,17 +139,30 @@ HONEST = (
     "I know drawn pictures only, so my answers mean nothing for a real patient.",
 )
 SAID = {
-    "unknowable": ("The picture cannot tell.", "The picture cannot tell. I only see what is drawn.", "That cannot be seen in this picture.", "I cannot tell that from the picture.",
-                   "The picture does not show that, so I cannot say."),
-    "greeting": ("Hello! Ask me about the picture.", "Hello. What would you like to know about the picture?", "Hi! I can tell you what I see in the picture."),
-    "thanks": ("You are welcome.", "You are welcome! Ask me anything else about the picture.", "Glad to help."),
-    "about": ("I am a small demo model. I answer questions about drawn pictures of the chest, the brain, tissue and the eye.",
-              "I talk about drawn pictures: chest films, CT slices of the brain, stained tissue and the back of the eye. You can ask what I see, where it is, and why.",
-              "I am a small language model that has learned to look at drawn medical pictures. I have never seen a real one."),
+    "unknowable": (
+        "The picture cannot tell.", "The picture cannot tell. I only see what is drawn.", "That cannot be seen in this picture.",
+        "I cannot tell that from the picture.", "The picture does not show that, so I cannot say.",
+    ),
+    "greeting": (
+        "Hello! Ask me about the picture.", "Hello. What would you like to know about the picture?", "Hi! I can tell you what I see in the picture.",
+    ),
+    "thanks": (
+        "You are welcome.", "You are welcome! Ask me anything else about the picture.", "Glad to help.",
+    ),
+    "about": (
+        "I am a small demo model. I answer questions about drawn pictures of the chest, the brain, tissue and the eye.",
+        "I talk about drawn pictures: chest films, CT slices of the brain, stained tissue and the back of the eye. You can ask what I see, where it is, and why.",
+        "I am a small language model that has learned to look at drawn medical pictures. I have never seen a real one.",
+    ),
+    "stranger": (
+        "This is not a picture that I know.", "This is not a picture that I know. I have only seen drawn chests, brains, tissues and eyes.",
+        "I do not know this kind of picture, so I cannot say anything about it.",
+        "I cannot tell. This does not look like the drawn pictures that I have learned from.",
+    ),
+    "nothing": (
+        "I see no picture. Open one, then ask me about it.", "There is no picture yet. Please open one.", "I cannot see a picture. Open one, then ask again.",
+    ),
     "diagnosis": tuple(f"No. {text}" for text in ("This is a demo on drawn phantoms, not a medical device.", *HONEST)),
-    "stranger": ("This is not a picture that I know.", "This is not a picture that I know. I have only seen drawn chests, brains, tissues and eyes.",
-                 "I do not know this kind of picture, so I cannot say anything about it.", "I cannot tell. This does not look like the drawn pictures that I have learned from."),
-    "nothing": ("I see no picture. Open one, then ask me about it.", "There is no picture yet. Please open one.", "I cannot see a picture. Open one, then ask again."),
 }  # fmt: skip
 
 
@@ -179,7 +246,9 @@ class Speaker:
 
     def is_finding(self, topic: str) -> bool:
         """Whether a describer must not miss it."""
-        return bool(self.facts.get(f"{topic}_enlarged") or topic in ("stain", "cellularity", "eye") or (topic not in ("heart", "ventricles") and self.where(topic)))
+        if topic in ("heart", "ventricles"):
+            return self.facts[f"{topic}_enlarged"]
+        return topic in ("stain", "cellularity", "eye") or bool(self.where(topic))
 
     def title(self) -> str:
         picture = PICTURES[self.kind]
@@ -224,10 +293,13 @@ class Speaker:
         if id == "describe":
             return self.description("short")
         if id == "modality":
-            return self.say(f"It is drawn like a picture made by {MODALITIES[self.kind]}.", f"The modality is {MODALITIES[self.kind]}, but it is only a drawing.", f"{capital(MODALITIES[self.kind])}.")
+            how = MODALITIES[self.kind]
+            return self.say(f"It is drawn like a picture made by {how}.", f"The modality is {how}, but it is only a drawing.", f"{capital(how)}.")
         if id == "body_part":
+            if self.kind == "tissue":
+                return self.say("The picture shows a tissue.", "This is a stained tissue.", "The tissue.")
             part = BODY_PARTS[self.kind]
-            return self.say(f"The picture shows the {part}.", f"This is the {part}.", f"The {part}.") if self.kind != "tissue" else self.say("The picture shows a tissue.", "This is a stained tissue.", "The tissue.")
+            return self.say(f"The picture shows the {part}.", f"This is the {part}.", f"The {part}.")
         if id == "is_kind":
             return f"{short[:-1]}, this is {PICTURES[self.kind]}." if rng.random() < 0.7 else short
         if id == "other_kind":
@@ -251,7 +323,8 @@ class Speaker:
             noun = noun[:-1] if n == 1 else noun
             if n == 0:
                 return self.say(short, f"There are no fine {noun}.", f"I see no fine {noun}.")
-            return self.say(short, f"There {'is' if n == 1 else 'are'} {NUMBERS[n]} fine {noun}.", f"I count {NUMBERS[n]} fine {noun}, {self.at(topic)}.", f"I count {n}.")
+            are = "is" if n == 1 else "are"
+            return self.say(short, f"There {are} {NUMBERS[n]} fine {noun}.", f"I count {NUMBERS[n]} fine {noun}, {self.at(topic)}.", f"I count {n}.")
         if form == "more":
             word = short[:-1].split()[-1]
             return short if word == "equal" else self.say(short, f"The {word} half has more.", f"There are more on the {word}.")
