@@ -18,6 +18,7 @@ use crate::device::linear::{Linear, LinearSum};
 use crate::device::ops::Activation;
 use crate::device::ranks::Peers;
 use crate::device::rope::Pairs;
+use crate::device::shard::Shard;
 use crate::error::Result;
 use crate::file::gguf::Dtype;
 use std::ops::Range;
@@ -44,6 +45,11 @@ pub trait Device: Sized {
 
     /// The other ranks.
     fn peers(&self) -> &Self::Peers;
+
+    /// Which rank this is, and of how many.
+    fn shard(&self) -> Shard {
+        Shard { rank: self.peers().rank(), n_ranks: self.peers().n_ranks() }
+    }
 
     /// Reserves memory for the columns `cols` of a matrix of `n_rows` rows of `n_cols` stored weights.
     fn builder(&self, dtype: Dtype, n_rows: usize, n_cols: usize, cols: Range<usize>) -> Result<Self::Builder>;

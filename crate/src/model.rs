@@ -41,11 +41,6 @@ impl<D: Device> ModelLoader<D> {
         Self { device, decoder: None, encoder: None }
     }
 
-    /// The rank for which it loads.
-    pub fn shard(&self) -> Shard {
-        Shard::of(self.device.peers())
-    }
-
     /// Takes the first bytes of a file, which must include the whole header, and returns the byte ranges to pass to
     /// [`ModelLoader::feed`].
     ///
@@ -57,7 +52,7 @@ impl<D: Device> ModelLoader<D> {
             Error::corrupt(file, "header", format!("it extends beyond its first {n_bytes} bytes"))
         })?;
         drop(prefix);
-        let shard = self.shard();
+        let shard = self.device.shard();
         if let Some((part, n_parts)) = gguf.split()? {
             let problem = format!("{file}: this is part {} of {n_parts} of a split file: all are needed", part + 1);
             return Err(Error::Unsupported(problem));
@@ -450,7 +445,7 @@ impl<D: Device> Model<D> {
         pixels: Option<&Pixels>,
         mut listener: Option<&mut impl Listener>,
     ) -> Result<Vec<f32>> {
-        let shard = Shard::of(self.device.peers());
+        let shard = self.device.shard();
         let n_bytes = self.vision.as_ref().ok_or(Error::NoVision)?.encode_bytes(shard, self.decoder.spec().dim);
         self.agree("a picture", |model| model.spare(n_bytes, "a picture")).await?;
         let Vision { encoder, connector, scales, .. } = self.vision.as_mut().ok_or(Error::NoVision)?;
@@ -532,7 +527,7 @@ impl<D: Device> Model<D> {
             return Ok(());
         }
         let spec = self.decoder.spec();
-        let shard = Shard::of(self.device.peers());
+        let shard = self.device.shard();
         let buffers = if has_buffers { 0 } else { decoder_buffers(spec, shard, end - first) };
         // The buffers, and temporary memory for the logits.
         let n_bytes = buffers + 4 * size_of::<f32>() * spec.vocab_size;

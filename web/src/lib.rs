@@ -17,6 +17,7 @@ pub use bench::{Product, Stretch, multiply};
 pub use rank::Rank;
 pub use store::{Sha256, describe_pair, has_header, names_of_parts, parse_manifest, template_names};
 
+use js_sys::Array;
 use llama3med::Error;
 use std::cell::RefCell;
 use wasm_bindgen::prelude::*;
@@ -52,17 +53,6 @@ fn object(fields: &[(&str, JsValue)]) -> Result<js_sys::Object, JsValue> {
 
 /// An error as a JavaScript `Error`: its message, and the variant's name in kebab case as `kind`.
 fn to_js(error: Error) -> JsValue {
-    if let Error::NotKept { images } = &error {
-        let keys: js_sys::Array = images.iter().map(|&key| JsValue::from(key)).collect();
-        let error = js_error("not-encoded", &error.to_string());
-        let _ = js_sys::Reflect::set(&error, &"images".into(), &keys);
-        return error;
-    }
-    if let Error::Pair { problem, found } = &error {
-        let error = js_error("pair", problem);
-        let _ = js_sys::Reflect::set(&error, &"detail".into(), &found.into());
-        return error;
-    }
     let kind = match &error {
         Error::Corrupt { .. } | Error::MissingTensor { .. } | Error::Shape { .. } => "corrupt",
         Error::Unsupported(_) => "unsupported",
@@ -78,7 +68,14 @@ fn to_js(error: Error) -> JsValue {
         Error::RankLost(_) => "rank-lost",
         Error::Cancelled => "cancelled",
     };
-    js_error(kind, &error.to_string())
+    let (detail, value) = match &error {
+        Error::NotKept { images } => ("images", images.iter().map(|&key| JsValue::from(key)).collect::<Array>().into()),
+        Error::Pair { found, .. } => ("detail", found.into()),
+        _ => return js_error(kind, &error.to_string()),
+    };
+    let error = js_error(kind, &error.to_string());
+    let _ = js_sys::Reflect::set(&error, &detail.into(), &value);
+    error
 }
 
 fn js_error(kind: &str, message: &str) -> JsValue {

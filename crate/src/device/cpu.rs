@@ -35,16 +35,16 @@ impl<P> Cpu<P> {
     }
 }
 
-/// Rows of equal width. Without columns, there are still rows: with more ranks than heads or blocks, a rank may own no
+/// Buffer of equal width. Without columns, there are still rows: with more ranks than heads or blocks, a rank may own no
 /// part of a matrix.
 #[derive(Default)]
-pub struct Rows {
+pub struct Buffer {
     n_rows: usize,
     width: usize,
     values: Vec<f32>,
 }
 
-impl Rows {
+impl Buffer {
     fn resize(&mut self, n_rows: usize, width: usize) {
         (self.n_rows, self.width) = (n_rows, width);
         self.values.resize(n_rows * width, 0.0);
@@ -58,7 +58,7 @@ impl Rows {
 
 impl<P: Peers> Device for Cpu<P> {
     type Peers = P;
-    type Buffer = Rows;
+    type Buffer = Buffer;
     type Matrix = Matrix;
     type Builder = MatrixBuilder;
     type Cache = KvCache;
@@ -80,25 +80,25 @@ impl<P: Peers> Device for Cpu<P> {
         reserved.map_err(|_| Error::OutOfMemory { what: what.into(), bytes: n_bytes })
     }
 
-    fn upload(&mut self, values: &[f32], n_rows: usize, out: &mut Rows) {
+    fn upload(&mut self, values: &[f32], n_rows: usize, out: &mut Buffer) {
         (out.n_rows, out.width) = (n_rows, values.len() / n_rows.max(1));
         out.values.clear();
         out.values.extend_from_slice(values);
     }
 
-    fn n_rows(&self, x: &Rows) -> usize {
+    fn n_rows(&self, x: &Buffer) -> usize {
         x.n_rows
     }
 
-    async fn download(&mut self, x: &Rows) -> Result<Vec<f32>> {
+    async fn download(&mut self, x: &Buffer) -> Result<Vec<f32>> {
         Ok(x.values.clone())
     }
 
-    async fn gather(&mut self, x: &Rows, all: &mut Vec<f32>) -> Result<()> {
+    async fn gather(&mut self, x: &Buffer, all: &mut Vec<f32>) -> Result<()> {
         ranks::gather(&self.peers, &x.values, all).await
     }
 
-    fn copy(&mut self, x: &Rows, rows: Range<usize>, out: &mut Rows, at: usize) {
+    fn copy(&mut self, x: &Buffer, rows: Range<usize>, out: &mut Buffer, at: usize) {
         (out.n_rows, out.width) = (at + rows.len(), x.width);
         out.values.truncate(at * x.width);
         out.values.extend_from_slice(&x.values[rows.start * x.width..rows.end * x.width]);
@@ -110,8 +110,8 @@ impl<P: Peers> Device for Cpu<P> {
         &mut self,
         table: &Linear<Self>,
         first_id: usize,
-        inputs: &[Input<'_, Rows>],
-        out: &mut Rows,
+        inputs: &[Input<'_, Buffer>],
+        out: &mut Buffer,
     ) -> Result<()> {
         let (table, dim) = (&table.weight, table.weight.n_cols());
         let own = first_id..first_id + table.n_rows();
@@ -135,7 +135,7 @@ impl<P: Peers> Device for Cpu<P> {
         Ok(())
     }
 
-    fn linear<const N: usize>(&mut self, layers: [&Linear<Self>; N], x: &Rows, outs: [&mut Rows; N]) {
+    fn linear<const N: usize>(&mut self, layers: [&Linear<Self>; N], x: &Buffer, outs: [&mut Buffer; N]) {
         let mut loaded: Option<&Matrix> = None;
         for (Linear { weight, bias }, out) in layers.into_iter().zip(outs) {
             out.resize(x.n_rows, weight.n_rows());
@@ -146,7 +146,7 @@ impl<P: Peers> Device for Cpu<P> {
         }
     }
 
-    async fn linear_sum(&mut self, layer: &LinearSum<Self>, x: &Rows, out: &mut Rows) -> Result<()> {
+    async fn linear_sum(&mut self, layer: &LinearSum<Self>, x: &Buffer, out: &mut Buffer) -> Result<()> {
         let LinearSum { parts, first, bias } = layer;
         let n_rest = parts.len() - 1;
         self.sums.resize_with(self.sums.len().max(n_rest), Vec::new);
@@ -168,37 +168,37 @@ impl<P: Peers> Device for Cpu<P> {
         Ok(())
     }
 
-    fn rms_norm(&mut self, x: &Rows, weight: &Rows, eps: f32, out: &mut Rows) {
+    fn rms_norm(&mut self, x: &Buffer, weight: &Buffer, eps: f32, out: &mut Buffer) {
         out.resize_like(x);
         ops::rms_norm(&x.values, &weight.values, eps, &mut out.values);
     }
 
-    fn layer_norm(&mut self, x: &Rows, weight: &Rows, bias: &Rows, eps: f32, out: &mut Rows) {
+    fn layer_norm(&mut self, x: &Buffer, weight: &Buffer, bias: &Buffer, eps: f32, out: &mut Buffer) {
         out.resize_like(x);
         ops::layer_norm(&x.values, &weight.values, &bias.values, eps, &mut out.values);
     }
 
-    fn add(&mut self, x: &mut Rows, y: &Rows) {
+    fn add(&mut self, x: &mut Buffer, y: &Buffer) {
         ops::add(&mut x.values, &y.values);
     }
 
-    fn add_scaled(&mut self, x: &mut Rows, y: &Rows, scale: &Rows) {
+    fn add_scaled(&mut self, x: &mut Buffer, y: &Buffer, scale: &Buffer) {
         ops::add_scaled(&mut x.values, &y.values, &scale.values);
     }
 
-    fn activate(&mut self, activation: Activation, x: &mut Rows) {
+    fn activate(&mut self, activation: Activation, x: &mut Buffer) {
         activation.apply(&mut x.values);
     }
 
-    fn silu_mul(&mut self, gate: &mut Rows, up: &Rows) {
+    fn silu_mul(&mut self, gate: &mut Buffer, up: &Buffer) {
         ops::silu_mul(&mut gate.values, &up.values);
     }
 
-    fn rotate(&mut self, x: &mut Rows, angles: &Rows, pairs: Pairs) {
+    fn rotate(&mut self, x: &mut Buffer, angles: &Buffer, pairs: Pairs) {
         rotate(pairs, &mut x.values, &angles.values, angles.width);
     }
 
-    fn attend(&mut self, q: &Rows, k: &Rows, v: &Rows, heads: &Heads, out: &mut Rows) {
+    fn attend(&mut self, q: &Buffer, k: &Buffer, v: &Buffer, heads: &Heads, out: &mut Buffer) {
         out.resize_like(q);
         if heads.n_kv_heads > 0 {
             attend(&q.values, &[Page::of_rows(&k.values, &v.values, heads)], heads, None, &mut out.values);
@@ -207,14 +207,14 @@ impl<P: Peers> Device for Cpu<P> {
 
     fn attend_causal(
         &mut self,
-        q: &Rows,
-        k: &Rows,
-        v: &Rows,
+        q: &Buffer,
+        k: &Buffer,
+        v: &Buffer,
         heads: &Heads,
         cache: &mut KvCache,
         layer: usize,
         first_pos: usize,
-        out: &mut Rows,
+        out: &mut Buffer,
     ) {
         out.resize_like(q);
         if heads.n_kv_heads > 0 {
@@ -237,7 +237,7 @@ fn product(weight: &Matrix, x: &[f32], n: usize, is_loaded: bool, input: &mut Ac
     weight.matmul(input, out);
 }
 
-fn add_bias(x: &mut Rows, bias: Option<&Rows>) {
+fn add_bias(x: &mut Buffer, bias: Option<&Buffer>) {
     if let Some(bias) = bias.filter(|bias| bias.width > 0) {
         ops::add_bias(&mut x.values, &bias.values);
     }

@@ -5,7 +5,6 @@
 
 use crate::device::cpu::matrix::{Matrix, MatrixBuilder};
 use crate::device::quant::BLOCK;
-use crate::device::ranks::Peers;
 use crate::device::{Builder, Device};
 use crate::error::{Error, Result};
 use crate::file::gguf::{Gguf, TensorInfo};
@@ -22,11 +21,6 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// The rank that has these peers.
-    pub fn of(peers: &impl Peers) -> Self {
-        Self { rank: peers.rank(), n_ranks: peers.n_ranks() }
-    }
-
     /// This rank's part of `n` rows or columns, cut only at multiples of `unit`. Part sizes differ by at most one unit,
     /// and parts may be empty.
     pub fn share(self, n: usize, unit: usize) -> Range<usize> {

@@ -6,7 +6,7 @@
 use crate::device::Device;
 use crate::device::linear::{Linear, LinearSum};
 use crate::device::ops::Activation;
-use crate::device::shard::{Shard, Tensors};
+use crate::device::shard::Tensors;
 use crate::error::Result;
 use crate::spec::watch::{Part, Place, Point, Watch};
 use crate::spec::{ConnectorSpec, Split};
@@ -31,7 +31,7 @@ enum Layer<D: Device> {
 impl<D: Device> Connector<D> {
     /// Takes the tensors that [`ConnectorSpec::tensors`] lists.
     pub fn new(spec: &ConnectorSpec, tensors: &mut Tensors<D>) -> Result<Self> {
-        let shard = Shard::of(tensors.device().peers());
+        let shard = tensors.device().shard();
         let layer = |idx: usize| {
             let name = ConnectorSpec::name(idx);
             Ok(match spec.split(idx) {
@@ -69,6 +69,9 @@ impl<D: Device> Connector<D> {
             }
             std::mem::swap(x, out);
         }
-        Ok(std::mem::take(x))
+        // A buffer of its own, since it is kept: the others have room for the widest layer.
+        let mut tokens = D::Buffer::default();
+        d.copy(x, 0..d.n_rows(x), &mut tokens, 0);
+        Ok(tokens)
     }
 }

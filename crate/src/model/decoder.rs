@@ -6,7 +6,7 @@
 use crate::device::attention::Heads;
 use crate::device::linear::{Linear, LinearSum};
 use crate::device::rope::Rope;
-use crate::device::shard::{Shard, Tensors};
+use crate::device::shard::Tensors;
 use crate::device::{Cache, Device, Input};
 use crate::error::{Error, Result};
 use crate::file::manifest::DECODER;
@@ -65,7 +65,7 @@ struct State<B> {
 impl<D: Device> Decoder<D> {
     /// Takes the tensors that [`DecoderSpec::tensors`] lists.
     pub fn new(spec: DecoderSpec, tensors: &mut Tensors<D>) -> Result<Self> {
-        let shard = Shard::of(tensors.device().peers());
+        let shard = tensors.device().shard();
         let heads = spec.heads().of_rank(shard);
         let factors = if spec.rope_scaled { Some(tensors.values(DecoderSpec::ROPE_FACTORS)?) } else { None };
         if factors.iter().flatten().any(|factor| !factor.is_finite() || *factor <= 0.0) {

@@ -8,7 +8,7 @@
 use crate::device::Device;
 use crate::device::attention::Heads;
 use crate::device::linear::{Linear, LinearSum};
-use crate::device::shard::{Shard, Tensors};
+use crate::device::shard::Tensors;
 use crate::error::Result;
 use crate::spec::EncoderSpec;
 use crate::spec::watch::{Part, Place, Point, Watch};
@@ -65,14 +65,16 @@ struct State<B> {
 impl<D: Device> Encoder<D> {
     /// Takes the tensors that [`EncoderSpec::tensors`] lists.
     pub fn new(spec: EncoderSpec, tensors: &mut Tensors<D>) -> Result<Self> {
-        let shard = Shard::of(tensors.device().peers());
+        let shard = tensors.device().shard();
         let mut prefix = if spec.cls_token { tensors.values(EncoderSpec::CLS_TOKEN)? } else { Vec::new() };
         if spec.n_reg_tokens > 0 {
             prefix.extend(tensors.values(EncoderSpec::REG_TOKENS)?);
         }
-        // Some towers give positions to patches only.
-        let mut pos_embed = if spec.embed_prefix { Vec::new() } else { vec![0.0; prefix.len()] };
-        pos_embed.extend(tensors.values(EncoderSpec::POSITIONS)?);
+        let mut pos_embed = tensors.values(EncoderSpec::POSITIONS)?;
+        if !spec.embed_prefix {
+            // Only the patches have positions.
+            pos_embed.splice(0..0, std::iter::repeat_n(0.0, prefix.len()));
+        }
         let patch_bias = spec.patch_bias.then_some(EncoderSpec::PATCH_BIAS);
         Ok(Self {
             patch_embed: Linear::from_values(EncoderSpec::PATCH_EMBEDDING, patch_bias, spec.patch_len(), tensors)?,

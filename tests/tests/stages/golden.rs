@@ -3,7 +3,7 @@
 use llama3med::device::Device;
 use llama3med::device::cpu::Cpu;
 use llama3med::device::ranks::Threads;
-use llama3med::device::shard::{Loader, Shard, Tensors};
+use llama3med::device::shard::{Loader, Tensors};
 use llama3med::file::gguf::{Dtype, Gguf};
 use llama3med::file::manifest::{DECODER, ENCODER};
 use llama3med::spec::{Tensor, wants};
@@ -98,7 +98,7 @@ pub fn header(file: &str, bytes: &[u8]) -> Gguf {
 
 /// What one rank holds of a file that has these tensors.
 pub fn load<'a, D: Device>(device: &'a mut D, gguf: &Gguf, bytes: &[u8], tensors: &[Tensor]) -> Tensors<'a, D> {
-    let mut loader = Loader::new(device, gguf, &wants(tensors, Shard::of(device.peers()))).unwrap();
+    let mut loader = Loader::new(device, gguf, &wants(tensors, device.shard())).unwrap();
     for range in loader.ranges() {
         loader.feed(range.start, &bytes[range.start as usize..range.end as usize]).unwrap();
     }

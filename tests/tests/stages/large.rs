@@ -5,7 +5,7 @@
 use crate::decoder::{logits, text};
 use crate::golden::{best, on_ranks};
 use llama3med::device::Device;
-use llama3med::device::shard::{Loader, Shard};
+use llama3med::device::shard::Loader;
 use llama3med::model::decoder::Decoder;
 use llama3med::spec::{DecoderSpec, wants};
 use quantize::files::folder::Stored;
@@ -24,7 +24,7 @@ const BOUND: f32 = 0.05;
 fn load<D: Device>(stored: &Stored, device: &mut D) -> Decoder<D> {
     let (_, gguf) = stored.header().unwrap();
     let spec = DecoderSpec::read(&gguf).unwrap();
-    let mut loader = Loader::new(device, &gguf, &wants(&spec.tensors(), Shard::of(device.peers()))).unwrap();
+    let mut loader = Loader::new(device, &gguf, &wants(&spec.tensors(), device.shard())).unwrap();
     for range in loader.ranges() {
         for start in range.clone().step_by(PIECE_BYTES as usize) {
             loader.feed(start, &stored.read(start..(start + PIECE_BYTES).min(range.end)).unwrap()).unwrap();
