@@ -60,8 +60,8 @@ pub trait Device: Sized {
     /// Whether `n_bytes` for `what` are available now.
     fn spare(&self, n_bytes: usize, what: &str) -> Result<()>;
 
-    /// `out` = `values`, in `n_rows` rows.
-    fn upload(&mut self, values: &[f32], n_rows: usize, out: &mut Self::Buffer);
+    /// `out` = `values`, in `n_rows` rows. They are given away, so that a device in ordinary memory need not copy them.
+    fn upload(&mut self, values: Vec<f32>, n_rows: usize, out: &mut Self::Buffer);
 
     /// Number of rows of `x`.
     fn n_rows(&self, x: &Self::Buffer) -> usize;

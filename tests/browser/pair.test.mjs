@@ -286,7 +286,7 @@ test("files that are not a pair are named, and the working model stays", async (
     [[renamed, file("mmproj.gguf")], /text\.gguf: magic: expected "GGUF"/],
     [[pointer, file("mmproj.gguf")], /is a Git LFS pointer[^]*pointer\.gguf/],
     [[half, file("mmproj.gguf")], /is cut short[^]*half\.gguf/],
-    [[samplePath("brain.png")], /These files are not a model[^]*None of these is a GGUF file: brain\.png/],
+    [[file("text.safetensors"), samplePath("brain.png")], /These files are not a model[^]*None of these is a GGUF file: text\.safetensors, brain\.png/],
   ];
   for (const [files, words] of cases) {
     await page.getByTestId("model-input").setInputFiles(files);
@@ -297,6 +297,10 @@ test("files that are not a pair are named, and the working model stays", async (
     assert.ok((await on.answerTo("What is this?")).length > 0);
   }
   assert.equal(await page.locator(".divider").count(), 0);
+  // A picture chosen as a model by mistake is opened as a picture.
+  await page.getByTestId("model-input").setInputFiles([samplePath("brain.png")]);
+  await page.waitForFunction(() => !document.querySelector(".turn"));
+  await on.waitStatus(/^Ready: ask/);
   // An encoder alone, a URL without a file, and an unknown template, in place of which the file's own is used.
   const addresses = [["encoder=models/pair/mmproj.gguf", "#load-error", /a language model \(architecture llama\) is missing/],
     [query("none.gguf"), "#load-error", /not at its place/], [`${query("decoder.gguf")}&template=alpaca`, "#notes", /template must be one of llama3/]];

@@ -3,7 +3,7 @@
 
 import { ask, enlarge, stop } from "./asking.js";
 import { copyText, saveText } from "./conversation.js";
-import { filesOf, sortFiles, textOf } from "./files.js";
+import { filesOf, looksLikePicture, sortFiles, textOf } from "./files.js";
 import { canKeep } from "./talk_store.js";
 import { deleteModel, deletePage, whatIsKept } from "./storage.js";
 import { lockPage } from "./lock.js";
@@ -143,7 +143,10 @@ function wireModel() {
   on(input, "change", async () => {
     const files = [...input.files];
     input.value = "";
-    if (files.length > 0) openModel(await sortFiles(files));
+    if (files.length === 0) return null;
+    const sorted = await sortFiles(files);
+    const arePictures = sorted.models.length === 0 && (await Promise.allSettled(files.map(looksLikePicture))).every(({ value }) => value);
+    return arePictures ? openFiles({ files, n_folders: 0, unreadable: [] }) : openModel(sorted);
   });
   on(byId("reload"), "click", () => service.renew());
 }

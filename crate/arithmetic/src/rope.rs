@@ -13,12 +13,10 @@ pub enum Pairs {
     Halves,
 }
 
-/// The frequencies of a head's pairs, and the angles of the current positions.
+/// The frequencies of a head's pairs.
 pub struct Rope {
     /// (head_dim / 2): angle per position of each pair.
     freqs: Vec<f32>,
-    /// (n_positions, head_dim / 2, 2): cosine and sine.
-    angles: Vec<f32>,
 }
 
 impl Rope {
@@ -29,20 +27,20 @@ impl Rope {
             let freq = (1.0 / (theta as f64).powf(2.0 * i as f64 / head_dim as f64)) as f32;
             freq / factors.map_or(1.0, |factors| factors[i])
         };
-        Self { freqs: (0..half).map(freq).collect(), angles: Vec::new() }
+        Self { freqs: (0..half).map(freq).collect() }
     }
 
     /// Cosines and sines for the positions `first..first + n`: (n, head_dim / 2, 2).
     #[inline(never)]
-    pub fn angles(&mut self, first: usize, n: usize) -> &[f32] {
-        self.angles.clear();
+    pub fn angles(&self, first: usize, n: usize) -> Vec<f32> {
+        let mut angles = Vec::with_capacity(2 * n * self.freqs.len());
         for pos in first..first + n {
-            self.angles.extend(self.freqs.iter().flat_map(|freq| {
+            angles.extend(self.freqs.iter().flat_map(|freq| {
                 let angle = (pos as f32 * freq) as f64;
                 [angle.cos() as f32, angle.sin() as f32]
             }));
         }
-        &self.angles
+        angles
     }
 }
 
@@ -106,12 +104,12 @@ mod tests {
 
     #[test]
     fn rotation_keeps_lengths_and_depends_on_distance_only() {
-        let mut rope = Rope::new(8, 10_000.0, None);
+        let rope = Rope::new(8, 10_000.0, None);
         let q = [0.3, -1.0, 0.5, 2.0, -0.7, 0.1, 0.9, -0.4];
         let k = [1.1, 0.2, -0.6, 0.8, 0.4, -1.5, 0.0, 0.7];
-        let mut at = |x: [f32; 8], pos| {
+        let at = |x: [f32; 8], pos| {
             let mut x = x;
-            rotate(Pairs::Neighbours, &mut x, rope.angles(pos, 1), 8);
+            rotate(Pairs::Neighbours, &mut x, &rope.angles(pos, 1), 8);
             x
         };
         let dot = |a: [f32; 8], b: [f32; 8]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -127,7 +125,7 @@ mod tests {
         let x: Vec<f32> = (0..16).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
         let permuted: Vec<f32> = (0..16).map(|i| x[i / 8 * 8 + i % 8 / 2 + i % 2 * 4]).collect();
         let [halves, neighbours] = [(Pairs::Halves, x), (Pairs::Neighbours, permuted)].map(|(pairs, mut x)| {
-            rotate(pairs, &mut x, Rope::new(8, 10_000.0, None).angles(3, 1), 8);
+            rotate(pairs, &mut x, &Rope::new(8, 10_000.0, None).angles(3, 1), 8);
             x
         });
         assert!((0..16).all(|i| neighbours[i] == halves[i / 8 * 8 + i % 8 / 2 + i % 2 * 4]));

@@ -80,10 +80,8 @@ impl<P: Peers> Device for Cpu<P> {
         reserved.map_err(|_| Error::OutOfMemory { what: what.into(), bytes: n_bytes })
     }
 
-    fn upload(&mut self, values: &[f32], n_rows: usize, out: &mut Buffer) {
-        (out.n_rows, out.width) = (n_rows, values.len() / n_rows.max(1));
-        out.values.clear();
-        out.values.extend_from_slice(values);
+    fn upload(&mut self, values: Vec<f32>, n_rows: usize, out: &mut Buffer) {
+        *out = Buffer { n_rows, width: values.len() / n_rows.max(1), values };
     }
 
     fn n_rows(&self, x: &Buffer) -> usize {

@@ -3,10 +3,9 @@
 //! Split by rows, a rank computes some of the outputs ([`Linear`]). Split by columns, it computes part of every
 //! output's sum ([`LinearSum`]), and the parts are summed over the ranks before the bias is added.
 
+use crate::device::Device;
 use crate::device::shard::Tensors;
-use crate::device::{Builder, Device};
 use crate::error::Result;
-use crate::file::gguf::Dtype;
 
 /// Split by rows, or whole.
 pub struct Linear<D: Device> {
@@ -20,16 +19,6 @@ impl<D: Device> Linear<D> {
     /// Takes `name.weight` and, if the model has it, `name.bias`.
     pub fn new(name: &str, tensors: &mut Tensors<D>) -> Result<Self> {
         Ok(Self { weight: tensors.matrix(&format!("{name}.weight"))?, bias: tensors.bias(name)? })
-    }
-
-    /// From small tensors: `weight` as a whole, in rows of `n_inputs`, and `bias` if it has one.
-    pub fn from_values(weight: &str, bias: Option<&str>, n_inputs: usize, tensors: &mut Tensors<D>) -> Result<Self> {
-        let values = tensors.values(weight)?;
-        let mut builder =
-            tensors.device().builder(Dtype::F32, values.len() / n_inputs.max(1), n_inputs, 0..n_inputs)?;
-        builder.push(bytemuck::cast_slice(&values));
-        let bias = bias.map(|bias| tensors.buffer(bias)).transpose()?;
-        Ok(Self { weight: builder.finish(weight)?, bias })
     }
 }
 

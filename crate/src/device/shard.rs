@@ -7,7 +7,7 @@ use crate::device::cpu::matrix::{Matrix, MatrixBuilder};
 use crate::device::quant::BLOCK;
 use crate::device::{Builder, Device};
 use crate::error::{Error, Result};
-use crate::file::gguf::{Gguf, TensorInfo};
+use crate::file::gguf::{Dtype, Gguf, TensorInfo};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -274,8 +274,7 @@ impl<D: Device> Tensors<'_, D> {
 
     /// Takes a small tensor as f32 values, row by row.
     pub fn values(&mut self, name: &str) -> Result<Vec<f32>> {
-        let missing = || Error::MissingTensor { file: self.file.clone(), tensor: name.into() };
-        let rows = self.values.remove(name).ok_or_else(missing)?;
+        let rows = self.rows(name)?;
         let mut values = vec![0.0; rows.n_rows() * rows.n_cols()];
         if rows.n_cols() > 0 {
             for (row, values) in values.chunks_exact_mut(rows.n_cols()).enumerate() {
@@ -285,10 +284,28 @@ impl<D: Device> Tensors<'_, D> {
         Ok(values)
     }
 
+    /// Takes a small tensor to the device, as a matrix with rows of `n_cols`.
+    pub fn reshaped(&mut self, name: &str, n_cols: usize) -> Result<D::Matrix> {
+        let rows = self.rows(name)?;
+        let n_rows = rows.n_rows() * rows.n_cols() / n_cols.max(1);
+        let mut builder = self.device.builder(Dtype::F32, n_rows, n_cols, 0..n_cols)?;
+        let mut values = vec![0.0; rows.n_cols()];
+        for row in 0..rows.n_rows() {
+            rows.row(row, &mut values);
+            builder.push(bytemuck::cast_slice(&values));
+        }
+        builder.finish(name)
+    }
+
+    fn rows(&mut self, name: &str) -> Result<Matrix> {
+        let missing = || Error::MissingTensor { file: self.file.clone(), tensor: name.into() };
+        self.values.remove(name).ok_or_else(missing)
+    }
+
     /// Takes a vector to the device, as one row.
     pub fn buffer(&mut self, name: &str) -> Result<D::Buffer> {
         let values = self.values(name)?;
-        Ok(self.upload(&values, 1))
+        Ok(self.upload(values, 1))
     }
 
     /// Takes `name.bias`; `None` if the model has none, which its [`crate::spec`] says.
@@ -298,7 +315,7 @@ impl<D: Device> Tensors<'_, D> {
     }
 
     /// Values made from some, on the device.
-    pub fn upload(&mut self, values: &[f32], n_rows: usize) -> D::Buffer {
+    pub fn upload(&mut self, values: Vec<f32>, n_rows: usize) -> D::Buffer {
         let mut buffer = D::Buffer::default();
         self.device.upload(values, n_rows, &mut buffer);
         buffer
@@ -310,7 +327,7 @@ mod tests {
     use super::*;
     use crate::device::cpu::Cpu;
     use crate::device::ranks::Alone;
-    use crate::file::gguf::{Dtype, Header};
+    use crate::file::gguf::Header;
 
     #[test]
     fn shares_tile_the_whole_at_units() {

@@ -56,7 +56,7 @@ impl<D: Device> Connector<D> {
     /// Image tokens (n_tokens, n_outputs), the same on every rank, from `features` (n_tokens, n_inputs).
     pub async fn forward(&mut self, d: &mut D, features: &[f32]) -> Result<D::Buffer> {
         let Self { x, out, .. } = self;
-        d.upload(features, features.len() / self.n_inputs, x);
+        d.upload(features.to_vec(), features.len() / self.n_inputs, x);
         for (layer_idx, layer) in self.layers.iter().enumerate() {
             if layer_idx > 0 {
                 d.activate(Activation::Gelu, x);

@@ -50,11 +50,10 @@ struct Norm<D: Device> {
 #[derive(Default)]
 struct State<B> {
     is_made: bool,
-    pixels: Vec<f32>, // (n_patches, 3 * patch_size * patch_size)
-    patches: B,       // the same on the device
-    x: B,             // (n_positions, dim): the residual stream
-    xb: B,            // (n_positions, dim)
-    q: B,             // (n_positions, n_heads * head_dim), this rank's heads
+    patches: B, // (n_patches, 3 * patch_size * patch_size)
+    x: B,       // (n_positions, dim): the residual stream
+    xb: B,      // (n_positions, dim)
+    q: B,       // (n_positions, n_heads * head_dim), this rank's heads
     k: B,
     v: B,
     att: B,
@@ -75,11 +74,14 @@ impl<D: Device> Encoder<D> {
             // Only the patches have positions.
             pos_embed.splice(0..0, std::iter::repeat_n(0.0, prefix.len()));
         }
-        let patch_bias = spec.patch_bias.then_some(EncoderSpec::PATCH_BIAS);
+        let patch_bias = spec.patch_bias.then(|| tensors.buffer(EncoderSpec::PATCH_BIAS)).transpose()?;
         Ok(Self {
-            patch_embed: Linear::from_values(EncoderSpec::PATCH_EMBEDDING, patch_bias, spec.patch_len(), tensors)?,
-            prefix: tensors.upload(&prefix, spec.n_prefix()),
-            pos_embed: tensors.upload(&pos_embed, spec.n_positions()),
+            patch_embed: Linear {
+                weight: tensors.reshaped(EncoderSpec::PATCH_EMBEDDING, spec.patch_len())?,
+                bias: patch_bias,
+            },
+            prefix: tensors.upload(prefix, spec.n_prefix()),
+            pos_embed: tensors.upload(pos_embed, spec.n_positions()),
             norm_pre: if spec.norm_pre { Some(Norm::new(EncoderSpec::NORM_PRE, tensors)?) } else { None },
             blocks: (0..spec.n_layers).map(|layer| Block::new(&spec, layer, tensors)).collect::<Result<_>>()?,
             norm: if spec.norm { Some(Norm::new(EncoderSpec::NORM, tensors)?) } else { None },
@@ -155,14 +157,14 @@ impl<D: Device> Encoder<D> {
         assert_eq!(tile.len(), 3 * image_size * image_size);
         s.is_made = true;
         // The convolution is a matrix product, because its stride equals its kernel size.
-        s.pixels.clear();
+        let mut patches = Vec::with_capacity(tile.len());
         for patch in 0..grid * grid {
             let (top, left) = (patch / grid * patch_size, patch % grid * patch_size);
             for row in (0..3).flat_map(|channel| (top..top + patch_size).map(move |y| channel * image_size + y)) {
-                s.pixels.extend_from_slice(&tile[row * image_size + left..][..patch_size]);
+                patches.extend_from_slice(&tile[row * image_size + left..][..patch_size]);
             }
         }
-        d.upload(&s.pixels, grid * grid, &mut s.patches);
+        d.upload(patches, grid * grid, &mut s.patches);
         d.linear([&self.patch_embed], &s.patches, [&mut s.xb]);
         let n_prefix = self.spec.n_prefix();
         d.copy(&self.prefix, 0..n_prefix, &mut s.x, 0);

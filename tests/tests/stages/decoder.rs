@@ -51,7 +51,7 @@ impl<D: Device> Ready<D> {
     /// The image tokens of a golden.
     pub fn image(&mut self, golden: &Golden) -> D::Buffer {
         let mut image = D::Buffer::default();
-        self.device.upload(&golden.f32("image_tokens"), golden.shape("image_tokens")[0], &mut image);
+        self.device.upload(golden.f32("image_tokens"), golden.shape("image_tokens")[0], &mut image);
         image
     }
 }

@@ -174,7 +174,7 @@ impl Device for Plain {
         Ok(())
     }
 
-    fn upload(&mut self, values: &[f32], n_rows: usize, out: &mut Table) {
+    fn upload(&mut self, values: Vec<f32>, n_rows: usize, out: &mut Table) {
         *out = Table::of(values.len() / n_rows.max(1), values.iter().map(|&x| x.into()));
     }
 
