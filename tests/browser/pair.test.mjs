@@ -281,7 +281,7 @@ test("files that are not a pair are named, and the working model stays", async (
   writeFileSync(pointer, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4661216384\n");
   writeFileSync(half, readFileSync(file("decoder.gguf")).subarray(0, statSync(file("decoder.gguf")).size - 1000));
   const cases = [
-    [[file("mmproj.gguf")], /These files are not a model[^]*a language model \(architecture llama\) is missing/],
+    [[file("mmproj.gguf")], /These files are not a model[^]*The language model is missing/],
     [[file("decoder.gguf"), file("split-00001-of-00003.gguf"), file("mmproj.gguf")], /one of 3 parts/],
     [[renamed, file("mmproj.gguf")], /text\.gguf: magic: expected "GGUF"/],
     [[pointer, file("mmproj.gguf")], /is a Git LFS pointer[^]*pointer\.gguf/],
@@ -302,7 +302,7 @@ test("files that are not a pair are named, and the working model stays", async (
   await page.waitForFunction(() => !document.querySelector(".turn"));
   await on.waitStatus(/^Ready: ask/);
   // An encoder alone, a URL without a file, and an unknown template, in place of which the file's own is used.
-  const addresses = [["encoder=models/pair/mmproj.gguf", "#load-error", /a language model \(architecture llama\) is missing/],
+  const addresses = [["encoder=models/pair/mmproj.gguf", "#load-error", /The language model is missing/],
     [query("none.gguf"), "#load-error", /not at its place/], [`${query("decoder.gguf")}&template=alpaca`, "#notes", /template must be one of llama3/]];
   for (const [address, place, words] of addresses) {
     await on.open(site, address);

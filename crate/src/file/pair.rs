@@ -62,7 +62,7 @@ pub fn members(headers: Vec<Gguf>, name_of: impl Fn(&str) -> Option<&'static str
         };
         if let Some(other) = members.iter().find(|other| other.name == name) {
             let found = format!("{} and {}", other.title, first.file);
-            return Err(wrong(format!("Both files are {}.", kind(name)), found));
+            return Err(wrong(format!("Both files are {}s.", kind(name)), found));
         }
         let title = first.title()?.filter(|title| !title.is_empty()).unwrap_or(&first.file).to_owned();
         members.push(Member { name, title, sources, whole: Whole::of(&parts)? });
@@ -70,9 +70,8 @@ pub fn members(headers: Vec<Gguf>, name_of: impl Fn(&str) -> Option<&'static str
     // Without an encoder it is a language model, which sees no pictures.
     if !members.iter().any(|member| member.name == DECODER) {
         let titles: Vec<&str> = members.iter().map(|member| member.title.as_str()).collect();
-        let found = if titles.is_empty() { "nothing".into() } else { titles.join(", ") };
-        let problem = format!("With {found} alone the model is incomplete: {} is missing.", kind(DECODER));
-        return Err(wrong(problem, String::new()));
+        let problem = format!("The {} is missing.", kind(DECODER));
+        return Err(wrong(problem, titles.join(", ")));
     }
     members.sort_by_key(|member| member.name == ENCODER);
     Ok(members)
@@ -122,8 +121,8 @@ fn grouped(headers: Vec<Gguf>) -> Result<Vec<Group>> {
 /// What a file of a model is, for users.
 fn kind(name: &str) -> &'static str {
     match name {
-        DECODER => "a language model (architecture llama)",
-        _ => "an image encoder (mmproj, architecture clip)",
+        DECODER => "language model",
+        _ => "image encoder",
     }
 }
 
@@ -180,12 +179,10 @@ mod tests {
     fn every_wrong_choice_is_named() {
         let (decoder, encoder) = (|| source("a.gguf", "llama", None), || source("b.gguf", "clip", None));
         let cases = [
-            (vec![], "With nothing alone the model is incomplete: a language model (architecture llama) is missing."),
-            (
-                vec![encoder()],
-                "With b.gguf alone the model is incomplete: a language model (architecture llama) is missing.",
-            ),
-            (vec![encoder(), encoder()], "Both files are an image encoder (mmproj, architecture clip)."),
+            (vec![], "The language model is missing."),
+            (vec![encoder()], "The language model is missing."),
+            (vec![decoder(), decoder()], "Both files are language models."),
+            (vec![encoder(), encoder()], "Both files are image encoders."),
             (vec![source("c", "bert", None)], "c is neither a language model of the Llama kind nor an image encoder."),
             (vec![decoder(), source("p", "llama", Some(0))], "p is one of 3 parts, and the others are missing."),
             (
